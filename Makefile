@@ -1,0 +1,34 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test lint benchmark
+
+help:
+	@echo "make demo       prune the embedded model by 20 % with CFSP and show what happened"
+	@echo "make test       lint and all tests, offline"
+	@echo "make setup      the virtual environment in $(VENV), with the locked versions"
+	@echo "make lint       ruff only"
+	@echo "make benchmark  what calibration costs, against a bare forward pass"
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+# FORCE_COLOR: show the tables also where make's output is piped.
+demo: setup
+	FORCE_COLOR=1 $(BIN)/cfsp overwrite=true
+
+test: setup lint
+	$(BIN)/pytest --numprocesses 2
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+benchmark: setup
+	$(BIN)/python experiments/benchmarks/calibration_cost.py
