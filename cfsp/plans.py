@@ -1,0 +1,82 @@
+"""Plans: the decision, as pure data. Everything before a plan decides, everything after it acts."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """Keep these units of a site and remove the others for good.
+
+    fill: constant that stands for every channel of the site in the consumer's bias once the unit
+    is gone (FLAP's compensation); the kept channels' values are not used. [units * span]
+    """
+
+    site: str
+    units: int
+    keep: tuple[int, ...]
+    fill: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not self.keep or list(self.keep) != sorted(set(self.keep)):
+            raise ValueError(f"{self.site}: keep must list one or more units, rising, none twice")
+        if not 0 <= self.keep[0] <= self.keep[-1] < self.units:
+            raise ValueError(f"{self.site}: keep has a unit outside 0..{self.units - 1}")
+
+    @property
+    def removed(self) -> tuple[int, ...]:
+        kept = set(self.keep)
+        return tuple(unit for unit in range(self.units) if unit not in kept)
+
+
+@dataclass(frozen=True, eq=False)
+class PrunePlan:
+    """One edit per site, and notes on how they were decided (JSON data)."""
+
+    edits: tuple[Cut, ...]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, folder: str | Path) -> None:
+        """Write plan.json, and plan.safetensors if any edit carries tensors."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        fills = {cut.site: cut.fill.cpu().contiguous() for cut in self.edits if cut.fill is not None}
+        if fills:
+            save_file(fills, folder / "plan.safetensors")
+        edits = [
+            {"site": cut.site, "units": cut.units, "keep": cut.keep, "fill": cut.fill is not None}
+            for cut in self.edits
+        ]
+        text = json.dumps({"format": FORMAT, "notes": self.notes, "edits": edits})
+        (folder / "plan.json").write_text(text + "\n")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> PrunePlan:
+        """Read a plan. Raises ValueError if the folder holds none of this format."""
+        path = Path(folder) / "plan.json"
+        if not path.is_file():
+            raise ValueError(f"{folder}: no plan.json; expected a folder that PrunePlan.save wrote")
+        data = json.loads(path.read_text())
+        if data.get("format") != FORMAT:
+            raise ValueError(f"{path}: format {data.get('format')!r}; this version reads {FORMAT}")
+        has_fill = any(edit["fill"] for edit in data["edits"])
+        fills = load_file(path.with_suffix(".safetensors")) if has_fill else {}
+        edits = tuple(
+            Cut(
+                edit["site"],
+                edit["units"],
+                tuple(edit["keep"]),
+                fills[edit["site"]] if edit["fill"] else None,
+            )
+            for edit in data["edits"]
+        )
+        return cls(edits, data["notes"])

@@ -1,0 +1,62 @@
+"""Shared fixtures. The suite runs on CPU, without a network, with one thread per worker."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from families import FAMILIES, batches, make
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def model(family):
+    return make(family)
+
+
+@pytest.fixture
+def tokens():
+    return batches(count=1)[0]
+
+
+@pytest.fixture(scope="session")
+def text_file(tmp_path_factory) -> Path:
+    """Enough English to calibrate and evaluate a tiny model on."""
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    words = "the cat sat on a mat while two dogs ran over many green hills and far away".split()
+    path.write_text(" ".join(words[(i * i + i // 7) % len(words)] for i in range(4000)))
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """A folder with a tiny Llama and the reference model's tokenizer."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    from cfsp.loading import REFERENCE
+
+    folder = tmp_path_factory.mktemp("tiny") / "llama"
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder

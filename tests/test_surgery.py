@@ -1,0 +1,148 @@
+"""Surgery: the properties that make a cut model trustworthy, on every family."""
+
+import copy
+
+import pytest
+import torch
+from families import DECODERS, batches, make
+
+from cfsp.gates import Gates
+from cfsp.layouts import find_sites
+from cfsp.plans import Cut, PrunePlan
+from cfsp.sites import unit_cost
+from cfsp.statistics import collect
+from cfsp.surgery import apply
+
+KINDS = ["mlp", "attention"]
+
+
+def random_plan(sites, seed=0, fills=None) -> PrunePlan:
+    """Another width at every site, at least one unit each."""
+    generator = torch.Generator().manual_seed(seed)
+    edits = []
+    for number, site in enumerate(sites):
+        kept = max(1, site.units * (2 + number) // 7)
+        keep = sorted(torch.randperm(site.units, generator=generator)[:kept].tolist())
+        edits.append(Cut(site.name, site.units, tuple(keep), None if fills is None else fills[site.name]))
+    return PrunePlan(tuple(edits))
+
+
+def gates_of(plan) -> dict[str, torch.Tensor]:
+    gates = {}
+    for cut in plan.edits:
+        gates[cut.site] = torch.zeros(cut.units)
+        gates[cut.site][list(cut.keep)] = 1
+    return gates
+
+
+@torch.no_grad()
+def logits(model, tokens):
+    return model(**tokens).logits
+
+
+def test_keeping_everything_changes_no_bit(model, tokens):
+    sites = find_sites(model, KINDS)
+    before = logits(model, tokens)
+    apply(
+        PrunePlan(tuple(Cut(site.name, site.units, tuple(range(site.units))) for site in sites)), sites, model
+    )
+    assert torch.equal(logits(model, tokens), before)
+
+
+def test_cut_model_equals_gated_model(model, tokens):
+    sites = find_sites(model, KINDS)
+    plan = random_plan(sites)
+    dense = logits(model, tokens)
+    with Gates(model, sites, gates_of(plan)):
+        gated = logits(model, tokens)
+    assert torch.equal(logits(model, tokens), dense)  # the gates are gone
+    apply(plan, sites, model)
+    torch.testing.assert_close(logits(model, tokens), gated, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(gated, dense, atol=1e-2)
+
+
+def test_parameters_removed_are_units_times_cost(model):
+    sites = find_sites(model, KINDS)
+    plan = random_plan(sites)
+    before = model.num_parameters()
+    expected = sum(
+        len(cut.removed) * unit_cost(model, site) for cut, site in zip(plan.edits, sites, strict=True)
+    )
+    apply(plan, sites, model)
+    assert before - model.num_parameters() == expected
+
+
+def test_fill_equals_channels_held_at_the_constant(model, tokens):
+    sites = find_sites(model, KINDS)
+    stats = collect(model, sites, batches(), {"input_mean"})
+    fills = {site.name: stats[site.name]["input_mean"].float() for site in sites}
+    plan = random_plan(sites, fills=fills)
+    with Gates(model, sites, gates_of(plan), fills):
+        held = logits(model, tokens)
+    with Gates(model, sites, gates_of(plan)):
+        zeroed = logits(model, tokens)
+    apply(plan, sites, model)
+    torch.testing.assert_close(logits(model, tokens), held, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(held, zeroed, atol=1e-3)
+
+
+def test_sites_of_the_cut_model_are_what_the_plan_kept(model):
+    sites = find_sites(model, KINDS)
+    plan = random_plan(sites)
+    apply(plan, sites, model)
+    after = find_sites(model, KINDS)
+    assert [site.units for site in after] == [len(cut.keep) for cut in plan.edits]
+    for site in after:
+        for count in site.counts:
+            value = getattr(model.get_submodule(count.module), count.attribute)
+            assert value == site.units * count.per_unit
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", DECODERS)
+def test_generation_with_and_without_cache_agrees(family, attention):
+    model = make(family)
+    model.set_attn_implementation(attention)
+    sites = find_sites(model, KINDS)
+    plan = random_plan(sites)
+    assert len({len(cut.keep) for cut in plan.edits if "attention" in cut.site}) == 2
+    apply(plan, sites, model)
+    ids = batches(count=1)[0]["input_ids"]
+    settings = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+    cached, plain = (model.generate(ids, use_cache=use, **settings) for use in (True, False))
+    assert cached.shape == (2, 24)
+    assert torch.equal(cached, plain)
+
+
+def test_cutting_twice_equals_cutting_once():
+    once, twice = make("llama"), make("llama")
+    sites = find_sites(once, ["mlp"])
+    apply(PrunePlan((Cut(sites[0].name, 40, (1, 5, 7)),)), sites, once)
+    apply(PrunePlan((Cut(sites[0].name, 40, (1, 3, 5, 7)),)), sites, twice)
+    apply(PrunePlan((Cut(sites[0].name, 4, (0, 2, 3)),)), find_sites(twice, ["mlp"]), twice)
+    for left, right in zip(once.parameters(), twice.parameters(), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_frozen_weights_stay_frozen():
+    model = make("llama")
+    model.requires_grad_(False)
+    sites = find_sites(model, KINDS)
+    apply(random_plan(sites), sites, model)
+    assert not any(weight.requires_grad for weight in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (Cut("model.layers.7.mlp", 40, (0,)), "cuts 'model.layers.7.mlp', which this model lacks"),
+        (Cut("model.layers.0.mlp", 41, (0,)), "made for 41 units at 'model.layers.0.mlp'; this model has 40"),
+    ],
+)
+def test_plan_for_another_model_touches_nothing(cut, message):
+    model = make("llama")
+    before = copy.deepcopy(model.state_dict())
+    good = Cut("model.layers.1.mlp", 40, (0, 1))
+    with pytest.raises(ValueError, match=message):
+        apply(PrunePlan((good, cut)), find_sites(model), model)
+    assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
