@@ -1,0 +1,101 @@
+"""Calibration: text -> token batches, the same ones for the same seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cfsp.texts import Text
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class RandomWindows:
+    """`samples` windows of `seqlen` tokens from random places of a text.
+
+    within_documents: draw a document that is long enough, then a window inside it (how the C4
+    samples of the pruning papers are made); otherwise windows come from the joined text.
+    bos: begin every window with the tokenizer's BOS token, which counts towards `seqlen`.
+    """
+
+    text: Text
+    samples: int
+    seqlen: int
+    batch_size: int
+    seed: int
+    within_documents: bool = False
+    bos: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("seqlen", 2), ("batch_size", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"calibration {name}={getattr(self, name)}: expected at least {least}")
+
+    def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+        """Draw the windows. Each batch: input_ids, attention_mask [batch, tokens]
+
+        Raises:
+            ValueError: the text (or every document) is shorter than one window, or there is no BOS.
+        """
+        dice = random.Random(self.seed)
+        draw = self._from_documents if self.within_documents else self._from_joined
+        start = [bos_token(tokenizer)] if self.bos else []
+        windows = draw(tokenizer, dice, self.seqlen - len(start))
+        ids = torch.tensor([start + window for window in windows])
+        return [
+            {"input_ids": chunk, "attention_mask": torch.ones_like(chunk)}
+            for chunk in ids.split(self.batch_size)
+        ]
+
+    def _from_joined(
+        self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
+    ) -> Iterator[list[int]]:
+        ids = encode(tokenizer, self.text.joined())
+        if len(ids) < length:
+            raise ValueError(
+                f"text {self.text.label!r} has {len(ids)} tokens, less than one window of "
+                f"seqlen={self.seqlen}; expected more text or a shorter seqlen"
+            )
+        for _ in range(self.samples):
+            start = dice.randint(0, len(ids) - length)
+            yield ids[start : start + length]
+
+    def _from_documents(
+        self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
+    ) -> Iterator[list[int]]:
+        documents = self.text.documents()
+        drawn = 0
+        while drawn < self.samples:
+            dice.shuffle(documents)
+            before = drawn
+            for document in documents:
+                ids = encode(tokenizer, document)
+                if len(ids) >= length and drawn < self.samples:
+                    start = dice.randint(0, len(ids) - length)
+                    yield ids[start : start + length]
+                    drawn += 1
+                if drawn == self.samples:
+                    break
+            if drawn == before:
+                raise ValueError(
+                    f"no document of text {self.text.label!r} has seqlen={self.seqlen} tokens; "
+                    "expected longer documents, a shorter seqlen or within_documents=false"
+                )
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids without special tokens, and without the warning that a text is a long one."""
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
+
+def bos_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The BOS token. Raises ValueError if the tokenizer has none."""
+    if tokenizer.bos_token_id is None:
+        raise ValueError("bos=true: this tokenizer has no BOS token; expected bos=false")
+    return tokenizer.bos_token_id

@@ -1,0 +1,146 @@
+"""Statistics: means over tokens, whatever the batches."""
+
+import pytest
+import torch
+from families import batches, make
+
+from cfsp.layouts import block_modules, find_sites
+from cfsp.statistics import STATISTICS, collect
+
+KINDS = ["mlp", "attention"]
+
+
+def naive(model, sites, samples):
+    """Every statistic in float64 from all activations kept in memory."""
+    inputs = {site.name: [] for site in sites}
+    blocks = {path: ([], []) for path in block_modules(model)}
+    handles = []
+    for site in sites:
+        module = model.get_submodule(site.consumers[0].module)
+        keep = inputs[site.name]
+        handles.append(module.register_forward_pre_hook(lambda m, args, keep=keep: keep.append(args[0])))
+    for path, (before, after) in blocks.items():
+
+        def hook(module, args, kwargs, output, before=before, after=after):
+            before.append(args[0] if args else kwargs["hidden_states"])
+            after.append(output[0] if isinstance(output, tuple) else output)
+
+        handles.append(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True))
+    with torch.no_grad():
+        for sample in samples:
+            model(**sample)
+    for handle in handles:
+        handle.remove()
+    mask = torch.cat([sample["attention_mask"].flatten() for sample in samples]).bool()
+
+    def rows(tensors):
+        return torch.cat([tensor.flatten(0, -2) for tensor in tensors])[mask].double()
+
+    expected = {}
+    for site in sites:
+        x = rows(inputs[site.name])
+        before, after = (rows(states) for states in blocks[site.block_module])
+        cos = (before * after).sum(1) / before.norm(dim=1) / after.norm(dim=1)
+        expected[site.name] = {
+            "input_mean": x.mean(0),
+            "input_sq_mean": x.square().mean(0),
+            "input_var": x.var(0, correction=0),
+            "block_angular": (cos.arccos() / torch.pi).mean(),
+            "block_cosine": (1 - cos).mean(),
+            "block_mse": (before - after).square().mean(),
+            "block_mae": (before - after).abs().mean(),
+        }
+    return expected
+
+
+def test_equal_a_naive_float64_computation(model):
+    sites, samples = find_sites(model, KINDS), batches(padded=True)
+    expected = naive(model, sites, samples)
+    found = collect(model, sites, samples, STATISTICS)
+    for site in sites:
+        for name in STATISTICS:
+            torch.testing.assert_close(
+                found[site.name][name],
+                expected[site.name][name],
+                rtol=1e-4,
+                atol=1e-6,
+                msg=f"{site.name} {name}",
+            )
+
+
+def test_do_not_depend_on_batching():
+    model = make("llama")
+    sites, samples = find_sites(model, KINDS), batches(count=6, padded=True)
+    together = {key: torch.cat([sample[key] for sample in samples]) for key in samples[0]}
+    one, other = collect(model, sites, samples, STATISTICS), collect(model, sites, [together], STATISTICS)
+    for site in sites:
+        for name in STATISTICS:
+            torch.testing.assert_close(one[site.name][name], other[site.name][name], rtol=1e-5, atol=1e-8)
+
+
+def test_do_not_grow_with_the_number_of_samples():
+    model = make("llama")
+    sites, samples = find_sites(model, KINDS), batches()
+    once, twice = (collect(model, sites, samples * times, STATISTICS) for times in (1, 2))
+    for name in STATISTICS:
+        torch.testing.assert_close(once[sites[0].name][name], twice[sites[0].name][name])
+
+
+def test_variance_survives_a_large_mean():
+    model = make("opt")
+    site = find_sites(model)[0]
+    with torch.no_grad():
+        model.model.decoder.layers[0].fc1.bias.fill_(1000.0)
+    (expected,) = naive(model, [site], samples := batches()).values()
+    found = collect(model, [site], samples, {"input_var"})[site.name]["input_var"]
+    torch.testing.assert_close(found, expected["input_var"], rtol=1e-3, atol=1e-6)
+
+
+def test_padded_tokens_do_not_count():
+    model = make("llama")
+    sites, samples = find_sites(model, KINDS), batches(padded=True)
+    changed = [dict(sample) for sample in samples]
+    for sample in changed:
+        sample["input_ids"] = sample["input_ids"].where(sample["attention_mask"].bool(), 3)
+    one, other = (collect(model, sites, which, STATISTICS) for which in (samples, changed))
+    assert torch.equal(one[sites[0].name]["input_mean"], other[sites[0].name]["input_mean"])
+
+
+def test_one_pass_whatever_is_asked():
+    model = make("llama")
+    calls = []
+    handle = model.model.register_forward_hook(lambda *_: calls.append(1))
+    collect(model, find_sites(model, KINDS), batches(count=4), STATISTICS)
+    handle.remove()
+    assert len(calls) == 4
+
+
+def test_model_is_left_as_it_was():
+    model = make("llama").train()
+    collect(model, find_sites(model), batches(), {"input_mean", "block_mse"})
+    assert model.training
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_nan_names_block_and_batch():
+    model = make("llama")
+    samples = batches(count=3)
+    for sample in samples:
+        sample["input_ids"] = sample["input_ids"].clamp(max=50)
+    samples[2]["input_ids"][0, 0] = 60
+    with torch.no_grad():
+        model.model.embed_tokens.weight[60] = float("nan")
+    with pytest.raises(
+        ValueError, match=r"input_mean is NaN or infinite in block 0 .*at calibration batch 2"
+    ):
+        collect(model, find_sites(model), samples, {"input_mean"})
+
+
+def test_bad_calls():
+    model = make("llama")
+    with pytest.raises(KeyError, match="expected one of input_mean"):
+        collect(model, find_sites(model), batches(), {"nonesuch"})
+    with pytest.raises(ValueError, match="no batches"):
+        collect(model, find_sites(model), [], {"input_mean"})
+    with pytest.raises(ValueError, match="seqlen=49: the model has 48 positions"):
+        collect(model, find_sites(model), batches(tokens=49), {"input_mean"})
