@@ -1,0 +1,1 @@
+"""Allocators: how many units every site keeps under one budget."""

@@ -1,0 +1,160 @@
+"""What an allocator is, and how wishes become whole widths that meet the budget."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cfsp.sites import Site
+
+Scores = Mapping[str, Tensor]
+"""Site name -> score per unit [units]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocator(ABC):
+    """Splits a budget of parameters over the sites.
+
+    round_to: MLP widths are multiples of this (64 or 128 suit GPU kernels); attention always moves
+        in whole heads or key/value groups. A site that loses nothing keeps its width as it is.
+    protect: blocks that keep everything, negative ones counted from the end; the other blocks make
+        up for them.
+    """
+
+    round_to: int = 1
+    protect: Sequence[int] = ()
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Names of the statistics that `wishes` reads."""
+        return frozenset()
+
+    def __post_init__(self) -> None:
+        if self.round_to < 1:
+            raise ValueError(f"round_to={self.round_to}: expected at least 1")
+
+    def allocate(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Mapping[str, Mapping[str, Tensor]],
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, int]:
+        """Units to keep per site. cost: parameters per unit; budget: parameters that may stay.
+
+        The kept parameters stay within the budget and miss it by less than the cheapest step that
+        a site could still take.
+
+        Raises:
+            ValueError: `protect` names no block, round_to is wider than an MLP, or the budget is
+                too small for one step in every site or for the protected blocks.
+        """
+        protected = self.protected_blocks(sites)
+        kept = {site.name: site.units for site in sites if site.block in protected}
+        free = [site for site in sites if site.block not in protected]
+        steps = {site.name: self.step(site) for site in free}
+        whole = sum(units * cost[name] for name, units in kept.items())
+        least = whole + sum(steps[site.name] * cost[site.name] for site in free)
+        total = sum(site.units * cost[site.name] for site in sites)
+        if budget < least:
+            raise ValueError(
+                f"sparsity {1 - budget / total:.4g} of the sites would leave a width of zero units; with "
+                f"round_to={self.round_to} and protect={[*self.protect]} expected at most "
+                f"{math.floor((1 - least / total) * 1e4) / 1e4:.4f}"
+            )
+        wishes = self.wishes(free, scores, stats, cost, budget - whole)
+        kept |= fit(wishes, free, steps, cost, budget - whole)
+        return {site.name: kept[site.name] for site in sites}
+
+    def protected_blocks(self, sites: Sequence[Site]) -> set[int]:
+        """The protected blocks, counted from 0."""
+        blocks = 1 + max(site.block for site in sites)
+        for block in self.protect:
+            if not -blocks <= block < blocks:
+                raise ValueError(f"protect={[*self.protect]}: expected blocks in {-blocks}..{blocks - 1}")
+        return {block % blocks for block in self.protect}
+
+    def step(self, site: Site) -> int:
+        """The smallest change of a site's width, in units."""
+        if site.kind != "mlp":
+            return 1
+        if self.round_to > site.units:
+            raise ValueError(
+                f"round_to={self.round_to}: {site.name} has {site.units} units; expected at most that"
+            )
+        return self.round_to
+
+    @abstractmethod
+    def wishes(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Mapping[str, Mapping[str, Tensor]],
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, float]:
+        """Units that each site would keep, as real numbers; only their proportions must be right."""
+
+
+def fit(
+    wishes: Mapping[str, float],
+    sites: Sequence[Site],
+    steps: Mapping[str, int],
+    cost: Mapping[str, int],
+    budget: int,
+) -> dict[str, int]:
+    """Whole widths in proportion to the wishes that meet the budget.
+
+    A site keeps at least one step and at most all of its units; what such a bound takes or leaves
+    is shared by the others in proportion. Then every width is rounded down to its step and the
+    rest of the budget goes, step by step, to the site that is furthest below its due.
+    """
+    due = fill_proportionally(wishes, sites, steps, cost, budget)
+    keep = {}
+    for site in sites:
+        whole = due[site.name] >= site.units
+        keep[site.name] = site.units if whole else int(due[site.name] // steps[site.name]) * steps[site.name]
+    left = budget - sum(keep[site.name] * cost[site.name] for site in sites)
+    while True:
+        sizes = {site.name: min(steps[site.name], site.units - keep[site.name]) for site in sites}
+        # How many steps each open site is below its due, the furthest first.
+        behind = {name: (due[name] - keep[name]) / size for name, size in sizes.items() if size}
+        order = sorted(behind, key=behind.__getitem__, reverse=True)
+        best = next((name for name in order if sizes[name] * cost[name] <= left), None)
+        if best is None:
+            return keep
+        keep[best] += sizes[best]
+        left -= sizes[best] * cost[best]
+
+
+def fill_proportionally(
+    wishes: Mapping[str, float],
+    sites: Sequence[Site],
+    steps: Mapping[str, int],
+    cost: Mapping[str, int],
+    budget: int,
+) -> dict[str, float]:
+    """Scale all wishes by one factor, within each site's bounds, so that they cost the budget."""
+
+    def scaled(factor: float) -> dict[str, float]:
+        return {
+            site.name: min(max(factor * wishes[site.name], steps[site.name]), site.units) for site in sites
+        }
+
+    def price(widths: Mapping[str, float]) -> float:
+        return sum(widths[name] * cost[name] for name in widths)
+
+    if abs(price(scaled(1.0)) - budget) <= 1e-9 * budget:
+        return scaled(1.0)
+    low, high = 0.0, 1.0
+    while price(scaled(high)) < budget and high < 1e12:
+        high *= 2
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if price(scaled(middle)) < budget else (low, middle)
+    return scaled(high)

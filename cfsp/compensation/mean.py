@@ -1,0 +1,25 @@
+"""Mean compensation: FLAP's bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from cfsp.compensation.base import Compensation
+
+
+class MeanCompensation(Compensation):
+    """A removed channel c counts as E[x_c]: b += sum over removed c of W_:c E[x_c].
+
+    The baseline bias of FLAP (An et al. 2023, arXiv:2312.11983).
+
+    Differs from the released code: the mean is over tokens whatever the batch size, in float32
+    (there: float16, and too small by the batch size).
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"input_mean"})
+
+    def fill(self, stat: Mapping[str, Tensor]) -> Tensor | None:
+        return stat["input_mean"].float()

@@ -1,0 +1,1 @@
+"""Criteria: one score per unit; higher means keep. One idea per file."""

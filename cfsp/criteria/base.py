@@ -1,0 +1,22 @@
+"""What a criterion is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+from torch import Tensor
+
+from cfsp.sites import UnitView
+
+
+class Criterion(ABC):
+    """Scores the units of one site from their weights and the calibration statistics."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Names of the statistics that `score` reads (`cfsp.statistics.STATISTICS`)."""
+
+    @abstractmethod
+    def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
+        """Higher means keep. stat: statistic name -> [units * span]. -> [units]"""

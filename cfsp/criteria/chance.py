@@ -1,0 +1,26 @@
+"""Chance: the baseline that every criterion must beat."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cfsp.criteria.base import Criterion
+from cfsp.sites import UnitView
+
+
+@dataclass(frozen=True)
+class Chance(Criterion):
+    """score_u is uniform in [0, 1) and depends on the seed and the site's name only."""
+
+    seed: int = 0
+
+    def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
+        # One hash of both: torch's CPU generator takes only the low 32 bits of a seed.
+        key = zlib.crc32(f"{self.seed} {view.name}".encode())
+        generator = torch.Generator().manual_seed(key)
+        return torch.rand(view.units, generator=generator)

@@ -1,0 +1,62 @@
+"""FLAP: keep what fluctuates; what does not is replaced by its mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cfsp.checks import check_choice
+from cfsp.criteria.base import Criterion
+from cfsp.sites import UnitView
+
+
+@dataclass(frozen=True)
+class FLAP(Criterion):
+    """Fluctuation of a unit's channels, seen through the consumer's weights.
+
+    Per channel c of the consumer W, with mean m_c of its input over tokens:
+
+        wifv  E[(x_c - m_c)^2] ||W_:c||^2
+        ifv   E[(x_c - m_c)^2]
+        wifn  mean_o |W_oc| sqrt(E[x_c^2])
+
+    score_u = mean over the unit's channels of the metric, standardised over all channels of the
+    site (no unit), so that sites can be ranked against each other by `global_rank`.
+
+    An et al. 2023, arXiv:2312.11983.
+
+    Differs from the released code: the variance is exact (the release multiplies a sum by an
+    aliased mean, ignores the first sample and depends on their order), and `attention_power` is 1
+    where the release squares the metric of attention without a word on why; 2 gives that.
+    """
+
+    metric: str = "wifv"
+    standardise: bool = True
+    attention_power: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"input_var", "input_sq_mean"})
+
+    def __post_init__(self) -> None:
+        check_choice("metric", self.metric, ("wifv", "ifv", "wifn"))
+
+    def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
+        metric = self.channel_metric(view, stat)
+        if view.kind == "attention":
+            metric = metric**self.attention_power
+        if self.standardise:
+            # A site whose channels are all alike says nothing: zeros, not 0/0.
+            metric = (metric - metric.mean()) / metric.std().clamp_min(torch.finfo(metric.dtype).tiny)
+        return metric.mean(1)
+
+    def channel_metric(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
+        """The metric before standardisation. [units, span]"""
+        variance = stat["input_var"].view(view.units, view.span)
+        if self.metric == "ifv":
+            return variance
+        if self.metric == "wifv":
+            return variance * sum(consumer.square().sum(2) for consumer in view.consumers())
+        rms = stat["input_sq_mean"].sqrt().view(view.units, view.span)
+        return rms * sum(consumer.abs().mean(2) for consumer in view.consumers())

@@ -1,0 +1,36 @@
+"""Magnitude: how large a unit's weights are; needs no calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cfsp.checks import check_choice
+from cfsp.criteria.base import Criterion
+from cfsp.sites import UnitView
+
+
+@dataclass(frozen=True)
+class Magnitude(Criterion):
+    """score_u = p-norm of the unit's weights (no unit).
+
+    weights: "all" takes every weight that goes with the unit; "consumers" only those that read it,
+        as the `mag_sp` baselines of FLAP and CFSP do.
+    norm: p, 2 or 1 as a rule.
+    """
+
+    norm: float = 2.0
+    weights: str = "all"
+
+    def __post_init__(self) -> None:
+        check_choice("weights", self.weights, ("all", "consumers"))
+        if self.norm <= 0:
+            raise ValueError(f"norm={self.norm}: expected a number above 0")
+
+    def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
+        members = view.members() if self.weights == "all" else view.consumers()
+        flat = torch.cat([weight.flatten(1) for weight in members], dim=1)  # [units, weights]
+        return flat.norm(p=self.norm, dim=1)

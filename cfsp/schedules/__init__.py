@@ -1,0 +1,1 @@
+"""Schedules: when statistics are taken and decisions made, and how often."""

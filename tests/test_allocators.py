@@ -1,0 +1,171 @@
+"""Allocators: reference vectors, exact budgets, bounds."""
+
+import random
+
+import pytest
+import torch
+
+from cfsp.allocators.cfsp import CFSP, CFSPReleased, released_ratios
+from cfsp.allocators.global_rank import GlobalRank
+from cfsp.allocators.uniform import Uniform
+from cfsp.sites import Member, Site
+
+PROFILE = [0.38, 0.24, 0.17, 0.14, 0.12, 0.11, 0.10, 0.09, 0.09, 0.08, 0.10, 0.26]
+RATIOS_50 = [0.996073, 0.785803, 0.570436, 0.467618, 0.400989, 0.369053, 0.338334, 0.309009, 0.309009]
+RATIOS_50 += [0.281222, 0.338334, 0.834120]
+RATIOS_20 = [0.990476, 0.909739, 0.827045, 0.787566, 0.761983, 0.749721, 0.737925, 0.726666, 0.726666]
+RATIOS_20 += [0.715996, 0.737925, 0.928291]
+WIDTHS = {
+    (0.5, 14336): [14336, 11264, 8192, 6656, 5760, 5248, 4864, 4480, 4480, 3968, 4864, 11904],
+    (0.2, 14336): [14208, 13056, 11904, 11264, 10880, 10752, 10624, 10368, 10368, 10240, 10624, 13312],
+    (0.2, 11008): [10880, 9984, 9088, 8704, 8448, 8192, 8064, 7936, 7936, 7936, 8064, 10240],
+}
+
+
+def site(block: int, units: int, kind: str = "mlp") -> Site:
+    member = Member(f"{block}.{kind}", 1)
+    return Site(f"{block}.{kind}", kind, block, str(block), units, (member,), (member,))
+
+
+def mlps(units: int, blocks: int = 12) -> list[Site]:
+    return [site(block, units) for block in range(blocks)]
+
+
+def stats_of(sites, profile=PROFILE):
+    return {site.name: {"block_angular": torch.tensor(profile[site.block]).double()} for site in sites}
+
+
+def run(allocator, sites, sparsity, cost=None, scores=None, stats=None):
+    """Widths, and the budget that they were asked to meet."""
+    cost = cost or {site.name: 3 for site in sites}
+    total = sum(site.units * cost[site.name] for site in sites)
+    budget = total - round(sparsity * total)
+    return allocator.allocate(sites, scores or {}, stats or stats_of(sites), cost, budget), budget
+
+
+@pytest.mark.parametrize(("sparsity", "expected"), [(0.5, RATIOS_50), (0.2, RATIOS_20)])
+def test_released_keep_ratios(sparsity, expected):
+    ratios = released_ratios(dict(enumerate(PROFILE)), 13.1072, 1 - sparsity)
+    assert [*ratios.values()] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(("sparsity", "units"), WIDTHS)
+def test_released_widths(sparsity, units):
+    widths, _ = run(CFSPReleased(round_to=128), mlps(units), sparsity)
+    assert [*widths.values()] == WIDTHS[sparsity, units]
+
+
+def test_unclipped_cfsp_gives_the_released_ratios():
+    widths, _ = run(CFSP(), mlps(100_000), 0.5)
+    assert [width / 100_000 for width in widths.values()] == pytest.approx(RATIOS_50, abs=1e-5)
+
+
+def test_cfsp_hands_the_excess_of_full_blocks_on_in_proportion():
+    sites = mlps(100_000)
+    widths, _ = run(CFSP(), sites, 0.2)
+    assert widths["0.mlp"] == widths["11.mlp"] == 100_000
+    weights = torch.sigmoid(13.1072 * (torch.tensor(PROFILE) - sum(PROFILE) / 12))
+    factors = [widths[site.name] / float(weight) for site, weight in zip(sites, weights, strict=True)]
+    free = [factor for site, factor in zip(sites, factors, strict=True) if widths[site.name] < 100_000]
+    assert free == pytest.approx([free[0]] * len(free), rel=1e-4)
+
+
+def test_temperature_zero_is_uniform():
+    assert len(set(run(CFSP(temperature=0.0), mlps(1000), 0.3)[0].values())) == 1
+
+
+def test_global_rank_keeps_the_best_units_whatever_their_site():
+    sites = [site(0, 4), site(1, 4)]
+    scores = {"0.mlp": torch.tensor([9.0, 8, 7, 1]), "1.mlp": torch.tensor([6.0, 2, 3, 0])}
+    assert run(GlobalRank(), sites, 0.5, scores=scores)[0] == {"0.mlp": 3, "1.mlp": 1}
+    standardised = run(GlobalRank(standardise=True), sites, 0.5, scores=scores)[0]
+    assert standardised == {"0.mlp": 3, "1.mlp": 1}
+    scores["1.mlp"] = scores["1.mlp"] + 100
+    assert run(GlobalRank(), sites, 0.5, scores=scores)[0] == {"0.mlp": 1, "1.mlp": 3}  # one at least
+    assert run(GlobalRank(standardise=True), sites, 0.5, scores=scores)[0] == standardised
+
+
+def test_global_rank_weighs_a_head_by_its_parameters():
+    sites = [site(0, 8), site(0, 4, "attention")]
+    scores = {"0.mlp": torch.arange(8.0), "0.attention": torch.tensor([-1.0, 9, 9, 9])}
+    cost = {"0.mlp": 1, "0.attention": 4}
+    widths, budget = run(GlobalRank(), sites, 6 / 24, cost, scores)
+    assert widths == {"0.mlp": 6, "0.attention": 3}  # the worst head counts for four neurons
+    assert budget == 6 + 3 * 4
+
+
+ALLOCATORS = [Uniform, CFSP, GlobalRank]
+
+
+@pytest.mark.parametrize("make", ALLOCATORS)
+@pytest.mark.parametrize("round_to", [1, 8])
+def test_budget_is_met_to_less_than_one_step(make, round_to):
+    dice = random.Random(0)
+    for _ in range(60):
+        blocks = dice.randint(1, 6)
+        profile = [dice.random() for _ in range(blocks)]
+        sites = [site(block, dice.randint(16, 90)) for block in range(blocks)]
+        sites += [site(block, dice.randint(2, 8), "attention") for block in range(blocks)]
+        cost = {site.name: dice.randint(3, 9) * (1 if site.kind == "mlp" else 13) for site in sites}
+        scores = {
+            site.name: torch.rand(site.units, generator=torch.manual_seed(dice.randint(0, 99)))
+            for site in sites
+        }
+        protect = [dice.randrange(-blocks, blocks)] if blocks > 2 else []
+        allocator = make(round_to=round_to, protect=protect)
+        widths, budget = run(allocator, sites, dice.uniform(0, 0.45), cost, scores, stats_of(sites, profile))
+        left = budget - sum(widths[one.name] * cost[one.name] for one in sites)
+        steps = [
+            min(allocator.step(one), one.units - widths[one.name]) * cost[one.name]
+            for one in sites
+            if widths[one.name] < one.units
+        ]
+        assert 0 <= left < min(steps, default=1)
+        for one in sites:
+            assert 1 <= widths[one.name] <= one.units
+            whole = widths[one.name] == one.units
+            assert whole or widths[one.name] % allocator.step(one) == 0
+            assert whole or one.block not in {block % blocks for block in protect}
+
+
+@pytest.mark.parametrize("make", ALLOCATORS)
+def test_no_sparsity_keeps_everything(make):
+    sites = mlps(100)
+    scores = {site.name: torch.rand(100) for site in sites}
+    assert set(run(make(round_to=32), sites, 0.0, scores=scores)[0].values()) == {100}
+
+
+def test_uniform_is_uniform():
+    assert [*run(Uniform(), mlps(10, 4), 0.3)[0].values()] == [7, 7, 7, 7]
+    assert sorted(run(Uniform(), mlps(4, 5), 0.2)[0].values()) == [3, 3, 3, 3, 4]
+
+
+def test_protected_blocks_are_paid_for_by_the_others():
+    widths, _ = run(Uniform(protect=[0, -1]), mlps(10, 4), 0.2)
+    assert [*widths.values()] == [10, 6, 6, 10]
+
+
+@pytest.mark.parametrize(
+    ("allocator", "sparsity", "message"),
+    [
+        (Uniform(round_to=64), 0.5, r"width of zero units; with round_to=64 .* expected at most 0\.3600"),
+        (Uniform(protect=[0, 1]), 0.9, r"protect=\[0, 1\] expected at most 0\.825"),
+        (Uniform(round_to=101), 0.1, "round_to=101: 0.mlp has 100 units"),
+        (Uniform(protect=[12]), 0.1, r"protect=\[12\]: expected blocks in -12\.\.11"),
+        (
+            CFSPReleased(round_to=64),
+            0.9,
+            "rounds to zero units; expected a lower sparsity or round_to below 64",
+        ),
+    ],
+)
+def test_impossible_budgets(allocator, sparsity, message):
+    with pytest.raises(ValueError, match=message):
+        run(allocator, mlps(100), sparsity)
+
+
+def test_bad_options():
+    with pytest.raises(ValueError, match="round_to=0: expected at least 1"):
+        Uniform(round_to=0)
+    with pytest.raises(ValueError, match="metric='l2': expected one of angular, cosine, mse, mae"):
+        CFSP(metric="l2")
