@@ -1,0 +1,5 @@
+"""`python -m cfsp`"""
+
+from cfsp.cli import main
+
+main()

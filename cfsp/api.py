@@ -1,0 +1,63 @@
+"""The Python API: the same steps as the command line's, on objects of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cfsp import surgery
+from cfsp.allocators.base import Allocator
+from cfsp.build import build_components
+from cfsp.compensation.base import Compensation
+from cfsp.criteria.base import Criterion
+from cfsp.layouts import find_sites
+from cfsp.plans import PrunePlan
+from cfsp.schedules.base import Schedule
+
+
+def plan(
+    model: PreTrainedModel,
+    batches: Iterable[Mapping[str, Tensor]],
+    *,
+    kinds: Sequence[str] = ("mlp",),
+    criterion: str | Criterion = "cfsp",
+    allocator: str | Allocator = "cfsp",
+    compensation: str | Compensation = "none",
+    schedule: str | Schedule = "one_shot",
+    sparsity: float = 0.2,
+    sparsity_of: str = "sites",
+    seed: int = 0,
+    **options: Any,
+) -> PrunePlan:
+    """Decide what to keep; the model stays as it is.
+
+        plan = cfsp.plan(model, batches, criterion="flap", allocator="global_rank", sparsity=0.3)
+        cfsp.apply(plan, model)
+
+    batches: any iterable of dicts with `input_ids` [batch, tokens] and `attention_mask`.
+    criterion, allocator, compensation, schedule: names of the YAML files of that group, or objects.
+    options: go to the component that has them, for example `temperature=6.0` or `metric="ifv"`.
+
+    Raises:
+        KeyError, TypeError, ValueError: a name, an option or a value that is not accepted.
+    """
+    names = {
+        "criterion": criterion,
+        "allocator": allocator,
+        "compensation": compensation,
+        "schedule": schedule,
+    }
+    parts = build_components(names, options, sparsity=sparsity, sparsity_of=sparsity_of, seed=seed)
+    sites = find_sites(model, kinds)
+    return parts["schedule"].plan(
+        model, sites, batches, parts["criterion"], parts["allocator"], parts["compensation"]
+    )
+
+
+def apply(plan: PrunePlan, model: PreTrainedModel) -> None:
+    """Cut the model in place as the plan says. Raises ValueError if it was made for another model."""
+    kinds = list(dict.fromkeys(cut.site.rsplit(".", 1)[-1] for cut in plan.edits))
+    surgery.apply(plan, find_sites(model, kinds), model)

@@ -1,0 +1,93 @@
+"""Loading: a model and its tokenizer from the Hugging Face hub, a folder, or this package."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from cfsp.checks import check_choice
+
+REFERENCE = Path(__file__).parent / "reference"
+"""The embedded model: a 4 M Llama trained on Python's documentation and source."""
+
+HEADS = {
+    "causal_lm": transformers.AutoModelForCausalLM,
+    "masked_lm": transformers.AutoModelForMaskedLM,
+    "sequence_classification": transformers.AutoModelForSequenceClassification,
+    "question_answering": transformers.AutoModelForQuestionAnswering,
+}
+
+
+def load(
+    path: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    head: str = "causal_lm",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model for inference.
+
+    path: a folder, a hub id, or "reference" for the embedded model.
+    dtype: "auto" (what the checkpoint asks for), "float32", "bfloat16" or "float16".
+    head: what the model ends in: causal_lm, masked_lm, sequence_classification, question_answering.
+
+    Raises:
+        ValueError: no model at `path`, or dtype, device or head is not to be had.
+    """
+    check_choice("head", head, HEADS)
+    check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_device(device)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    source = REFERENCE if str(path) == "reference" else path
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    try:
+        model = HEADS[head].from_pretrained(
+            source, dtype=dtype, device_map=device, attn_implementation=attn_implementation, **shared
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+    except OSError as error:
+        raise ValueError(
+            f"model path {str(path)!r} cannot be loaded ({first_line(error)}); expected a folder with a "
+            "config.json, weights and a tokenizer, or a hub id that can be reached"
+        ) from error
+    return model.eval(), tokenizer
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError if torch cannot use the device here; there is no silent fall-back."""
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={device!r}: torch {torch.__version__} cannot use it here ({first_line(error)}); "
+            "expected cpu, or cuda where there is a GPU"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@torch.no_grad()
+def fingerprint(model: PreTrainedModel) -> str:
+    """Name a model by its weights: every tensor's name, shape, dtype and 1,024 spread elements.
+
+    A fine-tuned or pruned copy differs; the same checkpoint agrees from wherever it was loaded.
+    """
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        flat = weight.flatten()
+        picked = flat[torch.linspace(0, len(flat) - 1, min(1024, len(flat)), dtype=torch.float64).long()]
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(picked.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,166 @@
+"""Records: everything that one run was and found, in one JSON file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("cfsp", "torch", "transformers", "tokenizers", "datasets", "hydra-core", "numpy")
+
+NOT_IDENTITY = ("results", "overwrite", "device", "logger")
+"""Parts of the config that say where and how a run happens, not what it computes."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number with what it takes to compare it. stderr: None if unknown; n: what was averaged."""
+
+    value: float
+    stderr: float | None
+    n: int
+    better: str  # "lower" or "higher"
+    protocol: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one run was and found.
+
+    parameters: "dense" and "pruned" -> sites, blocks, model. Of the sites: what their units take
+    with them; biases that a compensation adds count in blocks and model.
+    sparsity: measured share removed of each base. widths: site -> [units, kept].
+    """
+
+    id: str
+    created: str
+    config: Mapping[str, Any]
+    parameters: Mapping[str, Mapping[str, int]]
+    sparsity: Mapping[str, float]
+    widths: Mapping[str, list[int]]
+    unit_cost: Mapping[str, int]
+    notes: Mapping[str, Any]
+    metrics: Mapping[str, Mapping[str, Metric]]  # "dense" and "pruned" -> name -> Metric
+    seconds: Mapping[str, float]
+    peak_bytes: Mapping[str, int]
+    git: Mapping[str, Any] | None
+    environment: Mapping[str, Any]
+
+    def save(self, results: str | Path) -> Path:
+        path = record_path(results, self.id)
+        write_json(path, asdict(self))
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Record:
+        """Read a record. Raises ValueError if the file is none."""
+        try:
+            data = json.loads(Path(path).read_text())
+            metrics = {
+                stage: {name: Metric(**metric) for name, metric in named.items()}
+                for stage, named in data.pop("metrics").items()
+            }
+            return cls(**data, metrics=metrics)
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: no record of this version of cfsp ({error})") from error
+
+
+def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
+    write_json(path, {name: asdict(metric) for name, metric in metrics.items()})
+
+
+def read_metrics(path: Path) -> dict[str, Metric]:
+    return {name: Metric(**metric) for name, metric in json.loads(path.read_text()).items()}
+
+
+def record_path(results: str | Path, record_id: str) -> Path:
+    return Path(results) / "records" / f"{record_id}.json"
+
+
+def records(folder: str | Path) -> Iterator[Record]:
+    """All records in a folder, by file name."""
+    for path in sorted(Path(folder).glob("*.json")):
+        yield Record.load(path)
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """Name a run by what it computes: a hash of the config without paths, device and logger."""
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    if "model" in identity:
+        identity["model"] = {key: value for key, value in identity["model"].items() if key != "device"}
+    return digest(identity)
+
+
+def digest(data: Any) -> str:
+    """Twelve hexadecimal digits that stand for JSON data, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a file that is either whole or not there: a new file takes the final name at the end."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps(data, indent=1) + "\n")
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the working tree that this code runs from, and whether it has changes; else None."""
+
+    def git(*command: str) -> str:
+        folder = Path(__file__).parent
+        done = subprocess.run(["git", *command], cwd=folder, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        if not git("ls-files", Path(__file__).name):  # an installed package inside some other tree
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions, machine and threads."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "device": f"{device.type}: {name}",
+        "threads": torch.get_num_threads(),
+        "versions": versions,
+    }
+
+
+def peak_bytes(device: torch.device) -> dict[str, int]:
+    """Peak memory of this process so far: resident, and allocated on the GPU if there is one."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.type == "cuda":
+        peak["cuda"] = torch.cuda.max_memory_allocated(device)
+    return peak

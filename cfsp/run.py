@@ -1,0 +1,111 @@
+"""Run: one experiment, from config to record."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from cfsp import record
+from cfsp.build import build
+from cfsp.evaluation.base import Evaluator
+from cfsp.layouts import check_positions, find_sites
+from cfsp.loading import fingerprint
+from cfsp.record import Metric, Record
+from cfsp.schedules.base import parameters
+from cfsp.sites import unit_cost
+from cfsp.surgery import apply
+
+
+def run(cfg: DictConfig) -> Record:
+    """Prune a model and measure it before and after; a run that is finished is read, not repeated.
+
+    Raises:
+        ValueError, KeyError: what a component found wrong with its input; nothing is written then.
+    """
+    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    path = record.record_path(cfg.results, record.run_id(config))
+    if path.exists() and not cfg.overwrite:
+        return Record.load(path)
+    set_seed(cfg.seed)
+    clock = Stopwatch()
+    schedule, criterion, allocator = build(cfg.schedule), build(cfg.criterion), build(cfg.allocator)
+    compensation, calibration = build(cfg.compensation), build(cfg.calibration)
+    evaluators = [build(evaluator) for evaluator in (cfg.evaluation or {}).values()]
+    with clock("load"):
+        model, tokenizer = build(cfg.model)
+        sites = find_sites(model, config["sites"])
+        check_positions(model, calibration.seqlen, "calibration seqlen")
+        batches = calibration.batches(tokenizer)
+    with clock("dense evaluation"):
+        dense = evaluate_once(evaluators, model, tokenizer, Path(cfg.results) / "dense")
+    before = parameters(model, sites)
+    cost = {site.name: unit_cost(model, site) for site in sites}
+    with clock("plan"):
+        plan = schedule.plan(model, sites, batches, criterion, allocator, compensation)
+    with clock("surgery"):
+        apply(plan, sites, model)
+    with clock("evaluation"):
+        pruned = evaluate(evaluators, model, tokenizer)
+    after = parameters(model, find_sites(model, config["sites"]))
+    outcome = Record(
+        id=record.run_id(config),
+        created=record.now(),
+        config=config,
+        parameters={"dense": before, "pruned": after},
+        sparsity={base: 1 - after[base] / before[base] for base in before},
+        widths={cut.site: [cut.units, len(cut.keep)] for cut in plan.edits},
+        unit_cost=cost,
+        notes=plan.notes,
+        metrics={"dense": dense, "pruned": pruned},
+        seconds=clock.seconds,
+        peak_bytes=record.peak_bytes(model.device),
+        git=record.git_state(),
+        environment=record.environment(model.device),
+    )
+    outcome.save(cfg.results)
+    return outcome
+
+
+class Stopwatch:
+    """Seconds per named stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def evaluate(
+    evaluators: Sequence[Evaluator], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Metric]:
+    """All evaluators' metrics."""
+    return {
+        name: metric for evaluator in evaluators for name, metric in evaluator.run(model, tokenizer).items()
+    }
+
+
+def evaluate_once(
+    evaluators: Sequence[Evaluator],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    cache: Path,
+) -> dict[str, Metric]:
+    """The same for a dense model, whose figures are kept per weights and protocol."""
+    found: dict[str, Metric] = {}
+    weights = fingerprint(model)
+    protocols = [evaluator.protocol(model, tokenizer) for evaluator in evaluators]
+    for evaluator, protocol in zip(evaluators, protocols, strict=True):
+        path = cache / f"{record.digest([weights, protocol])}.json"
+        if not path.exists():
+            record.write_metrics(path, evaluator.run(model, tokenizer))
+        found |= record.read_metrics(path)
+    return found

@@ -1,0 +1,104 @@
+"""Tables: one record for the terminal, many records side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+from rich.console import Group
+from rich.table import Table
+
+from cfsp.record import Record
+
+
+def summary(record: Record) -> Group:
+    """Before and after, and a bar per site of what was kept."""
+    return Group(before_and_after(record), kept_widths(record))
+
+
+def before_and_after(record: Record) -> Table:
+    config = record.config
+    title = " / ".join(part_name(config[part]) for part in ("criterion", "allocator", "compensation"))
+    table = Table(
+        "", "dense", "pruned", "change", title=f"{config['model']['path']}: {title}", title_justify="left"
+    )
+    for base, dense in record.parameters["dense"].items():
+        pruned = record.parameters["pruned"][base]
+        asked = f" (asked {config['sparsity']:.1%})" if base == config["sparsity_of"] else ""
+        table.add_row(
+            f"parameters of the {base}",
+            f"{dense:,}",
+            f"{pruned:,}",
+            f"-{record.sparsity[base]:.2%}{asked}",
+        )
+    for name, metric in record.metrics["pruned"].items():
+        dense = record.metrics["dense"][name].value
+        table.add_row(name, f"{dense:.4g}", f"{metric.value:.4g}", f"{metric.value / dense - 1:+.1%}")
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record.seconds.items())
+    table.caption = f"{stages}; peak memory {max(record.peak_bytes.values()) / 2**30:.2f} GiB"
+    return table
+
+
+def kept_widths(record: Record) -> Table:
+    table = Table("site", "kept", "", title="What was kept", title_justify="left")
+    for name, (units, kept) in record.widths.items():
+        table.add_row(name, f"{kept} of {units}", bar(kept / units))
+    return table
+
+
+def bar(share: float, width: int = 40) -> str:
+    filled = round(share * width)
+    return "█" * filled + "░" * (width - filled) + f" {share:.0%}"
+
+
+def part_name(config: Mapping[str, Any]) -> str:
+    """The class that a part of the config names."""
+    return config["_target_"].rsplit(".", 1)[-1]
+
+
+def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str]) -> pd.DataFrame:
+    """A metric of the pruned models: a row per method, a column per sparsity, mean over seeds.
+
+    A cell reads "mean ± standard deviation (n)" if several records share it. The first row is the
+    dense model; the column "parameters" of each sparsity shows the measured share that is gone.
+
+    Raises:
+        ValueError: there are no records, one lacks the metric, or their protocols differ.
+    """
+    records = list(records)
+    if not records:
+        raise ValueError("no records to compare")
+    for record in records:
+        if metric not in record.metrics["pruned"]:
+            raise ValueError(f"record {record.id}: no {metric!r}; it has {[*record.metrics['pruned']]}")
+    protocols = {str(record.metrics["pruned"][metric].protocol) for record in records}
+    if len(protocols) > 1:
+        raise ValueError(f"{metric}: the records mix {len(protocols)} protocols: {'; '.join(protocols)}")
+    frame = pd.DataFrame(
+        {
+            "method": rows(record),
+            "sparsity": record.config["sparsity"],
+            "value": record.metrics["pruned"][metric].value,
+            "dense": record.metrics["dense"][metric].value,
+            "removed": record.sparsity["model"],
+        }
+        for record in records
+    )
+    cells = frame.groupby(["method", "sparsity"], sort=False).agg(
+        mean=("value", "mean"), std=("value", "std"), n=("value", "count"), removed=("removed", "mean")
+    )
+    text = cells.apply(
+        lambda cell: (
+            f"{cell['mean']:.2f}"
+            + (f" ± {cell['std']:.2f}" if cell["n"] > 1 else "")
+            + f" (−{cell['removed']:.1%})"
+        ),
+        axis=1,
+    )
+    table = text.unstack("sparsity").sort_index(axis=1)
+    order = cells["mean"].unstack("sparsity").sort_index(axis=1).iloc[:, -1].sort_values().index
+    table = table.loc[order]
+    table.columns = [f"{sparsity:.0%} removed" for sparsity in table.columns]
+    table.index.name = f"{metric}; dense {frame['dense'].iloc[0]:.2f}"
+    return table

@@ -1,0 +1,191 @@
+"""The command line as a user meets it: help, one-line errors, Ctrl-C."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from cfsp.cli import main
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def cfsp(monkeypatch, capsys, tmp_path, tiny_checkpoint, text_file):
+    """Run the command in this process with a tiny model. Returns exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*arguments):
+        overrides = [
+            f"model.path={tiny_checkpoint}",
+            "calibration=text",
+            f"calibration.text.paths={text_file}",
+            "calibration.samples=4",
+            "calibration.seqlen=16",
+            "evaluation=perplexity_text",
+            f"evaluation.perplexity_text.text.paths={text_file}",
+            "evaluation.perplexity_text.window=32",
+        ]
+        monkeypatch.setattr(sys, "argv", ["cfsp", *overrides, *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_help_teaches_and_needs_no_torch():
+    code = """
+import sys
+sys.argv = ["cfsp", "--help"]
+from cfsp.cli import main
+try:
+    main()
+finally:
+    assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for word in ("Examples", "criterion: cfsp, chance, flap", "sparsity: 0.2", "model.path=FOLDER_OR_HUB_ID"):
+        assert word in done.stdout
+
+
+def test_prints_the_record_only_when_not_a_terminal(cfsp, tmp_path):
+    code, out, err = cfsp()
+    assert (code, err) == (0, "")
+    assert (tmp_path / out.strip()).is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"results"}
+
+
+def test_shows_tables_at_a_terminal(cfsp, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "120")
+    _, out, _ = cfsp("sparsity=0.5")
+    for word in ("dense", "pruned", "asked 50.0%", "perplexity/files:text.txt", "What was kept", "█"):
+        assert word in out
+
+
+def test_multirun(cfsp, tmp_path):
+    code, out, _ = cfsp("-m", "criterion=chance,cfsp", "sparsity=0.2,0.5")
+    assert code == 0
+    assert len({*out.split()}) == 4
+    assert len([*(tmp_path / "results" / "records").iterdir()]) == 4
+
+
+def test_cfg_job_shows_the_config(cfsp):
+    code, out, _ = cfsp("--cfg", "job")
+    assert code == 0
+    assert "_target_: cfsp.criteria.cfsp.CFSP" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sparsity=1.0"], "sparsity=1.0: expected a share to remove, in [0, 1)"),
+        (["sparsity=-0.1"], "expected a share to remove, in [0, 1)"),
+        (["sites=[experts]"], "llama has no 'experts'; expected one or more of ['mlp', 'attention']"),
+        (["allocator.round_to=64", "sparsity=0.5"], "would leave a width of zero units"),
+        (["calibration.seqlen=65"], "calibration seqlen=65: the model has 64 positions; expected at most 64"),
+        (["model.path=no/such/model"], "model path 'no/such/model' cannot be loaded"),
+        (["model.path=."], "model path '.' cannot be loaded"),
+        (["device=cuda:7"], "device='cuda:7': torch"),
+        (["model.dtype=int8"], "dtype='int8': expected one of auto, float32, bfloat16, float16"),
+        (["calibration.text.paths=nowhere.txt"], "no file matches 'nowhere.txt'"),
+        (["criterion.variant=x"], "variant='x': expected one of paper, released"),
+        (["calibration.text.paths=???"], "calibration.text.paths"),
+    ],
+)
+def test_bad_input_is_one_line_exit_code_one_and_no_record(cfsp, tmp_path, arguments, message):
+    code, out, err = cfsp(*arguments)
+    assert code == 1
+    assert out == ""
+    assert len(err.strip().splitlines()) == 1
+    assert err.startswith("cfsp: error: ")
+    assert message in err
+    assert not (tmp_path / "results" / "records").exists()
+
+
+def test_unknown_criterion_lists_the_known(cfsp):
+    code, _, err = cfsp("criterion=nonesuch")
+    assert code == 1
+    assert "Could not find 'criterion/nonesuch'" in err
+    assert all(name in err for name in ("cfsp", "chance", "flap", "magnitude", "wanda_sp"))
+
+
+def test_nan_names_block_and_batch(cfsp, tiny_checkpoint, tmp_path):
+    import torch
+
+    from cfsp.loading import load
+
+    model, tokenizer = load(tiny_checkpoint)
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 3] = float("nan")
+    model.save_pretrained(tmp_path / "broken")
+    tokenizer.save_pretrained(tmp_path / "broken")
+    code, _, err = cfsp(f"model.path={tmp_path}/broken", "evaluation=[]")
+    assert code == 1
+    assert "in block 1 (model.layers.1.mlp) at calibration batch 0" in err
+
+
+def test_full_error_shows_the_traceback(cfsp, monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="sparsity=2"):
+        cfsp("sparsity=2")
+
+
+def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint, text_file):
+    command = [
+        *(sys.executable, "-m", "cfsp", f"model.path={tiny_checkpoint}", "calibration=text"),
+        *(f"calibration.text.paths={text_file}", "calibration.samples=1000000", "calibration.seqlen=16"),
+        "evaluation=[]",
+    ]
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    time.sleep(8)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert (out, err) == ("", "cfsp: interrupted; no record was written\n")
+    assert [*tmp_path.rglob("*.json*")] == []
+
+
+@pytest.mark.slow
+def test_wheel_runs_from_an_empty_folder(tmp_path):
+    build = [
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path / "dist"),
+        str(ROOT),
+    ]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    (tmp_path / "empty").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "cfsp", "calibration.samples=8", "evaluation=[]"],
+        cwd=tmp_path / "empty",
+        env=os.environ | {"PYTHONPATH": str(tmp_path / "site")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (tmp_path / "empty" / done.stdout.strip()).is_file()

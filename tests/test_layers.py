@@ -1,0 +1,58 @@
+"""No module imports against the layers of the design; only the named files import the named packages."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "cfsp"
+ROWS = [
+    {"checks", "sites", "plans", "record"},
+    {"layouts", "texts", "gates", "surgery", "tables"},
+    {"calibration", "statistics", "loading", "criteria", "allocators", "compensation"},
+    {"schedules", "evaluation"},
+    {"build"},
+    {"api", "run"},
+    {"cli"},
+    {"__main__", "__init__"},
+]
+ROW = {name: number for number, row in enumerate(ROWS) for name in row}
+ONLY_IN = {
+    "hydra": {"build.py", "cli.py"},
+    "datasets": {"texts.py"},
+    "pandas": {"tables.py"},
+    "rich": {"tables.py", "cli.py"},
+}
+MODULES = sorted(ROOT.rglob("*.py"))
+
+
+def imports(path: Path) -> list[str]:
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"cfsp.{alias.name}" for alias in node.names] if node.module == "cfsp" else [node.module]
+            found += names
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_follow_the_layers(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    for name in imports(path):
+        package = name.split(".")[0]
+        if package in ONLY_IN:
+            assert path.name in ONLY_IN[package], f"{path.name} imports {package}"
+        if package != "cfsp":
+            continue
+        target = name.split(".")[1:]
+        if len(parts) > 1 and target[0] == parts[0]:
+            assert target == [parts[0], "base"], f"{path}: within a package only base may be imported"
+        else:
+            assert ROW[target[0]] < ROW[parts[0]], f"{path} imports {name} against the layers"
+
+
+def test_every_module_has_a_row():
+    assert {path.relative_to(ROOT).parts[0].removesuffix(".py") for path in MODULES} == set(ROW)

@@ -1,0 +1,105 @@
+"""Perplexity: equal to the definition, with its protocol."""
+
+import math
+
+import pytest
+import torch
+
+from cfsp.calibration import encode
+from cfsp.evaluation.perplexity import Perplexity
+from cfsp.loading import load
+from cfsp.texts import Files
+
+
+@pytest.fixture(scope="module")
+def loaded(tiny_checkpoint):
+    return load(tiny_checkpoint)
+
+
+@pytest.fixture
+def text(text_file):
+    return Files(str(text_file))
+
+
+def value(text, loaded, **options):
+    return Perplexity(text, **{"window": 32, "batch_size": 3} | options).run(*loaded)
+
+
+@torch.no_grad()
+def test_equals_the_models_own_loss(loaded, text):
+    model, tokenizer = loaded
+    ids = torch.tensor(encode(tokenizer, text.joined()))
+    windows = ids[: len(ids) // 32 * 32].view(-1, 32)
+    losses = [model(input_ids=row[None], labels=row[None]).loss.item() for row in windows]
+    found = value(text, loaded)
+    metric = found["perplexity/files:text.txt"]
+    assert metric.value == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
+    assert metric.n == len(windows) * 31
+    assert metric.stderr > 0
+    per_byte = len(ids) / len(text.joined().encode()) / math.log(2) * sum(losses) / len(losses)
+    assert found["bits_per_byte/files:text.txt"].value == pytest.approx(per_byte, rel=1e-5)
+
+
+@torch.no_grad()
+def test_stride_scores_each_token_once_with_more_context(loaded, text):
+    model, tokenizer = loaded
+    ids = torch.tensor(encode(tokenizer, text.joined()))
+    losses = []
+    for start in range(0, len(ids) - 31, 8):
+        row = ids[start : start + 32]
+        logits = model(input_ids=row[None]).logits[0]
+        losses.append(torch.nn.functional.cross_entropy(logits[:-1], row[1:], reduction="none")[-8:])
+    metric = value(text, loaded, stride=8)["perplexity/files:text.txt"]
+    assert metric.value == pytest.approx(torch.cat(losses).mean().exp().item(), rel=1e-5)
+    assert metric.protocol["stride"] == 8
+
+
+def test_batch_size_does_not_matter(loaded, text):
+    one, other = (value(text, loaded, batch_size=size) for size in (1, 7))
+    name = "perplexity/files:text.txt"
+    assert one[name].value == pytest.approx(other[name].value, rel=1e-6)
+    assert one[name].protocol == other[name].protocol
+
+
+def test_bos_takes_a_place_in_the_window_and_is_not_scored(loaded, text):
+    evaluator = Perplexity(text, window=32, batch_size=3, bos=True)
+    rows, first = evaluator.windows(torch.arange(100), bos=7)
+    assert rows[:, 0].tolist() == [7, 7, 7]
+    assert rows[1, 1:].tolist() == [*range(31, 62)]
+    assert first == 1
+    assert evaluator.run(*loaded)["perplexity/files:text.txt"].n % 31 == 0
+
+
+def test_protocol_says_what_the_number_depends_on(loaded, text):
+    protocol = value(text, loaded)["perplexity/files:text.txt"].protocol
+    assert protocol["text"] == "files:text.txt"
+    assert (protocol["window"], protocol["stride"], protocol["bos"]) == (32, 32, False)
+    assert (protocol["dtype"], protocol["device"]) == ("float32", "cpu")
+    assert len(protocol["sha256"]) == 16
+
+
+def test_what_cannot_be_measured(loaded, text, tmp_path):
+    with pytest.raises(ValueError, match="perplexity window=65: the model has 64 positions"):
+        value(text, loaded, window=65)
+    (tmp_path / "a.txt").write_text("short")
+    with pytest.raises(ValueError, match=r"has \d tokens; expected at least window=32"):
+        value(Files(f"{tmp_path}/a.txt"), loaded)
+    with pytest.raises(ValueError, match="expected null or 1 to 31"):
+        value(text, loaded, stride=32)
+    with pytest.raises(ValueError, match="expected window of at least 2"):
+        value(text, loaded, window=1)
+
+
+def test_needs_a_causal_model(text):
+    from families import make
+
+    with pytest.raises(ValueError, match="needs a causal language model, not BertForMaskedLM"):
+        Perplexity(text, window=32, batch_size=1).protocol(make("bert"), None)
+
+
+def test_nan_is_an_error_not_a_number(tiny_checkpoint, text):
+    model, tokenizer = load(tiny_checkpoint)
+    with torch.no_grad():
+        model.lm_head.weight[0] = float("nan")
+    with pytest.raises(ValueError, match="the loss is NaN or infinite"):
+        value(text, (model, tokenizer))

@@ -1,0 +1,146 @@
+"""Run: the whole path from config to record, and every config that is shipped."""
+
+import json
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from cfsp.build import CONF, build, choices
+from cfsp.record import Record, record_path
+from cfsp.run import run
+
+GROUPS = ["calibration", "criterion", "allocator", "compensation", "schedule", "evaluation", "model"]
+
+
+@pytest.fixture
+def tiny(tmp_path, tiny_checkpoint, text_file):
+    """Compose the shipped config with a tiny model, a tiny text and a folder of its own."""
+
+    def config(*overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return compose(
+                "config",
+                [
+                    f"model.path={tiny_checkpoint}",
+                    "calibration=text",
+                    f"calibration.text.paths={text_file}",
+                    "calibration.samples=6",
+                    "calibration.seqlen=16",
+                    "evaluation=perplexity_text",
+                    f"evaluation.perplexity_text.text.paths={text_file}",
+                    "evaluation.perplexity_text.window=32",
+                    f"results={tmp_path}/results",
+                    *overrides,
+                ],
+            )
+
+    return config
+
+
+def test_record_of_a_run(tiny, tmp_path):
+    record = run(tiny("sites=[mlp,attention]", "sparsity=0.5", "allocator=uniform"))
+    assert record == Record.load(record_path(tmp_path / "results", record.id))
+    assert record.parameters["dense"]["sites"] == 2 * (64 * 96 + 32 * 96)  # blocks x (mlp + attention)
+    assert record.parameters["pruned"]["sites"] == record.parameters["dense"]["sites"] // 2
+    assert record.sparsity["sites"] == 0.5
+    assert 0 < record.sparsity["model"] < record.sparsity["blocks"] < 0.5
+    assert record.widths["model.layers.0.mlp"] == [64, 32]
+    assert record.widths["model.layers.1.attention"] == [2, 1]
+    name = "perplexity/files:text.txt"
+    assert record.metrics["pruned"][name].value != record.metrics["dense"][name].value
+    assert record.metrics["pruned"][name].protocol == record.metrics["dense"][name].protocol
+    assert set(record.seconds) == {"load", "dense evaluation", "plan", "surgery", "evaluation"}
+    assert record.peak_bytes["host"] > 2**20
+    assert record.environment["versions"]["torch"] == torch.__version__
+    assert record.config["seed"] == 0
+
+
+def test_a_finished_run_is_read_not_repeated(tiny, monkeypatch):
+    first = run(tiny())
+    monkeypatch.setattr("cfsp.run.apply", lambda *_: pytest.fail("ran again"))
+    assert run(tiny()) == first
+    monkeypatch.undo()
+    again = run(tiny("overwrite=true"))
+    assert again.id == first.id
+    assert again.metrics == first.metrics
+
+
+def test_dense_model_is_measured_once(tiny, monkeypatch, tmp_path):
+    from cfsp.evaluation.perplexity import Perplexity
+
+    calls = []
+    original = Perplexity.run
+    monkeypatch.setattr(Perplexity, "run", lambda *args: calls.append(1) or original(*args))
+    run(tiny())
+    run(tiny("sparsity=0.4"))
+    assert len(calls) == 3  # dense once, pruned twice
+    assert len([*(tmp_path / "results" / "dense").iterdir()]) == 1
+    run(tiny("evaluation.perplexity_text.window=16"))
+    assert len(calls) == 5  # another protocol, another dense figure
+
+
+def test_same_seed_same_outcome(tiny):
+    one, other, seeded = (run(tiny("overwrite=true", *more)) for more in ([], [], ["seed=1"]))
+    assert one.notes == other.notes
+    assert one.metrics == other.metrics
+    assert seeded.notes != one.notes  # other calibration windows
+
+
+def test_no_sparsity_changes_nothing(tiny):
+    record = run(tiny("sparsity=0"))
+    name = "perplexity/files:text.txt"
+    assert record.metrics["pruned"][name].value == record.metrics["dense"][name].value
+    assert record.sparsity == {"sites": 0, "blocks": 0, "model": 0}
+
+
+def test_compensation_reaches_the_model(tiny):
+    plain, mean = (run(tiny("sparsity=0.5", f"compensation={name}")) for name in ("none", "mean"))
+    assert mean.parameters["pruned"]["model"] == plain.parameters["pruned"]["model"] + 2 * 32  # two biases
+    assert mean.widths == plain.widths
+    assert mean.metrics["pruned"] != plain.metrics["pruned"]
+
+
+def test_without_evaluation_a_record_is_still_a_record(tiny):
+    assert run(tiny("evaluation=[]")).metrics == {"dense": {}, "pruned": {}}
+
+
+def test_nothing_is_written_by_a_run_that_fails(tiny, tmp_path, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cfsp.run.apply", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny())
+    assert not (tmp_path / "results" / "records").exists()
+
+
+@pytest.mark.parametrize("name", choices("experiment"))
+def test_every_experiment_runs(tiny, name):
+    cfg = tiny(f"+experiment={name}", "allocator.round_to=8")
+    record = run(cfg)
+    assert 0 < record.sparsity[record.config["sparsity_of"]]
+    assert record.sparsity[record.config["sparsity_of"]] == pytest.approx(0.2, abs=0.12)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_yaml_builds_and_is_small(group):
+    assert choices(group)
+    for name in choices(group):
+        path = CONF / group / f"{name}.yaml"
+        assert len(path.read_text().splitlines()) < 13
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = compose("config", [f"{group}={name}"])[group]
+        if group == "model":
+            continue  # loads a model; test_reference.py does
+        for node in config.values() if group == "evaluation" else [config]:
+            if OmegaConf.missing_keys(node):
+                node.text.paths = "a.txt"
+            assert type(build(node)).__module__.startswith("cfsp.")
+
+
+def test_records_are_json_without_nan(tiny, tmp_path):
+    record = run(tiny())
+    text = record_path(tmp_path / "results", record.id).read_text()
+    json.loads(text, parse_constant=pytest.fail)
