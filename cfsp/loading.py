@@ -55,7 +55,7 @@ def load(
             source, dtype=dtype, device_map=device, attn_implementation=attn_implementation, **shared
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise ValueError(
             f"model path {str(path)!r} cannot be loaded ({first_line(error)}); expected a folder with a "
             "config.json, weights and a tokenizer, or a hub id that can be reached"

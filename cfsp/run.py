@@ -35,7 +35,7 @@ def run(cfg: DictConfig) -> Record:
     clock = Stopwatch()
     schedule, criterion, allocator = build(cfg.schedule), build(cfg.criterion), build(cfg.allocator)
     compensation, calibration = build(cfg.compensation), build(cfg.calibration)
-    evaluators = [build(evaluator) for evaluator in (cfg.evaluation or {}).values()]
+    evaluators = [build(evaluator) for evaluator in cfg.evaluation.values()]
     with clock("load"):
         model, tokenizer = build(cfg.model)
         sites = find_sites(model, config["sites"])

@@ -268,8 +268,9 @@ def feed(model: PreTrainedModel, batch: Mapping[str, Tensor], statistics: Sequen
     """One forward pass without the head: no statistic reads the logits."""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     mask = inputs.get("attention_mask")
+    counted = None if mask is None or mask.all() else mask.flatten().bool()
     for statistic in statistics:
-        statistic.mask = None if mask is None or mask.all() else mask.flatten().bool()
+        statistic.mask = counted
     model.base_model(**inputs, use_cache=False)
 
 

@@ -60,3 +60,26 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def tiny_overrides(tiny_checkpoint, text_file):
+    """Overrides that make any run tiny, to go beside `others`."""
+
+    def overrides(*others):
+        base = [
+            f"model.path={tiny_checkpoint}",
+            "calibration=text",
+            f"calibration.text.paths={text_file}",
+            "calibration.samples=6",
+            "calibration.seqlen=16",
+        ]
+        if "evaluation=[]" not in others:
+            base += [
+                "evaluation=perplexity_text",
+                f"evaluation.perplexity_text.text.paths={text_file}",
+                "evaluation.perplexity_text.window=32",
+            ]
+        return base
+
+    return overrides

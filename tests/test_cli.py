@@ -16,23 +16,15 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
-def cfsp(monkeypatch, capsys, tmp_path, tiny_checkpoint, text_file):
+def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
     """Run the command in this process with a tiny model. Returns exit code, stdout, stderr."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
 
     def call(*arguments):
-        overrides = [
-            f"model.path={tiny_checkpoint}",
-            "calibration=text",
-            f"calibration.text.paths={text_file}",
-            "calibration.samples=4",
-            "calibration.seqlen=16",
-            "evaluation=perplexity_text",
-            f"evaluation.perplexity_text.text.paths={text_file}",
-            "evaluation.perplexity_text.window=32",
-        ]
-        monkeypatch.setattr(sys, "argv", ["cfsp", *overrides, *arguments])
+        flags = [argument for argument in arguments if argument == "-m"]  # argparse wants it first
+        rest = [argument for argument in arguments if argument != "-m"]
+        monkeypatch.setattr(sys, "argv", ["cfsp", *flags, *tiny_overrides(*arguments), *rest])
         try:
             main()
             code = 0

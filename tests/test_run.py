@@ -15,26 +15,12 @@ GROUPS = ["calibration", "criterion", "allocator", "compensation", "schedule", "
 
 
 @pytest.fixture
-def tiny(tmp_path, tiny_checkpoint, text_file):
+def tiny(tmp_path, tiny_overrides):
     """Compose the shipped config with a tiny model, a tiny text and a folder of its own."""
 
-    def config(*overrides):
+    def config(*more):
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return compose(
-                "config",
-                [
-                    f"model.path={tiny_checkpoint}",
-                    "calibration=text",
-                    f"calibration.text.paths={text_file}",
-                    "calibration.samples=6",
-                    "calibration.seqlen=16",
-                    "evaluation=perplexity_text",
-                    f"evaluation.perplexity_text.text.paths={text_file}",
-                    "evaluation.perplexity_text.window=32",
-                    f"results={tmp_path}/results",
-                    *overrides,
-                ],
-            )
+            return compose("config", [*tiny_overrides(*more), f"results={tmp_path}/results", *more])
 
     return config
 

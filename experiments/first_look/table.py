@@ -1,0 +1,66 @@
+"""Turn the records of this study into one markdown page on stdout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cfsp.record import Record, records
+from cfsp.tables import compare, part_name
+
+RESULTS = Path(__file__).parents[2] / "results" / "first_look"
+STUDIES = {
+    "reference": "the embedded reference model on Python's documentation",
+    "tinystories": "stories260K on TinyStories",
+    "wikitext2": "stories260K on WikiText-2",
+}
+
+
+def parts(record: Record) -> str:
+    """The criterion's file name, as the command line has it."""
+    return record.config["criterion"]["_target_"].split(".")[-2]
+
+
+def method(record: Record) -> str:
+    """What an experiment file combines."""
+    config = record.config
+    names = [part_name(config[part]) for part in ("criterion", "allocator", "compensation")]
+    compensation = names.pop().removesuffix("Compensation").lower()
+    return f"{' / '.join(names)} / {compensation}; {'+'.join(config['sites'])} of {config['sparsity_of']}"
+
+
+def is_plain(record: Record) -> bool:
+    """One of the first two sweeps: all at their defaults but criterion, allocator and seed."""
+    config = record.config
+    return (
+        config["sites"] == ["mlp"]
+        and config["allocator"]["round_to"] == 1
+        and config["compensation"]["_target_"].endswith("NoCompensation")
+        and config["criterion"].get("weights") != "consumers"
+    )
+
+
+def study_tables(folder: Path, title: str) -> str:
+    found = list(records(folder / "records"))
+    metrics = {name for record in found for name in record.metrics["pruned"]}
+    (metric,) = [name for name in metrics if name.startswith("perplexity")]
+    sections = [f"## {title[0].upper()}{title[1:]}", ""]
+    for allocator in ("CFSP", "Uniform"):
+        chosen = [r for r in found if is_plain(r) and part_name(r.config["allocator"]) == allocator]
+        heading = f"Criteria under `allocator={allocator.lower()}`, MLP only, three seeds:"
+        sections += [heading, "", compare(chosen, metric, parts).to_markdown(), ""]
+    table = compare([r for r in found if not is_plain(r)], metric, method)
+    sections += ["Methods as `+experiment=` has them:", "", table.to_markdown(), ""]
+    return "\n".join(sections)
+
+
+def main() -> None:
+    print("# First look: every criterion at 20 % and 50 %\n")
+    print("Written by `experiments/first_look/run.sh`; see its README for data and reading.")
+    print("Cells: perplexity, mean ± standard deviation over seeds, (share of all parameters gone).\n")
+    for study, title in STUDIES.items():
+        if (RESULTS / study).is_dir():
+            print(study_tables(RESULTS / study, title))
+
+
+if __name__ == "__main__":
+    main()
