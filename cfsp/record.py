@@ -134,7 +134,9 @@ def git_state() -> dict[str, Any] | None:
     try:
         if not git("ls-files", Path(__file__).name):  # an installed package inside some other tree
             return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        # Untracked files do not count: the records of a sweep are some.
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.CalledProcessError):
         return None
 

@@ -60,8 +60,8 @@ def part_name(config: Mapping[str, Any]) -> str:
 def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str]) -> pd.DataFrame:
     """A metric of the pruned models: a row per method, a column per sparsity, mean over seeds.
 
-    A cell reads "mean ± standard deviation (n)" if several records share it. The first row is the
-    dense model; the column "parameters" of each sparsity shows the measured share that is gone.
+    A cell reads "mean ± standard deviation (−share of all parameters gone)"; the deviation is there
+    if several records, seeds as a rule, share the cell. Rows are sorted by the highest sparsity.
 
     Raises:
         ValueError: there are no records, one lacks the metric, or their protocols differ.

@@ -3,13 +3,14 @@
     python experiments/benchmarks/calibration_cost.py [--device cuda] [--markdown FILE]
 
 Time: interleaved pairs in one process, median of the ratios and their spread. Memory: one fresh
-process per kind, peak resident memory (CPU) or allocated memory (CUDA) above what it was before
-the first batch, so that neither sees the other's.
+process per kind and repetition; the peak of the resident memory (CPU, Linux) or of the allocated
+memory (CUDA) while the batches run, above what it was before them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import statistics
 import subprocess
@@ -22,10 +23,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cfsp import collect, find_sites
-from cfsp.record import peak_bytes
 
 NEEDS = {"input_sq_mean", "block_angular"}
-PAIRS = 9
+PAIRS = 11
 CONFIG = LlamaConfig(
     vocab_size=32000,
     hidden_size=768,
@@ -67,18 +67,33 @@ def seconds(work: Callable, model: LlamaForCausalLM, batches: list[dict[str, tor
     return time.perf_counter() - start
 
 
+def resident(field: str) -> int:
+    """VmRSS (now) or VmHWM (peak since the last reset) of this process, in bytes."""
+    (line,) = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field)]
+    return int(line.split()[1]) * 1024
+
+
 def growth(kind: str, device: str) -> int:
     """Bytes that the peak grows by while batches run. In this process: call it once per process."""
     model, batches = make(device)
-    key = "cuda" if device.startswith("cuda") else "host"
-    before = peak_bytes(model.device)[key]
+    KINDS[kind](model, [{name: value[:1, :8] for name, value in batches[0].items()}])  # loads libraries
+    if device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        KINDS[kind](model, batches)
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")  # making the model had a peak of its own
+    before = resident("VmRSS")
     KINDS[kind](model, batches)
-    return peak_bytes(model.device)[key] - before
+    return resident("VmHWM") - before
 
 
 def growth_in_a_fresh_process(kind: str, device: str) -> int:
     command = [sys.executable, __file__, "--device", device, "--growth", kind]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    # Every tensor in a mapping of its own, given back at once: resident memory is what is in use.
+    exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | exact)
+    return int(done.stdout)
 
 
 def report(device: str) -> str:
@@ -87,7 +102,9 @@ def report(device: str) -> str:
         work(model, batches[:1])  # warm-up
     pairs = [[seconds(work, model, batches) for work in KINDS.values()] for _ in range(PAIRS)]
     ratios = sorted(with_statistics / without for without, with_statistics in pairs)
-    memory = {kind: growth_in_a_fresh_process(kind, device) for kind in KINDS}
+    memory = {
+        kind: statistics.median(growth_in_a_fresh_process(kind, device) for _ in range(3)) for kind in KINDS
+    }
     tokens = batches[0]["input_ids"].numel()
     activation = tokens * CONFIG.intermediate_size * 4
     where = torch.cuda.get_device_name() if device != "cpu" else f"{torch.get_num_threads()} CPU threads"
@@ -97,8 +114,8 @@ def report(device: str) -> str:
 
 `python experiments/benchmarks/calibration_cost.py{"" if device == "cpu" else f" --device {device}"}`
 
-Random Llama of {model.num_parameters() / 1e6:.0f} M parameters, float32, {len(batches)} batches of {tokens}
-tokens, {PAIRS} interleaved pairs; torch {torch.__version__}, {platform.machine()}, {where}.
+Random Llama of {model.num_parameters() / 1e6:.0f} M parameters, float32; {len(batches)} batches of
+{tokens} tokens, {PAIRS} interleaved pairs; torch {torch.__version__}, {platform.machine()}, {where}.
 
 | | bare forward pass | with CFSP's statistics |
 |---|---|---|
