@@ -70,6 +70,7 @@ def test_multirun(cfsp, tmp_path):
     assert code == 0
     assert len({*out.split()}) == 4
     assert len([*(tmp_path / "results" / "records").iterdir()]) == 4
+    assert {path.name for path in tmp_path.iterdir()} == {"results"}
 
 
 def test_cfg_job_shows_the_config(cfsp):
