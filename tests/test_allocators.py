@@ -86,12 +86,11 @@ def test_global_rank_keeps_the_best_units_whatever_their_site():
 
 
 def test_global_rank_weighs_a_head_by_its_parameters():
-    sites = [site(0, 8), site(0, 4, "attention")]
-    scores = {"0.mlp": torch.arange(8.0), "0.attention": torch.tensor([-1.0, 9, 9, 9])}
-    cost = {"0.mlp": 1, "0.attention": 4}
-    widths, budget = run(GlobalRank(), sites, 6 / 24, cost, scores)
-    assert widths == {"0.mlp": 6, "0.attention": 3}  # the worst head counts for four neurons
-    assert budget == 6 + 3 * 4
+    sites = [site(0, 100), site(0, 4, "attention")]
+    scores = {"0.mlp": torch.arange(100.0), "0.attention": torch.tensor([200.0, 50.5, -1, -2])}
+    widths, budget = run(GlobalRank(), sites, 0.5, {"0.mlp": 1, "0.attention": 20}, scores)
+    assert widths == {"0.mlp": 50, "0.attention": 2}  # 20 + 49 + 20 + 1
+    assert budget == 90
 
 
 ALLOCATORS = [Uniform, CFSP, GlobalRank]
