@@ -15,15 +15,8 @@ from cfsp.build import CONF
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def main(cfg: DictConfig) -> None:
     """Run one job; show its record at a terminal, print its path elsewhere."""
-    # Imported here so that `cfsp --help` answers at once.
-    from rich.console import Console
-
-    from cfsp.record import record_path
-    from cfsp.run import run
-    from cfsp.tables import summary
-
     try:
-        record = run(cfg)
+        show(cfg)
     except (ValueError, KeyError, OSError, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -33,6 +26,17 @@ def main(cfg: DictConfig) -> None:
     except KeyboardInterrupt:
         print("cfsp: interrupted; no record was written", file=sys.stderr)
         raise SystemExit(130) from None
+
+
+def show(cfg: DictConfig) -> None:
+    # Imported here so that `cfsp --help` answers at once.
+    from rich.console import Console
+
+    from cfsp.record import record_path
+    from cfsp.run import run
+    from cfsp.tables import summary
+
+    record = run(cfg)
     console = Console()
     if console.is_terminal:
         console.print(summary(record))

@@ -134,27 +134,32 @@ def test_full_error_shows_the_traceback(cfsp, monkeypatch):
         cfsp("sparsity=2")
 
 
-def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint, text_file):
-    command = [
-        *(sys.executable, "-m", "cfsp", f"model.path={tiny_checkpoint}", "calibration=text"),
-        *(f"calibration.text.paths={text_file}", "calibration.samples=1000000", "calibration.seqlen=16"),
-        "evaluation=[]",
-    ]
+def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint):
+    text = tmp_path / "text.txt"
+    os.mkfifo(text)  # reading it blocks, so the signal comes in the middle of the run
+    command = [sys.executable, "-m", "cfsp", f"model.path={tiny_checkpoint}", "evaluation=[]"]
+    command += ["calibration=text", f"calibration.text.paths={text}", "calibration.seqlen=16"]
     process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    time.sleep(8)
-    assert process.poll() is None
-    os.killpg(process.pid, signal.SIGINT)
+    writer = open_when_read(text, process)
+    process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
+    os.close(writer)
     assert process.returncode == 130
     assert (out, err) == ("", "cfsp: interrupted; no record was written\n")
-    assert [*tmp_path.rglob("*.json*")] == []
+    assert [*tmp_path.iterdir()] == [text]
+
+
+def open_when_read(path: Path, process: subprocess.Popen) -> int:
+    """Open a FIFO for writing as soon as the process has opened it for reading."""
+    for _ in range(600):
+        assert process.poll() is None
+        try:
+            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # no reader yet
+            time.sleep(0.1)
+    return pytest.fail("the process never read the text")
 
 
 @pytest.mark.slow
