@@ -59,5 +59,7 @@ def plan(
 
 def apply(plan: PrunePlan, model: PreTrainedModel) -> None:
     """Cut the model in place as the plan says. Raises ValueError if it was made for another model."""
+    if not plan.edits:
+        return
     kinds = list(dict.fromkeys(cut.site.rsplit(".", 1)[-1] for cut in plan.edits))
     surgery.apply(plan, find_sites(model, kinds), model)

@@ -20,12 +20,15 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 def build(config: DictConfig | Mapping[str, Any], **overrides: Any) -> Any:
     """Make the object that a config names.
 
-    Raises what its constructor raises, without Hydra's wrapping.
+    Raises what its constructor raises, without Hydra's wrapping; ValueError for an unknown option.
     """
     try:
         return instantiate(config, _convert_="object", **overrides)
     except InstantiationException as error:
-        raise (error.__cause__ or error) from None
+        cause = error.__cause__ or error
+        if isinstance(cause, TypeError):
+            raise ValueError(f"{config['_target_']}: {cause}") from cause
+        raise cause from None
 
 
 def choices(group: str) -> list[str]:

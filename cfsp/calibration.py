@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from cfsp.checks import check_integer
 from cfsp.texts import Text
 
 Batch = dict[str, Tensor]
@@ -33,9 +34,8 @@ class RandomWindows:
     bos: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("samples", 1), ("seqlen", 2), ("batch_size", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"calibration {name}={getattr(self, name)}: expected at least {least}")
+        for name, least in (("samples", 1), ("seqlen", 2), ("batch_size", 1), ("seed", 0)):
+            check_integer(f"calibration {name}", getattr(self, name), least)
 
     def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
         """Draw the windows. Each batch: input_ids, attention_mask [batch, tokens]
@@ -72,16 +72,15 @@ class RandomWindows:
         documents = self.text.documents()
         drawn = 0
         while drawn < self.samples:
-            dice.shuffle(documents)
             before = drawn
-            for document in documents:
-                ids = encode(tokenizer, document)
-                if len(ids) >= length and drawn < self.samples:
+            for index in dice.sample(range(len(documents)), len(documents)):
+                ids = encode(tokenizer, documents[index])
+                if len(ids) >= length:
                     start = dice.randint(0, len(ids) - length)
                     yield ids[start : start + length]
                     drawn += 1
                 if drawn == self.samples:
-                    break
+                    return
             if drawn == before:
                 raise ValueError(
                     f"no document of text {self.text.label!r} has seqlen={self.seqlen} tokens; "

@@ -11,35 +11,55 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cfsp.build import CONF
 
+failures: list[str] = []
+"""What went wrong in the jobs of this process; the others of a sweep go on."""
+
+
+def main() -> None:
+    """Run one job or a sweep. Exit code 1 if a job failed, 130 after Ctrl-C."""
+    if not sys.stderr.isatty():
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    failures.clear()
+    job()
+    if failures:
+        raise SystemExit(1)
+
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def main(cfg: DictConfig) -> None:
-    """Run one job; show its record at a terminal, print its path elsewhere."""
+def job(cfg: DictConfig) -> None:
+    """Run one job; what the user got wrong becomes one line."""
     try:
         show(cfg)
     except (ValueError, KeyError, OSError, OmegaConfBaseException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         message = error.args[0] if isinstance(error, KeyError) else str(error)
-        print(f"cfsp: error: {' '.join(str(message).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
+        failures.append(" ".join(str(message).split()))
+        print(f"cfsp: error: {failures[-1]}", file=sys.stderr)
     except KeyboardInterrupt:
         print("cfsp: interrupted; no record was written", file=sys.stderr)
         raise SystemExit(130) from None
 
 
 def show(cfg: DictConfig) -> None:
+    """Show the record at a terminal, print its path alone elsewhere."""
     # Imported here so that `cfsp --help` answers at once.
     from rich.console import Console
+    from transformers.utils import logging
 
-    from cfsp.record import record_path
+    from cfsp.record import now, record_path
     from cfsp.run import run
     from cfsp.tables import summary
 
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    start = now()
     record = run(cfg)
     console = Console()
     if console.is_terminal:
         console.print(summary(record))
+        if record.created < start:
+            console.print(f"Read, not run: the record is of {record.created}; overwrite=true runs it again.")
     print(record_path(cfg.results, record.id))
 
 

@@ -9,7 +9,7 @@ run in which every head's query, key and value lie together (GPT-NeoX).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 from transformers import PreTrainedModel
@@ -37,6 +37,7 @@ class Layout:
     blocks: str
     places: Mapping[str, Place]
     reserved_positions: int = 0  # RoBERTa's position embedding holds two rows that no token uses
+    causal: bool = True  # False: every token sees all others, unless the config says is_decoder
 
 
 LLAMA = Layout(
@@ -107,8 +108,9 @@ BERT = Layout(
             },
         ),
     },
+    causal=False,
 )
-ROBERTA = Layout(blocks=BERT.blocks, places=BERT.places, reserved_positions=2)
+ROBERTA = replace(BERT, reserved_positions=2)
 
 LAYOUTS: dict[str, Layout] = {
     "llama": LLAMA,
@@ -171,6 +173,12 @@ def max_positions(model: PreTrainedModel) -> int | None:
     """The longest input that the model takes, in tokens; None if it has no limit of its own."""
     positions = getattr(model.config, "max_position_embeddings", None)
     return None if positions is None else positions - layout_of(model).reserved_positions
+
+
+def is_causal(model: PreTrainedModel) -> bool:
+    """Whether a token sees only those before it and the model has a head that predicts the next."""
+    causal = layout_of(model).causal or getattr(model.config, "is_decoder", False)
+    return causal and model.can_generate()
 
 
 def check_positions(model: PreTrainedModel, tokens: int, what: str) -> None:

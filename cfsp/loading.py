@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sys
+import json
 from pathlib import Path
 
 import torch
 import transformers
+from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from cfsp.checks import check_choice
 
@@ -41,25 +41,35 @@ def load(
     head: what the model ends in: causal_lm, masked_lm, sequence_classification, question_answering.
 
     Raises:
-        ValueError: no model at `path`, or dtype, device or head is not to be had.
+        ValueError: no model at `path`, one whose weights do not fit or are missing, or dtype,
+            device, head or attention implementation is not to be had.
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     check_device(device)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        model = HEADS[head].from_pretrained(
-            source, dtype=dtype, device_map=device, attn_implementation=attn_implementation, **shared
+        model, loaded = HEADS[head].from_pretrained(
+            source,
+            dtype=dtype,
+            device_map=device,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            **shared,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"model path {str(path)!r} cannot be loaded ({first_line(error)}); expected a folder with a "
             "config.json, weights and a tokenizer, or a hub id that can be reached"
         ) from error
+    if loaded["missing_keys"] and head in ("causal_lm", "masked_lm"):
+        names = sorted(loaded["missing_keys"])
+        raise ValueError(
+            f"model path {str(path)!r}: {len(names)} weights are missing and would be random, such as "
+            f"{names[0]}; expected a whole checkpoint of a {head}"
+        )
     return model.eval(), tokenizer
 
 
@@ -80,11 +90,14 @@ def first_line(error: BaseException) -> str:
 
 @torch.no_grad()
 def fingerprint(model: PreTrainedModel) -> str:
-    """Name a model by its weights: every tensor's name, shape, dtype and 1,024 spread elements.
+    """Name a model by its config and, of every weight, name, shape, dtype and 1,024 spread elements.
 
     A fine-tuned or pruned copy differs; the same checkpoint agrees from wherever it was loaded.
     """
-    digest = hashlib.sha256()
+    config = model.config.to_dict()
+    for place in ("_name_or_path", "transformers_version"):
+        config.pop(place, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in model.named_parameters():
         flat = weight.flatten()
         picked = flat[torch.linspace(0, len(flat) - 1, min(1024, len(flat)), dtype=torch.float64).long()]

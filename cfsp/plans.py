@@ -10,6 +10,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cfsp.atomic import replacing
+
 FORMAT = 1
 
 
@@ -47,17 +49,19 @@ class PrunePlan:
 
     def save(self, folder: str | Path) -> None:
         """Write plan.json, and plan.safetensors if any edit carries tensors."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+        path = Path(folder) / "plan.json"
         fills = {cut.site: cut.fill.cpu().contiguous() for cut in self.edits if cut.fill is not None}
         if fills:
-            save_file(fills, folder / "plan.safetensors")
+            with replacing(path.with_suffix(".safetensors")) as part:
+                save_file(fills, part)
         edits = [
             {"site": cut.site, "units": cut.units, "keep": cut.keep, "fill": cut.fill is not None}
             for cut in self.edits
         ]
-        text = json.dumps({"format": FORMAT, "notes": self.notes, "edits": edits})
-        (folder / "plan.json").write_text(text + "\n")
+        with replacing(path) as part:
+            part.write_text(json.dumps({"format": FORMAT, "notes": self.notes, "edits": edits}) + "\n")
+        if not fills:
+            path.with_suffix(".safetensors").unlink(missing_ok=True)
 
     @classmethod
     def load(cls, folder: str | Path) -> PrunePlan:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import resource
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from cfsp.atomic import replacing
 
 PACKAGES = ("cfsp", "torch", "transformers", "tokenizers", "datasets", "hydra-core", "numpy")
 
@@ -74,7 +75,9 @@ class Record:
             }
             return cls(**data, metrics=metrics)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: no record of this version of cfsp ({error})") from error
+            raise ValueError(
+                f"{path}: no record of this version of cfsp ({error}); overwrite=true makes it anew"
+            ) from error
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
@@ -82,7 +85,11 @@ def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, Metric]:
-    return {name: Metric(**metric) for name, metric in json.loads(path.read_text()).items()}
+    """Read what `write_metrics` wrote. Raises ValueError if the file is anything else."""
+    try:
+        return {name: Metric(**metric) for name, metric in json.loads(path.read_text()).items()}
+    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: no metrics ({error}); delete it to have them measured again") from error
 
 
 def record_path(results: str | Path, record_id: str) -> Path:
@@ -109,14 +116,8 @@ def digest(data: Any) -> str:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write a file that is either whole or not there: a new file takes the final name at the end."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         part.write_text(json.dumps(data, indent=1) + "\n")
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def now() -> str:
@@ -159,10 +160,24 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def reset_peak(device: str) -> None:
+    """Begin a new measurement of `peak_bytes`, where the system lets a process do so."""
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats(device)
+    with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole process
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def peak_bytes(device: torch.device) -> dict[str, int]:
-    """Peak memory of this process so far: resident, and allocated on the GPU if there is one."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    """Peak memory since `reset_peak`: resident, and allocated on the GPU if there is one."""
+    if Path("/proc/self/status").is_file():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        peak = {"host": next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))}
+    else:
+        import resource  # not on Windows
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if device.type == "cuda":
         peak["cuda"] = torch.cuda.max_memory_allocated(device)
     return peak

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,9 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from cfsp import record
 from cfsp.build import build
+from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import check_positions, find_sites
-from cfsp.loading import fingerprint
+from cfsp.loading import check_device, fingerprint
 from cfsp.record import Metric, Record
 from cfsp.schedules.base import parameters
 from cfsp.sites import unit_cost
@@ -31,7 +32,10 @@ def run(cfg: DictConfig) -> Record:
     path = record.record_path(cfg.results, record.run_id(config))
     if path.exists() and not cfg.overwrite:
         return Record.load(path)
+    check_integer("seed", cfg.seed, least=0)
     set_seed(cfg.seed)
+    check_device(cfg.device)
+    record.reset_peak(cfg.device)
     clock = Stopwatch()
     schedule, criterion, allocator = build(cfg.schedule), build(cfg.criterion), build(cfg.allocator)
     compensation, calibration = build(cfg.compensation), build(cfg.calibration)
@@ -40,11 +44,12 @@ def run(cfg: DictConfig) -> Record:
         model, tokenizer = build(cfg.model)
         sites = find_sites(model, config["sites"])
         check_positions(model, calibration.seqlen, "calibration seqlen")
+        before = parameters(model, sites)
+        cost = {site.name: unit_cost(model, site) for site in sites}
+        allocator.check(sites, cost, schedule.budget(model, sites))
         batches = calibration.batches(tokenizer)
     with clock("dense evaluation"):
         dense = evaluate_once(evaluators, model, tokenizer, Path(cfg.results) / "dense")
-    before = parameters(model, sites)
-    cost = {site.name: unit_cost(model, site) for site in sites}
     with clock("plan"):
         plan = schedule.plan(model, sites, batches, criterion, allocator, compensation)
     with clock("surgery"):
@@ -88,9 +93,10 @@ def evaluate(
     evaluators: Sequence[Evaluator], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Metric]:
     """All evaluators' metrics."""
-    return {
-        name: metric for evaluator in evaluators for name, metric in evaluator.run(model, tokenizer).items()
-    }
+    found: dict[str, Metric] = {}
+    for evaluator in evaluators:
+        join(found, evaluator.run(model, tokenizer))
+    return found
 
 
 def evaluate_once(
@@ -107,5 +113,12 @@ def evaluate_once(
         path = cache / f"{record.digest([weights, protocol])}.json"
         if not path.exists():
             record.write_metrics(path, evaluator.run(model, tokenizer))
-        found |= record.read_metrics(path)
+        join(found, record.read_metrics(path))
     return found
+
+
+def join(found: dict[str, Metric], more: Mapping[str, Metric]) -> None:
+    """Add metrics. Raises ValueError if one has a name that is taken, rather than lose either."""
+    if taken := found.keys() & more.keys():
+        raise ValueError(f"two evaluators measure {sorted(taken)[0]!r}; expected a text of its own for each")
+    found.update(more)

@@ -1,13 +1,14 @@
 """Statistics: everything that criterion and allocator ask of calibration, in one forward pass.
 
 A statistic is a mean over the tokens that the attention mask shows, so it depends neither on how
-samples are batched nor on how many there are. Sums run in float64; only vectors are kept.
+samples are batched nor on how many there are. Tokens are taken in chunks, in float32; the sums over
+chunks run in float64, and only vectors are kept.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +19,9 @@ from transformers import PreTrainedModel
 
 from cfsp.layouts import check_positions
 from cfsp.sites import Site
+
+CHUNK = 1024
+"""Tokens that a statistic takes at once: bounds its temporaries by a share of a batch's activations."""
 
 Stats = dict[str, dict[str, Tensor]]
 """Site name -> statistic name -> value."""
@@ -34,10 +38,12 @@ class Statistic(ABC):
         self.mask: Tensor | None = None
         """Which tokens of the current batch count. [batch * tokens], None: all of them"""
 
-    def tokens(self, states: Tensor) -> Tensor:
-        """The counted tokens in float32. [..., channels] -> [tokens, channels]"""
-        rows = states.detach().flatten(0, -2)
-        return (rows if self.mask is None else rows[self.mask]).float()
+    def chunks(self, states: Tensor) -> Iterator[Tensor]:
+        """The counted tokens in float32. [..., channels] -> [up to CHUNK tokens, channels] each"""
+        rows = states.detach().flatten(0, -2).split(CHUNK)
+        masks = [None] * len(rows) if self.mask is None else self.mask.split(CHUNK)
+        for chunk, mask in zip(rows, masks, strict=True):
+            yield (chunk if mask is None else chunk[mask]).float()
 
     @abstractmethod
     def watch(self, model: nn.Module, site: Site) -> RemovableHandle:
@@ -53,13 +59,14 @@ class InputStatistic(Statistic):
 
     def watch(self, model: nn.Module, site: Site) -> RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            self.update(self.tokens(inputs[0]))
+            for channels in self.chunks(inputs[0]):
+                self.update(channels)
 
         return model.get_submodule(site.consumers[0].module).register_forward_pre_hook(hook)
 
     @abstractmethod
     def update(self, channels: Tensor) -> None:
-        """Take in one batch. [tokens, channels]"""
+        """Take in some tokens. [tokens, channels]"""
 
 
 class InputMean(InputStatistic):
@@ -94,7 +101,7 @@ class InputSquareMean(InputMean):
 class InputVariance(InputStatistic):
     """E[(x - E[x])^2], batches merged pairwise (Chan, Golub and LeVeque 1979).
 
-    E[x^2] - E[x]^2 would lose all digits where the mean is large.
+    E[x^2] - E[x]^2 would lose its digits where the mean is large.
     """
 
     name = "input_var"
@@ -136,9 +143,10 @@ class BlockDistance(Statistic):
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple) else output
-            distances = self.distance(self.tokens(before), self.tokens(after))
-            self.count += len(distances)
-            self.total = self.total + distances.sum(dtype=torch.float64)
+            for pair in zip(self.chunks(before), self.chunks(after), strict=True):
+                distances = self.distance(*pair)
+                self.count += len(distances)
+                self.total = self.total + distances.sum(dtype=torch.float64)
 
         return model.get_submodule(site.block_module).register_forward_hook(hook, with_kwargs=True)
 
@@ -226,25 +234,28 @@ def collect(
         ValueError: no batches, a batch longer than the model's positions, or NaN or infinity in a
             statistic; the message names the block and the batch.
     """
-    for name in needs:
-        if name not in STATISTICS:
-            raise KeyError(f"statistic {name!r}: expected one of {', '.join(STATISTICS)}")
+    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in STATISTICS]
+    if unknown:
+        raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(STATISTICS)}")
     watchers = assign(sites, needs)
     distinct = {id(statistic): (statistic, site) for (site, _), statistic in watchers.items()}
     pairs = list(distinct.values())
-    handles = [statistic.watch(model, site) for statistic, site in pairs]
-    was_training = model.training
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    handles = []
     number = -1
     try:
+        model.eval()
+        for statistic, site in pairs:
+            handles.append(statistic.watch(model, site))
         for number, batch in enumerate(tqdm(batches, "calibration", unit="batch", disable=None)):
             check_positions(model, batch["input_ids"].shape[1], "calibration seqlen")
-            feed(model, batch, [statistic for statistic, _ in pairs])
+            feed(model, batch, [statistic for statistic, _ in pairs], number)
             check_finite(pairs, number)
     finally:
         for handle in handles:
             handle.remove()
-        model.train(was_training)
+        for module in training:
+            module.training = True
     if number < 0:
         raise ValueError("calibration gave no batches; expected at least one")
     stats: Stats = {site.name: {} for site in sites}
@@ -264,10 +275,14 @@ def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[Site, st
     return watchers
 
 
-def feed(model: PreTrainedModel, batch: Mapping[str, Tensor], statistics: Sequence[Statistic]) -> None:
+def feed(
+    model: PreTrainedModel, batch: Mapping[str, Tensor], statistics: Sequence[Statistic], number: int
+) -> None:
     """One forward pass without the head: no statistic reads the logits."""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     mask = inputs.get("attention_mask")
+    if mask is not None and not mask.any():
+        raise ValueError(f"calibration batch {number} masks every token; expected at least one to count")
     counted = None if mask is None or mask.all() else mask.flatten().bool()
     for statistic in statistics:
         statistic.mask = counted

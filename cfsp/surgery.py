@@ -20,13 +20,13 @@ def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
     per axis, and at most one weight exists twice at any moment.
 
     Raises:
-        ValueError: the plan names a site that is not among `sites`, or one of another size. The
-            model is untouched then.
+        ValueError: the plan names a site that is not among `sites`, one of another size, or one
+            twice. The model is untouched then.
     """
     pairs = match(plan, sites)
     masks: dict[tuple[str, int], Tensor] = {}
     for cut, site in pairs:
-        if cut.fill is not None:
+        if cut.fill is not None and cut.removed:
             fold_into_bias(cut, site, model)
         for member in site.members:
             length = model.get_submodule(member.module).weight.shape[member.dim]
@@ -43,6 +43,8 @@ def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
 def match(plan: PrunePlan, sites: Sequence[Site]) -> list[tuple[Cut, Site]]:
     """Pair every edit with its site, or raise ValueError."""
     by_name = {site.name: site for site in sites}
+    if len({cut.site for cut in plan.edits}) < len(plan.edits):
+        raise ValueError("the plan cuts a site twice; expected one edit per site")
     for cut in plan.edits:
         if cut.site not in by_name:
             raise ValueError(
@@ -53,6 +55,9 @@ def match(plan: PrunePlan, sites: Sequence[Site]) -> list[tuple[Cut, Site]]:
                 f"the plan was made for {cut.units} units at {cut.site!r}; "
                 f"this model has {by_name[cut.site].units}"
             )
+        channels = cut.units * by_name[cut.site].span
+        if cut.fill is not None and cut.fill.shape != (channels,):
+            raise ValueError(f"{cut.site}: fill is {tuple(cut.fill.shape)}; expected ({channels},)")
     return [(cut, by_name[cut.site]) for cut in plan.edits]
 
 
@@ -68,7 +73,9 @@ def fold_into_bias(cut: Cut, site: Site, model: nn.Module) -> None:
         channels = places.cpu() - member.offset
         fill = cut.fill[channels.to(cut.fill.device)].to(weight)
         bias = torch.zeros(weight.shape[1]).to(weight) if module.bias is None else module.bias.double()
-        module.bias = nn.Parameter((bias + fill @ weight).to(module.weight.dtype))
+        module.bias = nn.Parameter(
+            (bias + fill @ weight).to(module.weight.dtype), requires_grad=module.weight.requires_grad
+        )
 
 
 def keep_on_axis(module: nn.Module, dim: int, mask: Tensor) -> None:

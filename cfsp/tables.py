@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -36,7 +37,8 @@ def before_and_after(record: Record) -> Table:
         dense = record.metrics["dense"][name].value
         table.add_row(name, f"{dense:.4g}", f"{metric.value:.4g}", f"{metric.value / dense - 1:+.1%}")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record.seconds.items())
-    table.caption = f"{stages}; peak memory {max(record.peak_bytes.values()) / 2**30:.2f} GiB"
+    peaks = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in record.peak_bytes.items())
+    table.caption = f"{stages}; peak memory: {peaks}"
     return table
 
 
@@ -53,8 +55,9 @@ def bar(share: float, width: int = 40) -> str:
 
 
 def part_name(config: Mapping[str, Any]) -> str:
-    """The class that a part of the config names."""
-    return config["_target_"].rsplit(".", 1)[-1]
+    """The name of the class that a part of the config makes, as a YAML file would write it."""
+    name = config["_target_"].rsplit(".", 1)[-1]
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str]) -> pd.DataFrame:
@@ -64,7 +67,7 @@ def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str
     if several records, seeds as a rule, share the cell. Rows are sorted by the highest sparsity.
 
     Raises:
-        ValueError: there are no records, one lacks the metric, or their protocols differ.
+        ValueError: there are no records, one lacks the metric, or protocols or dense models differ.
     """
     records = list(records)
     if not records:
@@ -75,12 +78,14 @@ def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str
     protocols = {str(record.metrics["pruned"][metric].protocol) for record in records}
     if len(protocols) > 1:
         raise ValueError(f"{metric}: the records mix {len(protocols)} protocols: {'; '.join(protocols)}")
+    dense = {record.metrics["dense"][metric].value for record in records}
+    if len(dense) > 1:
+        raise ValueError(f"{metric}: the records are of {len(dense)} dense models; expected one")
     frame = pd.DataFrame(
         {
             "method": rows(record),
             "sparsity": record.config["sparsity"],
             "value": record.metrics["pruned"][metric].value,
-            "dense": record.metrics["dense"][metric].value,
             "removed": record.sparsity["model"],
         }
         for record in records
@@ -100,5 +105,5 @@ def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str
     order = cells["mean"].unstack("sparsity").sort_index(axis=1).iloc[:, -1].sort_values().index
     table = table.loc[order]
     table.columns = [f"{sparsity:.0%} removed" for sparsity in table.columns]
-    table.index.name = f"{metric}; dense {frame['dense'].iloc[0]:.2f}"
+    table.index.name = f"{metric}; dense {dense.pop():.2f}"
     return table

@@ -13,7 +13,7 @@ import importlib
 import json
 import sysconfig
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -156,7 +156,7 @@ class Files(Text):
 
     def _json_lines(self, path: Path) -> list[str]:
         rows = []
-        for number, line in enumerate(self._whole(path)[0].splitlines(), start=1):
+        for number, line in enumerate(self._whole(path)[0].split("\n"), start=1):
             if not line.strip():
                 continue
             try:
@@ -175,12 +175,14 @@ class Files(Text):
         import pyarrow.parquet
 
         try:
-            table = pyarrow.parquet.read_table(path)
+            file = pyarrow.parquet.ParquetFile(path)
         except pyarrow.lib.ArrowInvalid as error:
             raise ValueError(f"{path}: not a Parquet file") from error
-        if self.column not in table.column_names:
-            raise ValueError(f"{path}: no column {self.column!r}; it has {table.column_names}")
-        return table.column(self.column).to_pylist()
+        names = file.schema_arrow.names
+        if self.column not in names:
+            raise ValueError(f"{path}: no column {self.column!r}; it has {names}")
+        rows = file.read(columns=[self.column]).column(0).to_pylist()
+        return all_texts(rows, f"{path}, column {self.column!r}")
 
 
 @dataclass(frozen=True)
@@ -213,11 +215,21 @@ class Hub(Text):
             rows = datasets.load_dataset(
                 self.path, self.config, split=split, data_files=files, revision=self.revision
             )
-        except (ConnectionError, FileNotFoundError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"data set {self.path!r} cannot be read ({type(error).__name__}); check the name and "
-                "the network, or use stdlib or own files, which need none"
+                f"data set {self.path!r} cannot be read ({reason}); check the name and the network, or "
+                "use stdlib or own files, which need none"
             ) from error
         if self.column not in rows.column_names:
             raise ValueError(f"{self.path}: no column {self.column!r}; it has {rows.column_names}")
-        return list(rows[self.column])
+        return all_texts(rows[self.column], f"data set {self.path!r}, column {self.column!r}")
+
+
+def all_texts(rows: Iterable[object], where: str) -> list[str]:
+    """The rows as a list. Raises ValueError at the first that is no text."""
+    documents = list(rows)
+    for number, row in enumerate(documents):
+        if not isinstance(row, str):
+            raise ValueError(f"{where}: row {number} is {type(row).__name__}; expected text in every row")
+    return documents

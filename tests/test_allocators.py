@@ -93,6 +93,31 @@ def test_global_rank_weighs_a_head_by_its_parameters():
     assert budget == 90
 
 
+def test_global_rank_walks_past_a_unit_that_is_too_dear():
+    sites = [*mlps(1000, 3), site(0, 4, "attention")]
+    cost = {one.name: 1 for one in sites} | {"0.attention": 400}
+    falling = torch.arange(1000, 0, -1.0)
+    scores = {"0.mlp": falling, "1.mlp": falling, "2.mlp": falling - 2000}
+    scores["0.attention"] = torch.tensor([5000.0, 5000, 5000, 499.5])  # the last comes after 1,002 neurons
+    widths, budget = run(GlobalRank(), sites, 1 - 2300 / 4600, cost, scores)
+    assert budget == 2300
+    assert widths == {"0.mlp": 550, "1.mlp": 549, "2.mlp": 1, "0.attention": 3}
+
+
+def test_cfsp_metric_is_the_one_that_is_read():
+    sites = mlps(100, 2)
+    stats = {
+        one.name: {
+            "block_angular": torch.tensor(0.1 + 0.3 * one.block),
+            "block_mse": torch.tensor(0.4 - 0.3 * one.block),
+        }
+        for one in sites
+    }
+    angular, mse = (run(CFSP(metric=metric), sites, 0.5, stats=stats)[0] for metric in ("angular", "mse"))
+    assert angular["1.mlp"] > angular["0.mlp"]
+    assert mse["1.mlp"] < mse["0.mlp"]
+
+
 ALLOCATORS = [Uniform, CFSP, GlobalRank]
 
 
@@ -164,7 +189,13 @@ def test_impossible_budgets(allocator, sparsity, message):
 
 
 def test_bad_options():
-    with pytest.raises(ValueError, match="round_to=0: expected at least 1"):
+    with pytest.raises(ValueError, match="round_to=0: expected a whole number of at least 1"):
         Uniform(round_to=0)
+    with pytest.raises(ValueError, match="round_to='many': expected a whole number"):
+        Uniform(round_to="many")
+    with pytest.raises(ValueError, match="protect=3: expected a list of block numbers"):
+        Uniform(protect=3)
+    with pytest.raises(ValueError, match="temperature=nan: expected a number of at least 0"):
+        CFSP(temperature=float("nan"))
     with pytest.raises(ValueError, match="metric='l2': expected one of angular, cosine, mse, mae"):
         CFSP(metric="l2")

@@ -115,6 +115,41 @@ def test_infinite_weights_are_an_error_of_their_site():
         cfsp.plan(model, batches(), criterion="magnitude", allocator="uniform")
 
 
+def test_every_site_gets_its_own_fill():
+    model = make("llama")
+    sites = cfsp.find_sites(model, KINDS)
+    stats = cfsp.collect(model, sites, batches(), {"input_mean"})
+    plan = cfsp.plan(model, batches(), kinds=KINDS, allocator="uniform", compensation="mean", sparsity=0.5)
+    for cut in plan.edits:
+        torch.testing.assert_close(cut.fill, stats[cut.site]["input_mean"].float())
+
+
+def test_no_sparsity_adds_no_bias():
+    model = make("llama")
+    plan = cfsp.plan(model, batches(), kinds=KINDS, criterion="flap", compensation="mean", sparsity=0.0)
+    assert all(cut.fill is None for cut in plan.edits)
+
+
+def test_a_tied_weight_counts_once():
+    from cfsp.schedules.base import parameters
+
+    tied = make("qwen2")
+    assert tied.config.tie_word_embeddings
+    assert parameters(tied, cfsp.find_sites(tied))["model"] == tied.num_parameters()
+    assert tied.num_parameters() == sum(weight.numel() for weight in set(tied.parameters()))
+
+
+def test_a_model_cut_to_one_neuron_can_still_be_planned():
+    model = make("llama")
+    site = cfsp.find_sites(model)[0]
+    cfsp.apply(cfsp.PrunePlan((cfsp.Cut(site.name, site.units, (3,)),)), model)
+    cfsp.plan(model, batches(), criterion="flap", allocator="global_rank", sparsity=0.1)
+
+
+def test_an_empty_plan_changes_nothing():
+    cfsp.apply(cfsp.PrunePlan(()), make("llama"))
+
+
 def test_best_units_are_exact_with_ties():
     assert best_units(torch.tensor([1.0, 2, 2, 2, 0]), 2) == (1, 2)
     assert best_units(torch.zeros(5), 3) == (0, 1, 2)

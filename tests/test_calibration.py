@@ -42,6 +42,16 @@ def test_windows_are_pieces_of_the_text(tokenizer, text_file):
         assert tokenizer.decode(row) in whole
 
 
+def test_windows_come_from_the_whole_text(tokenizer, tmp_path):
+    (tmp_path / "a.txt").write_text(" ".join(str(number) for number in range(1000, 9999)))
+    text = Files(f"{tmp_path}/a.txt")
+    rows = ids_of(windows(text, samples=200).batches(tokenizer))
+    places = [text.joined().index(tokenizer.decode(row)) / len(text.joined()) for row in rows]
+    assert min(places) < 0.05
+    assert max(places) > 0.95
+    assert 0.4 < sum(places) / len(places) < 0.6
+
+
 def test_windows_within_documents_never_cross(tokenizer, tmp_path):
     for number in range(6):
         (tmp_path / f"{number}.txt").write_text(f"document {number} " * (2 if number == 0 else 30))
@@ -69,5 +79,5 @@ def test_text_too_short(tokenizer, tmp_path):
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"seqlen": 1}, {"batch_size": 0}])
 def test_bad_options(text_file, wrong):
-    with pytest.raises(ValueError, match="expected at least"):
+    with pytest.raises(ValueError, match="expected a whole number of at least"):
         windows(Files(str(text_file)), **wrong)

@@ -1,6 +1,7 @@
 """The command line as a user meets it: help, one-line errors, Ctrl-C."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cfsp.cli import main
 
@@ -73,6 +75,32 @@ def test_multirun(cfsp, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
 
 
+def test_a_failing_job_does_not_stop_the_sweep(cfsp, tmp_path):
+    code, out, err = cfsp("-m", "sparsity=0.2,1.0,0.3")
+    assert code == 1
+    assert len(out.split()) == 2
+    assert err == "cfsp: error: sparsity=1.0: expected a share to remove, in [0, 1)\n"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "misfit"])
+def test_a_damaged_checkpoint_is_refused(cfsp, tiny_checkpoint, tmp_path, damage):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_checkpoint, broken)
+    weights = broken / "model.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        tensors = load_file(weights)
+        name = "model.layers.1.mlp.down_proj.weight"
+        kept = tensors.pop(name)
+        if damage == "misfit":
+            tensors[name] = kept[:, :5].contiguous()
+        save_file(tensors, weights, metadata={"format": "pt"})
+    code, _, err = cfsp(f"model.path={broken}")
+    assert code == 1
+    assert err.splitlines()[-1].startswith("cfsp: error: model path")
+
+
 def test_cfg_job_shows_the_config(cfsp):
     code, out, _ = cfsp("--cfg", "job")
     assert code == 0
@@ -94,6 +122,12 @@ def test_cfg_job_shows_the_config(cfsp):
         (["calibration.text.paths=nowhere.txt"], "no file matches 'nowhere.txt'"),
         (["criterion.variant=x"], "variant='x': expected one of paper, released"),
         (["calibration.text.paths=???"], "calibration.text.paths"),
+        (["allocator.round_to=many"], "round_to='many': expected a whole number of at least 1"),
+        (["calibration.samples=2.5"], "calibration samples=2.5: expected a whole number"),
+        (["seed=x"], "seed='x': expected a whole number of at least 0"),
+        (["allocator.protect=3"], "protect=3: expected a list of block numbers"),
+        (["+allocator.foo=1"], "unexpected keyword argument 'foo'"),
+        (["model.attn_implementation=nonesuch"], "cannot be loaded"),
     ],
 )
 def test_bad_input_is_one_line_exit_code_one_and_no_record(cfsp, tmp_path, arguments, message):

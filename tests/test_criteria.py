@@ -102,6 +102,27 @@ def test_flap_of_a_constant_site_is_zero_not_nan():
     assert FLAP("ifv").score(MLP, stat).tolist() == [0, 0, 0, 0]
 
 
+def test_span_above_one_closed_forms():
+    """Two heads of two channels, one output; the first head's channels carry all of the weight."""
+    heads = Weights(
+        torch.tensor([[[1.0], [3.0]], [[0.0], [4.0]]]),  # [units, span, outputs]
+        [torch.tensor([[[2.0], [0.0]], [[1.0], [1.0]]])],
+        kind="attention",
+    )
+    stat = {"input_sq_mean": torch.tensor([4.0, 1.0, 9.0, 1.0]).double()}
+    close(WandaSP().score(heads, stat), [(1 * 2 + 3 * 1) / 2, (0 * 3 + 4 * 1) / 2])
+    shares = torch.tensor([[2.0, 3.0], [0.0, 4.0]]) / 9  # |W| n over their sum
+    producer = torch.tensor([2 / 4 / 2, (1 / 4 + 1 / 4) / 2])  # mean over the member's own channels
+    norm = torch.tensor([[2.0, 1.0], [3.0, 1.0]])
+    close(CFSP().score(heads, stat), (norm * (shares + producer[:, None])).mean(1).tolist())
+    close(CFSP("released").score(heads, stat), [1.5 * 2, 2.0 * 2])  # mean n x members / outputs
+
+
+def test_flap_of_a_single_channel_is_zero_not_nan():
+    one = Weights(torch.ones(1, 1, 2))
+    assert FLAP("ifv").score(one, {"input_var": torch.ones(1).double()}).tolist() == [0]
+
+
 def test_dead_channels_score_zero_not_nan():
     dead = Weights(torch.zeros(4, 1, 2), [UP[:, None], GATE[:, None]])
     stat = {"input_sq_mean": torch.zeros(4).double(), "input_var": torch.zeros(4).double()}

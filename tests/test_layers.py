@@ -7,7 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
-    {"checks", "sites", "plans", "record"},
+    {"atomic", "checks"},
+    {"sites", "plans", "record"},
     {"layouts", "texts", "gates", "surgery", "tables"},
     {"calibration", "statistics", "loading", "criteria", "allocators", "compensation"},
     {"schedules", "evaluation"},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cfsp.calibration import encode
-from cfsp.evaluation.perplexity import Perplexity
+from cfsp.evaluation.perplexity import Perplexity, token_losses
 from cfsp.loading import load
 from cfsp.texts import Files
 
@@ -75,7 +75,7 @@ def test_protocol_says_what_the_number_depends_on(loaded, text):
     assert protocol["text"] == "files:text.txt"
     assert (protocol["window"], protocol["stride"], protocol["bos"]) == (32, 32, False)
     assert (protocol["dtype"], protocol["device"]) == ("float32", "cpu")
-    assert len(protocol["sha256"]) == 16
+    assert len(protocol["text_sha256"]) == len(protocol["tokens_sha256"]) == 16
 
 
 def test_what_cannot_be_measured(loaded, text, tmp_path):
@@ -86,7 +86,7 @@ def test_what_cannot_be_measured(loaded, text, tmp_path):
         value(Files(f"{tmp_path}/a.txt"), loaded)
     with pytest.raises(ValueError, match="expected null or 1 to 31"):
         value(text, loaded, stride=32)
-    with pytest.raises(ValueError, match="expected window of at least 2"):
+    with pytest.raises(ValueError, match="perplexity window=1: expected a whole number of at least 2"):
         value(text, loaded, window=1)
 
 
@@ -95,6 +95,28 @@ def test_needs_a_causal_model(text):
 
     with pytest.raises(ValueError, match="needs a causal language model, not BertForMaskedLM"):
         Perplexity(text, window=32, batch_size=1).protocol(make("bert"), None)
+
+
+def test_an_encoder_made_causal_by_its_head_only_is_refused(text):
+    from transformers import BertConfig, BertLMHeadModel
+
+    sizes = {"vocab_size": 61, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    evaluator = Perplexity(text, window=32, batch_size=1)
+    with pytest.raises(ValueError, match="not BertLMHeadModel of type bert"):
+        evaluator.protocol(BertLMHeadModel(BertConfig(**sizes)), None)
+
+
+def test_bfloat16_loss_is_taken_in_float32(tiny_checkpoint, text):
+    name = "perplexity/files:text.txt"
+    full, half = (value(text, load(tiny_checkpoint, dtype=dtype))[name] for dtype in ("float32", "bfloat16"))
+    assert half.value == pytest.approx(full.value, rel=0.02)
+    assert half.value != full.value
+    model, tokenizer = load(tiny_checkpoint, dtype="bfloat16")
+    ids = torch.tensor(encode(tokenizer, text.joined()))[:64].view(2, 32)
+    exact = torch.nn.functional.cross_entropy(
+        model(input_ids=ids).logits[:, :-1].double().flatten(0, 1), ids[:, 1:].flatten(), reduction="none"
+    )
+    assert torch.allclose(token_losses(model, ids).flatten().double(), exact, atol=1e-5)
 
 
 def test_nan_is_an_error_not_a_number(tiny_checkpoint, text):

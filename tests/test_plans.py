@@ -22,6 +22,12 @@ def test_plan_survives_the_disk(tmp_path):
     assert loaded.edits[1].fill is None
 
 
+def test_saving_over_a_plan_leaves_nothing_of_it(tmp_path):
+    PLAN.save(tmp_path)
+    PrunePlan((Cut("b", 3, (1,)),)).save(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"]
+
+
 def test_removed_is_the_rest():
     assert PLAN.edits[0].removed == (1, 3)
 

@@ -16,6 +16,7 @@ def test_id_ignores_where_and_how_but_not_what():
     assert run_id(elsewhere) == run_id(CONFIG)
     assert run_id(CONFIG | {"sparsity": 0.3}) != run_id(CONFIG)
     assert run_id(CONFIG | {"model": {"path": "n", "device": "cpu"}}) != run_id(CONFIG)
+    assert run_id(CONFIG | {"seed": 1}) != run_id(CONFIG | {"seed": 0})
     assert run_id(dict(reversed(CONFIG.items()))) == run_id(CONFIG)
 
 
@@ -27,7 +28,7 @@ def test_an_interrupted_write_leaves_no_file_and_keeps_the_old_one(tmp_path, mon
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(record.os, "replace", fail)
+    monkeypatch.setattr("cfsp.atomic.os.replace", fail)
     with pytest.raises(type(error)):
         write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}

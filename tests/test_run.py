@@ -1,11 +1,12 @@
 """Run: the whole path from config to record, and every config that is shipped."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict
 
 from cfsp.build import CONF, build, choices
 from cfsp.record import Record, record_path
@@ -65,6 +66,38 @@ def test_dense_model_is_measured_once(tiny, monkeypatch, tmp_path):
     assert len([*(tmp_path / "results" / "dense").iterdir()]) == 1
     run(tiny("evaluation.perplexity_text.window=16"))
     assert len(calls) == 5  # another protocol, another dense figure
+
+
+def test_dense_figures_of_two_models_and_of_two_configs_are_kept_apart(
+    tiny, tiny_checkpoint, tmp_path, monkeypatch
+):
+    name = "perplexity/files:text.txt"
+    first = run(tiny("sparsity=0")).metrics["dense"][name]
+    other = tmp_path / "other"
+    shutil.copytree(tiny_checkpoint, other)
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.5}))
+    record = run(tiny("sparsity=0", f"model.path={other}"))
+    assert record.metrics["dense"][name].value != first.value
+    assert record.metrics["dense"][name].value == record.metrics["pruned"][name].value
+    moved = tmp_path / "moved"
+    shutil.copytree(tiny_checkpoint, moved)
+    monkeypatch.setattr("cfsp.record.write_metrics", lambda *_: pytest.fail("measured again"))
+    assert run(tiny("sparsity=0", f"model.path={moved}")).metrics["dense"][name] == first
+
+
+def test_two_evaluators_on_one_text_are_refused(tiny):
+    cfg = tiny()
+    with open_dict(cfg):
+        cfg.evaluation.again = cfg.evaluation.perplexity_text
+    with pytest.raises(ValueError, match="two evaluators measure 'bits_per_byte/files:text.txt'"):
+        run(cfg)
+
+
+def test_impossible_widths_are_found_before_anything_is_measured(tiny, tmp_path):
+    with pytest.raises(ValueError, match="width of zero units"):
+        run(tiny("allocator.round_to=64", "sparsity=0.5"))
+    assert not (tmp_path / "results").exists()
 
 
 def test_same_seed_same_outcome(tiny):

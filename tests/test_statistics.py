@@ -5,7 +5,7 @@ import torch
 from families import batches, make
 
 from cfsp.layouts import block_modules, find_sites
-from cfsp.statistics import STATISTICS, collect
+from cfsp.statistics import STATISTICS, BlockAngular, BlockCosine, InputSquareMean, collect
 
 KINDS = ["mlp", "attention"]
 
@@ -136,10 +136,64 @@ def test_nan_names_block_and_batch():
         collect(model, find_sites(model), samples, {"input_mean"})
 
 
+def test_infinity_is_found_too():
+    model = make("opt")
+    with torch.no_grad():
+        model.model.decoder.layers[1].fc1.bias[3] = float("inf")
+    with pytest.raises(ValueError, match=r"input_sq_mean is NaN or infinite in block 1 .*batch 0"):
+        collect(model, find_sites(model), batches(), {"input_sq_mean"})
+
+
+def test_distances_of_unchanged_and_scaled_tokens_are_finite_and_small():
+    before = torch.randn(5000, 64, generator=torch.manual_seed(0))
+    for after in (before, 3 * before):
+        for statistic in (BlockAngular, BlockCosine):
+            distance = statistic.distance(before, after)
+            assert distance.isfinite().all()
+            assert (distance >= 0).all()
+            assert distance.max() < 1e-3
+
+
+def test_half_precision_states_are_summed_in_full():
+    """100,000 times 0.1: bfloat16 sums would stop growing at 32."""
+    statistic = InputSquareMean()
+    states = torch.full((100_000, 2), 300.0, dtype=torch.bfloat16)
+    for chunk in statistic.chunks(states):
+        statistic.update(chunk)
+    torch.testing.assert_close(statistic.result(), torch.full((2,), 300.0**2).double())
+    statistic = InputSquareMean()
+    for chunk in statistic.chunks(states.half()):
+        statistic.update(chunk)  # 300^2 overflows float16
+    torch.testing.assert_close(statistic.result(), torch.full((2,), 300.0**2).double())
+
+
+def test_a_bfloat16_model_gives_nearly_the_same():
+    full, half = make("llama"), make("llama").to(torch.bfloat16)
+    sites, samples = find_sites(full, KINDS), batches(padded=True)
+    one, other = (collect(model, sites, samples, STATISTICS) for model in (full, half))
+    for name in STATISTICS:
+        assert other[sites[0].name][name].dtype == torch.float64
+        torch.testing.assert_close(one[sites[0].name][name], other[sites[0].name][name], rtol=0.1, atol=0.05)
+
+
+def test_modules_in_eval_stay_in_eval():
+    model = make("llama").train()
+    model.model.layers[0].eval()
+    collect(model, find_sites(model), batches(), {"input_mean"})
+    assert model.training
+    assert not model.model.layers[0].mlp.training
+
+
 def test_bad_calls():
     model = make("llama")
-    with pytest.raises(KeyError, match="expected one of input_mean"):
+    with pytest.raises(KeyError, match="expected a set of input_mean"):
         collect(model, find_sites(model), batches(), {"nonesuch"})
+    with pytest.raises(KeyError, match="needs='input_mean': expected a set of"):
+        collect(model, find_sites(model), batches(), "input_mean")
+    masked = batches()
+    masked[1]["attention_mask"] = torch.zeros_like(masked[1]["attention_mask"])
+    with pytest.raises(ValueError, match="calibration batch 1 masks every token"):
+        collect(model, find_sites(model), masked, {"input_mean"})
     with pytest.raises(ValueError, match="no batches"):
         collect(model, find_sites(model), [], {"input_mean"})
     with pytest.raises(ValueError, match="seqlen=49: the model has 48 positions"):

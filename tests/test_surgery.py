@@ -35,6 +35,10 @@ def gates_of(plan) -> dict[str, torch.Tensor]:
     return gates
 
 
+def ones_for(sites) -> dict[str, torch.Tensor]:
+    return {site.name: torch.ones(site.units * site.span) for site in sites}
+
+
 @torch.no_grad()
 def logits(model, tokens):
     return model(**tokens).logits
@@ -42,11 +46,11 @@ def logits(model, tokens):
 
 def test_keeping_everything_changes_no_bit(model, tokens):
     sites = find_sites(model, KINDS)
-    before = logits(model, tokens)
-    apply(
-        PrunePlan(tuple(Cut(site.name, site.units, tuple(range(site.units))) for site in sites)), sites, model
-    )
+    before, size, fills = logits(model, tokens), model.num_parameters(), ones_for(sites)
+    edits = (Cut(site.name, site.units, tuple(range(site.units)), fills[site.name]) for site in sites)
+    apply(PrunePlan(tuple(edits)), sites, model)
     assert torch.equal(logits(model, tokens), before)
+    assert model.num_parameters() == size
 
 
 def test_cut_model_equals_gated_model(model, tokens):
@@ -128,8 +132,20 @@ def test_frozen_weights_stay_frozen():
     model = make("llama")
     model.requires_grad_(False)
     sites = find_sites(model, KINDS)
-    apply(random_plan(sites), sites, model)
+    apply(random_plan(sites, fills=ones_for(sites)), sites, model)
+    assert model.model.layers[0].mlp.down_proj.bias is not None
     assert not any(weight.requires_grad for weight in model.parameters())
+
+
+def test_half_precision_fill_is_summed_in_full():
+    model = make("llama").to(torch.bfloat16)
+    site = find_sites(model, ["mlp"])[0]
+    down = model.model.layers[0].mlp.down_proj
+    fill = torch.randn(40, generator=torch.manual_seed(0))
+    exact = down.weight[:, 1:].double() @ fill[1:].double()
+    apply(PrunePlan((Cut(site.name, 40, (0,), fill),)), [site], model)
+    assert down.bias.dtype == torch.bfloat16
+    torch.testing.assert_close(down.bias.double(), exact, rtol=2**-8, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +153,8 @@ def test_frozen_weights_stay_frozen():
     [
         (Cut("model.layers.7.mlp", 40, (0,)), "cuts 'model.layers.7.mlp', which this model lacks"),
         (Cut("model.layers.0.mlp", 41, (0,)), "made for 41 units at 'model.layers.0.mlp'; this model has 40"),
+        (Cut("model.layers.0.mlp", 40, (0,), torch.ones(3)), r"fill is \(3,\); expected \(40,\)"),
+        (Cut("model.layers.1.mlp", 40, (0,)), "cuts a site twice; expected one edit per site"),
     ],
 )
 def test_plan_for_another_model_touches_nothing(cut, message):

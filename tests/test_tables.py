@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from cfsp.record import Metric, Record
-from cfsp.tables import bar, compare
+from cfsp.tables import bar, compare, part_name
 
 NAME = "perplexity/x"
 
@@ -53,6 +53,23 @@ def test_compare_averages_over_seeds():
 def test_mixed_protocols_are_refused():
     with pytest.raises(ValueError, match="mix 2 protocols"):
         compare([record("a", 0.2, 5), record("b", 0.2, 5, protocol="b")], NAME, method)
+
+
+def test_mixed_models_are_refused():
+    other = record("b", 0.2, 5)
+    other.metrics["dense"][NAME] = replace(other.metrics["dense"][NAME], value=9.0)
+    with pytest.raises(ValueError, match="the records are of 2 dense models"):
+        compare([record("a", 0.2, 5), other], NAME, method)
+
+
+def test_part_name_is_the_yaml_name():
+    targets = {
+        "x.CFSPReleased": "cfsp_released",
+        "x.WandaSP": "wanda_sp",
+        "x.FLAP": "flap",
+        "x.GlobalRank": "global_rank",
+    }
+    assert {target: part_name({"_target_": target}) for target in targets} == targets
 
 
 def test_nothing_to_compare():

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cfsp.checks import check_integer
 from cfsp.sites import Site
 
 Scores = Mapping[str, Tensor]
@@ -34,8 +35,9 @@ class Allocator(ABC):
         return frozenset()
 
     def __post_init__(self) -> None:
-        if self.round_to < 1:
-            raise ValueError(f"round_to={self.round_to}: expected at least 1")
+        check_integer("round_to", self.round_to, least=1)
+        if isinstance(self.protect, str | int) or not all(isinstance(block, int) for block in self.protect):
+            raise ValueError(f"protect={self.protect!r}: expected a list of block numbers, such as [0,-1]")
 
     def allocate(
         self,
@@ -51,15 +53,28 @@ class Allocator(ABC):
         a site could still take.
 
         Raises:
-            ValueError: `protect` names no block, round_to is wider than an MLP, or the budget is
-                too small for one step in every site or for the protected blocks.
+            ValueError: see `check`.
         """
+        self.check(sites, cost, budget)
         protected = self.protected_blocks(sites)
         kept = {site.name: site.units for site in sites if site.block in protected}
         free = [site for site in sites if site.block not in protected]
+        budget -= sum(units * cost[name] for name, units in kept.items())
         steps = {site.name: self.step(site) for site in free}
-        whole = sum(units * cost[name] for name, units in kept.items())
-        least = whole + sum(steps[site.name] * cost[site.name] for site in free)
+        kept |= fit(self.wishes(free, scores, stats, cost, budget), free, steps, cost, budget)
+        return {site.name: kept[site.name] for site in sites}
+
+    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+        """Tell whether the budget can be met, before anything costly runs.
+
+        Raises:
+            ValueError: `protect` names no block, round_to is wider than an MLP, or the budget is
+                too small for one step in every site and for the protected blocks.
+        """
+        protected = self.protected_blocks(sites)
+        least = sum(
+            (site.units if site.block in protected else self.step(site)) * cost[site.name] for site in sites
+        )
         total = sum(site.units * cost[site.name] for site in sites)
         if budget < least:
             raise ValueError(
@@ -67,9 +82,6 @@ class Allocator(ABC):
                 f"round_to={self.round_to} and protect={[*self.protect]} expected at most "
                 f"{math.floor((1 - least / total) * 1e4) / 1e4:.4f}"
             )
-        wishes = self.wishes(free, scores, stats, cost, budget - whole)
-        kept |= fit(wishes, free, steps, cost, budget - whole)
-        return {site.name: kept[site.name] for site in sites}
 
     def protected_blocks(self, sites: Sequence[Site]) -> set[int]:
         """The protected blocks, counted from 0."""
@@ -143,7 +155,9 @@ def fill_proportionally(
 
     def scaled(factor: float) -> dict[str, float]:
         return {
-            site.name: min(max(factor * wishes[site.name], steps[site.name]), site.units) for site in sites
+            # A wish of nothing must still be able to grow, should all others be full.
+            site.name: min(max(factor * max(wishes[site.name], 1e-9), steps[site.name]), site.units)
+            for site in sites
         }
 
     def price(widths: Mapping[str, float]) -> float:

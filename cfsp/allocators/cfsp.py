@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Scores
-from cfsp.checks import check_choice
+from cfsp.checks import check_choice, check_number
 from cfsp.sites import Site
 
 METRICS = ("angular", "cosine", "mse", "mae")
@@ -39,6 +39,7 @@ class CFSP(Allocator):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("metric", self.metric, METRICS)
+        check_number("temperature", self.temperature, least=0)
 
     @property
     def needs(self) -> frozenset[str]:

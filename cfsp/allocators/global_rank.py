@@ -14,7 +14,7 @@ from cfsp.sites import Site
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalRank(Allocator):
-    """Keep the best units of all sites until their parameters reach the budget.
+    """Keep the best units of all sites, as many as the budget has room for.
 
     With the `flap` criterion this is FLAP's AL-AM (An et al. 2023, arXiv:2312.11983), whose weight
     of a head, 512 / 3 neurons, is right for one head size only; here a unit weighs what its
@@ -38,8 +38,11 @@ class GlobalRank(Allocator):
         owner = torch.cat([torch.full((site.units,), index) for index, site in enumerate(sites)])
         price = torch.tensor([cost[site.name] for site in sites])[owner]
         order = torch.cat(ranked).argsort(descending=True, stable=True)
-        kept = order[price[order].cumsum(0) <= budget]
-        counts = owner[kept].bincount(minlength=len(sites))
+        counts = [0] * len(sites)
+        for site, unit_price in zip(owner[order].tolist(), price[order].tolist(), strict=True):
+            if unit_price <= budget:  # a head that is too dear leaves room for neurons further down
+                counts[site] += 1
+                budget -= unit_price
         return {site.name: float(count) for site, count in zip(sites, counts, strict=True)}
 
     def comparable(self, score: Tensor) -> Tensor:

@@ -22,4 +22,4 @@ class MeanCompensation(Compensation):
     needs: ClassVar[frozenset[str]] = frozenset({"input_mean"})
 
     def fill(self, stat: Mapping[str, Tensor]) -> Tensor | None:
-        return stat["input_mean"].float()
+        return stat["input_mean"].float().cpu()

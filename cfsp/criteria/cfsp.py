@@ -47,16 +47,20 @@ class CFSP(Criterion):
         if self.variant == "released":
             consumer = view.consumers()[0]
             return norm.mean(1) * (len(view.members()) / consumer.shape[2])
-        factor = sum(relative(weight * norm[:, :, None]) for weight in view.consumers())
+        factor = sum(relative(weight, norm) for weight in view.consumers())  # [units, span]
         producers = sum(relative(weight).mean(1) for weight in view.producers())  # [units]
         return (norm * (factor + producers[:, None])).mean(1)
 
 
-def relative(weight: Tensor) -> Tensor:
-    """sum_j |W_cj| / sum_c' |W_c'j|, a channel's shares of all columns.
+def relative(weight: Tensor, scale: Tensor | None = None) -> Tensor:
+    """sum_j s_c |W_cj| / sum_c' s_c' |W_c'j|, a channel's shares of all columns; s is 1 by default.
 
-    [units, span, other] -> [units, span]
+    Two matrix-vector products, so that nothing of the weight's size is made besides |W|.
+
+    [units, span, other], [units, span] -> [units, span]
     """
-    share = weight.abs()
-    total = share.sum((0, 1))
-    return (share / total.clamp_min(torch.finfo(total.dtype).tiny)).sum(2)
+    size = weight.abs().flatten(0, 1)  # [channels, other]
+    scale = size.new_ones(len(size)) if scale is None else scale.flatten().to(size)
+    total = scale @ size
+    inverse = torch.where(total > 0, 1 / total, 0)  # a column that nothing feeds has no shares
+    return (scale * (size @ inverse)).view(weight.shape[:2])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from cfsp.checks import check_choice
+from cfsp.checks import check_choice, check_number
 from cfsp.criteria.base import Criterion
 from cfsp.sites import UnitView
 
@@ -37,26 +36,31 @@ class FLAP(Criterion):
     metric: str = "wifv"
     standardise: bool = True
     attention_power: float = 1.0
-    needs: ClassVar[frozenset[str]] = frozenset({"input_var", "input_sq_mean"})
 
     def __post_init__(self) -> None:
         check_choice("metric", self.metric, ("wifv", "ifv", "wifn"))
+        check_number("attention_power", self.attention_power, least=0)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"input_sq_mean" if self.metric == "wifn" else "input_var"})
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         metric = self.channel_metric(view, stat)
         if view.kind == "attention":
             metric = metric**self.attention_power
         if self.standardise:
-            # A site whose channels are all alike says nothing: zeros, not 0/0.
-            metric = (metric - metric.mean()) / metric.std().clamp_min(torch.finfo(metric.dtype).tiny)
+            # A site whose channels are all alike, or that has only one, says nothing: zeros, not 0/0.
+            spread = metric.std(correction=min(1, metric.numel() - 1))
+            metric = (metric - metric.mean()) / spread.clamp_min(torch.finfo(metric.dtype).tiny)
         return metric.mean(1)
 
     def channel_metric(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         """The metric before standardisation. [units, span]"""
+        if self.metric == "wifn":
+            rms = stat["input_sq_mean"].sqrt().view(view.units, view.span)
+            return rms * sum(consumer.abs().mean(2) for consumer in view.consumers())
         variance = stat["input_var"].view(view.units, view.span)
         if self.metric == "ifv":
             return variance
-        if self.metric == "wifv":
-            return variance * sum(consumer.square().sum(2) for consumer in view.consumers())
-        rms = stat["input_sq_mean"].sqrt().view(view.units, view.span)
-        return rms * sum(consumer.abs().mean(2) for consumer in view.consumers())
+        return variance * sum(consumer.square().sum(2) for consumer in view.consumers())

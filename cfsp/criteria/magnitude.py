@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cfsp.checks import check_choice
+from cfsp.checks import check_choice, check_number
 from cfsp.criteria.base import Criterion
 from cfsp.sites import UnitView
 
@@ -27,8 +27,7 @@ class Magnitude(Criterion):
 
     def __post_init__(self) -> None:
         check_choice("weights", self.weights, ("all", "consumers"))
-        if self.norm <= 0:
-            raise ValueError(f"norm={self.norm}: expected a number above 0")
+        check_number("norm", self.norm, least=1)
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         members = view.members() if self.weights == "all" else view.consumers()

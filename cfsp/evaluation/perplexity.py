@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.calibration import bos_token, encode
+from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
-from cfsp.layouts import check_positions
+from cfsp.layouts import check_positions, is_causal
 from cfsp.record import Metric
 from cfsp.texts import Text
 
@@ -29,8 +30,9 @@ class Perplexity(Evaluator):
     pruning papers do. The window makes most of the number (LLaMA-7B on WikiText-2: 12.6 at 128
     tokens, 5.7 at 2048), hence the protocol in the record.
 
-    stride: tokens between the starts of two windows; each window scores the tokens that the one
-        before did not see. null: the window, so that none overlap and each first token goes unscored.
+    stride: tokens between the starts of two windows; each window scores its last `stride` tokens,
+        with at least window - stride before them. null: windows follow each other without overlap,
+        and each one scores all tokens but its first.
     bos: put the tokenizer's BOS token before every window (it counts towards `window`).
     """
 
@@ -41,9 +43,9 @@ class Perplexity(Evaluator):
     bos: bool = False
 
     def __post_init__(self) -> None:
-        if self.window < 2 or self.batch_size < 1:
-            raise ValueError("perplexity: expected window of at least 2 and batch_size of at least 1")
-        if self.stride is not None and not 1 <= self.stride < self.window:
+        check_integer("perplexity window", self.window, least=2)
+        check_integer("perplexity batch_size", self.batch_size, least=1)
+        if self.stride is not None and self.stride not in range(1, self.window):
             raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.window - 1}")
 
     @cached_property
@@ -51,10 +53,10 @@ class Perplexity(Evaluator):
         return self.text.joined()
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        if not model.can_generate():
+        if not is_causal(model):
             raise ValueError(
-                f"perplexity needs a causal language model, not {type(model).__name__}; "
-                "expected model.head=causal_lm with a decoder, or evaluation=[]"
+                f"perplexity needs a causal language model, not {type(model).__name__} of type "
+                f"{model.config.model_type}; expected a decoder with model.head=causal_lm, or evaluation=[]"
             )
         check_positions(model, self.window, "perplexity window")
         if self.bos:
@@ -62,9 +64,10 @@ class Perplexity(Evaluator):
         return {
             "measure": "perplexity",
             "text": self.text.label,
-            "sha256": hashlib.sha256(self._joined.encode()).hexdigest()[:16],
+            "text_sha256": hashlib.sha256(self._joined.encode()).hexdigest()[:16],
+            "tokens_sha256": hashlib.sha256(token_ids(tokenizer, self._joined).numpy()).hexdigest()[:16],
             "window": self.window,
-            "stride": self.stride or self.window,
+            "stride": self.stride or self.window - self.bos,
             "bos": self.bos,
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
@@ -80,7 +83,7 @@ class Perplexity(Evaluator):
             ValueError: no causal model, a window longer than its positions, or a text too short.
         """
         protocol = self.protocol(model, tokenizer)
-        ids = torch.tensor(encode(tokenizer, self._joined))
+        ids = token_ids(tokenizer, self._joined)
         windows, first_scored = self.windows(ids, bos_token(tokenizer) if self.bos else None)
         losses = torch.cat(
             [
@@ -88,12 +91,12 @@ class Perplexity(Evaluator):
                 for batch in tqdm(windows.split(self.batch_size), "perplexity", unit="batch", disable=None)
             ]
         ).double()  # [windows, scored]
-        if not losses.isfinite().all():
+        mean = losses.mean().item()
+        if not mean < 700:  # NaN, infinite, or beyond what exp can say
             raise ValueError(
                 f"perplexity/{self.text.label}: the loss is NaN or infinite; "
                 "expected a model that is sound in its dtype (try model.dtype=float32)"
             )
-        mean = losses.mean().item()
         error = losses.mean(1).std().item() / math.sqrt(len(losses)) if len(losses) > 1 else None
         bits = len(ids) / len(self._joined.encode()) / math.log(2)  # per byte, for one nat per token
 
@@ -122,6 +125,12 @@ class Perplexity(Evaluator):
         if bos is not None:
             rows = torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
         return rows, (1 if self.stride is None else self.window - stride)
+
+
+@lru_cache(maxsize=2)
+def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """The text as one stream of tokens; kept, because dense and pruned model read the same. [tokens]"""
+    return torch.tensor(encode(tokenizer, text))
 
 
 @torch.no_grad()

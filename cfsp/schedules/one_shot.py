@@ -39,15 +39,11 @@ class OneShot(Schedule):
                 raise ValueError(f"{name}: a score is NaN or infinite; expected finite weights")
         cost = {site.name: unit_cost(model, site) for site in sites}
         widths = allocator.allocate(sites, scores, stats, cost, budget)
-        edits = [
-            Cut(
-                site.name,
-                site.units,
-                best_units(scores[site.name], widths[site.name]),
-                compensation.fill(stats[site.name]),
-            )
-            for site in sites
-        ]
+        edits = []
+        for site in sites:
+            keep = best_units(scores[site.name], widths[site.name])
+            fill = compensation.fill(stats[site.name]) if len(keep) < site.units else None
+            edits.append(Cut(site.name, site.units, keep, fill))
         return PrunePlan(tuple(edits), {"block_statistics": block_statistics(sites, stats)})
 
 

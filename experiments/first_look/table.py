@@ -15,16 +15,15 @@ STUDIES = {
 }
 
 
-def parts(record: Record) -> str:
-    """The criterion's file name, as the command line has it."""
-    return record.config["criterion"]["_target_"].split(".")[-2]
+def criterion(record: Record) -> str:
+    return part_name(record.config["criterion"])
 
 
 def method(record: Record) -> str:
     """What an experiment file combines."""
     config = record.config
     names = [part_name(config[part]) for part in ("criterion", "allocator", "compensation")]
-    compensation = names.pop().removesuffix("Compensation").lower()
+    compensation = names.pop().removesuffix("_compensation")
     return f"{' / '.join(names)} / {compensation}; {'+'.join(config['sites'])} of {config['sparsity_of']}"
 
 
@@ -44,10 +43,10 @@ def study_tables(folder: Path, title: str) -> str:
     metrics = {name for record in found for name in record.metrics["pruned"]}
     (metric,) = [name for name in metrics if name.startswith("perplexity")]
     sections = [f"## {title[0].upper()}{title[1:]}", ""]
-    for allocator in ("CFSP", "Uniform"):
+    for allocator in ("cfsp", "uniform"):
         chosen = [r for r in found if is_plain(r) and part_name(r.config["allocator"]) == allocator]
-        heading = f"Criteria under `allocator={allocator.lower()}`, MLP only, three seeds:"
-        sections += [heading, "", compare(chosen, metric, parts).to_markdown(), ""]
+        heading = f"Criteria under `allocator={allocator}`, MLP only:"
+        sections += [heading, "", compare(chosen, metric, criterion).to_markdown(), ""]
     table = compare([r for r in found if not is_plain(r)], metric, method)
     sections += ["Methods as `+experiment=` has them:", "", table.to_markdown(), ""]
     return "\n".join(sections)

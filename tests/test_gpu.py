@@ -1,0 +1,25 @@
+"""The same on a GPU."""
+
+import pytest
+import torch
+from families import batches, make
+
+import cfsp
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda_sp", "flap", "cfsp"])
+def test_plan_and_cut_agree_with_the_cpu(criterion):
+    cpu, gpu = make("llama"), make("llama").cuda()
+    options = {"kinds": ["mlp", "attention"], "criterion": criterion, "compensation": "mean", "sparsity": 0.4}
+    plans = [cfsp.plan(model, batches(), **options) for model in (cpu, gpu)]
+    assert [cut.keep for cut in plans[0].edits] == [cut.keep for cut in plans[1].edits]
+    for plan, model in zip(plans, (cpu, gpu), strict=True):
+        cfsp.apply(plan, model)
+    ids = batches(count=1)[0]["input_ids"]
+    with torch.no_grad():
+        torch.testing.assert_close(gpu(ids.cuda()).logits.cpu(), cpu(ids).logits, rtol=1e-3, atol=1e-3)
