@@ -40,34 +40,60 @@ class Layout:
     causal: bool = True  # False: every token sees all others, unless the config says is_decoder
 
 
+GATED_MLP = Place(
+    producers={"mlp.gate_proj": ("n",), "mlp.up_proj": ("n",)},
+    consumer="mlp.down_proj",
+    counts={"mlp.intermediate_size": "units"},
+)
+SEPARATE_QKV = {"self_attn.q_proj": ("q",), "self_attn.k_proj": ("k",), "self_attn.v_proj": ("v",)}
+
 LLAMA = Layout(
     blocks="layers",
+    places={"mlp": GATED_MLP, "attention": Place(SEPARATE_QKV, consumer="self_attn.o_proj")},
+)
+# Its norm of the queries runs over all heads together, so the other heads change with one that goes.
+OLMO2 = Layout(blocks="layers", places={"mlp": GATED_MLP})
+STABLELM = Layout(
+    blocks="layers",
     places={
-        "mlp": Place(
-            producers={"mlp.gate_proj": ("n",), "mlp.up_proj": ("n",)},
-            consumer="mlp.down_proj",
-            counts={"mlp.intermediate_size": "units"},
-        ),
+        "mlp": GATED_MLP,
         "attention": Place(
-            producers={
-                "self_attn.q_proj": ("q",),
-                "self_attn.k_proj": ("k",),
-                "self_attn.v_proj": ("v",),
-            },
+            SEPARATE_QKV,
             consumer="self_attn.o_proj",
+            counts={"self_attn.num_heads": "heads", "self_attn.num_key_value_heads": "units"},
         ),
     },
+)
+STARCODER2 = Layout(
+    blocks="layers",
+    places={
+        "mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj"),
+        "attention": Place(SEPARATE_QKV, consumer="self_attn.o_proj"),
+    },
+)
+PHI = Layout(
+    blocks="layers",
+    places={
+        "mlp": Place({"mlp.fc1": ("n",)}, consumer="mlp.fc2"),
+        "attention": Place(SEPARATE_QKV, consumer="self_attn.dense"),
+    },
+)
+# Its attention splits query, key and value by the head count of the whole model's config.
+PHI3 = Layout(
+    blocks="layers",
+    places={"mlp": Place({"mlp.gate_up_proj": ("n", "n")}, consumer="mlp.down_proj")},
+)
+# Their heads differ by a slope (ALiBi) that follows from the head's number, and cannot go singly.
+BLOOM = Layout(
+    blocks="h",
+    places={"mlp": Place({"mlp.dense_h_to_4h": ("n",)}, consumer="mlp.dense_4h_to_h")},
 )
 OPT = Layout(
     blocks="decoder.layers",
     places={
-        "mlp": Place(producers={"fc1": ("n",)}, consumer="fc2"),
+        "mlp": Place({"fc1": ("n",)}, consumer="fc2"),
         "attention": Place(
-            producers={
-                "self_attn.q_proj": ("q",),
-                "self_attn.k_proj": ("k",),
-                "self_attn.v_proj": ("v",),
-            },
+            SEPARATE_QKV,
             consumer="self_attn.out_proj",
             counts={"self_attn.num_heads": "heads", "self_attn.embed_dim": "channels"},
         ),
@@ -76,7 +102,7 @@ OPT = Layout(
 GPT2 = Layout(
     blocks="h",
     places={
-        "mlp": Place(producers={"mlp.c_fc": ("n",)}, consumer="mlp.c_proj"),
+        "mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj"),
         "attention": Place(
             producers={"attn.c_attn": ("q", "k", "v")},
             consumer="attn.c_proj",
@@ -87,14 +113,14 @@ GPT2 = Layout(
 GPT_NEOX = Layout(
     blocks="layers",
     places={
-        "mlp": Place(producers={"mlp.dense_h_to_4h": ("n",)}, consumer="mlp.dense_4h_to_h"),
-        "attention": Place(producers={"attention.query_key_value": ("qkv",)}, consumer="attention.dense"),
+        "mlp": Place({"mlp.dense_h_to_4h": ("n",)}, consumer="mlp.dense_4h_to_h"),
+        "attention": Place({"attention.query_key_value": ("qkv",)}, consumer="attention.dense"),
     },
 )
 BERT = Layout(
     blocks="encoder.layer",
     places={
-        "mlp": Place(producers={"intermediate.dense": ("n",)}, consumer="output.dense"),
+        "mlp": Place({"intermediate.dense": ("n",)}, consumer="output.dense"),
         "attention": Place(
             producers={
                 "attention.self.query": ("q",),
@@ -117,6 +143,18 @@ LAYOUTS: dict[str, Layout] = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
+    "gemma": LLAMA,
+    "gemma2": LLAMA,
+    "gemma3_text": LLAMA,
+    "granite": LLAMA,
+    "smollm3": LLAMA,
+    "olmo2": OLMO2,
+    "stablelm": STABLELM,
+    "starcoder2": STARCODER2,
+    "phi": PHI,
+    "phi3": PHI3,
+    "bloom": BLOOM,
+    "falcon": BLOOM,
     "opt": OPT,
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,

@@ -3,6 +3,8 @@
 import torch
 import transformers as t
 
+from cfsp.layouts import layout_of
+
 VOCABULARY, POSITIONS = 61, 48
 # Large weights: at the usual 0.02 a two-block model is nearly linear and hides mistakes.
 LLAMA = {
@@ -16,6 +18,8 @@ LLAMA = {
     "max_position_embeddings": POSITIONS,
     "initializer_range": 0.2,
     "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 1,
 }
 ENCODER = {
     "vocab_size": VOCABULARY,
@@ -36,6 +40,22 @@ FAMILIES = {
         t.Qwen2Config(**LLAMA | {"head_dim": 4, "tie_word_embeddings": True})
     ),
     "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(**LLAMA)),
+    "gemma": lambda: t.GemmaForCausalLM(t.GemmaConfig(**LLAMA)),
+    "gemma2": lambda: t.Gemma2ForCausalLM(t.Gemma2Config(**LLAMA, sliding_window=8)),
+    "gemma3_text": lambda: t.Gemma3ForCausalLM(t.Gemma3TextConfig(**LLAMA, sliding_window=8)),
+    "granite": lambda: t.GraniteForCausalLM(t.GraniteConfig(**LLAMA | {"head_dim": 4})),
+    "smollm3": lambda: t.SmolLM3ForCausalLM(t.SmolLM3Config(**LLAMA | {"head_dim": 4})),
+    "olmo2": lambda: t.Olmo2ForCausalLM(t.Olmo2Config(**LLAMA | {"head_dim": 4})),
+    "stablelm": lambda: t.StableLmForCausalLM(t.StableLmConfig(**LLAMA | {"head_dim": 4})),
+    "starcoder2": lambda: t.Starcoder2ForCausalLM(t.Starcoder2Config(**LLAMA | {"head_dim": 4})),
+    "phi": lambda: t.PhiForCausalLM(t.PhiConfig(**LLAMA | {"head_dim": 4})),
+    "phi3": lambda: t.Phi3ForCausalLM(t.Phi3Config(**LLAMA | {"head_dim": 4})),
+    "bloom": lambda: t.BloomForCausalLM(
+        t.BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.2)
+    ),
+    "falcon": lambda: t.FalconForCausalLM(
+        t.FalconConfig(**ENCODER, multi_query=False, bias=True, parallel_attn=False)
+    ),
     "opt": lambda: t.OPTForCausalLM(
         t.OPTConfig(
             vocab_size=VOCABULARY,
@@ -79,6 +99,11 @@ def make(family: str, seed: int = 0) -> t.PreTrainedModel:
             if name.endswith("bias"):
                 weight.normal_(std=0.2)
     return model
+
+
+def kinds_of(model: t.PreTrainedModel) -> list[str]:
+    """Every kind of site that the family has."""
+    return [*layout_of(model).places]
 
 
 def batches(

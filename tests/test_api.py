@@ -2,14 +2,12 @@
 
 import pytest
 import torch
-from families import FAMILIES, batches, make
+from families import FAMILIES, batches, kinds_of, make
 
 import cfsp
 from cfsp.build import choices
 from cfsp.criteria.flap import FLAP
 from cfsp.schedules.base import best_units
-
-KINDS = ["mlp", "attention"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -21,7 +19,7 @@ def test_every_criterion_allocator_and_family(criterion, allocator, family):
     plan = cfsp.plan(
         model,
         batches(),
-        kinds=KINDS,
+        kinds=kinds_of(model),
         criterion=criterion,
         allocator=allocator,
         compensation="mean",
@@ -53,7 +51,9 @@ def test_plan_leaves_the_model_alone_and_repeats_itself(tmp_path):
     model = make("llama")
     weights = [weight.clone() for weight in model.parameters()]
     for name in ("a", "b"):
-        plan = cfsp.plan(model, batches(), kinds=KINDS, criterion="flap", compensation="mean", sparsity=0.4)
+        plan = cfsp.plan(
+            model, batches(), kinds=kinds_of(model), criterion="flap", compensation="mean", sparsity=0.4
+        )
         plan.save(tmp_path / name)
     assert all(torch.equal(*pair) for pair in zip(weights, model.parameters(), strict=True))
     for file in ("plan.json", "plan.safetensors"):
@@ -62,7 +62,7 @@ def test_plan_leaves_the_model_alone_and_repeats_itself(tmp_path):
 
 def test_a_saved_plan_cuts_a_fresh_model_the_same_way(tmp_path):
     first, second = make("qwen3"), make("qwen3")
-    plan = cfsp.plan(first, batches(), kinds=KINDS, compensation="mean", sparsity=0.4)
+    plan = cfsp.plan(first, batches(), kinds=kinds_of(first), compensation="mean", sparsity=0.4)
     plan.save(tmp_path)
     cfsp.apply(plan, first)
     cfsp.apply(cfsp.PrunePlan.load(tmp_path), second)
@@ -117,16 +117,20 @@ def test_infinite_weights_are_an_error_of_their_site():
 
 def test_every_site_gets_its_own_fill():
     model = make("llama")
-    sites = cfsp.find_sites(model, KINDS)
+    sites = cfsp.find_sites(model, kinds_of(model))
     stats = cfsp.collect(model, sites, batches(), {"input_mean"})
-    plan = cfsp.plan(model, batches(), kinds=KINDS, allocator="uniform", compensation="mean", sparsity=0.5)
+    plan = cfsp.plan(
+        model, batches(), kinds=kinds_of(model), allocator="uniform", compensation="mean", sparsity=0.5
+    )
     for cut in plan.edits:
         torch.testing.assert_close(cut.fill, stats[cut.site]["input_mean"].float())
 
 
 def test_no_sparsity_adds_no_bias():
     model = make("llama")
-    plan = cfsp.plan(model, batches(), kinds=KINDS, criterion="flap", compensation="mean", sparsity=0.0)
+    plan = cfsp.plan(
+        model, batches(), kinds=kinds_of(model), criterion="flap", compensation="mean", sparsity=0.0
+    )
     assert all(cut.fill is None for cut in plan.edits)
 
 

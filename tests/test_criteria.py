@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from families import batches, make
+from families import batches, kinds_of, make
 
 from cfsp.build import build, choices, read
 from cfsp.criteria.cfsp import CFSP
@@ -138,7 +138,7 @@ def scores_of(name, model, sites):
 
 @pytest.mark.parametrize("name", choices("criterion"))
 def test_one_finite_score_per_unit_on_every_family(name, model):
-    sites = find_sites(model, ["mlp", "attention"])
+    sites = find_sites(model, kinds_of(model))
     for site, score in zip(sites, scores_of(name, model, sites), strict=True):
         assert score.shape == (site.units,)
         assert score.isfinite().all()

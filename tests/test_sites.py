@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import make
+from families import kinds_of, make
 from torch import nn
 
 from cfsp.layouts import LAYOUTS, block_modules, check_positions, find_sites
@@ -11,7 +11,7 @@ from cfsp.sites import Member, UnitView, unit_cost
 
 def test_units_and_spans_of_grouped_query_attention():
     model = make("llama")
-    mlp, attention = find_sites(model, ["mlp", "attention"])[:2]
+    mlp, attention = find_sites(model, kinds_of(model))[:2]
     assert (mlp.name, mlp.units, mlp.span, mlp.block) == ("model.layers.0.mlp", 40, 1, 0)
     assert (attention.units, attention.span) == (4, 12)  # 4 groups of 2 query heads of 6 channels
     assert [member.span for member in attention.producers] == [12, 6, 6]
@@ -21,13 +21,13 @@ def test_units_and_spans_of_grouped_query_attention():
 
 def test_unit_cost_counts_biases_of_producers_but_not_of_consumers():
     model = make("llama_mha_biased")
-    mlp, attention = find_sites(model, ["mlp", "attention"])[:2]
+    mlp, attention = find_sites(model, kinds_of(model))[:2]
     assert unit_cost(model, mlp) == 3 * 32 + 2
     assert unit_cost(model, attention) == 4 * 6 * 32 + 3 * 6
 
 
 def test_every_site_owns_its_axes_completely(model):
-    for site in find_sites(model, ["mlp", "attention"]):
+    for site in find_sites(model, kinds_of(model)):
         covered = {}
         for member in site.members:
             covered.setdefault((member.module, member.dim), []).append(member.places(range(site.units)))
@@ -73,7 +73,7 @@ def test_unknown_model_type_names_the_known_ones_and_what_to_do():
     model = make("llama")
     model.config.model_type = "nonesuch"
     with pytest.raises(
-        ValueError, match=r"'nonesuch' has no layout; known: bert, gpt2.*LAYOUTS\['nonesuch'\]"
+        ValueError, match=r"'nonesuch' has no layout; known: bert, bloom, .*LAYOUTS\['nonesuch'\]"
     ):
         find_sites(model)
 

@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from families import batches, make
+from families import batches, kinds_of, make
 
 from cfsp.layouts import block_modules, find_sites
 from cfsp.statistics import STATISTICS, BlockAngular, BlockCosine, InputSquareMean, collect
-
-KINDS = ["mlp", "attention"]
 
 
 def naive(model, sites, samples):
@@ -54,7 +52,7 @@ def naive(model, sites, samples):
 
 
 def test_equal_a_naive_float64_computation(model):
-    sites, samples = find_sites(model, KINDS), batches(padded=True)
+    sites, samples = find_sites(model, kinds_of(model)), batches(padded=True)
     expected = naive(model, sites, samples)
     found = collect(model, sites, samples, STATISTICS)
     for site in sites:
@@ -70,7 +68,7 @@ def test_equal_a_naive_float64_computation(model):
 
 def test_do_not_depend_on_batching():
     model = make("llama")
-    sites, samples = find_sites(model, KINDS), batches(count=6, padded=True)
+    sites, samples = find_sites(model, kinds_of(model)), batches(count=6, padded=True)
     together = {key: torch.cat([sample[key] for sample in samples]) for key in samples[0]}
     one, other = collect(model, sites, samples, STATISTICS), collect(model, sites, [together], STATISTICS)
     for site in sites:
@@ -80,7 +78,7 @@ def test_do_not_depend_on_batching():
 
 def test_do_not_grow_with_the_number_of_samples():
     model = make("llama")
-    sites, samples = find_sites(model, KINDS), batches()
+    sites, samples = find_sites(model, kinds_of(model)), batches()
     once, twice = (collect(model, sites, samples * times, STATISTICS) for times in (1, 2))
     for name in STATISTICS:
         torch.testing.assert_close(once[sites[0].name][name], twice[sites[0].name][name])
@@ -98,7 +96,7 @@ def test_variance_survives_a_large_mean():
 
 def test_padded_tokens_do_not_count():
     model = make("llama")
-    sites, samples = find_sites(model, KINDS), batches(padded=True)
+    sites, samples = find_sites(model, kinds_of(model)), batches(padded=True)
     changed = [dict(sample) for sample in samples]
     for sample in changed:
         sample["input_ids"] = sample["input_ids"].where(sample["attention_mask"].bool(), 3)
@@ -110,7 +108,7 @@ def test_one_pass_whatever_is_asked():
     model = make("llama")
     calls = []
     handle = model.model.register_forward_hook(lambda *_: calls.append(1))
-    collect(model, find_sites(model, KINDS), batches(count=4), STATISTICS)
+    collect(model, find_sites(model, kinds_of(model)), batches(count=4), STATISTICS)
     handle.remove()
     assert len(calls) == 4
 
@@ -169,7 +167,7 @@ def test_half_precision_states_are_summed_in_full():
 
 def test_a_bfloat16_model_gives_nearly_the_same():
     full, half = make("llama"), make("llama").to(torch.bfloat16)
-    sites, samples = find_sites(full, KINDS), batches(padded=True)
+    sites, samples = find_sites(full, kinds_of(full)), batches(padded=True)
     one, other = (collect(model, sites, samples, STATISTICS) for model in (full, half))
     for name in STATISTICS:
         assert other[sites[0].name][name].dtype == torch.float64
