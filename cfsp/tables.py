@@ -43,15 +43,16 @@ def before_and_after(record: Record) -> Table:
 
 
 def kept_widths(record: Record) -> Table:
-    table = Table("site", "kept", "", title="What was kept", title_justify="left")
+    table = Table("site", "kept", "", "", title="What was kept", title_justify="left")
     for name, (units, kept) in record.widths.items():
-        table.add_row(name, f"{kept} of {units}", bar(kept / units))
+        table.add_row(name, f"{kept} of {units}", f"{kept / units:.0%}", bar(kept / units))
     return table
 
 
-def bar(share: float, width: int = 40) -> str:
+def bar(share: float, width: int = 24) -> str:
+    """A share as a bar that fits a terminal of 80 columns beside the site's name."""
     filled = round(share * width)
-    return "█" * filled + "░" * (width - filled) + f" {share:.0%}"
+    return "█" * filled + "░" * (width - filled)
 
 
 def part_name(config: Mapping[str, Any]) -> str:

@@ -80,4 +80,4 @@ def test_nothing_to_compare():
 
 
 def test_bar():
-    assert bar(0.5, width=4) == "██░░ 50%"
+    assert bar(0.5, width=4) == "██░░"
