@@ -8,7 +8,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "cfsp.loading",
     "find_sites": "cfsp.layouts",
-    "collect": "cfsp.statistics",
+    "collect": "cfsp.collection",
     "plan": "cfsp.api",
     "apply": "cfsp.api",
     "PrunePlan": "cfsp.plans",

@@ -1,4 +1,4 @@
-"""Statistics: everything that criterion and allocator ask of calibration, in one forward pass.
+"""Statistics: what can be measured at a site while calibration batches pass through the model.
 
 A statistic is a mean over the tokens that the attention mask shows, so it depends neither on how
 samples are batched nor on how many there are. Tokens are taken in chunks, in float32; the sums over
@@ -8,16 +8,13 @@ chunks run in float64, and only vectors are kept.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from tqdm import tqdm
-from transformers import PreTrainedModel
 
-from cfsp.layouts import check_positions
 from cfsp.sites import Site
 
 CHUNK = 1024
@@ -216,88 +213,3 @@ STATISTICS: dict[str, type[Statistic]] = {
         BlockMAE,
     )
 }
-
-
-@torch.no_grad()
-def collect(
-    model: PreTrainedModel,
-    sites: Sequence[Site],
-    batches: Iterable[Mapping[str, Tensor]],
-    needs: Collection[str],
-) -> Stats:
-    """Run every batch through the model once and return the statistics asked for at every site.
-
-    batches: dicts with `input_ids` [batch, tokens] and, if tokens are padded, `attention_mask`.
-
-    Raises:
-        KeyError: an unknown statistic.
-        ValueError: no batches, a batch longer than the model's positions, or NaN or infinity in a
-            statistic; the message names the block and the batch.
-    """
-    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in STATISTICS]
-    if unknown:
-        raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(STATISTICS)}")
-    watchers = assign(sites, needs)
-    distinct = {id(statistic): (statistic, site) for (site, _), statistic in watchers.items()}
-    pairs = list(distinct.values())
-    training = [module for module in model.modules() if module.training]
-    handles = []
-    number = -1
-    try:
-        model.eval()
-        for statistic, site in pairs:
-            handles.append(statistic.watch(model, site))
-        for number, batch in enumerate(tqdm(batches, "calibration", unit="batch", disable=None)):
-            check_positions(model, batch["input_ids"].shape[1], "calibration seqlen")
-            feed(model, batch, [statistic for statistic, _ in pairs], number)
-            check_finite(pairs, number)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
-    if number < 0:
-        raise ValueError("calibration gave no batches; expected at least one")
-    stats: Stats = {site.name: {} for site in sites}
-    for (site, name), statistic in watchers.items():
-        stats[site.name][name] = statistic.result()
-    return stats
-
-
-def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[Site, str], Statistic]:
-    """One statistic per site and name; the sites of a block share those measured per block."""
-    made: dict[tuple[str, str], Statistic] = {}
-    watchers = {}
-    for site in sites:
-        for name in sorted(needs):
-            place = site.block_module if STATISTICS[name].per_block else site.name
-            watchers[site, name] = made.setdefault((place, name), STATISTICS[name]())
-    return watchers
-
-
-def feed(
-    model: PreTrainedModel, batch: Mapping[str, Tensor], statistics: Sequence[Statistic], number: int
-) -> None:
-    """One forward pass without the head: no statistic reads the logits."""
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    mask = inputs.get("attention_mask")
-    if mask is not None and not mask.any():
-        raise ValueError(f"calibration batch {number} masks every token; expected at least one to count")
-    counted = None if mask is None or mask.all() else mask.flatten().bool()
-    for statistic in statistics:
-        statistic.mask = counted
-    model.base_model(**inputs, use_cache=False)
-
-
-def check_finite(pairs: Sequence[tuple[Statistic, Site]], batch: int) -> None:
-    """Raise ValueError at the first batch that made a statistic NaN or infinite.
-
-    All running results are tested together, which costs a GPU one synchronisation per batch.
-    """
-    finite = torch.stack([statistic.result().isfinite().all() for statistic, _ in pairs])
-    if not finite.all():
-        statistic, site = pairs[int(finite.logical_not().nonzero()[0])]
-        raise ValueError(
-            f"{statistic.name} is NaN or infinite in block {site.block} ({site.name}) at calibration "
-            f"batch {batch}; check the weights, or load the model with dtype=float32"
-        )

@@ -7,6 +7,7 @@ import torch
 from families import batches, kinds_of, make
 
 from cfsp.build import build, choices, read
+from cfsp.collection import collect
 from cfsp.criteria.cfsp import CFSP
 from cfsp.criteria.flap import FLAP
 from cfsp.criteria.magnitude import Magnitude
@@ -14,7 +15,7 @@ from cfsp.criteria.wanda_sp import WandaSP
 from cfsp.layouts import find_sites
 from cfsp.plans import Cut, PrunePlan
 from cfsp.sites import UnitView
-from cfsp.statistics import STATISTICS, collect
+from cfsp.statistics import STATISTICS
 from cfsp.surgery import apply
 
 

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
     {"atomic", "checks"},
     {"sites", "plans", "record"},
-    {"layouts", "texts", "gates", "surgery", "tables"},
-    {"calibration", "statistics", "loading", "criteria", "allocators", "compensation"},
+    {"layouts", "texts", "statistics", "gates", "surgery", "tables"},
+    {"calibration", "collection", "loading", "criteria", "allocators", "compensation"},
     {"schedules", "evaluation"},
     {"build"},
     {"api", "run"},

@@ -4,8 +4,9 @@ import pytest
 import torch
 from families import batches, kinds_of, make
 
+from cfsp.collection import collect
 from cfsp.layouts import block_modules, find_sites
-from cfsp.statistics import STATISTICS, BlockAngular, BlockCosine, InputSquareMean, collect
+from cfsp.statistics import STATISTICS, BlockAngular, BlockCosine, InputSquareMean
 
 
 def naive(model, sites, samples):

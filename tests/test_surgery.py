@@ -6,11 +6,11 @@ import pytest
 import torch
 from families import DECODERS, batches, kinds_of, make
 
+from cfsp.collection import collect
 from cfsp.gates import Gates
 from cfsp.layouts import find_sites
 from cfsp.plans import Cut, PrunePlan
 from cfsp.sites import unit_cost
-from cfsp.statistics import collect
 from cfsp.surgery import apply
 
 
