@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cfsp.checks import check_integer
+from cfsp.checks import check_bool, check_integer
 from cfsp.texts import Text
 
 Batch = dict[str, Tensor]
@@ -36,6 +36,8 @@ class RandomWindows:
     def __post_init__(self) -> None:
         for name, least in (("samples", 1), ("seqlen", 2), ("batch_size", 1), ("seed", 0)):
             check_integer(f"calibration {name}", getattr(self, name), least)
+        check_bool("within_documents", self.within_documents)
+        check_bool("bos", self.bos)
 
     def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
         """Draw the windows. Each batch: input_ids, attention_mask [batch, tokens]

@@ -23,3 +23,9 @@ def check_number(name: str, value: object, least: float) -> None:
     """Raise ValueError unless the value is a finite number of at least `least`."""
     if not isinstance(value, int | float) or not math.isfinite(value) or value < least:
         raise ValueError(f"{name}={value!r}: expected a number of at least {least:g}")
+
+
+def check_bool(name: str, value: object) -> None:
+    """Raise ValueError unless the value is true or false."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: expected true or false")

@@ -44,22 +44,22 @@ def job(cfg: DictConfig) -> None:
 def show(cfg: DictConfig) -> None:
     """Show the record at a terminal, print its path alone elsewhere."""
     # Imported here so that `cfsp --help` answers at once.
+    from huggingface_hub.utils import logging
     from rich.console import Console
-    from transformers.utils import logging
 
     from cfsp.record import now, record_path
     from cfsp.run import run
     from cfsp.tables import summary
 
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
+    logging.set_verbosity_error()  # the error that follows its retries says all
     start = now()
     record = run(cfg)
     console = Console()
     if console.is_terminal:
         console.print(summary(record))
-        if record.created < start:
-            console.print(f"Read, not run: the record is of {record.created}; overwrite=true runs it again.")
+    if record.created < start:
+        hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
+        print(f"cfsp: {hint}", file=sys.stderr)
     print(record_path(cfg.results, record.id))
 
 

@@ -50,6 +50,7 @@ def collect(
         if last_block:  # after the statistics, whose hooks on this block must have run
             handles.append(model.get_submodule(last_block).register_forward_hook(stop))
         for number, batch in enumerate(tqdm(batches, "calibration", unit="batch", disable=None)):
+            check_batch(batch, number)
             check_positions(model, batch["input_ids"].shape[1], "calibration seqlen")
             feed(model, batch, [statistic for statistic, _ in pairs], number)
             check_finite(pairs, number)
@@ -64,6 +65,16 @@ def collect(
     for (site, name), statistic in watchers.items():
         stats[site.name][name] = statistic.result()
     return stats
+
+
+def check_batch(batch: object, number: int) -> None:
+    """Raise ValueError unless the batch is a mapping with input_ids [batch, tokens]."""
+    ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        raise ValueError(
+            f"calibration batch {number} is {type(batch).__name__}; expected a dict with input_ids, a tensor "
+            "of [batch, tokens], in an iterable of such"
+        )
 
 
 def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[Site, str], Statistic]:

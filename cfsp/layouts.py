@@ -23,11 +23,13 @@ class Place:
     """One kind of site within a block. Module paths are relative to the block.
 
     counts: attribute path -> what it counts: "units", "heads" (query heads) or "channels".
+    unless: a flag of the config under which units cannot go singly, so that there is no such site.
     """
 
     producers: Mapping[str, tuple[str, ...]]
     consumer: str
     counts: Mapping[str, str] = field(default_factory=dict)
+    unless: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ STABLELM = Layout(
             SEPARATE_QKV,
             consumer="self_attn.o_proj",
             counts={"self_attn.num_heads": "heads", "self_attn.num_key_value_heads": "units"},
+            unless="qk_layernorm",  # a norm per head, kept in a list by the head's number
         ),
     },
 )
@@ -171,20 +174,29 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
     Raises:
         ValueError: the model's type has no layout, or a kind is not one of its places.
     """
-    layout = layout_of(model)
-    if isinstance(kinds, str) or not kinds or len(set(kinds)) != len(kinds):
-        raise ValueError(f"sites={kinds!r}: expected a list of one or more of {[*layout.places]}")
+    places = places_of(model)
+    if not isinstance(kinds, list | tuple) or not kinds or len(set(kinds)) != len(kinds):
+        raise ValueError(f"sites={kinds!r}: expected a list of one or more of {[*places]}")
     for kind in kinds:
-        if kind not in layout.places:
+        if kind not in places:
             raise ValueError(
-                f"sites={[*kinds]}: {model.config.model_type} has no {kind!r}; "
-                f"expected one or more of {[*layout.places]}"
+                f"sites={[*kinds]}: this {model.config.model_type} has no {kind!r} whose units can go; "
+                f"expected one or more of {[*places]}"
             )
     return [
-        make_site(model, layout.places[kind], kind, block, path)
+        make_site(model, places[kind], kind, block, path)
         for block, path in enumerate(block_modules(model))
         for kind in kinds
     ]
+
+
+def places_of(model: PreTrainedModel) -> dict[str, Place]:
+    """The kinds of sites that this model has, by its family and its config."""
+    return {
+        kind: place
+        for kind, place in layout_of(model).places.items()
+        if not (place.unless and getattr(model.config, place.unless, False))
+    }
 
 
 def layout_of(model: PreTrainedModel) -> Layout:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import torch
 import transformers
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from cfsp.checks import check_choice
 
@@ -47,6 +49,10 @@ def load(
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     check_device(device)
+    if not isinstance(path, str | Path):
+        raise ValueError(f"model path {path!r} cannot be loaded; expected a folder or a hub id")
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
@@ -85,7 +91,7 @@ def check_device(device: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -92,6 +93,17 @@ def read_metrics(path: Path) -> dict[str, Metric]:
         raise ValueError(f"{path}: no metrics ({error}); delete it to have them measured again") from error
 
 
+def make_folder(results: object) -> None:
+    """Make the results folder now rather than after hours. Raises ValueError if that cannot be."""
+    try:
+        Path(results).mkdir(parents=True, exist_ok=True)
+        writable = os.access(results, os.W_OK)
+    except (OSError, TypeError):
+        writable = False
+    if not writable:
+        raise ValueError(f"results={results!r}: expected a folder that can be written")
+
+
 def record_path(results: str | Path, record_id: str) -> Path:
     return Path(results) / "records" / f"{record_id}.json"
 
@@ -125,7 +137,7 @@ def now() -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the working tree that this code runs from, and whether it has changes; else None."""
+    """Commit of the checkout that this code runs from, and whether cfsp/ or conf/ differ; else None."""
 
     def git(*command: str) -> str:
         folder = Path(__file__).parent
@@ -135,8 +147,8 @@ def git_state() -> dict[str, Any] | None:
     try:
         if not git("ls-files", Path(__file__).name):  # an installed package inside some other tree
             return None
-        # Untracked files do not count: the records of a sweep are some.
-        changes = git("status", "--porcelain", "--untracked-files=no")
+        # Code and configs, untracked ones too; the records of a sweep are changes that do not count.
+        changes = git("status", "--porcelain", "--", ":/cfsp", ":/conf")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from cfsp import record
 from cfsp.build import build
-from cfsp.checks import check_integer
+from cfsp.checks import check_bool, check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import check_positions, find_sites
 from cfsp.loading import check_device, fingerprint
@@ -29,6 +29,8 @@ def run(cfg: DictConfig) -> Record:
         ValueError, KeyError: what a component found wrong with its input; nothing is written then.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    check_bool("overwrite", cfg.overwrite)
+    record.make_folder(cfg.results)
     path = record.record_path(cfg.results, record.run_id(config))
     if path.exists() and not cfg.overwrite:
         return Record.load(path)

@@ -128,6 +128,11 @@ class Files(Text):
     paths: tuple[str, ...] | list[str] | str
     column: str = "text"
 
+    def __post_init__(self) -> None:
+        names = self._patterns() if isinstance(self.paths, str | list | tuple) else [None]
+        if not all(isinstance(name, str) for name in names):
+            raise ValueError(f"paths={self.paths!r}: expected file names or globs")
+
     @property
     def label(self) -> str:
         return "files:" + ",".join(Path(path).name for path in self._patterns())

@@ -3,7 +3,7 @@
 import torch
 import transformers as t
 
-from cfsp.layouts import layout_of
+from cfsp.layouts import places_of
 
 VOCABULARY, POSITIONS = 61, 48
 # Large weights: at the usual 0.02 a two-block model is nearly linear and hides mistakes.
@@ -47,6 +47,9 @@ FAMILIES = {
     "smollm3": lambda: t.SmolLM3ForCausalLM(t.SmolLM3Config(**LLAMA | {"head_dim": 4})),
     "olmo2": lambda: t.Olmo2ForCausalLM(t.Olmo2Config(**LLAMA | {"head_dim": 4})),
     "stablelm": lambda: t.StableLmForCausalLM(t.StableLmConfig(**LLAMA | {"head_dim": 4})),
+    "stablelm_normed": lambda: t.StableLmForCausalLM(
+        t.StableLmConfig(**LLAMA | {"head_dim": 4, "qk_layernorm": True})
+    ),
     "starcoder2": lambda: t.Starcoder2ForCausalLM(t.Starcoder2Config(**LLAMA | {"head_dim": 4})),
     "phi": lambda: t.PhiForCausalLM(t.PhiConfig(**LLAMA | {"head_dim": 4})),
     "phi3": lambda: t.Phi3ForCausalLM(t.Phi3Config(**LLAMA | {"head_dim": 4})),
@@ -103,7 +106,7 @@ def make(family: str, seed: int = 0) -> t.PreTrainedModel:
 
 def kinds_of(model: t.PreTrainedModel) -> list[str]:
     """Every kind of site that the family has."""
-    return [*layout_of(model).places]
+    return [*places_of(model)]
 
 
 def batches(

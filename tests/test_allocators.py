@@ -188,6 +188,25 @@ def test_impossible_budgets(allocator, sparsity, message):
         run(allocator, mlps(100), sparsity)
 
 
+def test_released_allocation_may_miss_the_budget_but_not_its_own_bounds():
+    widths, budget = run(
+        CFSPReleased(round_to=128), mlps(172, 5), 0.5, stats=stats_of(mlps(172, 5), [0.1] * 5)
+    )
+    assert [*widths.values()] == [128] * 5
+    assert sum(widths.values()) * 3 > budget
+    with pytest.raises(ValueError, match="round_to=128: 0.mlp has 100 units"):
+        CFSPReleased(round_to=128).check(mlps(100), {}, 0)
+
+
+@pytest.mark.parametrize("make", ALLOCATORS)
+def test_all_blocks_protected(make):
+    sites = mlps(10, 2)
+    scores = {one.name: torch.rand(10) for one in sites}
+    assert set(run(make(protect=[0, 1]), sites, 0.0, scores=scores)[0].values()) == {10}
+    with pytest.raises(ValueError, match="every block is protected"):
+        run(make(protect=[0, 1]), sites, 0.1, scores=scores)
+
+
 def test_bad_options():
     with pytest.raises(ValueError, match="round_to=0: expected a whole number of at least 1"):
         Uniform(round_to=0)

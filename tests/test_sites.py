@@ -88,7 +88,7 @@ def test_a_new_family_is_one_entry():
         del LAYOUTS["nonesuch"]
 
 
-@pytest.mark.parametrize("kinds", [["experts"], "mlp", [], ["mlp", "mlp"]])
+@pytest.mark.parametrize("kinds", [["experts"], "mlp", 5, [], ["mlp", "mlp"]])
 def test_wrong_kinds(kinds):
     with pytest.raises(ValueError, match=r"expected (a list of )?one or more of \['mlp', 'attention'\]"):
         find_sites(make("llama"), kinds)

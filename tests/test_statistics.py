@@ -189,6 +189,9 @@ def test_bad_calls():
         collect(model, find_sites(model), batches(), {"nonesuch"})
     with pytest.raises(KeyError, match="needs='input_mean': expected a set of"):
         collect(model, find_sites(model), batches(), "input_mean")
+    for wrong in (batches()[0], [torch.ones(2, 3)], [{"input_ids": [1, 2]}], [{"input_ids": torch.ones(3)}]):
+        with pytest.raises(ValueError, match=r"calibration batch 0 is .* expected a dict with input_ids"):
+            collect(model, find_sites(model), wrong, {"input_mean"})
     masked = batches()
     masked[1]["attention_mask"] = torch.zeros_like(masked[1]["attention_mask"])
     with pytest.raises(ValueError, match="calibration batch 1 masks every token"):

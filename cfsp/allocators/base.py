@@ -60,6 +60,8 @@ class Allocator(ABC):
         kept = {site.name: site.units for site in sites if site.block in protected}
         free = [site for site in sites if site.block not in protected]
         budget -= sum(units * cost[name] for name, units in kept.items())
+        if not free:
+            return kept
         steps = {site.name: self.step(site) for site in free}
         kept |= fit(self.wishes(free, scores, stats, cost, budget), free, steps, cost, budget)
         return {site.name: kept[site.name] for site in sites}
@@ -76,9 +78,11 @@ class Allocator(ABC):
             (site.units if site.block in protected else self.step(site)) * cost[site.name] for site in sites
         )
         total = sum(site.units * cost[site.name] for site in sites)
+        if budget < total and all(site.block in protected for site in sites):
+            raise ValueError(f"protect={[*self.protect]}: every block is protected; expected some to cut")
         if budget < least:
             raise ValueError(
-                f"sparsity {1 - budget / total:.4g} of the sites would leave a width of zero units; with "
+                f"sparsity {1 - budget / total:.6g} of the sites would leave a width of zero units; with "
                 f"round_to={self.round_to} and protect={[*self.protect]} expected at most "
                 f"{math.floor((1 - least / total) * 1e4) / 1e4:.4f}"
             )

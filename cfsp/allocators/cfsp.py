@@ -71,6 +71,12 @@ class CFSPReleased(CFSP):
     pruned) and one above the site's units is cut off (there: an IndexError).
     """
 
+    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+        """Blocks and steps alone: rounding up may keep more than the budget."""
+        self.protected_blocks(sites)
+        for site in sites:
+            self.step(site)
+
     def allocate(
         self,
         sites: Sequence[Site],
@@ -79,6 +85,7 @@ class CFSPReleased(CFSP):
         cost: Mapping[str, int],
         budget: int,
     ) -> dict[str, int]:
+        self.check(sites, cost, budget)
         protected = self.protected_blocks(sites)
         importance = {site.block: float(stats[site.name][f"block_{self.metric}"]) for site in sites}
         total = sum(site.units * cost[site.name] for site in sites)

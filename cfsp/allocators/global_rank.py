@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Scores
+from cfsp.checks import check_bool
 from cfsp.sites import Site
 
 
@@ -25,6 +26,10 @@ class GlobalRank(Allocator):
     """
 
     standardise: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bool("standardise", self.standardise)
 
     def wishes(
         self,

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.calibration import bos_token, encode
-from cfsp.checks import check_integer
+from cfsp.checks import check_bool, check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import check_positions, is_causal
 from cfsp.record import Metric
@@ -45,6 +45,7 @@ class Perplexity(Evaluator):
     def __post_init__(self) -> None:
         check_integer("perplexity window", self.window, least=2)
         check_integer("perplexity batch_size", self.batch_size, least=1)
+        check_bool("bos", self.bos)
         if self.stride is not None and self.stride not in range(1, self.window):
             raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.window - 1}")
 
