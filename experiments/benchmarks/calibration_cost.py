@@ -2,7 +2,8 @@
 
     python experiments/benchmarks/calibration_cost.py [--device cuda] [--markdown FILE]
 
-Time: interleaved pairs in one process, median of the ratios and their spread. Memory: one fresh
+Time: interleaved pairs in one process, each kind first in every other pair; median of the ratios and
+their spread. Memory: one fresh
 process per kind and repetition; the peak of the resident memory (CPU, Linux) or of the allocated
 memory (CUDA) while the batches run, above what it was before them.
 """
@@ -25,7 +26,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cfsp import collect, find_sites
 
 NEEDS = {"input_sq_mean", "block_angular"}
-PAIRS = 11
+PAIRS = 12
 CONFIG = LlamaConfig(
     vocab_size=32000,
     hidden_size=768,
@@ -100,7 +101,11 @@ def report(device: str) -> str:
     model, batches = make(device)
     for work in KINDS.values():
         work(model, batches[:1])  # warm-up
-    pairs = [[seconds(work, model, batches) for work in KINDS.values()] for _ in range(PAIRS)]
+    pairs = []
+    for number in range(PAIRS):  # each kind goes first in every other pair
+        order = list(KINDS) if number % 2 else list(reversed(KINDS))
+        times = {kind: seconds(KINDS[kind], model, batches) for kind in order}
+        pairs.append([times[kind] for kind in KINDS])
     ratios = sorted(with_statistics / without for without, with_statistics in pairs)
     memory = {
         kind: statistics.median(growth_in_a_fresh_process(kind, device) for _ in range(3)) for kind in KINDS
