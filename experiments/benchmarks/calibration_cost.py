@@ -3,9 +3,8 @@
     python experiments/benchmarks/calibration_cost.py [--device cuda] [--markdown FILE]
 
 Time: interleaved pairs in one process, each kind first in every other pair; median of the ratios and
-their spread. Memory: one fresh
-process per kind and repetition; the peak of the resident memory (CPU, Linux) or of the allocated
-memory (CUDA) while the batches run, above what it was before them.
+their spread. Memory: one fresh process per kind and repetition; the peak of the resident memory (CPU,
+Linux) or of the allocated memory (CUDA) while the batches run, above what it was before them.
 """
 
 from __future__ import annotations
