@@ -31,8 +31,8 @@ def collect(
 
     Raises:
         KeyError: an unknown statistic.
-        ValueError: no batches, a batch longer than the model's positions, or NaN or infinity in a
-            statistic; the message names the block and the batch.
+        ValueError: no batches; a batch that is malformed, masks every token or is longer than the
+            model's positions; NaN or infinity in a statistic (the message names block and batch).
     """
     unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in STATISTICS]
     if unknown:

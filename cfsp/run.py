@@ -26,7 +26,7 @@ def run(cfg: DictConfig) -> Record:
     """Prune a model and measure it before and after; a run that is finished is read, not repeated.
 
     Raises:
-        ValueError, KeyError: what a component found wrong with its input; nothing is written then.
+        ValueError, KeyError: what a component found wrong with its input; no record is written then.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_bool("overwrite", cfg.overwrite)

@@ -31,7 +31,7 @@ def before_and_after(record: Record) -> Table:
             f"parameters of the {base}",
             f"{dense:,}",
             f"{pruned:,}",
-            f"-{record.sparsity[base]:.2%}{asked}",
+            f"{-record.sparsity[base]:+.2%}{asked}",
         )
     for name, metric in record.metrics["pruned"].items():
         dense = record.metrics["dense"][name].value

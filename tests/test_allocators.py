@@ -179,7 +179,7 @@ def test_protected_blocks_are_paid_for_by_the_others():
         (
             CFSPReleased(round_to=64),
             0.9,
-            "rounds to zero units; expected a lower sparsity or round_to below 64",
+            "round to zero units; expected a lower sparsity or round_to below 64",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from cfsp.checks import check_integer
 from cfsp.sites import Site
+from cfsp.statistics import Stats
 
 Scores = Mapping[str, Tensor]
 """Site name -> score per unit [units]."""
@@ -43,7 +44,7 @@ class Allocator(ABC):
         self,
         sites: Sequence[Site],
         scores: Scores,
-        stats: Mapping[str, Mapping[str, Tensor]],
+        stats: Stats,
         cost: Mapping[str, int],
         budget: int,
     ) -> dict[str, int]:
@@ -110,7 +111,7 @@ class Allocator(ABC):
         self,
         sites: Sequence[Site],
         scores: Scores,
-        stats: Mapping[str, Mapping[str, Tensor]],
+        stats: Stats,
         cost: Mapping[str, int],
         budget: int,
     ) -> dict[str, float]:

@@ -6,31 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Scores
 from cfsp.checks import check_choice, check_number
 from cfsp.sites import Site
+from cfsp.statistics import Stats
 
 METRICS = ("angular", "cosine", "mse", "mae")
 
 
 @dataclass(frozen=True, kw_only=True)
-class CFSP(Allocator):
-    """keep_b in proportion to sigmoid(temperature (I_b - mean I)), I_b the block's distance.
-
-    Wang et al. 2024 (CFSP), arXiv:2409.13199. The paper's formula is written as a sparsity but
-    means, as its code does, the share that stays.
+class Coarse(Allocator):
+    """Allocation by how far each block moves its tokens.
 
     metric: the distance of a block's input and output: angular, cosine, mse, mae.
     temperature: 13.1072 is what the release has at 128 samples of 1,024 tokens; there it is
         tokens / 10^4 because distances are summed and divided by a constant. It suits angular and
         cosine, which lie in [0, 2]; with mse and mae give one that suits the model.
-
-    Differs from the released code: the mean distance makes the result independent of the sample
-    count; a block that reaches 100 % hands its excess to the others in proportion instead of
-    shrinking every difference; widths meet the budget together instead of being rounded one by one.
-    `cfsp_released` does what the release does.
     """
 
     metric: str = "angular"
@@ -45,23 +37,40 @@ class CFSP(Allocator):
     def needs(self) -> frozenset[str]:
         return frozenset({f"block_{self.metric}"})
 
+    def importance(self, sites: Sequence[Site], stats: Stats) -> dict[int, float]:
+        """The mean distance of every block that has a site."""
+        return {site.block: float(stats[site.name][f"block_{self.metric}"]) for site in sites}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CFSP(Coarse):
+    """keep_b in proportion to sigmoid(temperature (I_b - mean I)), I_b the block's distance.
+
+    Wang et al. 2024 (CFSP), arXiv:2409.13199. The paper's formula is written as a sparsity but
+    means, as its code does, the share that stays.
+
+    Differs from the released code: the mean distance makes the result independent of the sample
+    count; a block that reaches 100 % hands its excess to the others in proportion instead of
+    shrinking every difference; widths meet the budget together instead of being rounded one by one.
+    `cfsp_released` does what the release does.
+    """
+
     def wishes(
         self,
         sites: Sequence[Site],
         scores: Scores,
-        stats: Mapping[str, Mapping[str, Tensor]],
+        stats: Stats,
         cost: Mapping[str, int],
         budget: int,
     ) -> dict[str, float]:
-        importance = {site.block: float(stats[site.name][f"block_{self.metric}"]) for site in sites}
-        weight = sigmoid_weights(importance, self.temperature)
+        weight = sigmoid_weights(self.importance(sites, stats), self.temperature)
         wish = {site.name: site.units * weight[site.block] for site in sites}
         scale = budget / sum(wish[site.name] * cost[site.name] for site in sites)
         return {name: units * scale for name, units in wish.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CFSPReleased(CFSP):
+class CFSPReleased(Coarse):
     """The allocation of CFSP's released code, for comparison; it may miss the budget.
 
     If a block would keep more than everything, all differences from the mean shrink by one factor,
@@ -81,26 +90,36 @@ class CFSPReleased(CFSP):
         self,
         sites: Sequence[Site],
         scores: Scores,
-        stats: Mapping[str, Mapping[str, Tensor]],
+        stats: Stats,
         cost: Mapping[str, int],
         budget: int,
     ) -> dict[str, int]:
         self.check(sites, cost, budget)
         protected = self.protected_blocks(sites)
-        importance = {site.block: float(stats[site.name][f"block_{self.metric}"]) for site in sites}
-        total = sum(site.units * cost[site.name] for site in sites)
-        ratios = released_ratios(importance, self.temperature, budget / total)
+        wishes = self.wishes(sites, scores, stats, cost, budget)
         keep = {}
         for site in sites:
             step = self.step(site)
-            width = int((site.units * ratios[site.block] + step / 2) // step) * step
+            width = int((wishes[site.name] + step / 2) // step) * step
             if width == 0:
                 raise ValueError(
-                    f"{site.name}: a keep ratio of {ratios[site.block]:.3f} rounds to zero units; "
+                    f"{site.name}: {wishes[site.name]:.1f} of {site.units} units round to zero units; "
                     f"expected a lower sparsity or round_to below {step}"
                 )
             keep[site.name] = site.units if site.block in protected else min(width, site.units)
         return keep
+
+    def wishes(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Stats,
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, float]:
+        total = sum(site.units * cost[site.name] for site in sites)
+        ratios = released_ratios(self.importance(sites, stats), self.temperature, budget / total)
+        return {site.name: site.units * ratios[site.block] for site in sites}
 
 
 def sigmoid_weights(importance: Mapping[int, float], temperature: float) -> dict[int, float]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from cfsp.allocators.base import Allocator, Scores
 from cfsp.checks import check_bool
 from cfsp.sites import Site
+from cfsp.statistics import Stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class GlobalRank(Allocator):
         self,
         sites: Sequence[Site],
         scores: Scores,
-        stats: Mapping[str, Mapping[str, Tensor]],
+        stats: Stats,
         cost: Mapping[str, int],
         budget: int,
     ) -> dict[str, float]:

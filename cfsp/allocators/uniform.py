@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from cfsp.allocators.base import Allocator, Scores
 from cfsp.sites import Site
+from cfsp.statistics import Stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +18,7 @@ class Uniform(Allocator):
         self,
         sites: Sequence[Site],
         scores: Scores,
-        stats: Mapping[str, Mapping[str, Tensor]],
+        stats: Stats,
         cost: Mapping[str, int],
         budget: int,
     ) -> dict[str, float]:
