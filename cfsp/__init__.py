@@ -7,7 +7,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "cfsp.loading",
-    "find_sites": "cfsp.layouts",
+    "find_sites": "cfsp.finding",
     "collect": "cfsp.collection",
     "plan": "cfsp.api",
     "apply": "cfsp.api",

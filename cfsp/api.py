@@ -13,7 +13,7 @@ from cfsp.allocators.base import Allocator
 from cfsp.build import build_components
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
-from cfsp.layouts import find_sites
+from cfsp.finding import find_sites
 from cfsp.plans import PrunePlan
 from cfsp.schedules.base import Schedule
 

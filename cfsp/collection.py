@@ -11,49 +11,70 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from cfsp.gradients import TAYLOR, backpropagate
 from cfsp.layouts import check_positions
 from cfsp.sites import Site
 from cfsp.statistics import STATISTICS, Statistic, Stats
 
 
-@torch.no_grad()
 def collect(
     model: PreTrainedModel,
     sites: Sequence[Site],
     batches: Iterable[Mapping[str, Tensor]],
     needs: Collection[str],
     last_block: str | None = None,
+    checkpointing: bool = False,
 ) -> Stats:
     """Run every batch through the model once and return the statistics asked for at every site.
 
+    Those that are made of gradients (`cfsp.gradients`) take a second pass, with a backward one.
+
     last_block: path of the block after which a pass may end, if no later one is asked about.
     batches: dicts with `input_ids` [batch, tokens] and, if tokens are padded, `attention_mask`.
+    checkpointing: compute a block's activations again in the backward pass instead of keeping them.
 
     Raises:
         KeyError: an unknown statistic.
         ValueError: no batches; a batch that is malformed, masks every token or is longer than the
             model's positions; NaN or infinity in a statistic (the message names block and batch).
     """
-    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in STATISTICS]
+    known = (*STATISTICS, *TAYLOR)
+    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
     if unknown:
-        raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(STATISTICS)}")
+        raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
+    observed = {name for name in needs if name in STATISTICS}
+    derived = {name for name in needs if name in TAYLOR}
+    if observed and derived:
+        batches = list(batches)  # read twice
+    stats = observe(model, sites, batches, observed, last_block) if observed else {}
+    gradients = backpropagate(model, sites, batches, derived, checkpointing) if derived else {}
+    return {site.name: stats.get(site.name, {}) | gradients.get(site.name, {}) for site in sites}
+
+
+@torch.no_grad()
+def observe(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Iterable[Mapping[str, Tensor]],
+    needs: Collection[str],
+    last_block: str | None,
+) -> Stats:
+    """The statistics of activations, in one forward pass. Raises what `collect` raises."""
     watchers = assign(sites, needs)
-    distinct = {id(statistic): (statistic, site) for (site, _), statistic in watchers.items()}
-    pairs = list(distinct.values())
     training = [module for module in model.modules() if module.training]
     handles = []
     number = -1
     try:
         model.eval()
-        for statistic, site in pairs:
-            handles.append(statistic.watch(model, site))
+        for (path, _), statistic in watchers.items():
+            handles.append(statistic.watch(model.get_submodule(path)))
         if last_block:  # after the statistics, whose hooks on this block must have run
             handles.append(model.get_submodule(last_block).register_forward_hook(stop))
         for number, batch in enumerate(tqdm(batches, "calibration", unit="batch", disable=None)):
             check_batch(batch, number)
             check_positions(model, batch["input_ids"].shape[1], "calibration seqlen")
-            feed(model, batch, [statistic for statistic, _ in pairs], number)
-            check_finite(pairs, number)
+            feed(model, batch, watchers.values(), number)
+            check_finite(watchers, number)
     finally:
         for handle in handles:
             handle.remove()
@@ -61,10 +82,14 @@ def collect(
             module.training = True
     if number < 0:
         raise ValueError("calibration gave no batches; expected at least one")
-    stats: Stats = {site.name: {} for site in sites}
-    for (site, name), statistic in watchers.items():
-        stats[site.name][name] = statistic.result()
-    return stats
+    results = {key: statistic.result() for key, statistic in watchers.items()}
+    return {site.name: {name: of_site(site, name, results) for name in needs} for site in sites}
+
+
+def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
+    """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
+    found = [results[path, name] for path in STATISTICS[name].modules(site)]
+    return torch.stack(found) if site.kind == "block" else found[0]
 
 
 def check_batch(batch: object, number: int) -> None:
@@ -77,19 +102,24 @@ def check_batch(batch: object, number: int) -> None:
         )
 
 
-def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[Site, str], Statistic]:
-    """One statistic per site and name; the sites of a block share those measured per block."""
-    made: dict[tuple[str, str], Statistic] = {}
-    watchers = {}
+def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str], Statistic]:
+    """One statistic per module and name; sites that are measured at one module share it."""
+    watchers: dict[tuple[str, str], Statistic] = {}
     for site in sites:
         for name in sorted(needs):
-            place = site.block_module if STATISTICS[name].per_block else site.name
-            watchers[site, name] = made.setdefault((place, name), STATISTICS[name]())
+            paths = STATISTICS[name].modules(site)
+            if not paths:
+                raise ValueError(
+                    f"{name} cannot be measured at {site.name}; leave {site.kind!r} out of sites"
+                )
+            for path in paths:
+                if (path, name) not in watchers:
+                    watchers[path, name] = STATISTICS[name]()
     return watchers
 
 
 def feed(
-    model: PreTrainedModel, batch: Mapping[str, Tensor], statistics: Sequence[Statistic], number: int
+    model: PreTrainedModel, batch: Mapping[str, Tensor], statistics: Iterable[Statistic], number: int
 ) -> None:
     """One forward pass without the head: no statistic reads the logits."""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
@@ -111,15 +141,15 @@ def stop(*_: Any) -> None:
     raise Stop
 
 
-def check_finite(pairs: Sequence[tuple[Statistic, Site]], batch: int) -> None:
+def check_finite(watchers: Mapping[tuple[str, str], Statistic], batch: int) -> None:
     """Raise ValueError at the first batch that made a statistic NaN or infinite.
 
     All running results are tested together, which costs a GPU one synchronisation per batch.
     """
-    finite = torch.stack([statistic.result().isfinite().all() for statistic, _ in pairs])
+    finite = torch.stack([statistic.result().isfinite().all() for statistic in watchers.values()])
     if not finite.all():
-        statistic, site = pairs[int(finite.logical_not().nonzero()[0])]
+        path, name = list(watchers)[int(finite.logical_not().nonzero()[0])]
         raise ValueError(
-            f"{statistic.name} is NaN or infinite in block {site.block} ({site.name}) at calibration "
-            f"batch {batch}; check the weights, or load the model with dtype=float32"
+            f"{name} is NaN or infinite at {path} at calibration batch {batch}; check the weights, or "
+            "load the model with dtype=float32"
         )

@@ -1,9 +1,10 @@
-"""Gates: multiply a unit's activation where its consumer reads it, without changing a shape."""
+"""Gates: multiply a unit's activation where it is read, without changing a shape."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,6 +20,9 @@ class Gates:
 
         with Gates(model, sites, {"model.layers.0.mlp": mask}):
             logits = model(input_ids).logits
+
+    The gate of a block takes its output back to its input. Those of residual channels act in the
+    norms that read them, which then normalise over the channels that are open.
     """
 
     def __init__(
@@ -34,8 +38,7 @@ class Gates:
     def __enter__(self) -> Gates:
         for site in self.sites:
             if site.name in self.gates:
-                module = self.model.get_submodule(site.consumers[0].module)
-                self._handles.append(module.register_forward_pre_hook(self._hook(site)))
+                self._attach(site)
         return self
 
     def __exit__(
@@ -48,7 +51,21 @@ class Gates:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, site: Site):
+    def _attach(self, site: Site) -> None:
+        module = self.model.get_submodule
+        if site.kind == "block":
+            for unit, path in enumerate(site.blocks):
+                hook = self._bypass(site, unit)
+                self._handles.append(module(path).register_forward_hook(hook, with_kwargs=True))
+        elif site.kind == "hidden":
+            for path in site.norms:
+                self._handles.append(module(path).register_forward_pre_hook(self._centre(site)))
+                self._handles.append(module(path).register_forward_hook(self._rescale(site)))
+        else:
+            hook = self._multiply(site)
+            self._handles.append(module(site.consumers[0].module).register_forward_pre_hook(hook))
+
+    def _multiply(self, site: Site) -> Callable:
         def multiply(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             channels, *rest = inputs
             gate = self.gates[site.name].to(channels).repeat_interleave(site.span)
@@ -58,3 +75,35 @@ class Gates:
             return (gated, *rest)
 
         return multiply
+
+    def _bypass(self, site: Site, unit: int) -> Callable:
+        def bypass(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+            before = args[0] if args else kwargs["hidden_states"]
+            after, *rest = output if isinstance(output, tuple) else (output,)
+            gated = before + self.gates[site.name][unit].to(after) * (after - before)
+            return (gated, *rest) if isinstance(output, tuple) else gated
+
+        return bypass
+
+    def _centre(self, site: Site) -> Callable:
+        """Close channels before the norm, whose mean and mean square are then those of the open ones."""
+
+        def centre(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            states, *rest = inputs
+            gate = self.gates[site.name].to(states)
+            if isinstance(module, nn.LayerNorm):
+                states = states - (states * gate).sum(-1, keepdim=True) / gate.sum()
+            return (states * gate / gate.mean().sqrt(), *rest)
+
+        return centre
+
+    def _rescale(self, site: Site) -> Callable:
+        """Close them again, should the norm have a bias, and take back the scale of `_centre`."""
+
+        def rescale(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            gate = self.gates[site.name].to(output)
+            bias = getattr(module, "bias", None)
+            shift = 0 if bias is None else bias
+            return gate * (shift + (output - shift) * gate.mean().sqrt())
+
+        return rescale

@@ -8,51 +8,71 @@ run in which every head's query, key and value lie together (GPT-NeoX).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from torch import nn
 from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
-
-from cfsp.sites import Count, Member, Site
 
 
 @dataclass(frozen=True)
 class Place:
     """One kind of site within a block. Module paths are relative to the block.
 
-    counts: attribute path -> what it counts: "units", "heads" (query heads) or "channels".
+    counts: attribute path -> what it counts: "width" (neurons), "heads" (query heads), "groups" of
+        key and value, "heads_per_group", or "channels" (of all query heads). "module.config.x" is
+        the config as the module sees it.
+    whole: the module that goes as a whole with the last unit; None: that cannot be.
     unless: a flag of the config under which units cannot go singly, so that there is no such site.
     """
 
     producers: Mapping[str, tuple[str, ...]]
     consumer: str
     counts: Mapping[str, str] = field(default_factory=dict)
+    whole: str | None = None
     unless: str | None = None
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a family keeps its blocks (relative to the base model) and the sites in a block."""
+    """Where a family keeps its blocks (relative to the base model) and the sites in a block.
+
+    names: what the config calls the sizes of a block.
+    norms: in a block, what reads the residual stream. Together with `embeddings` and `last_norm`
+        they say where the residual width lies, if it can be cut.
+    """
 
     blocks: str
     places: Mapping[str, Place]
+    names: Mapping[str, str] = field(default_factory=lambda: SIZE_NAMES)
+    norms: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    last_norm: str = "norm"
     reserved_positions: int = 0  # RoBERTa's position embedding holds two rows that no token uses
     causal: bool = True  # False: every token sees all others, unless the config says is_decoder
 
 
+SIZE_NAMES = {"width": "intermediate_size", "heads": "num_attention_heads", "groups": "num_key_value_heads"}
+MULTI_HEAD = {"width": "intermediate_size", "heads": "num_attention_heads"}
+
 GATED_MLP = Place(
     producers={"mlp.gate_proj": ("n",), "mlp.up_proj": ("n",)},
     consumer="mlp.down_proj",
-    counts={"mlp.intermediate_size": "units"},
+    counts={"mlp.intermediate_size": "width"},
 )
 SEPARATE_QKV = {"self_attn.q_proj": ("q",), "self_attn.k_proj": ("k",), "self_attn.v_proj": ("v",)}
+GROUPED = {"self_attn.num_key_value_groups": "heads_per_group"}
 
 LLAMA = Layout(
     blocks="layers",
-    places={"mlp": GATED_MLP, "attention": Place(SEPARATE_QKV, consumer="self_attn.o_proj")},
+    places={
+        "mlp": GATED_MLP,
+        "attention": Place(SEPARATE_QKV, consumer="self_attn.o_proj", counts=GROUPED, whole="self_attn"),
+    },
+    norms=("input_layernorm", "post_attention_layernorm"),
+    embeddings=("embed_tokens",),
 )
+# Gemma scales its embeddings by the root of the config's residual width, which must stay as it is.
+GEMMA = replace(LLAMA, norms=(), embeddings=())
 # Its norm of the queries runs over all heads together, so the other heads change with one that goes.
 OLMO2 = Layout(blocks="layers", places={"mlp": GATED_MLP})
 STABLELM = Layout(
@@ -62,35 +82,46 @@ STABLELM = Layout(
         "attention": Place(
             SEPARATE_QKV,
             consumer="self_attn.o_proj",
-            counts={"self_attn.num_heads": "heads", "self_attn.num_key_value_heads": "units"},
+            counts={"self_attn.num_heads": "heads", "self_attn.num_key_value_heads": "groups", **GROUPED},
+            whole="self_attn",
             unless="qk_layernorm",  # a norm per head, kept in a list by the head's number
         ),
     },
 )
-STARCODER2 = Layout(
-    blocks="layers",
-    places={
-        "mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj"),
-        "attention": Place(SEPARATE_QKV, consumer="self_attn.o_proj"),
-    },
-)
+STARCODER2 = replace(LLAMA, places=LLAMA.places | {"mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj")})
 PHI = Layout(
     blocks="layers",
     places={
         "mlp": Place({"mlp.fc1": ("n",)}, consumer="mlp.fc2"),
-        "attention": Place(SEPARATE_QKV, consumer="self_attn.dense"),
+        "attention": Place(SEPARATE_QKV, consumer="self_attn.dense", counts=GROUPED, whole="self_attn"),
     },
+    norms=("input_layernorm",),
+    embeddings=("embed_tokens",),
+    last_norm="final_layernorm",
 )
-# Its attention splits query, key and value by the head count of the whole model's config.
-PHI3 = Layout(
-    blocks="layers",
-    places={"mlp": Place({"mlp.gate_up_proj": ("n", "n")}, consumer="mlp.down_proj")},
+PHI3 = replace(
+    LLAMA,
+    places={
+        "mlp": Place({"mlp.gate_up_proj": ("n", "n")}, consumer="mlp.down_proj"),
+        "attention": Place(
+            {"self_attn.qkv_proj": ("q", "k", "v")},
+            consumer="self_attn.o_proj",
+            counts={
+                "self_attn.config.num_attention_heads": "heads",
+                "self_attn.num_key_value_heads": "groups",
+                **GROUPED,
+            },
+            whole="self_attn",
+        ),
+    },
 )
 # Their heads differ by a slope (ALiBi) that follows from the head's number, and cannot go singly.
 BLOOM = Layout(
     blocks="h",
     places={"mlp": Place({"mlp.dense_h_to_4h": ("n",)}, consumer="mlp.dense_4h_to_h")},
+    names={"width": "intermediate_size"},
 )
+FALCON = replace(BLOOM, names={"width": "ffn_hidden_size"})
 OPT = Layout(
     blocks="decoder.layers",
     places={
@@ -99,8 +130,10 @@ OPT = Layout(
             SEPARATE_QKV,
             consumer="self_attn.out_proj",
             counts={"self_attn.num_heads": "heads", "self_attn.embed_dim": "channels"},
+            whole="self_attn",
         ),
     },
+    names={"width": "ffn_dim", "heads": "num_attention_heads"},
 )
 GPT2 = Layout(
     blocks="h",
@@ -110,15 +143,20 @@ GPT2 = Layout(
             producers={"attn.c_attn": ("q", "k", "v")},
             consumer="attn.c_proj",
             counts={"attn.num_heads": "heads", "attn.split_size": "channels"},
+            whole="attn",
         ),
     },
+    names={"width": "n_inner", "heads": "num_attention_heads"},
 )
 GPT_NEOX = Layout(
     blocks="layers",
     places={
         "mlp": Place({"mlp.dense_h_to_4h": ("n",)}, consumer="mlp.dense_4h_to_h"),
-        "attention": Place({"attention.query_key_value": ("qkv",)}, consumer="attention.dense"),
+        "attention": Place(
+            {"attention.query_key_value": ("qkv",)}, consumer="attention.dense", whole="attention"
+        ),
     },
+    names=MULTI_HEAD,
 )
 BERT = Layout(
     blocks="encoder.layer",
@@ -137,6 +175,7 @@ BERT = Layout(
             },
         ),
     },
+    names=MULTI_HEAD,
     causal=False,
 )
 ROBERTA = replace(BERT, reserved_positions=2)
@@ -146,9 +185,9 @@ LAYOUTS: dict[str, Layout] = {
     "mistral": LLAMA,
     "qwen2": LLAMA,
     "qwen3": LLAMA,
-    "gemma": LLAMA,
-    "gemma2": LLAMA,
-    "gemma3_text": LLAMA,
+    "gemma": GEMMA,
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
     "granite": LLAMA,
     "smollm3": LLAMA,
     "olmo2": OLMO2,
@@ -157,7 +196,7 @@ LAYOUTS: dict[str, Layout] = {
     "phi": PHI,
     "phi3": PHI3,
     "bloom": BLOOM,
-    "falcon": BLOOM,
+    "falcon": FALCON,
     "opt": OPT,
     "gpt2": GPT2,
     "gpt_neox": GPT_NEOX,
@@ -165,33 +204,14 @@ LAYOUTS: dict[str, Layout] = {
     "roberta": ROBERTA,
 }
 
-
-def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[Site]:
-    """List the sites of these kinds, block by block.
-
-    Sizes are read off the weights, so a model that was cut before is described as it is now.
-
-    Raises:
-        ValueError: the model's type has no layout, or a kind is not one of its places.
-    """
-    places = places_of(model)
-    if not isinstance(kinds, list | tuple) or not kinds or len(set(kinds)) != len(kinds):
-        raise ValueError(f"sites={kinds!r}: expected a list of one or more of {[*places]}")
-    for kind in kinds:
-        if kind not in places:
-            raise ValueError(
-                f"sites={[*kinds]}: this {model.config.model_type} has no {kind!r} whose units can go; "
-                f"expected one or more of {[*places]}"
-            )
-    return [
-        make_site(model, places[kind], kind, block, path)
-        for block, path in enumerate(block_modules(model))
-        for kind in kinds
-    ]
+REFUSED = dict.fromkeys(
+    "mixtral qwen2_moe qwen3_moe olmoe phimoe granitemoe deepseek_v2 deepseek_v3 gpt_oss".split(),
+    "it is a mixture of experts, whose weights are one tensor of all experts; expected a dense model",
+)
 
 
 def places_of(model: PreTrainedModel) -> dict[str, Place]:
-    """The kinds of sites that this model has, by its family and its config."""
+    """The kinds of sites in a block of this model, by its family and its config."""
     return {
         kind: place
         for kind, place in layout_of(model).places.items()
@@ -202,6 +222,8 @@ def places_of(model: PreTrainedModel) -> dict[str, Place]:
 def layout_of(model: PreTrainedModel) -> Layout:
     """The layout of the model's family. Raises ValueError that names the known ones."""
     model_type = getattr(model.config, "model_type", None)
+    if model_type in REFUSED:
+        raise ValueError(f"model_type {model_type!r} is not supported: {REFUSED[model_type]}")
     if model_type not in LAYOUTS:
         raise ValueError(
             f"model_type {model_type!r} has no layout; known: {', '.join(sorted(LAYOUTS))}. "
@@ -236,46 +258,3 @@ def check_positions(model: PreTrainedModel, tokens: int, what: str) -> None:
     limit = max_positions(model)
     if limit is not None and tokens > limit:
         raise ValueError(f"{what}={tokens}: the model has {limit} positions; expected at most {limit}")
-
-
-def make_site(model: PreTrainedModel, place: Place, kind: str, block: int, path: str) -> Site:
-    """Read one site's members and unit count off the modules of one block."""
-    config = model.config
-    heads = config.num_attention_heads
-    groups = getattr(config, "num_key_value_heads", None) or heads
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    query_span = heads // groups * head_dim
-    spans = {"n": 1, "q": query_span, "k": head_dim, "v": head_dim}
-
-    def axis_members(name: str, runs: tuple[str, ...], output: bool) -> Iterator[Member]:
-        module = model.get_submodule(name)
-        dim = axis(module, output)
-        run_spans = [sum(spans[letter] for letter in run) for run in runs]
-        units, rest = divmod(module.weight.shape[dim], sum(run_spans))
-        if rest:
-            raise ValueError(f"{name}: {module.weight.shape[dim]} is no multiple of {sum(run_spans)}")
-        offset = 0
-        for span in run_spans:
-            has_bias = output and getattr(module, "bias", None) is not None
-            yield Member(name, dim, span, offset, has_bias)
-            offset += units * span
-
-    producers = tuple(
-        member
-        for name, runs in place.producers.items()
-        for member in axis_members(f"{path}.{name}", runs, output=True)
-    )
-    consumer = "n" if kind == "mlp" else "q"
-    consumers = tuple(axis_members(f"{path}.{place.consumer}", (consumer,), output=False))
-    units = model.get_submodule(consumers[0].module).weight.shape[consumers[0].dim] // consumers[0].span
-    per_unit = {"units": 1, "heads": heads // groups, "channels": query_span}
-    counts = tuple(
-        Count(*f"{path}.{attribute}".rsplit(".", 1), per_unit[what])
-        for attribute, what in place.counts.items()
-    )
-    return Site(f"{path}.{kind}", kind, block, path, units, producers, consumers, counts)
-
-
-def axis(module: nn.Module, output: bool) -> int:
-    """The dimension of a weight that runs over outputs (or inputs): GPT-2's Conv1D is transposed."""
-    return int(isinstance(module, Conv1D)) if output else int(not isinstance(module, Conv1D))

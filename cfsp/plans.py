@@ -29,9 +29,9 @@ class Cut:
     fill: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not self.keep or list(self.keep) != sorted(set(self.keep)):
-            raise ValueError(f"{self.site}: keep must list one or more units, rising, none twice")
-        if not 0 <= self.keep[0] <= self.keep[-1] < self.units:
+        if list(self.keep) != sorted(set(self.keep)):
+            raise ValueError(f"{self.site}: keep must list units, rising, none twice")
+        if self.keep and not 0 <= self.keep[0] <= self.keep[-1] < self.units:
             raise ValueError(f"{self.site}: keep has a unit outside 0..{self.units - 1}")
 
     @property

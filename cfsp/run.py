@@ -14,10 +14,11 @@ from cfsp import record
 from cfsp.build import build
 from cfsp.checks import check_bool, check_integer
 from cfsp.evaluation.base import Evaluator
-from cfsp.layouts import check_positions, find_sites
+from cfsp.finding import find_sites
+from cfsp.layouts import check_positions
 from cfsp.loading import check_device, fingerprint
 from cfsp.record import Metric, Record
-from cfsp.schedules.base import parameters
+from cfsp.schedules.base import check_kinds, parameters
 from cfsp.sites import unit_cost
 from cfsp.surgery import apply
 
@@ -47,8 +48,10 @@ def run(cfg: DictConfig) -> Record:
         sites = find_sites(model, config["sites"])
         check_positions(model, calibration.seqlen, "calibration seqlen")
         before = parameters(model, sites)
+        check_kinds(criterion, sites)
         cost = {site.name: unit_cost(model, site) for site in sites}
-        allocator.check(sites, cost, schedule.budget(model, sites))
+        whole = sum(site.units * cost[site.name] for site in sites)
+        allocator.check(sites, cost, whole - schedule.removed(model, sites))
         batches = calibration.batches(tokenizer)
     with clock("dense evaluation"):
         dense = evaluate_once(evaluators, model, tokenizer, Path(cfg.results) / "dense")

@@ -9,11 +9,14 @@ v_proj  dim 0  span 16 ─┘
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+Masks = Mapping[tuple[str, int], Tensor]
+"""(module, dim) -> which places of that axis of its weight stay. [axis], bool"""
 
 
 @dataclass(frozen=True)
@@ -37,25 +40,37 @@ class Member:
 
 @dataclass(frozen=True)
 class Count:
-    """An attribute that the model's own code reads and that surgery sets to kept units x `per_unit`."""
+    """An attribute that the model's own code reads and that shrinks in proportion to the units.
+
+    "config.x" is attribute x of the config as this module alone sees it.
+    """
 
     module: str
     attribute: str
-    per_unit: int
 
 
 @dataclass(frozen=True)
 class Site:
-    """A place where whole units can go."""
+    """A place where whole units can go.
+
+    block: the block's index; None for a site that belongs to no single one.
+    blocks: paths of the block it lies in, or, of the site whose units are blocks, of all of them.
+    groups: units go in equal numbers from so many equal runs (query heads, of each key/value group).
+    norms: modules that read the residual stream, of the site whose units are its channels.
+    whole: the module that goes as a whole with the last unit; None if it does not matter.
+    """
 
     name: str
     kind: str
-    block: int
-    block_module: str
     units: int
-    producers: tuple[Member, ...]
-    consumers: tuple[Member, ...]
+    block: int | None = None
+    blocks: tuple[str, ...] = ()
+    producers: tuple[Member, ...] = ()
+    consumers: tuple[Member, ...] = ()
     counts: tuple[Count, ...] = ()
+    groups: int = 1
+    norms: tuple[str, ...] = ()
+    whole: str | None = None
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -64,24 +79,71 @@ class Site:
     @property
     def span(self) -> int:
         """Channels of one unit at the consumer's input."""
-        return self.consumers[0].span
+        return self.consumers[0].span if self.consumers else 1
+
+
+def unit_weights(model: nn.Module, site: Site) -> Iterator:
+    """The weights that go with a site's units, each once.
+
+    Where units are places on an axis: (weight, member) pairs. Where units are blocks: lists of one
+    parameter of every block.
+    """
+    if site.kind == "block":
+        yield from map(
+            list, zip(*(model.get_submodule(path).parameters() for path in site.blocks), strict=True)
+        )
+        return
+    seen = set()
+    for member in site.members:
+        weight = model.get_submodule(member.module).weight
+        if (id(weight), member.dim, member.offset) not in seen:  # tied embeddings are one weight
+            seen.add((id(weight), member.dim, member.offset))
+            yield weight, member
+
+
+def learned_weights(model: nn.Module, site: Site) -> Iterator:
+    """`unit_weights` without the embeddings and the head, which are too large to take gradients of."""
+    ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
+    frozen = {id(module.weight) for module in ends if module is not None}
+    for row in unit_weights(model, site):
+        if id(row[0]) not in frozen:
+            yield row
 
 
 def unit_cost(model: nn.Module, site: Site) -> int:
-    """The number of parameters that one unit takes with it."""
-    cost = 0
-    for member in site.members:
-        weight = model.get_submodule(member.module).weight
-        cost += member.span * (weight.numel() // weight.shape[member.dim] + member.bias)
-    return cost
+    """The number of parameters that one unit takes with it (of blocks: on average)."""
+    if site.kind == "block":
+        return sum(weight.numel() for row in unit_weights(model, site) for weight in row) // site.units
+    return sum(
+        member.span * (weight.numel() // weight.shape[member.dim] + member.bias)
+        for weight, member in unit_weights(model, site)
+    )
 
 
 class UnitView:
-    """The weights of one site, unit-major, in float32: what a criterion may see of a model."""
+    """The weights of one site, unit-major, in float32: what a criterion may see of a model.
 
-    def __init__(self, model: nn.Module, site: Site):
-        self._model, self._site = model, site
-        self.name, self.kind, self.units, self.span = site.name, site.kind, site.units, site.span
+    masks: what is left of the axes while cuts are held as gates; `units` counts the units left.
+    """
+
+    def __init__(self, model: nn.Module, site: Site, masks: Masks | None = None, units: int | None = None):
+        self._model, self._site, self._masks = model, site, masks or {}
+        self.name, self.kind = site.name, site.kind
+        self.units = site.units if units is None else units
+
+    @property
+    def span(self) -> int:
+        """Channels of one unit at the consumer's input."""
+        member = self._site.consumers[0]
+        return len(left_places(member, self._site.units, self._masks)) // self.units
+
+    @property
+    def spans(self) -> list[int]:
+        """Places that one unit has on the axis of each learned weight; of blocks, one in each."""
+        rows = learned_weights(self._model, self._site)
+        if self.kind == "block":
+            return [1 for _ in rows]
+        return [len(left_places(member, self._site.units, self._masks)) // self.units for _, member in rows]
 
     def producers(self) -> list[Tensor]:
         """Weights that make a unit's activation. Each [units, member span, inputs]"""
@@ -94,7 +156,26 @@ class UnitView:
     def members(self) -> list[Tensor]:
         return self.producers() + self.consumers()
 
+    def totals(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sum of an elementwise function over all weights of each unit, one weight at a time. [units]"""
+        if self.kind == "block":
+            rows = unit_weights(self._model, self._site)
+            sums = [[function(weight.detach().float()).sum() for weight in row] for row in rows]
+            return torch.tensor(sums).sum(0)[self._masks.get((self._site.name, 0), slice(None))]
+        members = (member for _, member in unit_weights(self._model, self._site))
+        return sum(function(self._weight(member)).flatten(1).sum(1) for member in members)
+
     def _weight(self, member: Member) -> Tensor:
         weight = self._model.get_submodule(member.module).weight.detach().movedim(member.dim, 0)
-        rows = weight[member.offset : member.offset + self.units * member.span]
-        return rows.reshape(self.units, member.span, -1).float()
+        rows = weight[left_places(member, self._site.units, self._masks).to(weight.device)].float()
+        other = self._masks.get((member.module, 1 - member.dim))
+        if other is not None and rows.dim() > 1:
+            rows = rows[:, other.to(rows.device)]
+        return rows.reshape(self.units, -1, rows[0].numel())
+
+
+def left_places(member: Member, units: int, masks: Masks) -> Tensor:
+    """The places of a member's units that are left of its axis."""
+    places = torch.arange(member.offset, member.offset + units * member.span)
+    mask = masks.get((member.module, member.dim))
+    return places if mask is None else places[mask[places]]

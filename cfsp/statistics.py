@@ -28,8 +28,6 @@ class Statistic(ABC):
     """One thing measured at one site over all batches."""
 
     name: ClassVar[str]
-    per_block: ClassVar[bool] = False
-    """Measured on the whole block, hence once for all of its sites."""
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None
@@ -42,9 +40,14 @@ class Statistic(ABC):
         for chunk, mask in zip(rows, masks, strict=True):
             yield (chunk if mask is None else chunk[mask]).float()
 
+    @staticmethod
     @abstractmethod
-    def watch(self, model: nn.Module, site: Site) -> RemovableHandle:
-        """Attach to the model. The handle detaches."""
+    def modules(site: Site) -> tuple[str, ...]:
+        """Paths of the modules that it is measured at: one, or one for each unit."""
+
+    @abstractmethod
+    def watch(self, module: nn.Module) -> RemovableHandle:
+        """Attach to a module. The handle detaches."""
 
     @abstractmethod
     def result(self) -> Tensor:
@@ -54,12 +57,16 @@ class Statistic(ABC):
 class InputStatistic(Statistic):
     """Measured at the input of the site's consumer. result: [units * span], float64"""
 
-    def watch(self, model: nn.Module, site: Site) -> RemovableHandle:
+    @staticmethod
+    def modules(site: Site) -> tuple[str, ...]:
+        return (site.consumers[0].module,) if site.blocks and site.consumers else ()
+
+    def watch(self, module: nn.Module) -> RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
             for channels in self.chunks(inputs[0]):
                 self.update(channels)
 
-        return model.get_submodule(site.consumers[0].module).register_forward_pre_hook(hook)
+        return module.register_forward_pre_hook(hook)
 
     @abstractmethod
     def update(self, channels: Tensor) -> None:
@@ -127,16 +134,19 @@ class BlockDistance(Statistic):
     """How far a block moves a token: mean over tokens of a distance of its input and output.
 
     The coarse importance of CFSP (Wang et al. 2024, arXiv:2409.13199, eq. 2); the paper and the
-    released code take a sum over tokens, whose size grows with the calibration set. result: scalar
+    released code take a sum over tokens, whose size grows with the calibration set. result: scalar;
+    [units] where the units are blocks
     """
-
-    per_block = True
 
     def __init__(self) -> None:
         super().__init__()
         self.count, self.total = 0, 0.0
 
-    def watch(self, model: nn.Module, site: Site) -> RemovableHandle:
+    @staticmethod
+    def modules(site: Site) -> tuple[str, ...]:
+        return site.blocks
+
+    def watch(self, module: nn.Module) -> RemovableHandle:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
             before = args[0] if args else kwargs["hidden_states"]
             after = output[0] if isinstance(output, tuple) else output
@@ -145,7 +155,7 @@ class BlockDistance(Statistic):
                 self.count += len(distances)
                 self.total = self.total + distances.sum(dtype=torch.float64)
 
-        return model.get_submodule(site.block_module).register_forward_hook(hook, with_kwargs=True)
+        return module.register_forward_hook(hook, with_kwargs=True)
 
     @staticmethod
     @abstractmethod
@@ -196,6 +206,19 @@ class BlockMAE(BlockDistance):
         return (before - after).abs().mean(1)
 
 
+class BlockTokens(BlockDistance):
+    """The number of tokens, by which released codes scale what others take a mean of"""
+
+    name = "block_tokens"
+
+    @staticmethod
+    def distance(before: Tensor, after: Tensor) -> Tensor:
+        return torch.ones(len(before))
+
+    def result(self) -> Tensor:
+        return self.total
+
+
 def cosine(before: Tensor, after: Tensor) -> Tensor:
     """Cosine per token, clamped because rounding can push it out of arccos's domain."""
     return torch.cosine_similarity(before, after, dim=1).clamp(-1, 1)
@@ -211,5 +234,6 @@ STATISTICS: dict[str, type[Statistic]] = {
         BlockCosine,
         BlockMSE,
         BlockMAE,
+        BlockTokens,
     )
 }

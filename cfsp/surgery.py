@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from cfsp.modeling_pruned import drop_attention, drop_inputs, get_count, set_count
 from cfsp.plans import Cut, PrunePlan
-from cfsp.sites import Site
+from cfsp.sites import Masks, Site
+
+SIZES = {
+    nn.Linear: ("out_features", "in_features"),
+    Conv1D: ("nx", "nf"),
+    nn.Embedding: (None, "embedding_dim"),
+}
+"""What a module calls the lengths of its weight's axes."""
 
 
 @torch.no_grad()
@@ -21,23 +29,28 @@ def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
 
     Raises:
         ValueError: the plan names a site that is not among `sites`, one of another size, or one
-            twice. The model is untouched then.
+            twice, or leaves nothing where something must stay. The model is untouched then.
     """
     pairs = match(plan, sites)
-    masks: dict[tuple[str, int], Tensor] = {}
     for cut, site in pairs:
         if cut.fill is not None and cut.removed:
             fold_into_bias(cut, site, model)
-        for member in site.members:
-            length = model.get_submodule(member.module).weight.shape[member.dim]
-            mask = masks.setdefault((member.module, member.dim), torch.ones(length, dtype=torch.bool))
-            mask[member.places(cut.removed)] = False
-    for (name, dim), mask in masks.items():
+    masks = axis_masks(pairs, model)
+    for (names, dim), mask in by_weight(masks, model).items():
         if not mask.all():
-            keep_on_axis(model.get_submodule(name), dim, mask)
+            modules = [model.get_submodule(name) for name in names]
+            keep_on_axis(modules, dim, mask)
     for cut, site in pairs:
         for count in site.counts:
-            setattr(model.get_submodule(count.module), count.attribute, len(cut.keep) * count.per_unit)
+            module = model.get_submodule(count.module)
+            value = get_count(module, count.attribute) * len(cut.keep) // site.units
+            set_count(module, count.attribute, value)
+    for cut, site in pairs:
+        if not cut.keep:
+            drop_site(site, model)
+    for cut, site in pairs:
+        if site.kind == "block":
+            keep_blocks(cut, site, model)
 
 
 def match(plan: PrunePlan, sites: Sequence[Site]) -> list[tuple[Cut, Site]]:
@@ -50,15 +63,38 @@ def match(plan: PrunePlan, sites: Sequence[Site]) -> list[tuple[Cut, Site]]:
             raise ValueError(
                 f"the plan cuts {cut.site!r}, which this model lacks; it has {', '.join(by_name)}"
             )
-        if cut.units != by_name[cut.site].units:
-            raise ValueError(
-                f"the plan was made for {cut.units} units at {cut.site!r}; "
-                f"this model has {by_name[cut.site].units}"
-            )
-        channels = cut.units * by_name[cut.site].span
-        if cut.fill is not None and cut.fill.shape != (channels,):
-            raise ValueError(f"{cut.site}: fill is {tuple(cut.fill.shape)}; expected ({channels},)")
+        check_cut(cut, by_name[cut.site])
     return [(cut, by_name[cut.site]) for cut in plan.edits]
+
+
+def check_cut(cut: Cut, site: Site) -> None:
+    """Raise ValueError if the cut was made for another site or cannot be done."""
+    if cut.units != site.units:
+        raise ValueError(
+            f"the plan was made for {cut.units} units at {cut.site!r}; this model has {site.units}"
+        )
+    channels = cut.units * site.span
+    if cut.fill is not None and cut.fill.shape != (channels,):
+        raise ValueError(f"{cut.site}: fill is {tuple(cut.fill.shape)}; expected ({channels},)")
+    if not cut.keep and site.kind != "mlp" and not (site.kind == "attention" and site.whole):
+        raise ValueError(f"{cut.site}: the plan keeps none of its units; expected at least one here")
+    run = cut.units // site.groups
+    if len({sum(unit // run == group for unit in cut.keep) for group in range(site.groups)}) > 1:
+        raise ValueError(f"{cut.site}: expected as many kept units of each of its {site.groups} groups")
+
+
+def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
+    """What stays of every axis that the cuts touch. Under (site name, 0): of the units that are blocks."""
+    masks: dict[tuple[str, int], Tensor] = {}
+    for cut, site in pairs:
+        if site.kind == "block":
+            masks[site.name, 0] = torch.ones(site.units, dtype=torch.bool)
+            masks[site.name, 0][list(cut.removed)] = False
+        for member in site.members:
+            length = model.get_submodule(member.module).weight.shape[member.dim]
+            mask = masks.setdefault((member.module, member.dim), torch.ones(length, dtype=torch.bool))
+            mask[member.places(cut.removed)] = False
+    return masks
 
 
 def fold_into_bias(cut: Cut, site: Site, model: nn.Module) -> None:
@@ -78,15 +114,57 @@ def fold_into_bias(cut: Cut, site: Site, model: nn.Module) -> None:
         )
 
 
-def keep_on_axis(module: nn.Module, dim: int, mask: Tensor) -> None:
-    """Index one axis of a Linear or Conv1D, with the bias and the size attribute that go with it."""
-    output_dim, sizes = (
-        (1, ("nx", "nf")) if isinstance(module, Conv1D) else (0, ("out_features", "in_features"))
-    )
-    kept = mask.nonzero().flatten().to(module.weight.device)
-    module.weight = nn.Parameter(
-        module.weight.index_select(dim, kept), requires_grad=module.weight.requires_grad
-    )
-    if dim == output_dim and module.bias is not None:
-        module.bias = nn.Parameter(module.bias[kept], requires_grad=module.bias.requires_grad)
-    setattr(module, sizes[dim], len(kept))
+def by_weight(masks: Masks, model: nn.Module) -> dict[tuple[tuple[str, ...], int], Tensor]:
+    """The masks of axes, by the modules that share the weight (tied embeddings) and the axis."""
+    known, sharing = dict(model.named_modules()), {}
+    for name, dim in masks:
+        if name in known:  # others are names of sites whose units are blocks
+            sharing.setdefault((id(known[name].weight), dim), []).append(name)
+    return {(tuple(names), dim): masks[names[0], dim] for (_, dim), names in sharing.items()}
+
+
+def keep_on_axis(modules: Sequence[nn.Module], dim: int, mask: Tensor) -> None:
+    """Index one axis of the weight that these modules share.
+
+    A bias that lies along the axis and the attribute that holds its length go with it.
+    """
+    old = modules[0].weight
+    kept = mask.nonzero().flatten().to(old.device)
+    new = nn.Parameter(old.index_select(dim, kept), requires_grad=old.requires_grad)
+    for module in modules:
+        module.weight = new
+        for kind, attributes in SIZES.items():
+            if isinstance(module, kind):
+                setattr(module, attributes[dim], len(kept))
+        if hasattr(module, "normalized_shape"):
+            module.normalized_shape = (len(kept),)
+        bias = getattr(module, "bias", None)
+        if bias is not None and dim == int(isinstance(module, Conv1D)):
+            module.bias = nn.Parameter(bias[kept], requires_grad=bias.requires_grad)
+
+
+def drop_site(site: Site, model: nn.Module) -> None:
+    """Put in a constant for what reads, or as a whole is, a site that has no units left."""
+    (path,), consumer = site.blocks, site.consumers[0].module
+    block = model.get_submodule(path)
+    inner = consumer.removeprefix(f"{path}.")
+    if site.kind == "attention":
+        drop_attention(block, site.whole.removeprefix(f"{path}."), inner, site.block)
+    else:
+        drop_inputs(block, inner)
+
+
+def keep_blocks(cut: Cut, site: Site, model: nn.Module) -> None:
+    """Keep these blocks, number them anew, and shorten what the config says of every block."""
+    path = site.name.rsplit(".", 1)[0]
+    blocks = [model.get_submodule(site.blocks[unit]) for unit in cut.keep]
+    model.set_submodule(path, nn.ModuleList(blocks))
+    for index, block in enumerate(blocks):
+        for module in block.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
+    config = model.config
+    for name, value in list(vars(config).items()):
+        if isinstance(value, list) and len(value) == site.units and not name.startswith("_"):
+            setattr(config, name, [value[unit] for unit in cut.keep])
+    config.num_hidden_layers = len(blocks)

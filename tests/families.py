@@ -3,6 +3,7 @@
 import torch
 import transformers as t
 
+from cfsp.finding import site_kinds
 from cfsp.layouts import places_of
 
 VOCABULARY, POSITIONS = 61, 48
@@ -105,8 +106,13 @@ def make(family: str, seed: int = 0) -> t.PreTrainedModel:
 
 
 def kinds_of(model: t.PreTrainedModel) -> list[str]:
-    """Every kind of site that the family has."""
+    """The kinds of sites in a block that share no weights."""
     return [*places_of(model)]
+
+
+def all_kinds(model: t.PreTrainedModel) -> list[str]:
+    """Every kind of site that the family has."""
+    return site_kinds(model)
 
 
 def batches(

@@ -24,7 +24,7 @@ WIDTHS = {
 
 def site(block: int, units: int, kind: str = "mlp") -> Site:
     member = Member(f"{block}.{kind}", 1)
-    return Site(f"{block}.{kind}", kind, block, str(block), units, (member,), (member,))
+    return Site(f"{block}.{kind}", kind, units, block, (str(block),), (member,), (member,))
 
 
 def mlps(units: int, blocks: int = 12) -> list[Site]:

@@ -7,10 +7,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
-    {"atomic", "checks"},
+    {"atomic", "checks", "modeling_pruned"},
     {"sites", "plans", "record"},
     {"layouts", "texts", "statistics", "gates", "surgery", "tables"},
-    {"calibration", "collection", "loading", "criteria", "allocators", "compensation"},
+    {"finding", "gradients"},
+    {"calibration", "collection", "loading", "criteria", "allocators", "compensation", "progress"},
     {"schedules", "evaluation"},
     {"build"},
     {"api", "run"},

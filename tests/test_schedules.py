@@ -2,15 +2,16 @@
 
 import pytest
 import torch
-from families import FAMILIES, batches, kinds_of, make
+from families import FAMILIES, all_kinds, batches, kinds_of, make
 
 import cfsp
 from cfsp.collection import collect
 from cfsp.criteria.wanda_sp import WandaSP
-from cfsp.schedules.base import best_units
+from cfsp.schedules.base import best_units, parameters
 from cfsp.sites import UnitView
 
 OPTIONS = {"criterion": "wanda_sp", "allocator": "uniform", "sparsity": 0.4}
+UNIFORM = {"allocator": "uniform"}
 
 
 def plans(model, **options):
@@ -81,3 +82,83 @@ def test_a_pass_ends_after_the_last_block_that_is_asked_about():
     assert calls == []
     for name in needs:
         assert torch.equal(whole[sites[0].name][name], cut_short[sites[0].name][name])
+
+
+def shared_kinds(model):
+    return [kind for kind in ("mlp", "attention", "query_heads", "hidden") if kind in all_kinds(model)]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "compensation"),
+    [("flap", "mean"), ("wanda_sp", "none"), ("cfsp", "none"), ("magnitude", "none"), ("taylor", "none")],
+)
+@pytest.mark.parametrize("family", ["llama", "opt", "phi3", "gpt2", "starcoder2"])
+def test_steps_between_gates_are_steps_between_surgeries(family, criterion, compensation):
+    """Two steps held as gates, and one surgery, keep what two runs with two surgeries keep."""
+    model, twice = make(family), make(family)
+    overlapping = criterion in ("magnitude", "taylor")
+    kinds = shared_kinds(model) if overlapping else kinds_of(model)
+    parts = {"criterion": criterion, "compensation": compensation, "allocator": "uniform", "kinds": kinds}
+    plan = cfsp.plan(model, batches(), schedule="iterative", steps=2, sparsity=0.5, **parts)
+    cfsp.apply(plan, model)
+    whole = parameters(twice, cfsp.find_sites(twice, kinds))["sites"]
+    for share in (0.25, 0.5):
+        left = parameters(twice, cfsp.find_sites(twice, kinds))["sites"]
+        due = int(share * whole) - (whole - left)
+        cfsp.apply(cfsp.plan(twice, batches(), sparsity=due / left, **parts), twice)
+    for (name, one), other in zip(model.named_parameters(), twice.parameters(), strict=True):
+        assert one.shape == other.shape, name
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_one_step_is_one_shot():
+    model = make("llama")
+    options = {"criterion": "flap", "allocator": "global_rank", "sparsity": 0.4, "kinds": kinds_of(model)}
+    one_shot = cfsp.plan(model, batches(), **options)
+    one_step = cfsp.plan(model, batches(), schedule="iterative", steps=1, **options)
+    assert [cut.keep for cut in one_step.edits] == [cut.keep for cut in one_shot.edits]
+
+
+def test_more_steps_choose_differently():
+    options = {"schedule": "iterative", "criterion": "taylor", "allocator": "uniform", "sparsity": 0.5}
+    plans = {steps: cfsp.plan(make("qwen3"), batches(), steps=steps, **options) for steps in (1, 4)}
+    keeps = {steps: [cut.keep for cut in plan.edits] for steps, plan in plans.items()}
+    assert keeps[1] != keeps[4]
+
+
+def test_protected_blocks_stay_whole_and_in_place():
+    model = make("llama")
+    model.model.layers.extend(make("llama", seed=1).model.layers)
+    plan = cfsp.plan(
+        model, batches(), kinds=["block"], criterion="chance", protect=[0, -1], sparsity=0.5, **UNIFORM
+    )
+    assert plan.edits[0].keep == (0, 3)
+
+
+def test_query_heads_go_in_equal_numbers_of_every_group():
+    assert best_units(torch.tensor([1.0, 2, 9, 8]), 2, groups=2) == (1, 2)
+    assert best_units(torch.tensor([1.0, 2, 9, 8]), 2) == (2, 3)
+
+
+def test_a_site_may_lose_everything_if_that_is_allowed():
+    model = make("llama")
+    with torch.no_grad():
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            getattr(model.model.layers[1].mlp, name).weight.mul_(1e-3)
+    options = {"criterion": "magnitude", "allocator": "global_rank", "sparsity": 0.5}
+    assert len(cfsp.plan(model, batches(), **options).edits[1].keep) == 1
+    plan = cfsp.plan(model, batches(), allow_empty=True, **options)
+    assert plan.edits[1].keep == ()
+    cfsp.apply(plan, model)
+    assert model(**batches(count=1)[0]).logits.isfinite().all()
+
+
+def test_sites_that_share_weights_meet_the_budget():
+    model = make("llama")
+    kinds = all_kinds(model)
+    before = parameters(model, cfsp.find_sites(model, kinds))
+    plan = cfsp.plan(model, batches(), kinds=kinds, criterion="magnitude", sparsity=0.6, **UNIFORM)
+    cfsp.apply(plan, model)
+    after = parameters(model, cfsp.find_sites(model, kinds))
+    removed = (before["sites"] - after["sites"]) / before["sites"]
+    assert 0.6 <= removed < 0.75  # two blocks: a step of "block" is a large one

@@ -5,7 +5,8 @@ import torch
 from families import batches, kinds_of, make
 
 from cfsp.collection import collect
-from cfsp.layouts import block_modules, find_sites
+from cfsp.finding import find_sites
+from cfsp.layouts import block_modules
 from cfsp.statistics import STATISTICS, BlockAngular, BlockCosine, InputSquareMean
 
 
@@ -38,7 +39,7 @@ def naive(model, sites, samples):
     expected = {}
     for site in sites:
         x = rows(inputs[site.name])
-        before, after = (rows(states) for states in blocks[site.block_module])
+        before, after = (rows(states) for states in blocks[site.blocks[0]])
         cos = (before * after).sum(1) / before.norm(dim=1) / after.norm(dim=1)
         expected[site.name] = {
             "input_mean": x.mean(0),
@@ -48,6 +49,7 @@ def naive(model, sites, samples):
             "block_cosine": (1 - cos).mean(),
             "block_mse": (before - after).square().mean(),
             "block_mae": (before - after).abs().mean(),
+            "block_tokens": torch.tensor(float(len(cos))).double(),
         }
     return expected
 
@@ -81,8 +83,9 @@ def test_do_not_grow_with_the_number_of_samples():
     model = make("llama")
     sites, samples = find_sites(model, kinds_of(model)), batches()
     once, twice = (collect(model, sites, samples * times, STATISTICS) for times in (1, 2))
-    for name in STATISTICS:
+    for name in STATISTICS.keys() - {"block_tokens"}:
         torch.testing.assert_close(once[sites[0].name][name], twice[sites[0].name][name])
+    assert twice[sites[0].name]["block_tokens"] == 2 * once[sites[0].name]["block_tokens"] == 2 * 3 * 2 * 12
 
 
 def test_variance_survives_a_large_mean():
@@ -130,7 +133,7 @@ def test_nan_names_block_and_batch():
     with torch.no_grad():
         model.model.embed_tokens.weight[60] = float("nan")
     with pytest.raises(
-        ValueError, match=r"input_mean is NaN or infinite in block 0 .*at calibration batch 2"
+        ValueError, match=r"input_mean is NaN or infinite at model.layers.0.mlp.* at calibration batch 2"
     ):
         collect(model, find_sites(model), samples, {"input_mean"})
 
@@ -139,7 +142,7 @@ def test_infinity_is_found_too():
     model = make("opt")
     with torch.no_grad():
         model.model.decoder.layers[1].fc1.bias[3] = float("inf")
-    with pytest.raises(ValueError, match=r"input_sq_mean is NaN or infinite in block 1 .*batch 0"):
+    with pytest.raises(ValueError, match=r"input_sq_mean is NaN or infinite at .*layers.1.fc2 .*batch 0"):
         collect(model, find_sites(model), batches(), {"input_sq_mean"})
 
 

@@ -4,12 +4,15 @@ import copy
 
 import pytest
 import torch
-from families import DECODERS, batches, kinds_of, make
+from families import DECODERS, all_kinds, batches, kinds_of, make
 
 from cfsp.collection import collect
+from cfsp.finding import find_sites
 from cfsp.gates import Gates
-from cfsp.layouts import find_sites
+from cfsp.layouts import places_of
 from cfsp.plans import Cut, PrunePlan
+from cfsp.progress import Progress
+from cfsp.schedules.base import best_units
 from cfsp.sites import unit_cost
 from cfsp.surgery import apply
 
@@ -19,9 +22,9 @@ def random_plan(sites, seed=0, fills=None) -> PrunePlan:
     generator = torch.Generator().manual_seed(seed)
     edits = []
     for number, site in enumerate(sites):
-        kept = max(1, site.units * (2 + number) // 7)
-        keep = sorted(torch.randperm(site.units, generator=generator)[:kept].tolist())
-        edits.append(Cut(site.name, site.units, tuple(keep), None if fills is None else fills[site.name]))
+        kept = max(1, site.units // site.groups * (2 + number) // 7) * site.groups
+        keep = best_units(torch.rand(site.units, generator=generator), kept, site.groups)
+        edits.append(Cut(site.name, site.units, keep, None if fills is None else fills[site.name]))
     return PrunePlan(tuple(edits))
 
 
@@ -42,8 +45,13 @@ def logits(model, tokens):
     return model(**tokens).logits
 
 
+def kind_sets(model) -> list[list[str]]:
+    """Every kind of site by itself, and all kinds in one plan."""
+    return [*([kind] for kind in all_kinds(model)), all_kinds(model)]
+
+
 def test_keeping_everything_changes_no_bit(model, tokens):
-    sites = find_sites(model, kinds_of(model))
+    sites = find_sites(model, all_kinds(model))
     before, size, fills = logits(model, tokens), model.num_parameters(), ones_for(sites)
     edits = (Cut(site.name, site.units, tuple(range(site.units)), fills[site.name]) for site in sites)
     apply(PrunePlan(tuple(edits)), sites, model)
@@ -51,16 +59,54 @@ def test_keeping_everything_changes_no_bit(model, tokens):
     assert model.num_parameters() == size
 
 
-def test_cut_model_equals_gated_model(model, tokens):
-    sites = find_sites(model, kinds_of(model))
-    plan = random_plan(sites)
-    dense = logits(model, tokens)
-    with Gates(model, sites, gates_of(plan)):
+def test_cut_model_equals_gated_model(family, tokens):
+    for kinds in kind_sets(make(family)):
+        model = make(family)
+        sites = find_sites(model, kinds)
+        plan = random_plan(sites)
+        dense = logits(model, tokens)
+        with Gates(model, sites, gates_of(plan)):
+            gated = logits(model, tokens)
+        assert torch.equal(logits(model, tokens), dense)  # the gates are gone
+        apply(plan, sites, model)
+        torch.testing.assert_close(logits(model, tokens), gated, rtol=1e-4, atol=2e-4)
+        assert not torch.allclose(gated, dense, atol=1e-2)
+        ids = tokens["input_ids"]
+        if model.can_generate():
+            settings = {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
+            cached, plain = (model.generate(ids, use_cache=use, **settings) for use in (True, False))
+            assert torch.equal(cached, plain)
+
+
+def test_what_a_mixed_plan_leaves_is_predicted_to_the_parameter(family):
+    for kinds in kind_sets(make(family)):
+        model = make(family)
+        sites = find_sites(model, kinds)
+        plan = random_plan(sites)
+        expected = Progress(model, sites).parameters({cut.site: len(cut.keep) for cut in plan.edits})
+        held = Progress(model, sites, plan.edits).parameters()
+        apply(plan, sites, model)
+        assert model.num_parameters() == held
+        if "block" not in kinds or len(kinds) == 1:  # else it depends on which blocks stay
+            assert model.num_parameters() == pytest.approx(expected)
+
+
+def test_an_emptied_site_computes_nothing_and_counts_nothing(family, tokens):
+    model = make(family)
+    kinds = [kind for kind, place in places_of(model).items() if kind == "mlp" or place.whole]
+    sites = find_sites(model, kinds)[: len(kinds)]
+    fills = ones_for(sites)
+    plan = PrunePlan(tuple(Cut(site.name, site.units, (), fills[site.name]) for site in sites))
+    with Gates(model, sites, {site.name: torch.zeros(site.units) for site in sites}, fills):
         gated = logits(model, tokens)
-    assert torch.equal(logits(model, tokens), dense)  # the gates are gone
     apply(plan, sites, model)
-    torch.testing.assert_close(logits(model, tokens), gated, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(gated, dense, atol=1e-2)
+    torch.testing.assert_close(logits(model, tokens), gated, rtol=1e-4, atol=2e-4)
+    after = find_sites(model, kinds)
+    assert [site.units for site in after if site.block == 0 and site.units] == []
+    if model.can_generate():
+        ids, settings = tokens["input_ids"], {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+        cached, plain = (model.generate(ids, use_cache=use, **settings) for use in (True, False))
+        assert torch.equal(cached, plain)
 
 
 def test_parameters_removed_are_units_times_cost(model):
@@ -89,15 +135,18 @@ def test_fill_equals_channels_held_at_the_constant(model, tokens):
 
 
 def test_sites_of_the_cut_model_are_what_the_plan_kept(model):
-    sites = find_sites(model, kinds_of(model))
+    kinds = [kind for kind in all_kinds(model) if kind != "block"]
+    sites = find_sites(model, kinds)
     plan = random_plan(sites)
     apply(plan, sites, model)
-    after = find_sites(model, kinds_of(model))
-    assert [site.units for site in after] == [len(cut.keep) for cut in plan.edits]
-    for site in after:
-        for count in site.counts:
-            value = getattr(model.get_submodule(count.module), count.attribute)
-            assert value == site.units * count.per_unit
+    left = {site.name: site for site in find_sites(model, kinds)}
+    for cut, site in zip(plan.edits, sites, strict=True):
+        if site.kind == "query_heads":  # those of the groups that went are gone too
+            groups = left[site.name.replace("query_heads", "attention")].units
+            assert left[site.name].groups == groups
+            assert left[site.name].units == len(cut.keep) // site.groups * groups
+        else:
+            assert left[site.name].units == len(cut.keep)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cfsp.checks import check_integer
+from cfsp.checks import check_bool, check_integer
 from cfsp.sites import Site
 from cfsp.statistics import Stats
 
@@ -21,14 +21,16 @@ Scores = Mapping[str, Tensor]
 class Allocator(ABC):
     """Splits a budget of parameters over the sites.
 
-    round_to: MLP widths are multiples of this (64 or 128 suit GPU kernels); attention always moves
-        in whole heads or key/value groups. A site that loses nothing keeps its width as it is.
+    round_to: MLP and residual widths are multiples of this (64 or 128 suit GPU kernels); attention
+        moves in whole heads or key/value groups. A site that loses nothing keeps its width as it is.
     protect: blocks that keep everything, negative ones counted from the end; the other blocks make
         up for them.
+    allow_empty: let an MLP or an attention lose all of its units, and so go as a whole.
     """
 
     round_to: int = 1
     protect: Sequence[int] = ()
+    allow_empty: bool = False
 
     @property
     def needs(self) -> frozenset[str]:
@@ -37,6 +39,7 @@ class Allocator(ABC):
 
     def __post_init__(self) -> None:
         check_integer("round_to", self.round_to, least=1)
+        check_bool("allow_empty", self.allow_empty)
         if isinstance(self.protect, str | int) or not all(isinstance(block, int) for block in self.protect):
             raise ValueError(f"protect={self.protect!r}: expected a list of block numbers, such as [0,-1]")
 
@@ -64,7 +67,8 @@ class Allocator(ABC):
         if not free:
             return kept
         steps = {site.name: self.step(site) for site in free}
-        kept |= fit(self.wishes(free, scores, stats, cost, budget), free, steps, cost, budget)
+        least = {site.name: self.least_units(site) for site in free}
+        kept |= fit(self.wishes(free, scores, stats, cost, budget), free, steps, least, cost, budget)
         return {site.name: kept[site.name] for site in sites}
 
     def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
@@ -74,12 +78,9 @@ class Allocator(ABC):
             ValueError: `protect` names no block, round_to is wider than an MLP, or the budget is
                 too small for one step in every site and for the protected blocks.
         """
-        protected = self.protected_blocks(sites)
-        least = sum(
-            (site.units if site.block in protected else self.step(site)) * cost[site.name] for site in sites
-        )
+        least = self.least(sites, cost)
         total = sum(site.units * cost[site.name] for site in sites)
-        if budget < total and all(site.block in protected for site in sites):
+        if budget < total and all(site.block in self.protected_blocks(sites) for site in sites):
             raise ValueError(f"protect={[*self.protect]}: every block is protected; expected some to cut")
         if budget < least:
             raise ValueError(
@@ -88,18 +89,36 @@ class Allocator(ABC):
                 f"{math.floor((1 - least / total) * 1e4) / 1e4:.4f}"
             )
 
+    def least(self, sites: Sequence[Site], cost: Mapping[str, int]) -> int:
+        """Parameters of the least that may stay."""
+        protected = self.protected_blocks(sites)
+        return sum(
+            (site.units if site.block in protected else self.least_units(site)) * cost[site.name]
+            for site in sites
+        )
+
     def protected_blocks(self, sites: Sequence[Site]) -> set[int]:
         """The protected blocks, counted from 0."""
-        blocks = 1 + max(site.block for site in sites)
+        blocks = max(site.units if site.kind == "block" else 1 + (site.block or 0) for site in sites)
         for block in self.protect:
             if not -blocks <= block < blocks:
                 raise ValueError(f"protect={[*self.protect]}: expected blocks in {-blocks}..{blocks - 1}")
         return {block % blocks for block in self.protect}
 
+    def protected_units(self, site: Site) -> set[int]:
+        """Units that stay whatever their score: the protected blocks, where units are blocks."""
+        return {block % site.units for block in self.protect} if site.kind == "block" else set()
+
+    def least_units(self, site: Site) -> int:
+        """The fewest units that a site may keep."""
+        if self.allow_empty and (site.kind == "mlp" or (site.kind == "attention" and site.whole)):
+            return 0
+        return max(self.step(site), len(self.protected_units(site)))
+
     def step(self, site: Site) -> int:
         """The smallest change of a site's width, in units."""
-        if site.kind != "mlp":
-            return 1
+        if site.kind not in ("mlp", "hidden"):
+            return site.groups  # of query heads: one in each key/value group
         if self.round_to > site.units:
             raise ValueError(
                 f"round_to={self.round_to}: {site.name} has {site.units} units; expected at most that"
@@ -122,20 +141,22 @@ def fit(
     wishes: Mapping[str, float],
     sites: Sequence[Site],
     steps: Mapping[str, int],
+    least: Mapping[str, int],
     cost: Mapping[str, int],
     budget: int,
 ) -> dict[str, int]:
     """Whole widths in proportion to the wishes that meet the budget.
 
-    A site keeps at least one step and at most all of its units; what such a bound takes or leaves
-    is shared by the others in proportion. Then every width is rounded down to its step and the
-    rest of the budget goes, step by step, to the site that is furthest below its due.
+    A site keeps at least its least (one step, as a rule) and at most all of its units; what such a
+    bound takes or leaves is shared by the others in proportion. Then every width is rounded down to
+    its step and the rest of the budget goes, step by step, to the site that is furthest below its due.
     """
-    due = fill_proportionally(wishes, sites, steps, cost, budget)
+    due = fill_proportionally(wishes, sites, least, cost, budget)
     keep = {}
     for site in sites:
         whole = due[site.name] >= site.units
-        keep[site.name] = site.units if whole else int(due[site.name] // steps[site.name]) * steps[site.name]
+        steps_due = int(due[site.name] // steps[site.name])
+        keep[site.name] = site.units if whole else max(steps_due * steps[site.name], least[site.name])
     left = budget - sum(keep[site.name] * cost[site.name] for site in sites)
     while True:
         sizes = {site.name: min(steps[site.name], site.units - keep[site.name]) for site in sites}
@@ -152,7 +173,7 @@ def fit(
 def fill_proportionally(
     wishes: Mapping[str, float],
     sites: Sequence[Site],
-    steps: Mapping[str, int],
+    least: Mapping[str, int],
     cost: Mapping[str, int],
     budget: int,
 ) -> dict[str, float]:
@@ -161,7 +182,7 @@ def fill_proportionally(
     def scaled(factor: float) -> dict[str, float]:
         return {
             # A wish of nothing must still be able to grow, should all others be full.
-            site.name: min(max(factor * max(wishes[site.name], 1e-9), steps[site.name]), site.units)
+            site.name: min(max(factor * max(wishes[site.name], 1e-9), least[site.name]), site.units)
             for site in sites
         }
 

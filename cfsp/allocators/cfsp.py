@@ -38,7 +38,13 @@ class Coarse(Allocator):
         return frozenset({f"block_{self.metric}"})
 
     def importance(self, sites: Sequence[Site], stats: Stats) -> dict[int, float]:
-        """The mean distance of every block that has a site."""
+        """The mean distance of every block that has a site. Raises ValueError at a site without one."""
+        for site in sites:
+            if site.block is None:
+                raise ValueError(
+                    f"allocator {type(self).__name__} goes by blocks, and {site.name!r} belongs to none; "
+                    "expected only mlp and attention in sites, or another allocator"
+                )
         return {site.block: float(stats[site.name][f"block_{self.metric}"]) for site in sites}
 
 

@@ -10,12 +10,18 @@ from torch import Tensor
 
 from cfsp.sites import UnitView
 
+IN_BLOCKS = frozenset({"mlp", "attention", "query_heads"})
+EVERY_KIND = IN_BLOCKS | {"block", "hidden"}
+
 
 class Criterion(ABC):
     """Scores the units of one site from their weights and the calibration statistics."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the statistics that `score` reads (`cfsp.statistics.STATISTICS`)."""
+    """Names of the statistics that `score` reads (`cfsp.statistics.STATISTICS`, `cfsp.gradients.TAYLOR`)."""
+
+    kinds: ClassVar[frozenset[str]] = IN_BLOCKS
+    """Kinds of sites whose units it can score."""
 
     @abstractmethod
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from cfsp.criteria.base import Criterion
+from cfsp.criteria.base import EVERY_KIND, Criterion
 from cfsp.sites import UnitView
 
 
@@ -18,6 +19,7 @@ class Chance(Criterion):
     """score_u is uniform in [0, 1) and depends on the seed and the site's name only."""
 
     seed: int = 0
+    kinds: ClassVar[frozenset[str]] = EVERY_KIND
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         # One hash of both: torch's CPU generator takes only the low 32 bits of a seed.

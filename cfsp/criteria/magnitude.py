@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cfsp.checks import check_choice, check_number
-from cfsp.criteria.base import Criterion
+from cfsp.criteria.base import EVERY_KIND, IN_BLOCKS, Criterion
 from cfsp.sites import UnitView
 
 
@@ -29,7 +29,12 @@ class Magnitude(Criterion):
         check_choice("weights", self.weights, ("all", "consumers"))
         check_number("norm", self.norm, least=1)
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        return EVERY_KIND if self.weights == "all" else IN_BLOCKS
+
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
-        members = view.members() if self.weights == "all" else view.consumers()
-        flat = torch.cat([weight.flatten(1) for weight in members], dim=1)  # [units, weights]
+        if self.weights == "all":
+            return view.totals(lambda weight: weight.abs() ** self.norm) ** (1 / self.norm)
+        flat = torch.cat([weight.flatten(1) for weight in view.consumers()], dim=1)  # [units, weights]
         return flat.norm(p=self.norm, dim=1)

@@ -11,13 +11,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
-from cfsp.checks import check_choice
+from cfsp.checks import check_bool, check_choice
 from cfsp.collection import collect
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.layouts import block_modules
 from cfsp.plans import Cut, PrunePlan
-from cfsp.sites import Site, UnitView, unit_cost
+from cfsp.progress import Progress, site_parameters
+from cfsp.sites import Site
 from cfsp.statistics import Stats
 
 BASES = ("sites", "blocks", "model")
@@ -29,15 +30,18 @@ class Schedule(ABC):
 
     sparsity: the share of the base's parameters to remove, in [0, 1).
     sparsity_of: the base: the chosen "sites", all "blocks", or the whole "model".
+    checkpointing: let gradients cost a second forward pass instead of the memory of activations.
     """
 
     sparsity: float
     sparsity_of: str = "sites"
+    checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.sparsity, int | float) or not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity={self.sparsity!r}: expected a share to remove, in [0, 1)")
         check_choice("sparsity_of", self.sparsity_of, BASES)
+        check_bool("checkpointing", self.checkpointing)
 
     @abstractmethod
     def plan(
@@ -51,73 +55,137 @@ class Schedule(ABC):
     ) -> PrunePlan:
         """Decide what every site keeps. The model is as it was afterwards."""
 
-    def budget(self, model: PreTrainedModel, sites: Sequence[Site]) -> int:
-        """Parameters of the sites that may stay. Raises ValueError if the sites are too small."""
+    def removed(self, model: PreTrainedModel, sites: Sequence[Site]) -> int:
+        """Parameters that must go. Raises ValueError if the sites are too small."""
         sizes = parameters(model, sites)
         removed = round(self.sparsity * sizes[self.sparsity_of])
-        if removed >= sizes["sites"]:
+        if removed and removed >= sizes["sites"]:
             raise ValueError(
                 f"sparsity={self.sparsity} of the {self.sparsity_of} is {removed:,} parameters but the "
                 f"sites have {sizes['sites']:,}; expected less than "
                 f"{sizes['sites'] / sizes[self.sparsity_of]:.3f}, or more sites"
             )
-        return sizes["sites"] - removed
+        return removed
+
+    def collect(
+        self,
+        state: Progress,
+        sites: Sequence[Site],
+        batches: Iterable[Mapping[str, Tensor]],
+        needs: Collection[str],
+        last_block: str | None = None,
+    ) -> Stats:
+        """The statistics of the model as it is so far, at these of its sites."""
+        if not needs:  # magnitude needs no forward pass
+            return {site.name: {} for site in sites}
+        names = {site.name for site in sites}
+        whole = [site for site in state.whole_sites if site.name in names and state.has_units(site)]
+        with state.gates():
+            stats = collect(state.model, whole, batches, needs, last_block, self.checkpointing)
+        return {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
+
+
+def check_kinds(criterion: Criterion, sites: Sequence[Site]) -> None:
+    """Raise ValueError if the criterion cannot score one of the sites."""
+    for site in sites:
+        if site.kind not in criterion.kinds:
+            raise ValueError(
+                f"criterion {type(criterion).__name__} cannot score {site.kind!r} sites; expected only "
+                f"{', '.join(sorted(criterion.kinds))}"
+            )
 
 
 def parameters(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, int]:
-    """Parameters of the sites (what their units take with them), of all blocks, of the model.
+    """Parameters of the sites (what goes with all of their units), of all blocks, of the model.
 
     A tied weight counts once.
     """
     blocks = [model.get_submodule(path) for path in block_modules(model)]
     return {
-        "sites": sum(site.units * unit_cost(model, site) for site in sites),
+        "sites": site_parameters(model, sites),
         "blocks": sum(weight.numel() for block in blocks for weight in block.parameters()),
         "model": sum(weight.numel() for weight in model.parameters()),
     }
 
 
 def score_sites(
-    model: PreTrainedModel, sites: Sequence[Site], stats: Stats, criterion: Criterion
+    state: Progress, sites: Sequence[Site], stats: Stats, criterion: Criterion
 ) -> dict[str, Tensor]:
-    """Score every site. Raises ValueError if a score is NaN or infinite."""
-    scores = {site.name: criterion.score(UnitView(model, site), stats[site.name]) for site in sites}
-    for name, score in scores.items():
-        if not score.isfinite().all():
-            raise ValueError(f"{name}: a score is NaN or infinite; expected finite weights")
+    """Score the units that are left. Raises ValueError if a score is NaN or infinite."""
+    check_kinds(criterion, sites)
+    scores = {}
+    for site in sites:
+        scores[site.name] = criterion.score(state.view(site), stats[site.name])
+        if not scores[site.name].isfinite().all():
+            raise ValueError(f"{site.name}: a score is NaN or infinite; expected finite weights")
     return scores
 
 
-def make_cut(
-    site: Site, score: Tensor, width: int, stat: Mapping[str, Tensor], compensation: Compensation
-) -> Cut:
-    """Keep the best units of a site; what stands for the others is the compensation's business."""
-    keep = best_units(score, width)
-    return Cut(site.name, site.units, keep, compensation.fill(stat) if width < site.units else None)
+def allocate(
+    state: Progress, scores: Mapping[str, Tensor], stats: Stats, allocator: Allocator, removed: int
+) -> dict[str, int]:
+    """Widths with which at least `removed` more parameters go, and as few more as can be."""
+    cost = {site.name: state.cost(site) for site in state.sites}
+    total = sum(site.units * cost[site.name] for site in state.sites)
+    if not overlap(state.sites):
+        return allocator.allocate(state.sites, scores, stats, cost, total - removed)
+    # Where sites share weights, costs do not add up: look for the budget under which they do.
+    before = state.parameters()
+    low, high = allocator.least(state.sites, cost), total
+    widths = allocator.allocate(state.sites, scores, stats, cost, low)
+    if before - state.parameters(widths) < removed:
+        raise ValueError(f"the sites cannot lose {removed:,} parameters; expected a lower sparsity")
+    while high - low > 1:
+        middle = (low + high) // 2
+        wider = allocator.allocate(state.sites, scores, stats, cost, middle)
+        if before - state.parameters(wider) >= removed:
+            low, widths = middle, wider
+        else:
+            high = middle
+    return widths
 
 
-def collect_if_needed(
-    model: PreTrainedModel,
+def overlap(sites: Sequence[Site]) -> bool:
+    """Whether some sites own parts of the same weights."""
+    kinds = {site.kind for site in sites}
+    return len(kinds) > 1 and not kinds <= {"mlp", "attention"} and not kinds <= {"mlp", "query_heads"}
+
+
+def make_cuts(
+    state: Progress,
     sites: Sequence[Site],
-    batches: Iterable[Mapping[str, Tensor]],
-    needs: Collection[str],
-    last_block: str | None = None,
-) -> Stats:
-    """`collect`, or nothing per site where nothing is asked: magnitude needs no forward pass."""
-    if not needs:
-        return {site.name: {} for site in sites}
-    return collect(model, sites, batches, needs, last_block)
+    scores: Mapping[str, Tensor],
+    widths: Mapping[str, int],
+    stats: Stats,
+    allocator: Allocator,
+    compensation: Compensation,
+) -> list[Cut]:
+    """Keep the best units of every site; what stands for the others is the compensation's business."""
+    cuts = []
+    for site in sites:
+        score, width = scores[site.name].clone(), widths[site.name]
+        for unit in allocator.protected_units(site):
+            score[unit] = torch.inf
+        keep = best_units(score, width, site.groups)
+        cuts.append(
+            state.cut(site, keep, compensation.fill(stats[site.name]) if width < site.units else None)
+        )
+    return cuts
 
 
-def best_units(score: Tensor, count: int) -> tuple[int, ...]:
-    """The `count` highest scores, rising; of equal scores the first. Exact, unlike a threshold."""
-    order = torch.argsort(score, descending=True, stable=True)
-    return tuple(sorted(order[:count].tolist()))
+def best_units(score: Tensor, count: int, groups: int = 1) -> tuple[int, ...]:
+    """The `count` highest scores, as many of each of so many equal runs; rising.
+
+    Of equal scores the first. Exact, unlike a threshold.
+    """
+    order = score.view(groups, -1).argsort(dim=1, descending=True, stable=True)[:, : count // groups]
+    first = torch.arange(groups)[:, None] * (len(score) // groups)
+    return tuple(sorted((order.cpu() + first).flatten().tolist()))
 
 
 def block_statistics(sites: Sequence[Site], stats: Stats) -> dict[str, list[float]]:
     """The per-block statistics as lists over blocks, for people to look at."""
-    first_of_block = {site.block: site for site in reversed(sites)}
+    first_of_block = {site.block: site for site in reversed(sites) if site.block is not None}
     columns: dict[str, list[float]] = {}
     for block in sorted(first_of_block):
         for name, value in stats[first_of_block[block].name].items():

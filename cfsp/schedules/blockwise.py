@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
@@ -13,10 +12,10 @@ from transformers import PreTrainedModel
 from cfsp.allocators.base import Allocator
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
-from cfsp.gates import Gates
 from cfsp.plans import Cut, PrunePlan
-from cfsp.schedules.base import Schedule, block_statistics, collect_if_needed, make_cut, score_sites
-from cfsp.sites import Site, unit_cost
+from cfsp.progress import Progress
+from cfsp.schedules.base import Schedule, allocate, block_statistics, make_cuts, score_sites
+from cfsp.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,29 +39,22 @@ class Blockwise(Schedule):
         allocator: Allocator,
         compensation: Compensation,
     ) -> PrunePlan:
-        budget = self.budget(model, sites)
+        if any(site.block is None for site in sites):
+            raise ValueError(
+                "schedule blockwise needs sites that lie in blocks; expected only mlp and attention"
+            )
         batches = list(batches)  # read once per block
         needs = criterion.needs | compensation.needs
-        dense = collect_if_needed(model, sites, batches, needs | allocator.needs)
-        scores = score_sites(model, sites, dense, criterion)
-        cost = {site.name: unit_cost(model, site) for site in sites}
-        widths = allocator.allocate(sites, scores, dense, cost, budget)
-        edits: list[Cut] = []
+        dense = Progress(model, sites)
+        stats = self.collect(dense, sites, batches, needs | allocator.needs)
+        scores = score_sites(dense, sites, stats, criterion)
+        widths = allocate(dense, scores, stats, allocator, self.removed(model, sites))
+        notes = {"block_statistics": block_statistics(sites, stats)}
+        cuts: list[Cut] = []
         for block in tqdm(sorted({site.block for site in sites}), "blocks", unit="block", disable=None):
             own = [site for site in sites if site.block == block]
-            with held(edits, model, sites):
-                stats = collect_if_needed(model, own, batches, needs, last_block=own[0].block_module)
-            score = score_sites(model, own, stats, criterion)
-            edits += [
-                make_cut(site, score[site.name], widths[site.name], stats[site.name], compensation)
-                for site in own
-            ]
-        return PrunePlan(tuple(edits), {"block_statistics": block_statistics(sites, dense)})
-
-
-def held(edits: Sequence[Cut], model: PreTrainedModel, sites: Sequence[Site]) -> Gates:
-    """Gates that make the model compute as if these cuts were done."""
-    gates = {cut.site: torch.zeros(cut.units) for cut in edits}
-    for cut in edits:
-        gates[cut.site][list(cut.keep)] = 1
-    return Gates(model, sites, gates, {cut.site: cut.fill for cut in edits if cut.fill is not None})
+            state = Progress(model, sites, cuts)
+            stats = self.collect(state, own, batches, needs, last_block=own[0].blocks[0])
+            scores = score_sites(state, own, stats, criterion)
+            cuts += make_cuts(state, own, scores, widths, stats, allocator, compensation)
+        return PrunePlan(tuple(cuts), notes)

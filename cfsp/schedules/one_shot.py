@@ -12,8 +12,9 @@ from cfsp.allocators.base import Allocator
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.plans import PrunePlan
-from cfsp.schedules.base import Schedule, block_statistics, collect_if_needed, make_cut, score_sites
-from cfsp.sites import Site, unit_cost
+from cfsp.progress import Progress
+from cfsp.schedules.base import Schedule, allocate, block_statistics, make_cuts, score_sites
+from cfsp.sites import Site
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +30,9 @@ class OneShot(Schedule):
         allocator: Allocator,
         compensation: Compensation,
     ) -> PrunePlan:
-        budget = self.budget(model, sites)
-        needs = criterion.needs | allocator.needs | compensation.needs
-        stats = collect_if_needed(model, sites, batches, needs)
-        scores = score_sites(model, sites, stats, criterion)
-        cost = {site.name: unit_cost(model, site) for site in sites}
-        widths = allocator.allocate(sites, scores, stats, cost, budget)
-        edits = [
-            make_cut(site, scores[site.name], widths[site.name], stats[site.name], compensation)
-            for site in sites
-        ]
-        return PrunePlan(tuple(edits), {"block_statistics": block_statistics(sites, stats)})
+        state = Progress(model, sites)
+        stats = self.collect(state, sites, batches, criterion.needs | allocator.needs | compensation.needs)
+        scores = score_sites(state, sites, stats, criterion)
+        widths = allocate(state, scores, stats, allocator, self.removed(model, sites))
+        cuts = make_cuts(state, sites, scores, widths, stats, allocator, compensation)
+        return PrunePlan(tuple(cuts), {"block_statistics": block_statistics(sites, stats)})

@@ -1,0 +1,179 @@
+"""Pruned models: the parts and shapes that the stock classes of transformers lack.
+
+This file travels with every checkpoint whose blocks differ, as its remote code, so it needs torch
+and transformers alone. The sizes of every block are in the config's own `per_layer_config`; what
+they are the sizes of stands under its key `pruned`:
+
+    blocks      path of the list of blocks
+    names       width, heads, groups -> what the family's config calls them
+    head_dim    channels of one head
+    linears     path in a block -> what its outputs and its inputs are: runs of n, q, k, v, or null
+    counts      [path in a block, attribute, width, heads, groups, heads_per_group or channels]
+    attention   path in a block of the module that goes as a whole with the last head
+    biases      paths of the modules that pruning gave a bias
+"""
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+
+class Constant(nn.Module):
+    """What is left of a linear layer without inputs: its bias, or nothing but zeros."""
+
+    def __init__(self, outputs, bias):
+        super().__init__()
+        self.outputs, self.bias = outputs, bias
+
+    def forward(self, states):
+        """[..., anything] -> [..., outputs]"""
+        constant = states.new_zeros(self.outputs) if self.bias is None else self.bias
+        return constant.expand(*states.shape[:-1], -1)
+
+
+class SkippedAttention(nn.Module):
+    """What is left of an attention without heads: the bias of its output layer.
+
+    Its cache holds one zero per token, because transformers takes the length of the text so far
+    from the first block's cache.
+    """
+
+    def __init__(self, name, output, layer_idx):
+        super().__init__()
+        self.output_name, self.layer_idx = name, layer_idx
+        self.add_module(name, output)
+
+    def forward(self, hidden_states, *args, past_key_values=None, **kwargs):
+        """[batch, tokens, hidden] -> the same shape, and no attention weights"""
+        if past_key_values is not None:
+            nothing = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+            past_key_values.update(nothing, nothing, self.layer_idx)
+        return self.get_submodule(self.output_name)(hidden_states), None
+
+
+class LayerConfig:
+    """The model's config with a few attributes of one block's own."""
+
+    def __init__(self, config, **own):
+        self.__dict__.update(own, _shared=config)
+
+    def __getattr__(self, name):
+        if name.startswith("__") or name == "_shared":  # asked by copy and pickle before there is one
+            raise AttributeError(name)
+        return getattr(self._shared, name)
+
+
+def set_count(module, attribute, value):
+    """Set an attribute; one of the config's ("config.x") for this module alone."""
+    if attribute.startswith("config."):
+        if not isinstance(module.config, LayerConfig):
+            module.config = LayerConfig(module.config)
+        module, attribute = module.config, attribute.removeprefix("config.")
+    setattr(module, attribute, value)
+
+
+def get_count(module, attribute):
+    """What `set_count` sets."""
+    for name in attribute.split("."):
+        module = getattr(module, name)
+    return module
+
+
+def linear_sizes(module):
+    """(outputs, inputs) of a Linear or a Conv1D, whose weight is transposed."""
+    shape = tuple(module.weight.shape)
+    return shape[::-1] if isinstance(module, Conv1D) else shape
+
+
+def resize_linear(module, outputs, inputs):
+    """Give a Linear or Conv1D other sizes; its weights are yet to be loaded."""
+    if isinstance(module, Conv1D):
+        module.nx, module.nf, shape = inputs, outputs, (inputs, outputs)
+    else:
+        module.in_features, module.out_features, shape = inputs, outputs, (outputs, inputs)
+    module.weight = nn.Parameter(module.weight.new_empty(shape))
+    if module.bias is not None:
+        module.bias = nn.Parameter(module.bias.new_empty(outputs))
+
+
+def add_bias(module):
+    if module.bias is None:
+        module.bias = nn.Parameter(module.weight.new_empty(linear_sizes(module)[0]))
+
+
+def drop_attention(block, path, output, layer_idx):
+    """Replace the attention at `path` of a block by a `SkippedAttention`.
+
+    output: path in the block of the attention's output layer, whose bias stays.
+    """
+    attention, (outputs, _) = block.get_submodule(path), linear_sizes(block.get_submodule(output))
+    name = output.removeprefix(f"{path}.")
+    bias = attention.get_submodule(name).bias
+    block.set_submodule(path, SkippedAttention(name, Constant(outputs, bias), layer_idx))
+
+
+def drop_inputs(block, path):
+    """Replace a linear layer that has lost all of its inputs by a `Constant`."""
+    module = block.get_submodule(path)
+    block.set_submodule(path, Constant(linear_sizes(module)[0], module.bias))
+
+
+def reshape(model, config):
+    """Give a model that was built with the sizes of its global config those of every block."""
+    table = config.pruned
+    for path in table["biases"]:
+        add_bias(model.get_submodule(path))
+    for index, block in enumerate(model.get_submodule(table["blocks"])):
+        own = config.per_layer_config[index]
+        named = {what: getattr(own, name) for what, name in table["names"].items()}
+        reshape_block(block, index, table, **named)
+
+
+def reshape_block(block, index, table, width=0, heads=0, groups=None):
+    """Give a block so many neurons, query heads and key/value groups (None: as many as heads)."""
+    groups = heads if groups is None else groups
+    channels = heads * table["head_dim"]
+    runs = {"n": width, "q": channels, "k": groups * table["head_dim"], "v": groups * table["head_dim"]}
+    for path, axes in table["linears"].items():
+        module = block.get_submodule(path)
+        own = (sum(runs[letter] for letter in axis) if axis else None for axis in axes)
+        sizes = zip(own, linear_sizes(module), strict=True)
+        resize_linear(module, *(as_is if size is None else size for size, as_is in sizes))
+    if heads:
+        count = {"heads": heads, "groups": groups, "channels": channels, "heads_per_group": heads // groups}
+        for path, attribute, what in table["counts"]:
+            set_count(block.get_submodule(path), attribute, width if what == "width" else count[what])
+    for path, (_, inputs) in table["linears"].items():
+        if inputs == "n" and not width:
+            drop_inputs(block, path)
+        elif inputs == "q" and not heads:
+            drop_attention(block, table["attention"], path, index)
+
+
+class Pruned:
+    """Mixed into a stock class: the sizes of `config.pruned`, and nothing loaded amiss."""
+
+    def __init__(self, config, *args, **kwargs):
+        # The stock class reads the global sizes, which a config with differing blocks refuses to give.
+        differing = config.__dict__.pop("_heterogeneity_spec", None)
+        try:
+            super().__init__(config, *args, **kwargs)
+        finally:
+            if differing is not None:
+                config.__dict__["_heterogeneity_spec"] = differing
+        reshape(self, config)
+
+    @classmethod
+    def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
+        """transformers', except that a weight that is missing, or one too many, is an error.
+
+        Raises:
+            ValueError: the weights are not those that the config describes.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+            if info[problem]:
+                names = ", ".join(sorted(map(str, info[problem]))[:3])
+                raise ValueError(
+                    f"{len(info[problem])} {problem.replace('_', ' ')} in the checkpoint: {names}"
+                )
+        return (model, info) if output_loading_info else model

@@ -1,0 +1,64 @@
+"""Iterative: prune in steps, and look at what is left before each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from cfsp.allocators.base import Allocator
+from cfsp.checks import check_integer
+from cfsp.compensation.base import Compensation
+from cfsp.criteria.base import Criterion
+from cfsp.plans import Cut, PrunePlan
+from cfsp.progress import Progress
+from cfsp.schedules.base import Schedule, allocate, block_statistics, make_cuts, score_sites
+from cfsp.sites import Site
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iterative(Schedule):
+    """`steps` times one shot, each removing an equal share of the parameters from what is left.
+
+    Between the steps the cuts are held as gates, with their fills, and there is one surgery at the
+    end: the plan is the one that as many runs with as many surgeries would come to.
+
+    The allocator splits each step over the sites as they are by then. One that goes by the block's
+    importance (`cfsp`) therefore differs more between blocks the more steps there are.
+
+    Its iterations are those of LLM-Pruner (Ma et al. 2023, arXiv:2305.11627).
+    """
+
+    steps: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_integer("steps", self.steps, least=1)
+
+    def plan(
+        self,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        batches: Iterable[Mapping[str, Tensor]],
+        criterion: Criterion,
+        allocator: Allocator,
+        compensation: Compensation,
+    ) -> PrunePlan:
+        batches = list(batches)  # read once per step
+        removed = self.removed(model, sites)
+        dense = round(Progress(model, sites).parameters())
+        cuts: list[Cut] = []
+        notes = {}
+        for step in tqdm(range(1, self.steps + 1), "steps", unit="step", disable=None):
+            state = Progress(model, sites, cuts)
+            needs = criterion.needs | allocator.needs | compensation.needs
+            stats = self.collect(state, state.sites, batches, needs)
+            notes = notes or {"block_statistics": block_statistics(sites, stats)}
+            scores = score_sites(state, state.sites, stats, criterion)
+            due = removed * step // self.steps - (dense - round(state.parameters()))
+            widths = allocate(state, scores, stats, allocator, max(due, 0))
+            cuts = make_cuts(state, state.sites, scores, widths, stats, allocator, compensation)
+        return PrunePlan(tuple(cuts), notes)

@@ -1,0 +1,64 @@
+"""Every criterion x allocator x schedule x family, end to end: it prunes, or says why it cannot."""
+
+import pytest
+import torch
+from families import DECODERS, FAMILIES, all_kinds, batches, kinds_of, make
+
+import cfsp
+from cfsp.build import build, choices, read
+from cfsp.schedules.base import parameters
+
+BY_BLOCK = ("cfsp", "cfsp_released")
+"""Allocators that ask how important each block is."""
+
+
+def kinds_for(criterion, allocator, schedule, model) -> list[str]:
+    """All that the criterion can score, where allocator and schedule can take it."""
+    able = build(read("criterion", criterion, seed=0)).kinds
+    kinds = [kind for kind in all_kinds(model) if kind in able]
+    if able == {"block"}:
+        return kinds
+    if schedule == "blockwise" or allocator in BY_BLOCK:
+        return kinds_of(model)
+    return kinds
+
+
+def refusal(criterion, allocator, schedule, family) -> str | None:
+    """What is said where the parts cannot go together."""
+    if criterion == "depth" and schedule == "blockwise":
+        return "needs sites that lie in blocks"
+    if criterion == "depth" and allocator in BY_BLOCK:
+        return "belongs to none; expected only mlp and attention in sites"
+    if criterion == "taylor" and family not in DECODERS:
+        return "does not predict the next token; expected labels"
+    return None
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("schedule", choices("schedule"))
+@pytest.mark.parametrize("allocator", choices("allocator"))
+@pytest.mark.parametrize("criterion", choices("criterion"))
+def test_everything_goes_with_everything_or_says_why_not(criterion, allocator, schedule, family):
+    model = make(family)
+    kinds = kinds_for(criterion, allocator, schedule, model)
+    fixed = {"kinds": kinds, "criterion": criterion, "allocator": allocator, "schedule": schedule}
+    if set(kinds) <= {"mlp", "attention"}:
+        fixed |= {"compensation": "mean"}
+    sparsity = 0.5 if criterion == "depth" else 0.3
+    options = {"round_to": 4} | ({"steps": 2} if schedule == "iterative" else {})
+    message = refusal(criterion, allocator, schedule, family)
+    if message:
+        with pytest.raises(ValueError, match=message):
+            cfsp.plan(model, batches(), sparsity=sparsity, **fixed, **options)
+        return
+    before = parameters(model, cfsp.find_sites(model, kinds))
+    plan = cfsp.plan(model, batches(), sparsity=sparsity, **fixed, **options)
+    cfsp.apply(plan, model)
+    assert torch.isfinite(model(**batches(count=1)[0]).logits).all()
+    after = parameters(model, cfsp.find_sites(model, kinds))
+    removed = (before["sites"] - after["sites"]) / before["sites"]
+    if allocator == "cfsp_released":
+        assert removed > 0
+    else:
+        slack = 0.35 if "block" in kinds else 0.15  # one of two blocks, one of four heads
+        assert sparsity <= removed + 1e-6 <= sparsity + slack
