@@ -11,6 +11,7 @@ _HOMES = {
     "collect": "cfsp.collection",
     "plan": "cfsp.api",
     "apply": "cfsp.api",
+    "save": "cfsp.api",
     "PrunePlan": "cfsp.plans",
     "Cut": "cfsp.plans",
     "Record": "cfsp.record",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp import surgery
+from cfsp import checkpoints, surgery
 from cfsp.allocators.base import Allocator
 from cfsp.build import build_components
 from cfsp.compensation.base import Compensation
@@ -55,6 +56,26 @@ def plan(
     return parts["schedule"].plan(
         model, sites, batches, parts["criterion"], parts["allocator"], parts["compensation"]
     )
+
+
+def save(
+    folder: str | Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    plan: PrunePlan,
+    overwrite: bool = False,
+) -> None:
+    """Write a pruned model, whole or not at all, so that plain transformers loads it.
+
+    If its blocks differ, that takes `trust_remote_code=True`, or `cfsp.load`, which runs no code of
+    the folder.
+
+    Raises:
+        ValueError: the folder holds something and `overwrite` is not given, or the family's config
+            cannot say what the model is.
+        OSError: the disk is full or cannot be written; nothing is left then.
+    """
+    checkpoints.save(folder, model, tokenizer, plan, overwrite=overwrite)
 
 
 def apply(plan: PrunePlan, model: PreTrainedModel) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -48,18 +50,21 @@ def show(cfg: DictConfig) -> None:
     from rich.console import Console
 
     from cfsp.record import now, record_path
-    from cfsp.run import run
+    from cfsp.run import run, save_folder
     from cfsp.tables import summary
 
     logging.set_verbosity_error()  # the error that follows its retries says all
     start = now()
-    record = run(cfg)
+    overrides = HydraConfig.get().overrides.task
+    record = run(cfg, shlex.join(["cfsp", *overrides]))
     console = Console()
     if console.is_terminal:
         console.print(summary(record))
     if record.created < start:
         hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
         print(f"cfsp: {hint}", file=sys.stderr)
+    if cfg.save:
+        print(f"cfsp: saved {save_folder(cfg, record.id)}", file=sys.stderr)
     print(record_path(cfg.results, record.id))
 
 

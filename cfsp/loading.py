@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from cfsp.checkpoints import check_sums, pruned_class
 from cfsp.checks import check_choice
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -56,7 +59,7 @@ def load(
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     try:
-        model, loaded = HEADS[head].from_pretrained(
+        model, loaded = loader(source, head, revision).from_pretrained(
             source,
             dtype=dtype,
             device_map=device,
@@ -70,13 +73,42 @@ def load(
             f"model path {str(path)!r} cannot be loaded ({first_line(error)}); expected a folder with a "
             "config.json, weights and a tokenizer, or a hub id that can be reached"
         ) from error
-    if loaded["missing_keys"] and head in ("causal_lm", "masked_lm"):
-        names = sorted(loaded["missing_keys"])
-        raise ValueError(
-            f"model path {str(path)!r}: {len(names)} weights are missing and would be random, such as "
-            f"{names[0]}; expected a whole checkpoint of a {head}"
-        )
+    check_keys(path, loaded, head)
     return model.eval(), tokenizer
+
+
+def loader(source: str | Path, head: str, revision: str | None) -> type:
+    """What can load it: an auto class, or the class of a checkpoint that `cfsp` saved.
+
+    The latter is made from the installed package: no code of the checkpoint runs.
+
+    Raises:
+        ValueError: a file of such a checkpoint is not as it was saved.
+    """
+    if Path(source).is_dir():
+        check_sums(Path(source))
+    config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    if "pruned" not in config:
+        return HEADS[head]
+    return pruned_class(getattr(transformers, config["pruned"]["stock"]))
+
+
+def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
+    """Raise ValueError if a language model lacks weights, or a causal one's checkpoint has others too.
+
+    A head for a task may be new, and one of pretraining may stay behind.
+    """
+    missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
+    if missing and head in ("causal_lm", "masked_lm"):
+        raise ValueError(
+            f"model path {str(path)!r}: {len(missing)} weights are missing and would be random, such as "
+            f"{missing[0]}; expected a whole checkpoint of a {head}"
+        )
+    if unexpected and head == "causal_lm":
+        raise ValueError(
+            f"model path {str(path)!r}: {len(unexpected)} weights belong to no module, such as "
+            f"{unexpected[0]}; expected a checkpoint of the model that config.json describes"
+        )
 
 
 def check_device(device: str) -> None:

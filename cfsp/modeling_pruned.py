@@ -138,10 +138,12 @@ def reshape_block(block, index, table, width=0, heads=0, groups=None):
         own = (sum(runs[letter] for letter in axis) if axis else None for axis in axes)
         sizes = zip(own, linear_sizes(module), strict=True)
         resize_linear(module, *(as_is if size is None else size for size, as_is in sizes))
+    count = {"width": width}
     if heads:
-        count = {"heads": heads, "groups": groups, "channels": channels, "heads_per_group": heads // groups}
-        for path, attribute, what in table["counts"]:
-            set_count(block.get_submodule(path), attribute, width if what == "width" else count[what])
+        count |= {"heads": heads, "groups": groups, "channels": channels, "heads_per_group": heads // groups}
+    for path, attribute, what in table["counts"]:
+        if what in count:
+            set_count(block.get_submodule(path), attribute, count[what])
     for path, (_, inputs) in table["linears"].items():
         if inputs == "n" and not width:
             drop_inputs(block, path)

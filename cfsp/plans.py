@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -65,13 +66,20 @@ class PrunePlan:
 
     @classmethod
     def load(cls, folder: str | Path) -> PrunePlan:
-        """Read a plan. Raises ValueError if the folder holds none of this format."""
+        """Read a plan. Raises ValueError if the folder holds none, one of another format, or a broken one."""
         path = Path(folder) / "plan.json"
         if not path.is_file():
             raise ValueError(f"{folder}: no plan.json; expected a folder that PrunePlan.save wrote")
+        try:
+            return cls._read(path)
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError, OSError, SafetensorError) as error:
+            raise ValueError(f"{path} is broken ({error}); expected what PrunePlan.save wrote") from error
+
+    @classmethod
+    def _read(cls, path: Path) -> PrunePlan:
         data = json.loads(path.read_text())
         if data.get("format") != FORMAT:
-            raise ValueError(f"{path}: format {data.get('format')!r}; this version reads {FORMAT}")
+            raise ValueError(f"{path}: format {data.get('format')!r}; this version of cfsp reads {FORMAT}")
         has_fill = any(edit["fill"] for edit in data["edits"])
         fills = load_file(path.with_suffix(".safetensors")) if has_fill else {}
         edits = tuple(

@@ -22,7 +22,7 @@ from cfsp.atomic import replacing
 
 PACKAGES = ("cfsp", "torch", "transformers", "tokenizers", "datasets", "hydra-core", "numpy")
 
-NOT_IDENTITY = ("results", "overwrite", "device", "logger")
+NOT_IDENTITY = ("results", "overwrite", "device", "logger", "save")
 """Parts of the config that say where and how a run happens, not what it computes."""
 
 
@@ -59,11 +59,16 @@ class Record:
     peak_bytes: Mapping[str, int]
     git: Mapping[str, Any] | None
     environment: Mapping[str, Any]
+    command: str | None = None
 
     def save(self, results: str | Path) -> Path:
         path = record_path(results, self.id)
         write_json(path, asdict(self))
         return path
+
+    def text(self) -> str:
+        """The record as JSON."""
+        return json.dumps(asdict(self), indent=1) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> Record:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from cfsp import record
 from cfsp.build import build
+from cfsp.cards import base_license, model_card
+from cfsp.checkpoints import check_target, save
 from cfsp.checks import check_bool, check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.finding import find_sites
@@ -23,8 +26,10 @@ from cfsp.sites import unit_cost
 from cfsp.surgery import apply
 
 
-def run(cfg: DictConfig) -> Record:
+def run(cfg: DictConfig, command: str | None = None) -> Record:
     """Prune a model and measure it before and after; a run that is finished is read, not repeated.
+
+    command: what the user typed, for the record and the saved model's card.
 
     Raises:
         ValueError, KeyError: what a component found wrong with its input; no record is written then.
@@ -33,8 +38,11 @@ def run(cfg: DictConfig) -> Record:
     check_bool("overwrite", cfg.overwrite)
     record.make_folder(cfg.results)
     path = record.record_path(cfg.results, record.run_id(config))
-    if path.exists() and not cfg.overwrite:
+    target = save_folder(cfg, path.stem)
+    if path.exists() and not cfg.overwrite and (target is None or holds(target, path.stem)):
         return Record.load(path)
+    if target is not None:
+        check_target(target, cfg.overwrite)
     check_integer("seed", cfg.seed, least=0)
     set_seed(cfg.seed)
     check_device(cfg.device)
@@ -76,9 +84,30 @@ def run(cfg: DictConfig) -> Record:
         peak_bytes=record.peak_bytes(model.device),
         git=record.git_state(),
         environment=record.environment(model.device),
+        command=command,
     )
     outcome.save(cfg.results)
+    if target is not None:
+        card = partial(model_card, outcome, license=base_license(str(cfg.model.path)))
+        save(target, model, tokenizer, plan, card, {"record.json": outcome.text()}, cfg.overwrite)
     return outcome
+
+
+def save_folder(cfg: DictConfig, run_id: str) -> Path | None:
+    """Where the pruned model goes, if it is to be kept. Raises ValueError if `save` is no such place."""
+    if cfg.save is False:
+        return None
+    if cfg.save is True:
+        return Path(cfg.results) / "models" / run_id
+    if not isinstance(cfg.save, str) or not cfg.save:
+        raise ValueError(f"save={cfg.save!r}: expected false, true (results/models/<id>) or a folder")
+    return Path(cfg.save)
+
+
+def holds(folder: Path, run_id: str) -> bool:
+    """Whether a folder holds the model of this run."""
+    path = folder / "record.json"
+    return path.is_file() and Record.load(path).id == run_id
 
 
 class Stopwatch:
