@@ -130,6 +130,44 @@ class InputVariance(InputStatistic):
         return self.squares / self.count
 
 
+class InputVarianceReleased(InputStatistic):
+    """FLAP's released fluctuation: about tokens per sample times E[(x - E[x])^2], in sample order
+
+    v <- v (k - 1) / k + sum over tokens of (x - m)^2 / (k + 1) at sample k + 1, m the mean of the
+    samples so far, the new one included (a mean that is updated in place through an alias; Welford's
+    formula has the old mean in one factor); 0 after the first sample. An et al. 2023, arXiv:2312.11983.
+    """
+
+    name = "input_var_released"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.samples, self.mean, self.fluctuation = 0, 0.0, 0.0
+
+    def watch(self, module: nn.Module) -> RemovableHandle:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            batch = inputs[0].detach()
+            samples = batch if batch.dim() == 3 else batch[None]
+            masks = [None] * len(samples) if self.mask is None else self.mask.view(len(samples), -1)
+            for sample, mask in zip(samples, masks, strict=True):
+                self.update(sample.float() if mask is None else sample[mask].float())
+
+        return module.register_forward_pre_hook(hook)
+
+    def update(self, channels: Tensor) -> None:
+        seen = self.samples
+        self.mean = (self.mean * seen + channels.mean(0).double()) / (seen + 1)
+        if seen:
+            squares = (channels - self.mean.float()).square().sum(0).double()
+            self.fluctuation = self.fluctuation * ((seen - 1) / seen) + squares / (seen + 1)
+        else:
+            self.fluctuation = torch.zeros_like(self.mean)
+        self.samples += 1
+
+    def result(self) -> Tensor:
+        return self.fluctuation
+
+
 class BlockDistance(Statistic):
     """How far a block moves a token: mean over tokens of a distance of its input and output.
 
@@ -230,6 +268,7 @@ STATISTICS: dict[str, type[Statistic]] = {
         InputMean,
         InputSquareMean,
         InputVariance,
+        InputVarianceReleased,
         BlockAngular,
         BlockCosine,
         BlockMSE,

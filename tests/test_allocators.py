@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cfsp.allocators.cfsp import CFSP, CFSPReleased, released_ratios
-from cfsp.allocators.global_rank import GlobalRank
-from cfsp.allocators.uniform import Uniform
+from cfsp.allocators.global_rank import GlobalRank, GlobalRankReleased
+from cfsp.allocators.uniform import Uniform, UniformReleased
 from cfsp.sites import Member, Site
 
 PROFILE = [0.38, 0.24, 0.17, 0.14, 0.12, 0.11, 0.10, 0.09, 0.09, 0.08, 0.10, 0.26]
@@ -51,7 +51,7 @@ def test_released_keep_ratios(sparsity, expected):
 
 @pytest.mark.parametrize(("sparsity", "units"), WIDTHS)
 def test_released_widths(sparsity, units):
-    widths, _ = run(CFSPReleased(round_to=128), mlps(units), sparsity)
+    widths, _ = run(CFSPReleased(round_to=128, temperature=13.1072), mlps(units), sparsity)
     assert [*widths.values()] == WIDTHS[sparsity, units]
 
 
@@ -177,7 +177,7 @@ def test_protected_blocks_are_paid_for_by_the_others():
         (Uniform(round_to=101), 0.1, "round_to=101: 0.mlp has 100 units"),
         (Uniform(protect=[12]), 0.1, r"protect=\[12\]: expected blocks in -12\.\.11"),
         (
-            CFSPReleased(round_to=64),
+            CFSPReleased(round_to=64, temperature=13.1072),
             0.9,
             "round to zero units; expected a lower sparsity or round_to below 64",
         ),
@@ -189,13 +189,12 @@ def test_impossible_budgets(allocator, sparsity, message):
 
 
 def test_released_allocation_may_miss_the_budget_but_not_its_own_bounds():
-    widths, budget = run(
-        CFSPReleased(round_to=128), mlps(172, 5), 0.5, stats=stats_of(mlps(172, 5), [0.1] * 5)
-    )
+    allocator, sites = CFSPReleased(round_to=128, temperature=13.1072), mlps(172, 5)
+    widths, budget = run(allocator, sites, 0.5, stats=stats_of(sites, [0.1] * 5))
     assert [*widths.values()] == [128] * 5
     assert sum(widths.values()) * 3 > budget
     with pytest.raises(ValueError, match="round_to=128: 0.mlp has 100 units"):
-        CFSPReleased(round_to=128).check(mlps(100), {}, 0)
+        CFSPReleased(round_to=128, temperature=13.1072).check(mlps(100), {}, 0)
 
 
 @pytest.mark.parametrize("make", ALLOCATORS)
@@ -218,3 +217,45 @@ def test_bad_options():
         CFSP(temperature=float("nan"))
     with pytest.raises(ValueError, match="metric='l2': expected one of angular, cosine, mse, mae"):
         CFSP(metric="l2")
+
+
+def test_released_uniform_rounds_every_site_by_itself():
+    sites = [site(0, 40), site(0, 7, "attention"), site(1, 41)]
+    cost = {one.name: 3000 if one.kind == "mlp" else 90000 for one in sites}
+    down, _ = run(UniformReleased(), sites, 0.3, cost)
+    up, _ = run(UniformReleased(neurons="up"), sites, 0.3, cost)
+    assert list(down.values()) == [28, 5, 29]  # 40 - 12, 7 - floor(2.1), 41 - floor(12.3)
+    assert list(up.values()) == [28, 5, 28]
+    assert list(run(UniformReleased(protect=[0]), sites, 0.3, cost)[0].values()) == [40, 7, 29]
+
+
+def test_released_uniform_takes_query_heads_of_every_group():
+    heads = Site("0.query_heads", "query_heads", 12, 0, ("0",), (), (Member("0", 1),), groups=4)
+    assert run(UniformReleased(), [heads], 0.4)[0] == {"0.query_heads": 8}
+
+
+def test_released_global_rank_cuts_above_the_closest_weight():
+    sites = [site(0, 4), site(0, 2, "attention")]
+    scores = {"0.mlp": torch.tensor([9.0, 5, 3, 1]), "0.attention": torch.tensor([7.0, 2])}
+    # By falling score the weights are 1, 3, 1, 1, 3, 1 and their sums 1, 4, 5, 6, 9, 10.
+    for sparsity, expected in ((0.5, [1, 1]), (0.4, [2, 1]), (0.15, [3, 1])):
+        found, _ = run(GlobalRankReleased(head_weight=3), sites, sparsity, {s.name: 1 for s in sites}, scores)
+        assert list(found.values()) == expected, sparsity
+
+
+def test_released_temperature_is_tokens_over_ten_thousand():
+    sites = mlps(14336)
+    stats = stats_of(sites)
+    for stat in stats.values():
+        stat["block_tokens"] = torch.tensor(131072.0)
+    implied, _ = run(CFSPReleased(round_to=128), sites, 0.5, stats=stats)
+    given, _ = run(CFSPReleased(round_to=128, temperature=13.1072), sites, 0.5)
+    assert implied == given
+    with pytest.raises(ValueError, match="temperature=None: expected a number"):
+        CFSP(temperature=None)
+
+
+def test_allocators_of_blocks_refuse_sites_without_one():
+    hidden = Site("hidden", "hidden", 8, None, (), (), (Member("norm", 0),))
+    with pytest.raises(ValueError, match="allocator CFSP goes by blocks, and 'hidden' belongs to none"):
+        run(CFSP(), [hidden], 0.5, stats={"hidden": {}})

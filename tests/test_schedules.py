@@ -162,3 +162,16 @@ def test_sites_that_share_weights_meet_the_budget():
     after = parameters(model, cfsp.find_sites(model, kinds))
     removed = (before["sites"] - after["sites"]) / before["sites"]
     assert 0.6 <= removed < 0.75  # two blocks: a step of "block" is a large one
+
+
+def test_steps_go_on_where_a_site_has_lost_everything():
+    model = make("llama")
+    with torch.no_grad():
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            getattr(model.model.layers[1].mlp, name).weight.mul_(1e-3)
+    options = {"criterion": "magnitude", "allocator": "global_rank", "sparsity": 0.8, "allow_empty": True}
+    plan = cfsp.plan(model, batches(), schedule="iterative", steps=3, compensation="mean", **options)
+    assert [len(cut.keep) for cut in plan.edits] == [16, 0]
+    assert plan.edits[1].fill.abs().sum() > 0
+    cfsp.apply(plan, model)
+    assert model(**batches(count=1)[0]).logits.isfinite().all()

@@ -59,7 +59,7 @@ def test_equal_a_naive_float64_computation(model):
     expected = naive(model, sites, samples)
     found = collect(model, sites, samples, STATISTICS)
     for site in sites:
-        for name in STATISTICS:
+        for name in STATISTICS.keys() - {"input_var_released"}:  # which depends on the order of samples
             torch.testing.assert_close(
                 found[site.name][name],
                 expected[site.name][name],
@@ -83,7 +83,7 @@ def test_do_not_grow_with_the_number_of_samples():
     model = make("llama")
     sites, samples = find_sites(model, kinds_of(model)), batches()
     once, twice = (collect(model, sites, samples * times, STATISTICS) for times in (1, 2))
-    for name in STATISTICS.keys() - {"block_tokens"}:
+    for name in STATISTICS.keys() - {"block_tokens", "input_var_released"}:
         torch.testing.assert_close(once[sites[0].name][name], twice[sites[0].name][name])
     assert twice[sites[0].name]["block_tokens"] == 2 * once[sites[0].name]["block_tokens"] == 2 * 3 * 2 * 12
 
@@ -203,3 +203,23 @@ def test_bad_calls():
         collect(model, find_sites(model), [], {"input_mean"})
     with pytest.raises(ValueError, match="seqlen=49: the model has 48 positions"):
         collect(model, find_sites(model), batches(tokens=49), {"input_mean"})
+
+
+def test_released_fluctuation_is_the_recursion_of_the_release():
+    model = make("llama")
+    site = find_sites(model)[0]
+    samples = batches(count=4)
+    rows = []
+    hook = lambda module, inputs: rows.extend(inputs[0].unbind(0))  # noqa: E731
+    handle = model.get_submodule(site.consumers[0].module).register_forward_pre_hook(hook)
+    found = collect(model, [site], samples, {"input_var_released", "input_var"})[site.name]
+    handle.remove()
+    mean, fluctuation = torch.zeros(40), torch.zeros(40)
+    for k, x in enumerate(rows):
+        mean = (k * mean + x.mean(0)) / (k + 1)
+        fluctuation = fluctuation * (k - 1) / k + ((x - mean) ** 2).sum(0) / (k + 1) if k else 0 * mean
+    torch.testing.assert_close(found["input_var_released"].float(), fluctuation, rtol=1e-4, atol=1e-6)
+    ratio = (found["input_var_released"] / (12 * found["input_var"])).median()
+    assert 0.4 < ratio < 1  # too small while there are few samples
+    one = collect(model, [site], [{"input_ids": samples[0]["input_ids"][:1]}], {"input_var_released"})
+    assert not one[site.name]["input_var_released"].any()  # the first sample counts for nothing

@@ -26,12 +26,13 @@ class Coarse(Allocator):
     """
 
     metric: str = "angular"
-    temperature: float = 13.1072
+    temperature: float | None = 13.1072
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("metric", self.metric, METRICS)
-        check_number("temperature", self.temperature, least=0)
+        if self.temperature is not None:
+            check_number("temperature", self.temperature, least=0)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -61,6 +62,10 @@ class CFSP(Coarse):
     `cfsp_released` does what the release does.
     """
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("temperature", self.temperature, least=0)
+
     def wishes(
         self,
         sites: Sequence[Site],
@@ -82,9 +87,17 @@ class CFSPReleased(Coarse):
     If a block would keep more than everything, all differences from the mean shrink by one factor,
     chosen with the constant 1.05; then each width is rounded by itself to a multiple of `round_to`.
 
+    temperature: None takes the calibration tokens / 10^4, which is what summed distances amount to.
+
     Differs from the released code: a width that rounds to zero is an error (there: nothing is
     pruned) and one above the site's units is cut off (there: an IndexError).
     """
+
+    temperature: float | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return super().needs | ({"block_tokens"} if self.temperature is None else set())
 
     def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
         """Blocks and steps alone: rounding up may keep more than the budget."""
@@ -124,7 +137,10 @@ class CFSPReleased(Coarse):
         budget: int,
     ) -> dict[str, float]:
         total = sum(site.units * cost[site.name] for site in sites)
-        ratios = released_ratios(self.importance(sites, stats), self.temperature, budget / total)
+        importance, temperature = self.importance(sites, stats), self.temperature
+        if temperature is None:
+            temperature = float(stats[sites[0].name]["block_tokens"]) / 1e4
+        ratios = released_ratios(importance, temperature, budget / total)
         return {site.name: site.units * ratios[site.block] for site in sites}
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Scores
-from cfsp.checks import check_bool
+from cfsp.checks import check_bool, check_number
 from cfsp.sites import Site
 from cfsp.statistics import Stats
 
@@ -57,3 +57,69 @@ class GlobalRank(Allocator):
             return score
         spread = score.std(correction=0).clamp_min(torch.finfo(score.dtype).tiny)
         return (score - score.mean()) / spread
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalRankReleased(Allocator):
+    """FLAP's released AL-AM (An et al. 2023, arXiv:2312.11983), for comparison; it may miss the budget.
+
+    A neuron weighs 1 and a head or group `head_weight`. Of all units by falling score, that one ends
+    what is kept at which the weights so far come closest to (1 - p) of all; it and its equals go too.
+
+    head_weight: 170 is the release's 512 / 3 (four matrices of 128 rows against three) cut off to an
+        integer; right for heads of 128 channels without grouping only.
+
+    Differs from the released code: a site keeps one unit at least, where the release would crash.
+    """
+
+    head_weight: float = 170
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("head_weight", self.head_weight, least=0)
+
+    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+        """Blocks and kinds alone: a threshold always exists. Raises ValueError at other kinds."""
+        self.protected_blocks(sites)
+        for site in sites:
+            if site.kind not in ("mlp", "attention"):
+                raise ValueError(
+                    f"allocator GlobalRankReleased knows mlp and attention; leave {site.kind!r} out of sites"
+                )
+
+    def allocate(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Stats,
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, int]:
+        self.check(sites, cost, budget)
+        kept_share = budget / sum(site.units * cost[site.name] for site in sites)
+        protected = self.protected_blocks(sites)
+        score = torch.cat([scores[site.name].double() for site in sites])
+        weight = torch.cat(
+            [torch.full((site.units,), 1.0 if site.kind == "mlp" else self.head_weight) for site in sites]
+        )
+        order = score.argsort(descending=True, stable=True)
+        so_far = weight.double()[order].cumsum(0)
+        threshold = score[order[(so_far - kept_share * so_far[-1]).abs().argmin()]]
+        if kept_share == 1:
+            return {site.name: site.units for site in sites}
+        return {
+            site.name: site.units
+            if site.block in protected
+            else max(int((scores[site.name].double() > threshold).sum()), 1)
+            for site in sites
+        }
+
+    def wishes(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Stats,
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, float]:
+        return dict(self.allocate(sites, scores, stats, cost, budget))

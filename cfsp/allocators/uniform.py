@@ -1,11 +1,13 @@
-"""Uniform: every site loses the same share."""
+"""Uniform: every site loses the same share, together to the parameter or, as released, one by one."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from cfsp.allocators.base import Allocator, Scores
+from cfsp.checks import check_choice
 from cfsp.sites import Site
 from cfsp.statistics import Stats
 
@@ -24,3 +26,43 @@ class Uniform(Allocator):
     ) -> dict[str, float]:
         share = budget / sum(site.units * cost[site.name] for site in sites)
         return {site.name: site.units * share for site in sites}
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformReleased(Uniform):
+    """Every site by itself loses the asked share p of its units, rounded; it may miss the budget.
+
+    remove = floor(p units); of an MLP with `neurons: up`, ceil(p units), as units - int(units (1 - p))
+    of LLM-Pruner's released code comes out. Protected blocks lose nothing and nobody makes up for them.
+    At least one unit stays; `round_to` is not used.
+    """
+
+    neurons: str = "down"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("neurons", self.neurons, ("down", "up"))
+
+    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+        """Blocks alone: every site always keeps something."""
+        self.protected_blocks(sites)
+
+    def allocate(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Stats,
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, int]:
+        share = 1 - budget / sum(site.units * cost[site.name] for site in sites)
+        protected = self.protected_blocks(sites)
+        keep = {}
+        for site in sites:
+            runs = site.units // site.groups
+            exact = round(share * runs, 6)  # 0.3 x 40 is 12, whatever floats say
+            up = self.neurons == "up" and site.kind == "mlp"
+            removed = math.ceil(exact) if up else math.floor(exact)
+            kept = max(runs - removed, 1) * site.groups
+            keep[site.name] = site.units if site.block in protected else kept
+        return keep

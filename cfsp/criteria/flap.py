@@ -29,22 +29,29 @@ class FLAP(Criterion):
     An et al. 2023, arXiv:2312.11983.
 
     Differs from the released code: the variance is exact (the release multiplies a sum by an
-    aliased mean, ignores the first sample and depends on their order), and `attention_power` is 1
-    where the release squares the metric of attention without a word on why; 2 gives that.
+    aliased mean, ignores the first sample and depends on their order; `variance: released` does so),
+    and `attention_power` is 1 where the release squares the metric of attention without a word on
+    why; 2 gives that.
     """
 
     metric: str = "wifv"
+    variance: str = "exact"
     standardise: bool = True
     attention_power: float = 1.0
 
     def __post_init__(self) -> None:
         check_choice("metric", self.metric, ("wifv", "ifv", "wifn"))
+        check_choice("variance", self.variance, ("exact", "released"))
         check_bool("standardise", self.standardise)
         check_number("attention_power", self.attention_power, least=0)
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"input_sq_mean" if self.metric == "wifn" else "input_var"})
+        return frozenset({"input_sq_mean" if self.metric == "wifn" else self._variance})
+
+    @property
+    def _variance(self) -> str:
+        return "input_var" if self.variance == "exact" else "input_var_released"
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         metric = self.channel_metric(view, stat)
@@ -61,7 +68,7 @@ class FLAP(Criterion):
         if self.metric == "wifn":
             rms = stat["input_sq_mean"].sqrt().view(view.units, view.span)
             return rms * sum(consumer.abs().mean(2) for consumer in view.consumers())
-        variance = stat["input_var"].view(view.units, view.span)
+        variance = stat[self._variance].view(view.units, view.span)
         if self.metric == "ifv":
             return variance
         return variance * sum(consumer.square().sum(2) for consumer in view.consumers())

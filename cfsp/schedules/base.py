@@ -122,22 +122,27 @@ def score_sites(
 
 
 def allocate(
-    state: Progress, scores: Mapping[str, Tensor], stats: Stats, allocator: Allocator, removed: int
+    state: Progress,
+    sites: Sequence[Site],
+    scores: Mapping[str, Tensor],
+    stats: Stats,
+    allocator: Allocator,
+    removed: int,
 ) -> dict[str, int]:
     """Widths with which at least `removed` more parameters go, and as few more as can be."""
-    cost = {site.name: state.cost(site) for site in state.sites}
-    total = sum(site.units * cost[site.name] for site in state.sites)
-    if not overlap(state.sites):
-        return allocator.allocate(state.sites, scores, stats, cost, total - removed)
+    cost = {site.name: state.cost(site) for site in sites}
+    total = sum(site.units * cost[site.name] for site in sites)
+    if not overlap(sites):
+        return allocator.allocate(sites, scores, stats, cost, total - removed)
     # Where sites share weights, costs do not add up: look for the budget under which they do.
     before = state.parameters()
-    low, high = allocator.least(state.sites, cost), total
-    widths = allocator.allocate(state.sites, scores, stats, cost, low)
+    low, high = allocator.least(sites, cost), total
+    widths = allocator.allocate(sites, scores, stats, cost, low)
     if before - state.parameters(widths) < removed:
         raise ValueError(f"the sites cannot lose {removed:,} parameters; expected a lower sparsity")
     while high - low > 1:
         middle = (low + high) // 2
-        wider = allocator.allocate(state.sites, scores, stats, cost, middle)
+        wider = allocator.allocate(sites, scores, stats, cost, middle)
         if before - state.parameters(wider) >= removed:
             low, widths = middle, wider
         else:

@@ -48,7 +48,7 @@ class Blockwise(Schedule):
         dense = Progress(model, sites)
         stats = self.collect(dense, sites, batches, needs | allocator.needs)
         scores = score_sites(dense, sites, stats, criterion)
-        widths = allocate(dense, scores, stats, allocator, self.removed(model, sites))
+        widths = allocate(dense, sites, scores, stats, allocator, self.removed(model, sites))
         notes = {"block_statistics": block_statistics(sites, stats)}
         cuts: list[Cut] = []
         for block in tqdm(sorted({site.block for site in sites}), "blocks", unit="block", disable=None):

@@ -50,15 +50,17 @@ class Iterative(Schedule):
         batches = list(batches)  # read once per step
         removed = self.removed(model, sites)
         dense = round(Progress(model, sites).parameters())
-        cuts: list[Cut] = []
+        needs = criterion.needs | allocator.needs | compensation.needs
+        cuts: dict[str, Cut] = {}
         notes = {}
         for step in tqdm(range(1, self.steps + 1), "steps", unit="step", disable=None):
-            state = Progress(model, sites, cuts)
-            needs = criterion.needs | allocator.needs | compensation.needs
-            stats = self.collect(state, state.sites, batches, needs)
+            state = Progress(model, sites, cuts.values())
+            left = [site for site in state.sites if site.units]
+            stats = self.collect(state, left, batches, needs)
             notes = notes or {"block_statistics": block_statistics(sites, stats)}
-            scores = score_sites(state, state.sites, stats, criterion)
+            scores = score_sites(state, left, stats, criterion)
             due = removed * step // self.steps - (dense - round(state.parameters()))
-            widths = allocate(state, scores, stats, allocator, max(due, 0))
-            cuts = make_cuts(state, state.sites, scores, widths, stats, allocator, compensation)
-        return PrunePlan(tuple(cuts), notes)
+            widths = allocate(state, left, scores, stats, allocator, max(due, 0))
+            made = make_cuts(state, left, scores, widths, stats, allocator, compensation)
+            cuts |= {cut.site: cut for cut in made}
+        return PrunePlan(tuple(cuts.values()), notes)

@@ -33,6 +33,6 @@ class OneShot(Schedule):
         state = Progress(model, sites)
         stats = self.collect(state, sites, batches, criterion.needs | allocator.needs | compensation.needs)
         scores = score_sites(state, sites, stats, criterion)
-        widths = allocate(state, scores, stats, allocator, self.removed(model, sites))
+        widths = allocate(state, sites, scores, stats, allocator, self.removed(model, sites))
         cuts = make_cuts(state, sites, scores, widths, stats, allocator, compensation)
         return PrunePlan(tuple(cuts), {"block_statistics": block_statistics(sites, stats)})
