@@ -8,6 +8,7 @@ import sys
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -39,7 +40,7 @@ def job(cfg: DictConfig) -> None:
         failures.append(" ".join(str(message).split()))
         print(f"cfsp: error: {failures[-1]}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("cfsp: interrupted; no record was written", file=sys.stderr)
+        print("cfsp: interrupted; what was finished before stays", file=sys.stderr)
         raise SystemExit(130) from None
 
 
@@ -55,6 +56,8 @@ def show(cfg: DictConfig) -> None:
 
     logging.set_verbosity_error()  # the error that follows its retries says all
     start = now()
+    if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(cfg.save, str):
+        raise ValueError(f"save={cfg.save!r} is one folder for all jobs of a sweep; expected save=true")
     overrides = HydraConfig.get().overrides.task
     record = run(cfg, shlex.join(["cfsp", *overrides]))
     console = Console()

@@ -128,7 +128,7 @@ def feed(
         raise ValueError(f"calibration batch {number} masks every token; expected at least one to count")
     counted = None if mask is None or mask.all() else mask.flatten().bool()
     for statistic in statistics:
-        statistic.mask = counted
+        statistic.mask, statistic.rows = counted, len(inputs["input_ids"])
     with suppress(Stop):
         model.base_model(**inputs, use_cache=False)
 

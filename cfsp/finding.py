@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from cfsp.layouts import block_modules, layout_of, places_of
+from cfsp.layouts import block_modules, count_paths, layout_of, places_of
 from cfsp.modeling_pruned import Constant
 from cfsp.sites import Count, Member, Site
 
@@ -58,8 +58,7 @@ def site_kinds(model: PreTrainedModel) -> list[str]:
         kinds.append("query_heads")
     if not getattr(config, "scale_attn_by_inverse_layer_idx", False):  # GPT-2: a block's number matters
         kinds.append("block")
-    skipped = any(is_skipped(model, kind, path) for path in block_modules(model) for kind in places_of(model))
-    if layout.norms and not skipped:
+    if layout.norms:
         kinds.append("hidden")
     return kinds
 
@@ -115,16 +114,14 @@ def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
             for member in axis_members(f"{path}.{name}", runs, output=True)
         ),
         consumers=tuple(axis_members(f"{path}.{place.consumer}", (letter,), output=False)),
-        counts=tuple(count(path, name) for name, what in place.counts.items() if what in counted),
+        counts=tuple(
+            Count(f"{path}.{module}", attribute)
+            for (module, attribute), what in count_paths(place).items()
+            if what in counted
+        ),
         groups=groups,
         whole=f"{path}.{place.whole}" if place.whole else None,
     )
-
-
-def count(path: str, name: str) -> Count:
-    """A count from its path in a block: "self_attn.config.x" is x of the module's config."""
-    module, _, attribute = name.replace(".config.", ".config:").rpartition(".")
-    return Count(f"{path}.{module}", attribute.replace(":", "."))
 
 
 def block_site(model: PreTrainedModel) -> Site:
@@ -142,8 +139,9 @@ def hidden_site(model: PreTrainedModel) -> Site:
     writers = [Member(f"{base}{name}", 1) for name in layout.embeddings]
     readers = []
     for path in block_modules(model):
-        for place in places_of(model).values():
-            for name in place.producers:
+        for kind, place in places_of(model).items():
+            gone = kind == "attention" and is_skipped(model, kind, path)
+            for name in () if gone else place.producers:
                 module = model.get_submodule(f"{path}.{name}")
                 readers.append(Member(f"{path}.{name}", axis(module, output=False)))
             name = f"{path}.{place.consumer}"

@@ -36,7 +36,7 @@ class Gates:
         self._handles = []
 
     def __enter__(self) -> Gates:
-        for site in self.sites:
+        for site in reversed(self.sites):  # where two meet, the first site's fill stands, as in surgery
             if site.name in self.gates:
                 self._attach(site)
         return self

@@ -37,14 +37,14 @@ class Moments:
     """Mean and mean square of one weight's gradient over samples, each sample one backward pass.
 
     Every gradient is taken up and freed as soon as it is there, so no more than the largest exists
-    beside what is kept: one value per weight; two where both moments are asked for.
+    beside what is kept: one float32 per weight; two where both moments are asked for.
     """
 
     def __init__(self, weight: nn.Parameter, mean: bool, square: bool):
         self.weight = weight
-        dtype = torch.float32 if weight.dtype == torch.float16 else weight.dtype  # squares underflow there
-        self.mean = torch.zeros_like(weight, dtype=dtype) if mean else None
-        self.square = torch.zeros_like(weight, dtype=dtype) if square else None
+        # In half precision a sum over many samples stands still, and squares underflow.
+        self.mean = torch.zeros_like(weight, dtype=torch.float32) if mean else None
+        self.square = torch.zeros_like(weight, dtype=torch.float32) if square else None
         self.share = 1.0
         """Of all predicted tokens, those of the current sample."""
 
@@ -54,7 +54,7 @@ class Moments:
         if self.mean is not None:
             self.mean.add_(gradient, alpha=self.share)
         if self.square is not None:
-            gradient = gradient.to(self.square.dtype)
+            gradient = gradient.float()
             self.square.addcmul_(gradient, gradient, value=self.share)
 
     def importance(self, order: str) -> Tensor:
@@ -111,7 +111,7 @@ def backpropagate(
 def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
     """The learned weights of a site's units."""
     for row in learned_weights(model, site):
-        yield from row if site.kind == "block" else row[:1]
+        yield from (weight for weight in row if weight is not None) if site.kind == "block" else row[:1]
 
 
 def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
@@ -119,7 +119,8 @@ def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int,
     order, parts = name.removeprefix("taylor_"), []
     for row in learned_weights(model, site):
         if site.kind == "block":
-            part = torch.stack([moments[id(weight)].importance(order).sum() for weight in row])
+            zero = torch.zeros((), device=model.device)
+            part = torch.stack([zero if w is None else moments[id(w)].importance(order).sum() for w in row])
         else:
             weight, member = row
             importance = moments[id(weight)].importance(order).movedim(member.dim, 0)
@@ -134,7 +135,9 @@ def split(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[
     if not is_causal(model) and "labels" not in batch:
         raise ValueError("this model does not predict the next token; expected labels in every batch")
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-    labels = batch.get("labels", batch["input_ids"].masked_fill(~mask, -100))
+    # With padding on the left nothing predicts the first token that is shown.
+    shown = mask & torch.cat([mask[:, :1], mask[:, :-1]], dim=1)
+    labels = batch.get("labels", batch["input_ids"].masked_fill(~shown, -100))
     for row in range(len(batch["input_ids"])):
         sample = {name: tensor[row : row + 1].to(model.device) for name, tensor in batch.items()}
         yield sample | {"labels": labels[row : row + 1].to(model.device)}

@@ -219,6 +219,15 @@ def places_of(model: PreTrainedModel) -> dict[str, Place]:
     }
 
 
+def count_paths(place: Place) -> dict[tuple[str, str], str]:
+    """(module, attribute) -> what it counts: "self_attn.config.x" is x of the module's config."""
+    paths = {}
+    for path, what in place.counts.items():
+        module, _, attribute = path.replace(".config.", ".config:").rpartition(".")
+        paths[module, attribute.replace(":", ".")] = what
+    return paths
+
+
 def layout_of(model: PreTrainedModel) -> Layout:
     """The layout of the model's family. Raises ValueError that names the known ones."""
     model_type = getattr(model.config, "model_type", None)

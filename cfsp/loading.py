@@ -15,8 +15,9 @@ from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from cfsp.checkpoints import check_sums, pruned_class
+from cfsp.checkpoints import check_sums
 from cfsp.checks import check_choice
+from cfsp.description import auto_class, pruned_class
 
 REFERENCE = Path(__file__).parent / "reference"
 """The embedded model: a 4 M Llama trained on Python's documentation and source."""
@@ -68,7 +69,15 @@ def load(
             **shared,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        AttributeError,
+        ImportError,
+        RuntimeError,
+        SafetensorError,
+    ) as error:
         raise ValueError(
             f"model path {str(path)!r} cannot be loaded ({first_line(error)}); expected a folder with a "
             "config.json, weights and a tokenizer, or a hub id that can be reached"
@@ -83,14 +92,17 @@ def loader(source: str | Path, head: str, revision: str | None) -> type:
     The latter is made from the installed package: no code of the checkpoint runs.
 
     Raises:
-        ValueError: a file of such a checkpoint is not as it was saved.
+        ValueError: a file of such a checkpoint is not as it was saved, or it ends in another head.
     """
     if Path(source).is_dir():
         check_sums(Path(source))
     config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     if "pruned" not in config:
         return HEADS[head]
-    return pruned_class(getattr(transformers, config["pruned"]["stock"]))
+    stock = config["pruned"].get("stock")
+    if not hasattr(transformers, str(stock)) or auto_class(str(stock)) != HEADS[head].__name__:
+        raise ValueError(f"the checkpoint is of a {stock}, which is no {head}")
+    return pruned_class(getattr(transformers, stock))
 
 
 def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:

@@ -17,16 +17,22 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 
-class Constant(nn.Module):
-    """What is left of a linear layer without inputs: its bias, or nothing but zeros."""
+class Constant(nn.Linear):
+    """What is left of a linear layer without inputs: its bias, or nothing but zeros.
 
-    def __init__(self, outputs, bias):
-        super().__init__()
-        self.outputs, self.bias = outputs, bias
+    Its weight of no elements stays, so that a class that expects a whole one refuses to load it.
+    """
+
+    def __init__(self, linear):
+        nn.Module.__init__(self)  # that of Linear would warn that there is nothing to initialise
+        self.in_features, self.out_features = 0, linear_sizes(linear)[0]
+        empty = linear.weight.new_empty(self.out_features, 0)
+        self.weight = nn.Parameter(empty, requires_grad=linear.weight.requires_grad)
+        self.bias = linear.bias
 
     def forward(self, states):
         """[..., anything] -> [..., outputs]"""
-        constant = states.new_zeros(self.outputs) if self.bias is None else self.bias
+        constant = states.new_zeros(self.out_features) if self.bias is None else self.bias
         return constant.expand(*states.shape[:-1], -1)
 
 
@@ -47,7 +53,7 @@ class SkippedAttention(nn.Module):
         if past_key_values is not None:
             nothing = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
             past_key_values.update(nothing, nothing, self.layer_idx)
-        return self.get_submodule(self.output_name)(hidden_states), None
+        return self.get_submodule(self.output_name)(hidden_states[..., :0]), None
 
 
 class LayerConfig:
@@ -105,16 +111,14 @@ def drop_attention(block, path, output, layer_idx):
 
     output: path in the block of the attention's output layer, whose bias stays.
     """
-    attention, (outputs, _) = block.get_submodule(path), linear_sizes(block.get_submodule(output))
     name = output.removeprefix(f"{path}.")
-    bias = attention.get_submodule(name).bias
-    block.set_submodule(path, SkippedAttention(name, Constant(outputs, bias), layer_idx))
+    rest = Constant(block.get_submodule(output))
+    block.set_submodule(path, SkippedAttention(name, rest, layer_idx))
 
 
 def drop_inputs(block, path):
     """Replace a linear layer that has lost all of its inputs by a `Constant`."""
-    module = block.get_submodule(path)
-    block.set_submodule(path, Constant(linear_sizes(module)[0], module.bias))
+    block.set_submodule(path, Constant(block.get_submodule(path)))
 
 
 def reshape(model, config):

@@ -61,6 +61,11 @@ class Progress:
                 found[name] = value[units if site.kind == "block" else self._channels_left(whole)]
         return found
 
+    def after(self, keep: Mapping[str, Sequence[int]]) -> Progress:
+        """The state in which these sites keep only these of their units."""
+        cuts = {site.name: self.cut(site, keep[site.name], None) for site in self.sites if site.name in keep}
+        return Progress(self.model, self.whole_sites, (self.cuts | cuts).values())
+
     def cost(self, site: Site) -> int:
         """Parameters that one of the units left takes with it (of blocks: on average)."""
         if not self.cuts:
@@ -93,7 +98,7 @@ class Progress:
             kept |= {group * run + number for group in gone for number in range(each)}
         if fill is not None and before is not None:
             merged = torch.zeros(whole.units * whole.span) if before.fill is None else before.fill.clone()
-            merged[self._channels_left(whole)] = fill
+            merged[self._channels_left(whole).to(merged.device)] = fill.to(merged)
             fill = merged
         elif before is not None:
             fill = before.fill
@@ -105,7 +110,8 @@ class Progress:
     def _shrunk(self, site: Site) -> Site:
         left = self._left[site.name]
         groups = int(left.view(site.groups, -1).any(1).sum()) if site.groups > 1 else 1
-        return replace(site, units=int(left.sum()), groups=max(groups, 1))
+        numbers = tuple(left.nonzero().flatten().tolist())
+        return replace(site, units=len(numbers), groups=max(groups, 1), numbers=numbers, before=site.units)
 
     def _units_left(self, site: Site) -> Tensor:
         """[units], bool"""

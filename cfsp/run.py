@@ -12,17 +12,20 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from cfsp import record
+from cfsp.allocators.base import Allocator
 from cfsp.build import build
 from cfsp.cards import base_license, model_card
 from cfsp.checkpoints import check_target, save
 from cfsp.checks import check_bool, check_integer
+from cfsp.criteria.base import Criterion
+from cfsp.description import check_hidden
 from cfsp.evaluation.base import Evaluator
 from cfsp.finding import find_sites
 from cfsp.layouts import check_positions
 from cfsp.loading import check_device, fingerprint
 from cfsp.record import Metric, Record
-from cfsp.schedules.base import check_kinds, parameters
-from cfsp.sites import unit_cost
+from cfsp.schedules.base import Schedule, check_kinds, parameters
+from cfsp.sites import Site, unit_cost
 from cfsp.surgery import apply
 
 
@@ -56,10 +59,9 @@ def run(cfg: DictConfig, command: str | None = None) -> Record:
         sites = find_sites(model, config["sites"])
         check_positions(model, calibration.seqlen, "calibration seqlen")
         before = parameters(model, sites)
-        check_kinds(criterion, sites)
-        cost = {site.name: unit_cost(model, site) for site in sites}
-        whole = sum(site.units * cost[site.name] for site in sites)
-        allocator.check(sites, cost, whole - schedule.removed(model, sites))
+        cost = check_feasible(model, sites, schedule, criterion, allocator)
+        if target is not None:
+            check_hidden(model, sites, allocator.round_to)
         batches = calibration.batches(tokenizer)
     with clock("dense evaluation"):
         dense = evaluate_once(evaluators, model, tokenizer, Path(cfg.results) / "dense")
@@ -91,6 +93,21 @@ def run(cfg: DictConfig, command: str | None = None) -> Record:
         card = partial(model_card, outcome, license=base_license(str(cfg.model.path)))
         save(target, model, tokenizer, plan, card, {"record.json": outcome.text()}, cfg.overwrite)
     return outcome
+
+
+def check_feasible(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    schedule: Schedule,
+    criterion: Criterion,
+    allocator: Allocator,
+) -> dict[str, int]:
+    """Parameters of a unit of every site. Raises ValueError if the parts cannot do what is asked."""
+    check_kinds(criterion, sites)
+    cost = {site.name: unit_cost(model, site) for site in sites}
+    whole = sum(site.units * cost[site.name] for site in sites)
+    allocator.check(sites, cost, whole - schedule.removed(model, sites))
+    return cost
 
 
 def save_folder(cfg: DictConfig, run_id: str) -> Path | None:

@@ -58,6 +58,7 @@ class Site:
     groups: units go in equal numbers from so many equal runs (query heads, of each key/value group).
     norms: modules that read the residual stream, of the site whose units are its channels.
     whole: the module that goes as a whole with the last unit; None if it does not matter.
+    numbers: what the units were numbered before some went, if some did; of so many units, `before`.
     """
 
     name: str
@@ -71,6 +72,8 @@ class Site:
     groups: int = 1
     norms: tuple[str, ...] = ()
     whole: str | None = None
+    numbers: tuple[int, ...] = ()
+    before: int = 0
 
     @property
     def members(self) -> tuple[Member, ...]:
@@ -86,12 +89,12 @@ def unit_weights(model: nn.Module, site: Site) -> Iterator:
     """The weights that go with a site's units, each once.
 
     Where units are places on an axis: (weight, member) pairs. Where units are blocks: lists of one
-    parameter of every block.
+    parameter of every block, None where a block lacks it.
     """
     if site.kind == "block":
-        yield from map(
-            list, zip(*(model.get_submodule(path).parameters() for path in site.blocks), strict=True)
-        )
+        blocks = [dict(model.get_submodule(path).named_parameters()) for path in site.blocks]
+        for name in dict.fromkeys(name for block in blocks for name in block):
+            yield [block.get(name) for block in blocks]
         return
     seen = set()
     for member in site.members:
@@ -106,14 +109,15 @@ def learned_weights(model: nn.Module, site: Site) -> Iterator:
     ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
     frozen = {id(module.weight) for module in ends if module is not None}
     for row in unit_weights(model, site):
-        if id(row[0]) not in frozen:
+        if row[0] is None or id(row[0]) not in frozen:
             yield row
 
 
 def unit_cost(model: nn.Module, site: Site) -> int:
     """The number of parameters that one unit takes with it (of blocks: on average)."""
     if site.kind == "block":
-        return sum(weight.numel() for row in unit_weights(model, site) for weight in row) // site.units
+        rows = unit_weights(model, site)
+        return sum(weight.numel() for row in rows for weight in row if weight is not None) // site.units
     return sum(
         member.span * (weight.numel() // weight.shape[member.dim] + member.bias)
         for weight, member in unit_weights(model, site)
@@ -160,8 +164,12 @@ class UnitView:
         """Sum of an elementwise function over all weights of each unit, one weight at a time. [units]"""
         if self.kind == "block":
             rows = unit_weights(self._model, self._site)
-            sums = [[function(weight.detach().float()).sum() for weight in row] for row in rows]
-            return torch.tensor(sums).sum(0)[self._masks.get((self._site.name, 0), slice(None))]
+            zero = torch.zeros((), device=next(self._model.parameters()).device)
+            sums = [
+                torch.stack([zero if w is None else function(w.detach().float()).sum() for w in row])
+                for row in rows
+            ]
+            return sum(sums)[self._masks.get((self._site.name, 0), slice(None))]
         members = (member for _, member in unit_weights(self._model, self._site))
         return sum(function(self._weight(member)).flatten(1).sum(1) for member in members)
 

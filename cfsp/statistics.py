@@ -32,6 +32,8 @@ class Statistic(ABC):
     def __init__(self) -> None:
         self.mask: Tensor | None = None
         """Which tokens of the current batch count. [batch * tokens], None: all of them"""
+        self.rows = 1
+        """Samples in the current batch."""
 
     def chunks(self, states: Tensor) -> Iterator[Tensor]:
         """The counted tokens in float32. [..., channels] -> [up to CHUNK tokens, channels] each"""
@@ -146,9 +148,9 @@ class InputVarianceReleased(InputStatistic):
 
     def watch(self, module: nn.Module) -> RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            batch = inputs[0].detach()
-            samples = batch if batch.dim() == 3 else batch[None]
-            masks = [None] * len(samples) if self.mask is None else self.mask.view(len(samples), -1)
+            channels = inputs[0].shape[-1]  # OPT's MLP sees all samples' tokens as one row
+            samples = inputs[0].detach().reshape(self.rows, -1, channels)
+            masks = [None] * self.rows if self.mask is None else self.mask.view(self.rows, -1)
             for sample, mask in zip(samples, masks, strict=True):
                 self.update(sample.float() if mask is None else sample[mask].float())
 

@@ -10,7 +10,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cfsp.modeling_pruned import drop_attention, drop_inputs, get_count, set_count
 from cfsp.plans import Cut, PrunePlan
-from cfsp.sites import Masks, Site
+from cfsp.sites import Masks, Member, Site
 
 SIZES = {
     nn.Linear: ("out_features", "in_features"),
@@ -18,6 +18,9 @@ SIZES = {
     nn.Embedding: (None, "embedding_dim"),
 }
 """What a module calls the lengths of its weight's axes."""
+
+PER_BLOCK = ("layer_types", "no_rope_layers")
+"""Attributes of a config that list something of every block."""
 
 
 @torch.no_grad()
@@ -32,9 +35,10 @@ def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
             twice, or leaves nothing where something must stay. The model is untouched then.
     """
     pairs = match(plan, sites)
+    folded: dict[str, Tensor] = {}
     for cut, site in pairs:
-        if cut.fill is not None and cut.removed:
-            fold_into_bias(cut, site, model)
+        for member in site.consumers if site.blocks else ():
+            fold_into_bias(cut, member, model, folded)
     masks = axis_masks(pairs, model)
     for (names, dim), mask in by_weight(masks, model).items():
         if not mask.all():
@@ -64,7 +68,8 @@ def match(plan: PrunePlan, sites: Sequence[Site]) -> list[tuple[Cut, Site]]:
                 f"the plan cuts {cut.site!r}, which this model lacks; it has {', '.join(by_name)}"
             )
         check_cut(cut, by_name[cut.site])
-    return [(cut, by_name[cut.site]) for cut in plan.edits]
+    cuts = {cut.site: cut for cut in plan.edits}
+    return [(cuts[site.name], site) for site in sites if site.name in cuts]
 
 
 def check_cut(cut: Cut, site: Site) -> None:
@@ -97,21 +102,27 @@ def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
     return masks
 
 
-def fold_into_bias(cut: Cut, site: Site, model: nn.Module) -> None:
+def fold_into_bias(cut: Cut, member: Member, model: nn.Module, folded: dict[str, Tensor]) -> None:
     """Add what the removed channels, held at their fill, would give: b += W[:, P] fill[P].
 
-    Computed in float64 because the sum runs over thousands of channels.
+    Computed in float64 because the sum runs over thousands of channels. folded: module -> channels
+    that a cut before has removed, and whose fill has been added if it has one (a query head of a group
+    that goes too).
     """
-    for member in site.consumers:
-        module = model.get_submodule(member.module)
-        places = member.places(cut.removed).to(module.weight.device)
-        weight = module.weight.movedim(member.dim, 0)[places].double()  # [removed, outputs]
-        channels = places.cpu() - member.offset
-        fill = cut.fill[channels.to(cut.fill.device)].to(weight)
-        bias = torch.zeros(weight.shape[1]).to(weight) if module.bias is None else module.bias.double()
-        module.bias = nn.Parameter(
-            (bias + fill @ weight).to(module.weight.dtype), requires_grad=module.weight.requires_grad
-        )
+    module = model.get_submodule(member.module)
+    length = module.weight.shape[member.dim]
+    before = folded.setdefault(member.module, torch.zeros(length, dtype=torch.bool))
+    places = member.places(cut.removed)
+    places = places[~before[places]]
+    before[places] = True
+    if cut.fill is None or not len(places):
+        return
+    weight = module.weight.movedim(member.dim, 0)[places.to(module.weight.device)].double()
+    fill = cut.fill[(places - member.offset).to(cut.fill.device)].to(weight)  # [removed]
+    bias = torch.zeros(weight.shape[1]).to(weight) if module.bias is None else module.bias.double()
+    module.bias = nn.Parameter(
+        (bias + fill @ weight).to(module.weight.dtype), requires_grad=module.weight.requires_grad
+    )
 
 
 def by_weight(masks: Masks, model: nn.Module) -> dict[tuple[tuple[str, ...], int], Tensor]:
@@ -164,7 +175,7 @@ def keep_blocks(cut: Cut, site: Site, model: nn.Module) -> None:
             if hasattr(module, "layer_idx"):
                 module.layer_idx = index
     config = model.config
-    for name, value in list(vars(config).items()):
-        if isinstance(value, list) and len(value) == site.units and not name.startswith("_"):
+    for name in PER_BLOCK:
+        if isinstance(value := getattr(config, name, None), list):
             setattr(config, name, [value[unit] for unit in cut.keep])
     config.num_hidden_layers = len(blocks)

@@ -259,3 +259,21 @@ def test_allocators_of_blocks_refuse_sites_without_one():
     hidden = Site("hidden", "hidden", 8, None, (), (), (Member("norm", 0),))
     with pytest.raises(ValueError, match="allocator CFSP goes by blocks, and 'hidden' belongs to none"):
         run(CFSP(), [hidden], 0.5, stats={"hidden": {}})
+
+
+@pytest.mark.parametrize("units", [40, 60, 100, 200])
+@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.7])
+def test_released_uniform_is_exact_where_the_share_is_a_whole_number(units, share):
+    sites = [site(0, units), site(0, 7, "attention"), site(1, 41)]
+    cost = {one.name: 96 if one.kind == "mlp" else 1153 for one in sites}
+    for neurons in ("down", "up"):
+        found, _ = run(UniformReleased(neurons=neurons), sites, share, cost)
+        assert found["0.mlp"] == units - round(share * units)
+
+
+def test_released_allocators_refuse_what_they_would_ignore():
+    for options in ({"round_to": 8}, {"allow_empty": True}):
+        with pytest.raises(ValueError, match="rounds as its release does; expected no round_to"):
+            UniformReleased(**options)
+        with pytest.raises(ValueError, match="rounds as its release does; expected no round_to"):
+            GlobalRankReleased(**options)

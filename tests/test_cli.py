@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint):
     out, err = process.communicate(timeout=30)
     os.close(writer)
     assert process.returncode == 130
-    assert (out, err) == ("", "cfsp: interrupted; no record was written\n")
+    assert (out, err) == ("", "cfsp: interrupted; what was finished before stays\n")
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 

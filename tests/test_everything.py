@@ -44,10 +44,12 @@ def test_everything_goes_with_everything_or_says_why_not(criterion, allocator, s
     model = make(family)
     kinds = kinds_for(criterion, allocator, schedule, model)
     fixed = {"kinds": kinds, "criterion": criterion, "allocator": allocator, "schedule": schedule}
-    if set(kinds) <= {"mlp", "attention"}:
+    if set(kinds) <= {"mlp", "attention", "query_heads"}:
         fixed |= {"compensation": "mean"}
     sparsity = 0.5 if criterion == "depth" else 0.3
-    options = {"round_to": 4} | ({"steps": 2} if schedule == "iterative" else {})
+    takes_steps = allocator not in ("uniform_released", "global_rank_released")
+    options = {"round_to": 4} if takes_steps else {}
+    options |= {"steps": 2} if schedule == "iterative" else {}
     message = refusal(criterion, allocator, schedule, family)
     if message:
         with pytest.raises(ValueError, match=message):
@@ -60,7 +62,7 @@ def test_everything_goes_with_everything_or_says_why_not(criterion, allocator, s
     after = parameters(model, cfsp.find_sites(model, kinds))
     removed = (before["sites"] - after["sites"]) / before["sites"]
     if allocator.endswith("released"):
-        assert removed >= 0
+        assert removed > 0 or allocator == "uniform_released"  # which removes no 30 % of two heads
     else:
         slack = 0.35 if "block" in kinds else 0.15  # one of two blocks, one of four heads
         assert sparsity <= removed + 1e-6 <= sparsity + slack

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import batches, make
+from families import all_kinds, batches, make
 
 import cfsp
 
@@ -12,10 +12,12 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("criterion", ["magnitude", "wanda_sp", "flap", "cfsp"])
-def test_plan_and_cut_agree_with_the_cpu(criterion):
+@pytest.mark.parametrize("schedule", ["one_shot", "blockwise", "iterative"])
+@pytest.mark.parametrize("criterion", ["magnitude", "wanda_sp", "flap", "cfsp", "taylor"])
+def test_plan_and_cut_agree_with_the_cpu(criterion, schedule):
     cpu, gpu = make("llama"), make("llama").cuda()
     options = {"kinds": ["mlp", "attention"], "criterion": criterion, "compensation": "mean", "sparsity": 0.4}
+    options |= {"schedule": schedule}
     plans = [cfsp.plan(model, batches(), **options) for model in (cpu, gpu)]
     assert [cut.keep for cut in plans[0].edits] == [cut.keep for cut in plans[1].edits]
     for plan, model in zip(plans, (cpu, gpu), strict=True):
@@ -23,3 +25,14 @@ def test_plan_and_cut_agree_with_the_cpu(criterion):
     ids = batches(count=1)[0]["input_ids"]
     with torch.no_grad():
         torch.testing.assert_close(gpu(ids.cuda()).logits.cpu(), cpu(ids).logits, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("criterion", ["magnitude", "taylor"])
+def test_sites_that_share_weights_too(criterion):
+    cpu, gpu = make("llama"), make("llama").cuda()
+    options = {"criterion": criterion, "allocator": "global_rank", "sparsity": 0.4, "schedule": "iterative"}
+    plans = [cfsp.plan(model, batches(), kinds=all_kinds(model), **options) for model in (cpu, gpu)]
+    assert [cut.keep for cut in plans[0].edits] == [cut.keep for cut in plans[1].edits]
+    for plan, model in zip(plans, (cpu, gpu), strict=True):
+        cfsp.apply(plan, model)
+    assert cpu.num_parameters() == gpu.num_parameters()

@@ -164,3 +164,27 @@ def test_removing_the_unit_with_the_least_score_costs_least():
     last = Taylor(reduction="last").score(UnitView(model, site), {"taylor_first": stat})
     assert int(last.argmin()) == 7
     assert score.shape == (40,)
+
+
+def test_padding_on_the_left_changes_nothing():
+    model = make("llama")
+    ids = batches(count=1)[0]["input_ids"]
+    mask = torch.ones_like(ids)
+    padded = torch.cat([torch.zeros(2, 4, dtype=torch.long), ids], dim=1)
+    hidden = torch.cat([torch.zeros(2, 4, dtype=torch.long), mask], dim=1)
+    positions = (hidden.cumsum(1) - 1).clamp(min=0)
+    sites, needs = find_sites(model, ["mlp"]), {"taylor_first"}
+    plain = backpropagate(model, sites, [{"input_ids": ids, "attention_mask": mask}], needs)
+    left = {"input_ids": padded, "attention_mask": hidden, "position_ids": positions}
+    shifted = backpropagate(model, sites, [left], needs)
+    for site in sites:
+        torch.testing.assert_close(plain[site.name], shifted[site.name], rtol=1e-3, atol=1e-7)
+
+
+def test_half_precision_moments_do_not_stand_still():
+    model = make("llama").to(torch.bfloat16)
+    sites, needs = find_sites(model, ["mlp"])[:1], {"taylor_second"}
+    sample = {"input_ids": batches(count=1, size=1)[0]["input_ids"]}
+    few, many = (backpropagate(model, sites, [sample] * count, needs) for count in (4, 600))
+    for site in sites:
+        torch.testing.assert_close(few[site.name], many[site.name], rtol=1e-2, atol=1e-12)

@@ -137,7 +137,8 @@ def test_nothing_is_written_by_a_run_that_fails(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_runs(tiny, name):
-    cfg = tiny(f"+experiment={name}", "++allocator.round_to=8", "allocator.protect=[]")
+    rounding = ["allocator.round_to=8"] if name.startswith("cfsp") else []  # 128 is too wide here
+    cfg = tiny(f"+experiment={name}", "allocator.protect=[]", *rounding)
     record = run(cfg)
     assert 0 < record.sparsity[record.config["sparsity_of"]]
     if not name.endswith("released"):  # which may miss

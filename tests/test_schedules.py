@@ -7,6 +7,7 @@ from families import FAMILIES, all_kinds, batches, kinds_of, make
 import cfsp
 from cfsp.collection import collect
 from cfsp.criteria.wanda_sp import WandaSP
+from cfsp.progress import Progress
 from cfsp.schedules.base import best_units, parameters
 from cfsp.sites import UnitView
 
@@ -133,6 +134,67 @@ def test_protected_blocks_stay_whole_and_in_place():
         model, batches(), kinds=["block"], criterion="chance", protect=[0, -1], sparsity=0.5, **UNIFORM
     )
     assert plan.edits[0].keep == (0, 3)
+
+
+@pytest.mark.parametrize("schedule", [{}, {"schedule": "iterative", "steps": 4}])
+@pytest.mark.parametrize("criterion", ["depth", "chance", "magnitude"])
+def test_protected_blocks_are_the_same_ones_in_every_step(criterion, schedule):
+    model = deep("llama", 8)
+    options = {"kinds": ["block"], "criterion": criterion, "protect": [0, 2, 4, -1], "sparsity": 0.5}
+    assert cfsp.plan(model, batches(), **UNIFORM, **options, **schedule).edits[0].keep == (0, 2, 4, 7)
+
+
+def deep(family, blocks):
+    """A model of unlike blocks, of which the first has lost most of its neurons."""
+    model = make(family)
+    while len(model.model.layers) < blocks:
+        model.model.layers.extend(make(family, seed=len(model.model.layers)).model.layers)
+    model.config.num_hidden_layers = blocks
+    for index, block in enumerate(model.model.layers):
+        block.self_attn.layer_idx = index
+        for weight in block.parameters():
+            weight.data.mul_(1 / (1 + index))
+    site = cfsp.find_sites(model)[0]
+    cfsp.apply(cfsp.PrunePlan((cfsp.Cut(site.name, site.units, (1, 2)),)), model)
+    return model
+
+
+@pytest.mark.parametrize("schedule", ["one_shot", "iterative"])
+@pytest.mark.parametrize("allocator", ["uniform", "global_rank"])
+@pytest.mark.parametrize("kinds", [["block"], ["mlp", "block"], ["mlp", "attention", "block", "hidden"]])
+def test_at_least_the_asked_share_goes_where_blocks_differ(kinds, allocator, schedule):
+    for sparsity in (0.3, 0.6):
+        model = deep("llama", 6)
+        before = parameters(model, cfsp.find_sites(model, kinds))["sites"]
+        parts = {"criterion": "magnitude", "allocator": allocator, "schedule": schedule}
+        cfsp.apply(cfsp.plan(model, batches(), kinds=kinds, sparsity=sparsity, **parts), model)
+        removed = 1 - parameters(model, cfsp.find_sites(model, kinds))["sites"] / before
+        assert sparsity <= removed + 1e-9 < sparsity + 0.25  # one of six blocks
+
+
+@pytest.mark.parametrize("schedule", ["one_shot", "blockwise", "iterative"])
+def test_a_head_that_two_cuts_remove_is_compensated_once(schedule):
+    model = make("llama")
+    sites = cfsp.find_sites(model, ["attention", "query_heads"])
+    parts = {"criterion": "wanda_sp", "schedule": schedule, "compensation": "mean", "sparsity": 0.6}
+    plan = cfsp.plan(model, batches(), kinds=["attention", "query_heads"], **UNIFORM, **parts)
+    sample = batches(count=1)[0]
+    with torch.no_grad(), Progress(model, sites, plan.edits).gates():
+        gated = model(**sample).logits
+    cfsp.apply(plan, model)
+    with torch.no_grad():
+        torch.testing.assert_close(model(**sample).logits, gated, rtol=1e-4, atol=2e-4)
+
+
+def test_blocks_with_unlike_parameters_are_scored():
+    model = make("llama")
+    sites = cfsp.find_sites(model, ["mlp", "attention"])[:2]
+    fill = torch.ones(sites[0].units)
+    edits = cfsp.Cut(sites[0].name, sites[0].units, (), fill), cfsp.Cut(sites[1].name, sites[1].units, ())
+    cfsp.apply(cfsp.PrunePlan(edits), model)
+    for criterion in ("depth", "magnitude", "taylor"):
+        plan = cfsp.plan(model, batches(), kinds=["block"], criterion=criterion, sparsity=0.005, **UNIFORM)
+        assert len(plan.edits[0].keep) == 1
 
 
 def test_query_heads_go_in_equal_numbers_of_every_group():

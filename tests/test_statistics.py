@@ -205,6 +205,16 @@ def test_bad_calls():
         collect(model, find_sites(model), batches(tokens=49), {"input_mean"})
 
 
+def test_released_fluctuation_tells_samples_apart_where_a_model_does_not():
+    """OPT's MLP sees the tokens of a batch as one row."""
+    model = make("opt")
+    sites, needs = find_sites(model), {"input_var_released"}
+    together = {key: torch.cat([sample[key] for sample in batches()]) for key in batches()[0]}
+    one, other = collect(model, sites, batches(), needs), collect(model, sites, [together], needs)
+    for site in sites:
+        torch.testing.assert_close(one[site.name], other[site.name], rtol=1e-4, atol=1e-7)
+
+
 def test_released_fluctuation_is_the_recursion_of_the_release():
     model = make("llama")
     site = find_sites(model)[0]

@@ -214,3 +214,14 @@ def test_plan_for_another_model_touches_nothing(cut, message):
     with pytest.raises(ValueError, match=message):
         apply(PrunePlan((good, cut)), find_sites(model), model)
     assert all(torch.equal(before[name], weight) for name, weight in model.state_dict().items())
+
+
+def test_depth_shortens_what_the_config_lists_of_every_block_and_nothing_else():
+    model = make("gemma2")
+    model.config.eos_token_id = [5, 7]
+    types = list(model.config.layer_types)
+    site = find_sites(model, ["block"])[0]
+    apply(PrunePlan((Cut(site.name, 2, (1,)),)), [site], model)
+    assert model.config.layer_types == types[1:]
+    assert model.config.eos_token_id == [5, 7]
+    assert model.config.num_hidden_layers == 1

@@ -99,7 +99,9 @@ class Allocator(ABC):
 
     def protected_blocks(self, sites: Sequence[Site]) -> set[int]:
         """The protected blocks, counted from 0."""
-        blocks = max(site.units if site.kind == "block" else 1 + (site.block or 0) for site in sites)
+        blocks = max(
+            (site.before or site.units) if site.kind == "block" else 1 + (site.block or 0) for site in sites
+        )
         for block in self.protect:
             if not -blocks <= block < blocks:
                 raise ValueError(f"protect={[*self.protect]}: expected blocks in {-blocks}..{blocks - 1}")
@@ -107,7 +109,11 @@ class Allocator(ABC):
 
     def protected_units(self, site: Site) -> set[int]:
         """Units that stay whatever their score: the protected blocks, where units are blocks."""
-        return {block % site.units for block in self.protect} if site.kind == "block" else set()
+        if site.kind != "block":
+            return set()
+        protected = {block % (site.before or site.units) for block in self.protect}
+        numbers = site.numbers or range(site.units)
+        return {unit for unit, number in enumerate(numbers) if number in protected}
 
     def least_units(self, site: Site) -> int:
         """The fewest units that a site may keep."""
@@ -124,6 +130,13 @@ class Allocator(ABC):
                 f"round_to={self.round_to}: {site.name} has {site.units} units; expected at most that"
             )
         return self.round_to
+
+    def refuse_unused(self) -> None:
+        """Raise ValueError if an option is set that a released allocator does not know."""
+        if self.round_to != 1 or self.allow_empty:
+            raise ValueError(
+                f"{type(self).__name__} rounds as its release does; expected no round_to or allow_empty"
+            )
 
     @abstractmethod
     def wishes(

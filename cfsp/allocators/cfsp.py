@@ -90,7 +90,9 @@ class CFSPReleased(Coarse):
     temperature: None takes the calibration tokens / 10^4, which is what summed distances amount to.
 
     Differs from the released code: a width that rounds to zero is an error (there: nothing is
-    pruned) and one above the site's units is cut off (there: an IndexError).
+    pruned) and one above the site's units is cut off (there: an IndexError); units are chosen by exact
+    top-k (there: ties all stay, NaN scores all go); `round_to: 1` rounds to the nearest (there, without
+    its `--cuda_friendly`: one more than the integer part).
     """
 
     temperature: float | None = None

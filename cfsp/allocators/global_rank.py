@@ -69,13 +69,15 @@ class GlobalRankReleased(Allocator):
     head_weight: 170 is the release's 512 / 3 (four matrices of 128 rows against three) cut off to an
         integer; right for heads of 128 channels without grouping only.
 
-    Differs from the released code: a site keeps one unit at least, where the release would crash.
+    Differs from the released code: a site keeps one unit at least, where the release would crash, and
+    within a site units are chosen by exact top-k.
     """
 
     head_weight: float = 170
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.refuse_unused()
         check_number("head_weight", self.head_weight, least=0)
 
     def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:

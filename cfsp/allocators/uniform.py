@@ -34,13 +34,15 @@ class UniformReleased(Uniform):
 
     remove = floor(p units); of an MLP with `neurons: up`, ceil(p units), as units - int(units (1 - p))
     of LLM-Pruner's released code comes out. Protected blocks lose nothing and nobody makes up for them.
-    At least one unit stays; `round_to` is not used.
+    Differs from the released codes, those of FLAP's and CFSP's baselines and of LLM-Pruner: at least one
+    unit stays, and units are chosen by exact top-k, so ties do not add to what is kept.
     """
 
     neurons: str = "down"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.refuse_unused()
         check_choice("neurons", self.neurons, ("down", "up"))
 
     def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
@@ -55,14 +57,15 @@ class UniformReleased(Uniform):
         cost: Mapping[str, int],
         budget: int,
     ) -> dict[str, int]:
-        share = 1 - budget / sum(site.units * cost[site.name] for site in sites)
+        total = sum(site.units * cost[site.name] for site in sites)
+        share = 1 - budget / total
         protected = self.protected_blocks(sites)
         keep = {}
         for site in sites:
             runs = site.units // site.groups
-            exact = round(share * runs, 6)  # 0.3 x 40 is 12, whatever floats say
+            exact, slack = share * runs, runs / total  # the budget is a whole number of parameters
             up = self.neurons == "up" and site.kind == "mlp"
-            removed = math.ceil(exact) if up else math.floor(exact)
+            removed = math.ceil(exact - slack) if up else math.floor(exact + slack)
             kept = max(runs - removed, 1) * site.groups
             keep[site.name] = site.units if site.block in protected else kept
         return keep

@@ -130,20 +130,26 @@ def allocate(
     removed: int,
 ) -> dict[str, int]:
     """Widths with which at least `removed` more parameters go, and as few more as can be."""
+    if removed <= 0:
+        return {site.name: site.units for site in sites}
     cost = {site.name: state.cost(site) for site in sites}
     total = sum(site.units * cost[site.name] for site in sites)
     if not overlap(sites):
         return allocator.allocate(sites, scores, stats, cost, total - removed)
-    # Where sites share weights, costs do not add up: look for the budget under which they do.
+    # Where sites share weights or blocks differ, costs do not add up: look for the budget that does.
     before = state.parameters()
+
+    def gone(widths: Mapping[str, int]) -> float:
+        return before - state.after(choose(sites, scores, widths, allocator)).parameters()
+
     low, high = allocator.least(sites, cost), total
     widths = allocator.allocate(sites, scores, stats, cost, low)
-    if before - state.parameters(widths) < removed:
+    if gone(widths) < removed:
         raise ValueError(f"the sites cannot lose {removed:,} parameters; expected a lower sparsity")
     while high - low > 1:
         middle = (low + high) // 2
         wider = allocator.allocate(sites, scores, stats, cost, middle)
-        if before - state.parameters(wider) >= removed:
+        if gone(wider) >= removed:
             low, widths = middle, wider
         else:
             high = middle
@@ -151,9 +157,24 @@ def allocate(
 
 
 def overlap(sites: Sequence[Site]) -> bool:
-    """Whether some sites own parts of the same weights."""
+    """Whether what goes with a unit depends on which other units go."""
     kinds = {site.kind for site in sites}
-    return len(kinds) > 1 and not kinds <= {"mlp", "attention"} and not kinds <= {"mlp", "query_heads"}
+    return "block" in kinds or (
+        len(kinds) > 1 and not kinds <= {"mlp", "attention"} and not kinds <= {"mlp", "query_heads"}
+    )
+
+
+def choose(
+    sites: Sequence[Site], scores: Mapping[str, Tensor], widths: Mapping[str, int], allocator: Allocator
+) -> dict[str, tuple[int, ...]]:
+    """The best units of every site, as many as the widths say; protected ones come first."""
+    chosen = {}
+    for site in sites:
+        score = scores[site.name].clone()
+        for unit in allocator.protected_units(site):
+            score[unit] = torch.inf
+        chosen[site.name] = best_units(score, widths[site.name], site.groups)
+    return chosen
 
 
 def make_cuts(
@@ -166,15 +187,11 @@ def make_cuts(
     compensation: Compensation,
 ) -> list[Cut]:
     """Keep the best units of every site; what stands for the others is the compensation's business."""
+    keep = choose(sites, scores, widths, allocator)
     cuts = []
     for site in sites:
-        score, width = scores[site.name].clone(), widths[site.name]
-        for unit in allocator.protected_units(site):
-            score[unit] = torch.inf
-        keep = best_units(score, width, site.groups)
-        cuts.append(
-            state.cut(site, keep, compensation.fill(stats[site.name]) if width < site.units else None)
-        )
+        fill = compensation.fill(stats[site.name]) if widths[site.name] < site.units else None
+        cuts.append(state.cut(site, keep[site.name], fill))
     return cuts
 
 

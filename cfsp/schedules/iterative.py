@@ -60,7 +60,7 @@ class Iterative(Schedule):
             notes = notes or {"block_statistics": block_statistics(sites, stats)}
             scores = score_sites(state, left, stats, criterion)
             due = removed * step // self.steps - (dense - round(state.parameters()))
-            widths = allocate(state, left, scores, stats, allocator, max(due, 0))
+            widths = allocate(state, left, scores, stats, allocator, due)
             made = make_cuts(state, left, scores, widths, stats, allocator, compensation)
             cuts |= {cut.site: cut for cut in made}
         return PrunePlan(tuple(cuts.values()), notes)

@@ -16,8 +16,10 @@ sweep() {  # sweep STUDY OVERRIDES...: the criteria under two allocators, then t
   shift
   cfsp -m "$results" criterion=chance,magnitude,wanda_sp,flap,cfsp sparsity=0.2,0.5 seed=0,1,2 "$@"
   cfsp -m "$results" criterion=chance,magnitude,wanda_sp,flap,cfsp sparsity=0.2,0.5 allocator=uniform "$@"
-  cfsp -m "$results" +experiment=magnitude,wanda_sp,flap sparsity=0.2,0.5 "$@"
-  cfsp -m "$results" +experiment=cfsp,cfsp_released sparsity=0.2,0.5 "allocator.round_to=$round_to" "$@"
+  cfsp -m "$results" +experiment=wanda_sp,flap sparsity=0.2,0.5 "$@"
+  cfsp -m "$results" +experiment=magnitude criterion.weights=consumers sparsity=0.2,0.5 "$@"
+  cfsp -m "$results" +experiment=cfsp,cfsp_released sparsity=0.2,0.5 "allocator.round_to=$round_to" \
+    allocator.temperature=13.1072 "$@"
 }
 
 stories=(
