@@ -19,7 +19,7 @@ from cfsp.record import peak_bytes, reset_peak
 from cfsp.schedules.base import best_units
 from cfsp.surgery import apply
 
-RUNS = 5
+RUNS = 3
 KINDS = {
     "MLP neurons and heads": (["mlp", "attention"], 0.8),
     "the same, with a bias for what is gone": (["mlp", "attention"], 0.8),
@@ -85,7 +85,7 @@ def main() -> None:
     ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: freed tensors go back at once
     torch.manual_seed(0)
     print(f"# Surgery on a Llama in bfloat16, CPU, {torch.get_num_threads()} threads\n")
-    print("`python experiments/benchmarks/surgery.py`; 20 % of every site, five runs each.\n")
+    print("`python experiments/benchmarks/surgery.py`; 20 % of every site, three runs each.\n")
     print("| what | parameters | seconds, median (range) | peak memory / model, most |")
     print("|---|---|---|---|")
     for name, (kinds, share) in KINDS.items():
