@@ -67,7 +67,7 @@ def show(cfg: DictConfig) -> None:
         hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
         print(f"cfsp: {hint}", file=sys.stderr)
     if cfg.save:
-        print(f"cfsp: saved {save_folder(cfg, record.id)}", file=sys.stderr)
+        print(f"cfsp: the model is in {save_folder(cfg, record.id)}", file=sys.stderr)
     print(record_path(cfg.results, record.id))
 
 
