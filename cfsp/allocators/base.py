@@ -131,13 +131,6 @@ class Allocator(ABC):
             )
         return self.round_to
 
-    def refuse_unused(self) -> None:
-        """Raise ValueError if an option is set that a released allocator does not know."""
-        if self.round_to != 1 or self.allow_empty:
-            raise ValueError(
-                f"{type(self).__name__} rounds as its release does; expected no round_to or allow_empty"
-            )
-
     @abstractmethod
     def wishes(
         self,
@@ -148,6 +141,45 @@ class Allocator(ABC):
         budget: int,
     ) -> dict[str, float]:
         """Units that each site would keep, as real numbers; only their proportions must be right."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReleasedAllocator(Allocator):
+    """The allocation of a released code, for comparison: by a rule of its own that may miss the budget.
+
+    It rounds as the release does, so neither `round_to` nor `allow_empty` may be set.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.round_to != 1 or self.allow_empty:
+            name = type(self).__name__
+            raise ValueError(f"{name} rounds as its release does; expected no round_to or allow_empty")
+
+    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+        """Blocks alone: there is always something that stays. Raises ValueError if one does not exist."""
+        self.protected_blocks(sites)
+
+    @abstractmethod
+    def allocate(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Stats,
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, int]:
+        """Units to keep per site. budget / all cost: the share that was asked to stay."""
+
+    def wishes(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Stats,
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, float]:
+        return dict(self.allocate(sites, scores, stats, cost, budget))
 
 
 def fit(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cfsp.allocators.base import Allocator, Scores
+from cfsp.allocators.base import Allocator, ReleasedAllocator, Scores
 from cfsp.checks import check_bool, check_number
 from cfsp.sites import Site
 from cfsp.statistics import Stats
@@ -60,7 +60,7 @@ class GlobalRank(Allocator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlobalRankReleased(Allocator):
+class GlobalRankReleased(ReleasedAllocator):
     """FLAP's released AL-AM (An et al. 2023, arXiv:2312.11983), for comparison; it may miss the budget.
 
     A neuron weighs 1 and a head or group `head_weight`. Of all units by falling score, that one ends
@@ -77,12 +77,11 @@ class GlobalRankReleased(Allocator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_unused()
         check_number("head_weight", self.head_weight, least=0)
 
     def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
         """Blocks and kinds alone: a threshold always exists. Raises ValueError at other kinds."""
-        self.protected_blocks(sites)
+        super().check(sites, cost, budget)
         for site in sites:
             if site.kind not in ("mlp", "attention"):
                 raise ValueError(
@@ -115,13 +114,3 @@ class GlobalRankReleased(Allocator):
             else max(int((scores[site.name].double() > threshold).sum()), 1)
             for site in sites
         }
-
-    def wishes(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, float]:
-        return dict(self.allocate(sites, scores, stats, cost, budget))

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cfsp.allocators.base import Allocator, Scores
+from cfsp.allocators.base import Allocator, ReleasedAllocator, Scores
 from cfsp.checks import check_choice
 from cfsp.sites import Site
 from cfsp.statistics import Stats
@@ -29,7 +29,7 @@ class Uniform(Allocator):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniformReleased(Uniform):
+class UniformReleased(ReleasedAllocator):
     """Every site by itself loses the asked share p of its units, rounded; it may miss the budget.
 
     remove = floor(p units); of an MLP with `neurons: up`, ceil(p units), as units - int(units (1 - p))
@@ -42,12 +42,7 @@ class UniformReleased(Uniform):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.refuse_unused()
         check_choice("neurons", self.neurons, ("down", "up"))
-
-    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
-        """Blocks alone: every site always keeps something."""
-        self.protected_blocks(sites)
 
     def allocate(
         self,
