@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.description import describe, modeling_file, stock_class
@@ -28,6 +29,7 @@ def save(
     card: Callable[[bool], str] | None = None,
     files: Mapping[str, str] | None = None,
     overwrite: bool = False,
+    adapters: nn.Module | None = None,
 ) -> None:
     """Write a pruned model to a folder that plain transformers loads, whole or not at all.
 
@@ -37,6 +39,8 @@ def save(
 
     card: makes the README.md, told whether the model needs its modelling file to load.
     files: more text files to put in: name -> text.
+    adapters: a peft model around `model`, whose adapters go into the folder `adapters`; what they
+        sit on is then written without them.
 
     Raises:
         ValueError: the folder holds something and `overwrite` is not given, or it holds no model;
@@ -45,8 +49,11 @@ def save(
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite)
-    config = describe(model)
     with whole_folder(folder) as part, as_os_errors(folder), valid_generation_config(model):
+        if adapters is not None:
+            adapters.save_pretrained(part / "adapters")
+            model = adapters.unload()
+        config = describe(model)
         # Remote code gets none of the renamings that transformers does for its own classes.
         own_format = not hasattr(config, "pruned")
         model.save_pretrained(part, max_shard_size="5GB", save_original_format=own_format)

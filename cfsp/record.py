@@ -20,7 +20,18 @@ import torch
 
 from cfsp.atomic import replacing
 
-PACKAGES = ("cfsp", "torch", "transformers", "tokenizers", "datasets", "hydra-core", "numpy")
+PACKAGES = (
+    "cfsp",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "datasets",
+    "hydra-core",
+    "numpy",
+    "peft",
+    "accelerate",
+    "lm-eval",
+)
 
 NOT_IDENTITY = ("results", "overwrite", "device", "logger", "save")
 """Parts of the config that say where and how a run happens, not what it computes."""
@@ -60,6 +71,7 @@ class Record:
     git: Mapping[str, Any] | None
     environment: Mapping[str, Any]
     command: str | None = None
+    training: Mapping[str, Any] | None = None  # what recovery was and cost
 
     def save(self, results: str | Path) -> Path:
         path = record_path(results, self.id)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -14,16 +18,21 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from cfsp import record
 from cfsp.allocators.base import Allocator
 from cfsp.build import build
+from cfsp.calibration import Batch, RandomWindows
 from cfsp.cards import base_license, model_card
 from cfsp.checkpoints import check_target, save
 from cfsp.checks import check_bool, check_integer
+from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.description import check_hidden
 from cfsp.evaluation.base import Evaluator
 from cfsp.finding import find_sites
 from cfsp.layouts import check_positions
 from cfsp.loading import check_device, fingerprint
+from cfsp.plans import PrunePlan
 from cfsp.record import Metric, Record
+from cfsp.recovery.base import Recovery, Setting, block_parameters, change_of
+from cfsp.recovery.none import NoRecovery
 from cfsp.schedules.base import Schedule, check_kinds, parameters
 from cfsp.sites import Site, unit_cost
 from cfsp.surgery import apply
@@ -46,31 +55,36 @@ def run(cfg: DictConfig, command: str | None = None) -> Record:
         return Record.load(path)
     if target is not None:
         check_target(target, cfg.overwrite)
+    training_folder = Path(cfg.results) / "recovery" / path.stem
     check_integer("seed", cfg.seed, least=0)
     set_seed(cfg.seed)
     check_device(cfg.device)
     record.reset_peak(cfg.device)
     clock = Stopwatch()
-    schedule, criterion, allocator = build(cfg.schedule), build(cfg.criterion), build(cfg.allocator)
-    compensation, calibration = build(cfg.compensation), build(cfg.calibration)
-    evaluators = [build(evaluator) for evaluator in cfg.evaluation.values()]
+    parts = Parts.of(cfg)
     with clock("load"):
         model, tokenizer = build(cfg.model)
         sites = find_sites(model, config["sites"])
-        check_positions(model, calibration.seqlen, "calibration seqlen")
-        before = parameters(model, sites)
-        cost = check_feasible(model, sites, schedule, criterion, allocator)
+        before, sizes = parameters(model, sites), block_parameters(model)
+        cost = check_feasible(model, sites, parts)
         if target is not None:
-            check_hidden(model, sites, allocator.round_to)
-        batches = calibration.batches(tokenizer)
+            check_hidden(model, sites, parts.allocator.round_to)
+        examples = parts.recovery.prepare(model, tokenizer, parts.needs)
+        batches = parts.calibration.batches(tokenizer)
     with clock("dense evaluation"):
-        dense = evaluate_once(evaluators, model, tokenizer, Path(cfg.results) / "dense")
+        dense = evaluate_once(parts.evaluators, model, tokenizer, Path(cfg.results) / "dense")
     with clock("plan"):
-        plan = schedule.plan(model, sites, batches, criterion, allocator, compensation)
+        plan = parts.plan(model, sites, batches, training_folder)
     with clock("surgery"):
+        reference = copy.deepcopy(model) if parts.recovery.needs_dense else None
         apply(plan, sites, model)
+    with clock("recovery"):
+        change = change_of(sizes, model, plan)
+        setting = Setting(model, tokenizer, change, training_folder, reference, tuple(cfg.logger))
+        recovered = parts.recovery.run(setting, examples)
+        model = recovered.model
     with clock("evaluation"):
-        pruned = evaluate(evaluators, model, tokenizer)
+        pruned = evaluate(parts.evaluators, model, tokenizer)
     after = parameters(model, find_sites(model, config["sites"]))
     outcome = Record(
         id=record.run_id(config),
@@ -87,26 +101,60 @@ def run(cfg: DictConfig, command: str | None = None) -> Record:
         git=record.git_state(),
         environment=record.environment(model.device),
         command=command,
+        training=recovered.training,
     )
     outcome.save(cfg.results)
     if target is not None:
         card = partial(model_card, outcome, license=base_license(str(cfg.model.path)))
-        save(target, model, tokenizer, plan, card, {"record.json": outcome.text()}, cfg.overwrite)
+        files = {"record.json": outcome.text()}
+        save(target, model, tokenizer, plan, card, files, cfg.overwrite, recovered.adapters)
+    shutil.rmtree(training_folder, ignore_errors=True)
     return outcome
 
 
-def check_feasible(
-    model: PreTrainedModel,
-    sites: Sequence[Site],
-    schedule: Schedule,
-    criterion: Criterion,
-    allocator: Allocator,
-) -> dict[str, int]:
+@dataclass(frozen=True)
+class Parts:
+    """What the config names, built."""
+
+    schedule: Schedule
+    criterion: Criterion
+    allocator: Allocator
+    compensation: Compensation
+    calibration: RandomWindows
+    recovery: Recovery
+    evaluators: list[Evaluator]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Parts:
+        names = [part.name for part in fields(cls) if part.name != "evaluators"]
+        evaluators = [build(evaluator) for evaluator in cfg.evaluation.values()]
+        return cls(**{name: build(cfg[name]) for name in names}, evaluators=evaluators)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Statistics that calibration measures."""
+        return self.criterion.needs | self.allocator.needs | self.compensation.needs
+
+    def plan(
+        self, model: PreTrainedModel, sites: Sequence[Site], batches: Sequence[Batch], kept: Path
+    ) -> PrunePlan:
+        """The plan: made, or, if training was interrupted, the one that it began with."""
+        if (kept / "plan.json").exists():
+            print(f"cfsp: going on with the training in {kept}; delete it to begin anew", file=sys.stderr)
+            return PrunePlan.load(kept)
+        plan = self.schedule.plan(model, sites, batches, self.criterion, self.allocator, self.compensation)
+        if not isinstance(self.recovery, NoRecovery):
+            plan.save(kept)
+        return plan
+
+
+def check_feasible(model: PreTrainedModel, sites: Sequence[Site], parts: Parts) -> dict[str, int]:
     """Parameters of a unit of every site. Raises ValueError if the parts cannot do what is asked."""
-    check_kinds(criterion, sites)
+    check_positions(model, parts.calibration.seqlen, "calibration seqlen")
+    check_kinds(parts.criterion, sites)
     cost = {site.name: unit_cost(model, site) for site in sites}
     whole = sum(site.units * cost[site.name] for site in sites)
-    allocator.check(sites, cost, whole - schedule.removed(model, sites))
+    parts.allocator.check(sites, cost, whole - parts.schedule.removed(model, sites))
     return cost
 
 

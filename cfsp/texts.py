@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cfsp.checks import check_choice
 
@@ -143,35 +144,18 @@ class Files(Text):
     def documents(self) -> list[str]:
         readers = {".txt": self._whole, ".jsonl": self._json_lines, ".parquet": self._parquet}
         documents: list[str] = []
-        for pattern in self._patterns():
-            matches = sorted(glob.glob(pattern, recursive=True))
-            if not matches:
-                raise FileNotFoundError(f"no file matches {pattern!r}")
-            for match in map(Path, matches):
-                if match.suffix not in readers:
-                    raise ValueError(f"{match}: expected one of {', '.join(readers)}")
-                documents += readers[match.suffix](match)
+        for path in matching(self._patterns(), readers):
+            documents += readers[path.suffix](path)
         return documents
 
     def _whole(self, path: Path) -> list[str]:
-        try:
-            return [path.read_text("utf-8")]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); re-encode it") from error
+        return [read_utf8(path)]
 
     def _json_lines(self, path: Path) -> list[str]:
         rows = []
-        for number, line in enumerate(self._whole(path)[0].split("\n"), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                row = None
+        for where, row in json_rows(path):
             if not isinstance(row, dict) or not isinstance(row.get(self.column), str):
-                raise ValueError(
-                    f"{path}, line {number}: expected a JSON object with the key {self.column!r} and a text"
-                )
+                raise ValueError(f"{where}: expected a JSON object with the key {self.column!r} and a text")
             rows.append(row[self.column])
         return rows
 
@@ -212,23 +196,75 @@ class Hub(Text):
         return f"{self.name}:{self.split}"
 
     def documents(self) -> list[str]:
-        import datasets
-
         split = self.split if self.rows is None else f"{self.split}[:{self.rows}]"
         files = {self.split: self.data_files} if self.data_files else None
-        try:
-            rows = datasets.load_dataset(
-                self.path, self.config, split=split, data_files=files, revision=self.revision
-            )
-        except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ValueError(
-                f"data set {self.path!r} cannot be read ({reason}); check the name and the network, or "
-                "use stdlib or own files, which need none"
-            ) from error
+        rows = hub_rows(self.path, self.config, split=split, data_files=files, revision=self.revision)
         if self.column not in rows.column_names:
             raise ValueError(f"{self.path}: no column {self.column!r}; it has {rows.column_names}")
         return all_texts(rows[self.column], f"data set {self.path!r}, column {self.column!r}")
+
+
+def hub_rows(path: str, config: str | None = None, **options: Any) -> Any:
+    """A data set of the hub. Raises ValueError if it cannot be had."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(path, config, **options)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"data set {path!r} cannot be read ({reason}); check the name and the network, or "
+            "use stdlib or own files, which need none"
+        ) from error
+
+
+def matching(patterns: Iterable[str] | str, suffixes: Iterable[str]) -> list[Path]:
+    """Files that globs name. Raises ValueError for another kind of file, OSError where there is none."""
+    paths: list[Path] = []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = sorted(glob.glob(pattern, recursive=True))
+        if not matches:
+            raise FileNotFoundError(f"no file matches {pattern!r}")
+        paths += map(Path, matches)
+    for path in paths:
+        if path.suffix not in suffixes:
+            raise ValueError(f"{path}: expected one of {', '.join(suffixes)}")
+    return paths
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file. Raises ValueError if it is no UTF-8."""
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); re-encode it") from error
+
+
+def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Where each row of a .jsonl file, or of the list in a .json file, stands, and the row.
+
+    Raises:
+        ValueError: a line that is no JSON; which one.
+    """
+    text = read_utf8(path)
+    if path.suffix == ".json":
+        try:
+            rows = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
+        if not isinstance(rows, list):
+            raise ValueError(f"{path}: expected a list of JSON objects")
+        yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield f"{path}, line {number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{path}, line {number}: expected a JSON object on every line ({error.msg})"
+            ) from error
 
 
 def all_texts(rows: Iterable[object], where: str) -> list[str]:

@@ -13,6 +13,7 @@ ROWS = [
     {"finding", "gradients"},
     {
         "calibration",
+        "instructions",
         "collection",
         "criteria",
         "allocators",
@@ -21,9 +22,9 @@ ROWS = [
         "description",
         "cards",
     },
-    {"checkpoints"},
+    {"checkpoints", "examples"},
     {"loading"},
-    {"schedules", "evaluation"},
+    {"schedules", "recovery", "evaluation"},
     {"build"},
     {"api", "run"},
     {"cli"},
@@ -35,6 +36,8 @@ ONLY_IN = {
     "datasets": {"texts.py"},
     "pandas": {"tables.py"},
     "rich": {"tables.py", "cli.py"},
+    "peft": {"lora.py"},
+    "lm_eval": {"zero_shot.py"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 

@@ -38,7 +38,7 @@ def test_record_of_a_run(tiny, tmp_path):
     name = "perplexity/files:text.txt"
     assert record.metrics["pruned"][name].value != record.metrics["dense"][name].value
     assert record.metrics["pruned"][name].protocol == record.metrics["dense"][name].protocol
-    assert set(record.seconds) == {"load", "dense evaluation", "plan", "surgery", "evaluation"}
+    assert set(record.seconds) == {"load", "dense evaluation", "plan", "surgery", "recovery", "evaluation"}
     assert record.peak_bytes["host"] > 2**20
     assert record.environment["versions"]["torch"] == torch.__version__
     assert record.config["seed"] == 0

@@ -41,7 +41,7 @@ def test_files_of_every_kind(tmp_path):
     [
         ("a.txt", b"\xff\xfe\x00", r"a\.txt: not UTF-8 text \(byte 0\)"),
         ("a.txt", b" \n", r"text 'files:a\.txt' is empty"),
-        ("a.jsonl", b'{"text": "x"}\n{"te', r"a\.jsonl, line 2: expected a JSON object with the key 'text'"),
+        ("a.jsonl", b'{"text": "x"}\n{"te', r"a\.jsonl, line 2: expected a JSON object on every line"),
         ("a.jsonl", b'{"words": "x"}', r"a\.jsonl, line 1: expected .* key 'text'"),
         ("a.jsonl", b'["text"]', r"a\.jsonl, line 1: expected .* key 'text'"),
         ("a.jsonl", b'{"text": 3}', r"a\.jsonl, line 1: expected .* key 'text'"),

@@ -1,0 +1,1 @@
+"""Recovery: training that gives a pruned model back what it lost."""

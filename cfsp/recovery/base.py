@@ -1,0 +1,136 @@
+"""What a recovery is, and what its parts are told."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.layouts import block_modules
+from cfsp.plans import PrunePlan
+
+
+@dataclass(frozen=True)
+class Change:
+    """What pruning did to the blocks that are left, in order.
+
+    blocks: their numbers in the dense model. removed: the share of each one's parameters that is gone.
+    importance: the coarse importance of each, mean angular distance; None if the plan has none.
+    """
+
+    blocks: tuple[int, ...]
+    removed: tuple[float, ...]
+    importance: tuple[float, ...] | None
+    residual_cut: bool = False
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What one recovery works on. folder: for its checkpoints; logger: names of Trainer integrations."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    change: Change
+    folder: Path
+    dense: PreTrainedModel | None = None
+    logger: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """The trained model; what training was and cost, as JSON data; the adapters, if they were kept."""
+
+    model: PreTrainedModel
+    training: dict[str, Any] | None = None
+    adapters: nn.Module | None = None
+
+
+class Recovery(ABC):
+    """Trains a pruned model."""
+
+    needs_dense: bool = False
+    """Whether the dense model must stay beside the pruned one."""
+
+    @abstractmethod
+    def prepare(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
+    ) -> Any:
+        """Read the data and check all that can be checked before anything costly runs.
+
+        statistics: what calibration will measure. Raises ValueError with what would be accepted.
+        """
+
+    @abstractmethod
+    def run(self, setting: Setting, examples: Any) -> Recovered:
+        """Train. examples: what `prepare` returned."""
+
+
+class Parameters(ABC):
+    """Which weights are trained."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Statistics that the plan must have been made with."""
+        return frozenset()
+
+    @abstractmethod
+    def check(self, model: PreTrainedModel) -> None:
+        """Raise ValueError if this model has no such weights."""
+
+    @abstractmethod
+    def attach(self, model: PreTrainedModel, change: Change) -> tuple[nn.Module, dict[str, Any]]:
+        """The module to train, its trainable weights marked, and what a record should say of them."""
+
+    @abstractmethod
+    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, nn.Module | None]:
+        """The model without its wrapping, and the adapters if they are kept apart."""
+
+
+class Objective(ABC):
+    """What training minimises."""
+
+    needs_dense: bool = False
+
+    @abstractmethod
+    def check(self, change: Change) -> None:
+        """Raise ValueError if a model that was changed so cannot be trained for it."""
+
+    @abstractmethod
+    def loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        dense: PreTrainedModel | None,
+        change: Change,
+        labels_in_step: Tensor | int | None,
+    ) -> Tensor:
+        """The loss of one batch.
+
+        inputs: input_ids, attention_mask, labels [batch, tokens]; labels of -100 do not count.
+        labels_in_step: labels in all batches of one optimizer step; their mean, not the mean of the
+            batches' means, is what gradient accumulation should give. None: this batch's own.
+        """
+
+
+def block_parameters(model: PreTrainedModel) -> list[int]:
+    """Parameters of every block."""
+    blocks = (model.get_submodule(path) for path in block_modules(model))
+    return [sum(weight.numel() for weight in block.parameters()) for block in blocks]
+
+
+def change_of(before: Sequence[int], model: PreTrainedModel, plan: PrunePlan) -> Change:
+    """What a plan did to a model. before: `block_parameters` of the dense model."""
+    kept: Sequence[int] = range(len(before))
+    for cut in plan.edits:
+        if cut.site.rsplit(".", 1)[-1] == "block":
+            kept = cut.keep
+    gone = tuple(1 - size / before[block] for block, size in zip(kept, block_parameters(model), strict=True))
+    measured = plan.notes.get("block_statistics", {}).get("block_angular")
+    importance = None if measured is None else tuple(measured[block] for block in kept)
+    residual = any(cut.removed for cut in plan.edits if cut.site.rsplit(".", 1)[-1] == "hidden")
+    return Change(tuple(kept), gone, importance, residual)

@@ -1,0 +1,85 @@
+"""The objective of distillation: be as the dense model was."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from cfsp.checks import check_number
+from cfsp.recovery.base import Change, Objective
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Objective):
+    """label_weight CE + logit_weight T² KL(dense || pruned) + hidden_weight E, means over labels.
+
+    CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions at
+    temperature T (Hinton et al., arXiv 1503.02531); E is the mean over blocks of
+    |h_pruned - h_dense|² / mean |h_dense|², the hidden states leaving each block that is left.
+    """
+
+    needs_dense = True
+    label_weight: float
+    logit_weight: float
+    hidden_weight: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        for name in ("label_weight", "logit_weight", "hidden_weight"):
+            check_number(name, getattr(self, name), least=0)
+        if not self.logit_weight + self.hidden_weight:
+            raise ValueError("logit_weight and hidden_weight are 0: nothing to distil; expected one above 0")
+        check_number("temperature", self.temperature, least=0)
+        if not self.temperature:
+            raise ValueError("temperature=0: expected a number above 0")
+
+    def check(self, change: Change) -> None:
+        if self.hidden_weight and change.residual_cut:
+            raise ValueError(
+                "hidden states of the dense model are wider: channels of the residual stream were cut; "
+                "expected hidden_weight=0, or sites without hidden"
+            )
+
+    def loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        dense: PreTrainedModel | None,
+        change: Change,
+        labels_in_step: Tensor | int | None,
+    ) -> Tensor:
+        tokens = {key: value for key, value in inputs.items() if key != "labels"}
+        hidden = self.hidden_weight > 0
+        with torch.no_grad():
+            teacher = dense(**tokens, output_hidden_states=hidden, use_cache=False)
+        student = model(**tokens, output_hidden_states=hidden, use_cache=False)
+        labels = inputs["labels"][:, 1:]
+        counts = labels != -100  # [batch, tokens - 1]
+        number = counts.sum() if labels_in_step is None else labels_in_step
+        ours, theirs = (output.logits[:, :-1][counts].float() for output in (student, teacher))
+        loss = self.label_weight * F.cross_entropy(ours, labels[counts], reduction="sum")
+        if self.logit_weight:
+            soft = (F.log_softmax(logits / self.temperature, dim=-1) for logits in (ours, theirs))
+            divergence = F.kl_div(*soft, reduction="sum", log_target=True)
+            loss = loss + self.logit_weight * self.temperature**2 * divergence
+        if hidden:
+            errors = [
+                relative_error(student.hidden_states[place + 1], teacher.hidden_states[block + 1], counts)
+                for place, block in enumerate(change.blocks)
+            ]
+            loss = loss + self.hidden_weight * torch.stack(errors).mean()
+        return loss / number
+
+
+def relative_error(ours: Tensor, theirs: Tensor, counts: Tensor) -> Tensor:
+    """Sum over tokens of the squared error, in units of the mean square of what was to be hit. []
+
+    ours, theirs: [batch, tokens, hidden]; counts: [batch, tokens - 1], which tokens do.
+    """
+    ours, theirs = ours[:, :-1][counts].float(), theirs[:, :-1][counts].float()
+    return (ours - theirs).square().mean(1).sum() / theirs.square().mean().clamp_min(1e-12)
