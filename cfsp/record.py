@@ -39,13 +39,17 @@ NOT_IDENTITY = ("results", "overwrite", "device", "logger", "save")
 
 @dataclass(frozen=True)
 class Metric:
-    """One number with what it takes to compare it. stderr: None if unknown; n: what was averaged."""
+    """One number with what it takes to compare it.
+
+    stderr: None if unknown; n: what was averaged. spread: lowest and highest of n, of a median.
+    """
 
     value: float
     stderr: float | None
     n: int
     better: str  # "lower" or "higher"
     protocol: Mapping[str, Any]
+    spread: list[float] | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Record:
     environment: Mapping[str, Any]
     command: str | None = None
     training: Mapping[str, Any] | None = None  # what recovery was and cost
+    samples: Mapping[str, Mapping[str, str]] | None = None  # prompt -> "dense" and "pruned" -> what they say
+    overlaps: list[str] | None = None  # texts that the model is made with and measured on
 
     def save(self, results: str | Path) -> Path:
         path = record_path(results, self.id)
@@ -195,6 +201,15 @@ def reset_peak(device: str) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole process
         Path("/proc/self/clear_refs").write_text("5")
+
+
+def resident_bytes() -> int:
+    """Memory of this process that is in RAM now; 0 where the system does not tell."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return 0
+    lines = status.read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
 def peak_bytes(device: torch.device) -> dict[str, int]:

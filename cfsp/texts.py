@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import glob
+import gzip
 import hashlib
 import importlib
 import json
@@ -233,8 +234,10 @@ def matching(patterns: Iterable[str] | str, suffixes: Iterable[str]) -> list[Pat
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file. Raises ValueError if it is no UTF-8."""
+    """The text of a file, unpacked if it is a .gz. Raises ValueError if it is no UTF-8."""
     try:
+        if path.suffix == ".gz":
+            return gzip.decompress(path.read_bytes()).decode("utf-8")
         return path.read_text("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); re-encode it") from error

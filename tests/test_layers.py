@@ -10,7 +10,7 @@ ROWS = [
     {"atomic", "checks", "modeling_pruned"},
     {"sites", "plans", "record"},
     {"layouts", "texts", "statistics", "gates", "surgery", "tables"},
-    {"finding", "gradients"},
+    {"finding", "gradients", "overlaps"},
     {
         "calibration",
         "instructions",
@@ -25,7 +25,8 @@ ROWS = [
     {"checkpoints", "examples"},
     {"loading"},
     {"schedules", "recovery", "evaluation"},
-    {"build"},
+    {"build", "measuring"},
+    {"parts"},
     {"api", "run"},
     {"cli"},
     {"__main__", "__init__"},
@@ -33,7 +34,7 @@ ROWS = [
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ONLY_IN = {
     "hydra": {"build.py", "cli.py"},
-    "datasets": {"texts.py"},
+    "datasets": {"texts.py", "zero_shot.py"},
     "pandas": {"tables.py"},
     "rich": {"tables.py", "cli.py"},
     "peft": {"lora.py"},

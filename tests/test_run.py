@@ -63,7 +63,7 @@ def test_dense_model_is_measured_once(tiny, monkeypatch, tmp_path):
     run(tiny())
     run(tiny("sparsity=0.4"))
     assert len(calls) == 3  # dense once, pruned twice
-    assert len([*(tmp_path / "results" / "dense").iterdir()]) == 1
+    assert len([*(tmp_path / "results" / "metrics").iterdir()]) == 3
     run(tiny("evaluation.perplexity_text.window=16"))
     assert len(calls) == 5  # another protocol, another dense figure
 

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.record import Metric
+from cfsp.texts import Text
 
 
 class Evaluator(ABC):
     """Measures a model. Evaluators are compared only where their protocols agree."""
+
+    def parts(self) -> Sequence[Evaluator]:
+        """The measurements that this one consists of; a run that is killed loses the unfinished one."""
+        return [self]
+
+    def reads(self) -> Sequence[Text]:
+        """Texts that it measures on, which should be none of those that a model is made with."""
+        return []
 
     @abstractmethod
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -23,3 +33,25 @@ class Evaluator(ABC):
     @abstractmethod
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
         """Measure. Keys are `what/on-what`, for example `perplexity/wikitext2:test`."""
+
+
+class PairedEvaluator(Evaluator):
+    """Measures two models side by side, because its numbers mean nothing apart: times, for example."""
+
+    @abstractmethod
+    def run_pair(
+        self, dense: PreTrainedModel, pruned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[dict[str, Metric], dict[str, Metric]]:
+        """Measure both, interleaved; the same keys for both."""
+
+    def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
+        """One model against itself: what it costs, and how far from 1 its ratios stray."""
+        return self.run_pair(model, model, tokenizer)[0]
+
+
+class Sampler(ABC):
+    """Lets a model speak, for people to read."""
+
+    @abstractmethod
+    def say(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+        """Prompt -> how the model goes on."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -30,24 +31,42 @@ class Perplexity(Evaluator):
     pruning papers do. The window makes most of the number (LLaMA-7B on WikiText-2: 12.6 at 128
     tokens, 5.7 at 2048), hence the protocol in the record.
 
+    window: one, or a list of them, which makes as many metrics: `perplexity/<text>@<window>`.
     stride: tokens between the starts of two windows; each window scores its last `stride` tokens,
         with at least window - stride before them. null: windows follow each other without overlap,
         and each one scores all tokens but its first.
+    named: say the window in the metrics' names.
     bos: put the tokenizer's BOS token before every window (it counts towards `window`).
     """
 
     text: Text
-    window: int
+    window: int | Sequence[int]
     batch_size: int
     stride: int | None = None
     bos: bool = False
+    named: bool = False
 
     def __post_init__(self) -> None:
-        check_integer("perplexity window", self.window, least=2)
+        if not isinstance(self.window, int | str) and self.window and self.stride is not None:
+            raise ValueError("perplexity stride: expected null where there are several windows")
+        for window in self.window if self.several else [self.window]:
+            check_integer("perplexity window", window, least=2)
         check_integer("perplexity batch_size", self.batch_size, least=1)
         check_bool("bos", self.bos)
         if self.stride is not None and self.stride not in range(1, self.window):
             raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.window - 1}")
+
+    @property
+    def several(self) -> bool:
+        return isinstance(self.window, Sequence) and not isinstance(self.window, str) and bool(self.window)
+
+    def parts(self) -> list[Perplexity]:
+        if not self.several:
+            return [self]
+        return [replace(self, window=window, named=True) for window in self.window]
+
+    def reads(self) -> list[Text]:
+        return [self.text]
 
     @cached_property
     def _joined(self) -> str:
@@ -106,9 +125,10 @@ class Perplexity(Evaluator):
             return Metric(value, stderr, losses.numel(), "lower", protocol)
 
         perplexity = math.exp(mean)
+        name = self.text.label + (f"@{self.window}" if self.named else "")
         return {
-            f"perplexity/{self.text.label}": metric(perplexity, perplexity),
-            f"bits_per_byte/{self.text.label}": metric(mean * bits, bits),
+            f"perplexity/{name}": metric(perplexity, perplexity),
+            f"bits_per_byte/{name}": metric(mean * bits, bits),
         }
 
     def windows(self, ids: Tensor, bos: int | None) -> tuple[Tensor, int]:

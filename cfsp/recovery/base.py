@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.layouts import block_modules
 from cfsp.plans import PrunePlan
+from cfsp.texts import Text
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Recovery(ABC):
 
     needs_dense: bool = False
     """Whether the dense model must stay beside the pruned one."""
+
+    def reads(self) -> Sequence[Text]:
+        """Texts that it trains on."""
+        return []
 
     @abstractmethod
     def prepare(

@@ -24,10 +24,11 @@ from transformers import (
 from transformers.trainer_utils import get_last_checkpoint
 
 from cfsp.checks import check_bool, check_choice, check_integer, check_number
-from cfsp.examples import Example, Examples
+from cfsp.examples import Example, Examples, Prose
 from cfsp.layouts import check_positions, is_causal
 from cfsp.record import peak_bytes, reset_peak
 from cfsp.recovery.base import Change, Objective, Parameters, Recovered, Recovery, Setting
+from cfsp.texts import Text
 
 Split = tuple[list[Example], list[Example]]
 
@@ -139,6 +140,9 @@ class Finetune(Recovery):
     @property
     def needs_dense(self) -> bool:
         return self.objective.needs_dense
+
+    def reads(self) -> list[Text]:
+        return [one.text for one in self.data.sources.values() if isinstance(one, Prose)]
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]

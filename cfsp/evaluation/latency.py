@@ -1,0 +1,174 @@
+"""Latency: how long a prompt and a token take, against the dense model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.checks import check_integer
+from cfsp.evaluation.base import PairedEvaluator
+from cfsp.layouts import check_positions, is_causal
+from cfsp.record import Metric, peak_bytes, reset_peak, resident_bytes
+
+
+@dataclass(frozen=True)
+class Latency(PairedEvaluator):
+    """Prefill and decode of both models in turns, so that what else the machine does hits both.
+
+    prefill: one pass over `prompt` tokens that fills the cache and ends in the first new token, which
+    is the time to first token; decode: each of the `new_tokens` that follow. Random tokens, greedy.
+    `warmup` rounds do not count; of the `repeats` rounds the median does, and spread is their range.
+    On a GPU, CUDA events take the time.
+    """
+
+    batch_sizes: Sequence[int]
+    prompts: Sequence[int]
+    new_tokens: int
+    repeats: int
+    warmup: int
+
+    def __post_init__(self) -> None:
+        for name in ("batch_sizes", "prompts"):
+            values = getattr(self, name)
+            if isinstance(values, str | int) or not values:
+                raise ValueError(f"latency {name}={values!r}: expected a list of whole numbers")
+            for value in values:
+                check_integer(f"latency {name}", value, least=1)
+        for name, least in (("new_tokens", 1), ("repeats", 1), ("warmup", 0)):
+            check_integer(f"latency {name}", getattr(self, name), least)
+
+    def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        if not is_causal(model):
+            raise ValueError(f"latency needs a causal language model, not {type(model).__name__}")
+        check_positions(model, max(self.prompts) + self.new_tokens, "latency prompt + new_tokens")
+        on_gpu = model.device.type == "cuda"
+        return {
+            "measure": "latency",
+            "new_tokens": self.new_tokens,
+            "repeats": self.repeats,
+            "warmup": self.warmup,
+            "clock": "CUDA events" if on_gpu else "perf_counter",
+            "device": torch.cuda.get_device_name(model.device) if on_gpu else "cpu",
+            "threads": torch.get_num_threads(),
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config._attn_implementation,
+        }
+
+    def run_pair(
+        self, dense: PreTrainedModel, pruned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[dict[str, Metric], dict[str, Metric]]:
+        """Returns for b sequences of p tokens (`b1xp128`): `prefill_ms`, `decode_ms` (a token of all
+        sequences), `prefill_tokens_per_s`, `decode_tokens_per_s`, `prefill_speedup`, `decode_speedup`
+        (dense time / time, round by round), `peak_mib`; and `weights_mib`.
+        """
+        models = (dense, pruned)
+        found: tuple[dict[str, Metric], ...] = ({}, {})
+        protocol = self.protocol(dense, tokenizer)
+        for batch in self.batch_sizes:
+            for prompt in self.prompts:
+                ids = random_tokens(dense, batch, prompt)
+                times = self.rounds(models, ids)
+                peaks = [
+                    peak(model, lambda model=model, ids=ids: self.generate(model, ids)) for model in models
+                ]
+                shape = {"batch": batch, "prompt": prompt}
+                for place, metrics in enumerate(found):
+                    figures = self.figures(times, place, batch, prompt)
+                    figures["peak_mib"] = [peaks[place] / 2**20]
+                    for name, values in figures.items():
+                        better = "lower" if name.endswith(("ms", "mib")) else "higher"
+                        metrics[f"{name}/b{batch}xp{prompt}"] = metric(values, better, protocol | shape)
+        for model, metrics in zip(models, found, strict=True):
+            metrics["weights_mib"] = metric([weight_bytes(model) / 2**20], "lower", protocol)
+        return found
+
+    def rounds(self, models: Sequence[PreTrainedModel], ids: Tensor) -> list[list[tuple[float, float]]]:
+        """Seconds of prefill and of decode, per model and counted round."""
+        times: list[list[tuple[float, float]]] = [[], []]
+        label = f"latency {ids.shape[0]} x {ids.shape[1]}"
+        for number in tqdm(range(self.warmup + self.repeats), label, unit="round", disable=None):
+            order = (0, 1) if number % 2 else (1, 0)
+            for place in order:
+                seconds = self.generate(models[place], ids)
+                if number >= self.warmup:
+                    times[place].append(seconds)
+        return times
+
+    @torch.no_grad()
+    def generate(self, model: PreTrainedModel, ids: Tensor) -> tuple[float, float]:
+        """Seconds that prefill, and all the tokens after the first, take."""
+        state: dict[str, Any] = {}
+
+        def prefill() -> None:
+            out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            state.update(cache=out.past_key_values, token=out.logits[:, -1:].argmax(-1))
+
+        def decode() -> None:
+            for _ in range(self.new_tokens):
+                out = model(input_ids=state["token"], past_key_values=state["cache"], use_cache=True)
+                state.update(cache=out.past_key_values, token=out.logits[:, -1:].argmax(-1))
+
+        return seconds_of(prefill, model.device), seconds_of(decode, model.device)
+
+    def figures(
+        self, times: list[list[tuple[float, float]]], place: int, batch: int, prompt: int
+    ) -> dict[str, list[float]]:
+        """What every round came to, by name."""
+        found = {}
+        for index, (stage, tokens) in enumerate((("prefill", prompt), ("decode", self.new_tokens))):
+            seconds = [one[index] for one in times[place]]
+            calls = self.new_tokens if stage == "decode" else 1
+            found[f"{stage}_ms"] = [1000 * one / calls for one in seconds]
+            found[f"{stage}_tokens_per_s"] = [batch * tokens / one for one in seconds]
+            found[f"{stage}_speedup"] = [
+                dense[index] / one for dense, one in zip(times[0], seconds, strict=True)
+            ]
+        return found
+
+
+def metric(values: list[float], better: str, protocol: dict[str, Any]) -> Metric:
+    """The median, with the range of all."""
+    spread = [min(values), max(values)] if len(values) > 1 else None
+    return Metric(median(values), None, len(values), better, protocol, spread)
+
+
+def random_tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
+    """The same for the same shape. [batch, length]"""
+    dice = torch.Generator().manual_seed(0)
+    return torch.randint(model.config.vocab_size, (batch, length), generator=dice).to(model.device)
+
+
+def seconds_of(work: Callable[[], None], device: torch.device) -> float:
+    """How long it takes, on the device's own clock."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record(torch.cuda.current_stream(device))
+        work()
+        end.record(torch.cuda.current_stream(device))
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def weight_bytes(model: PreTrainedModel) -> int:
+    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
+
+
+def peak(model: PreTrainedModel, work: Callable[[], Any]) -> float:
+    """Bytes of the weights and of what comes and goes beside them."""
+    device = model.device
+    reset_peak(str(device))
+    before = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
+    work()
+    after = peak_bytes(device)
+    return weight_bytes(model) + max(0, after.get("cuda", after["host"]) - before)

@@ -1,0 +1,43 @@
+"""Samples: what a model says, before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.checks import check_integer
+from cfsp.evaluation.base import Sampler
+
+
+@dataclass(frozen=True)
+class Samples(Sampler):
+    """How a model goes on after each prompt, always with the likeliest token."""
+
+    prompts: Sequence[str]
+    new_tokens: int
+
+    def __post_init__(self) -> None:
+        check_integer("samples new_tokens", self.new_tokens, least=1)
+        if isinstance(self.prompts, str) or not self.prompts:
+            raise ValueError(f"samples prompts={self.prompts!r}: expected a list of texts")
+
+    @torch.no_grad()
+    def say(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
+        said = {}
+        for prompt in self.prompts:
+            batch = tokenizer(prompt, return_tensors="pt").to(model.device)
+            batch = {key: batch[key] for key in ("input_ids", "attention_mask")}
+            out = model.generate(
+                **batch,
+                max_new_tokens=self.new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
+            )
+            said[prompt] = tokenizer.decode(out[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        return said

@@ -1,0 +1,227 @@
+"""Zero-shot tasks, by EleutherAI's lm-evaluation-harness, on the model in memory."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.checks import check_integer
+from cfsp.evaluation.base import Evaluator
+from cfsp.layouts import is_causal
+from cfsp.record import Metric
+from cfsp.texts import json_rows
+
+PAPERS = {
+    "boolq": "acc",
+    "piqa": "acc",
+    "hellaswag": "acc_norm",
+    "winogrande": "acc",
+    "arc_easy": "acc",
+    "arc_challenge": "acc_norm",
+    "openbookqa": "acc_norm",
+    "mmlu": "acc",
+}
+"""What the pruning papers report, as readers of LLM-Pruner's tables found out (its issue 25)."""
+
+MMLU_TAGS = {f"mmlu_{part}_tasks" for part in ("stem", "other", "social_sciences", "humanities")}
+
+
+@dataclass(frozen=True)
+class ZeroShot(Evaluator):
+    """Accuracy with and without normalisation by length, as the harness defines the tasks.
+
+    tasks: names of the harness's tasks or groups.
+    files: task -> a local .jsonl (.gz) file with the columns of the task's data set, or split -> file;
+        no network is needed then. Prompts, answers and metrics stay the harness's own.
+    shots: examples before each question. limit: questions per task; null takes all.
+    """
+
+    tasks: Sequence[str]
+    shots: int
+    limit: int | None
+    batch_size: int
+    files: Mapping[str, str | Mapping[str, str]] | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.tasks, str) or not self.tasks:
+            raise ValueError(f"zero_shot tasks={self.tasks!r}: expected a list of names of tasks")
+        check_integer("zero_shot shots", self.shots, least=0)
+        check_integer("zero_shot batch_size", self.batch_size, least=1)
+        if self.limit is not None:
+            check_integer("zero_shot limit", self.limit, least=1)
+        known = manager().task_index
+        for task in [*self.tasks, *(self.files or {})]:
+            if task not in known:
+                near = difflib.get_close_matches(str(task), list(PAPERS) + list(known), n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"zero_shot task {task!r}: lm-eval {version('lm_eval')} has none of that name{hint}"
+                )
+
+    def parts(self) -> list[ZeroShot]:
+        return [replace(self, tasks=[task]) for task in self.tasks]
+
+    def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        if not is_causal(model):
+            raise ValueError(f"zero_shot needs a causal language model, not {type(model).__name__}")
+        sums = {}
+        for task in self.tasks:
+            for split, path in self.splits(task).items():
+                if not Path(path).is_file():
+                    raise FileNotFoundError(f"zero_shot file of {task}: {path} is no file")
+                sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        return {
+            "measure": "zero_shot",
+            "tasks": [*self.tasks],
+            "harness": f"lm-eval {version('lm_eval')}",
+            "shots": self.shots,
+            "limit": self.limit,
+            "files_sha256": sums,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config._attn_implementation,
+            "device": model.device.type,
+        }
+
+    def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
+        """Returns `acc/<task>` and, where the task has it, `acc_norm/<task>`.
+
+        protocol["papers"] says whether this is the one that the pruning papers report.
+        """
+        protocol = self.protocol(model, tokenizer)
+        # The harness sets a pad token where there is none; the model's tokenizer stays as it is.
+        wrapped = HFLM(
+            pretrained=model,
+            tokenizer=copy.deepcopy(tokenizer),
+            backend="causal",
+            batch_size=self.batch_size,
+        )
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        found = {}
+        for task in self.tasks:
+            outcome = simple_evaluate(
+                model=wrapped,
+                tasks=[self.spec(task)],
+                num_fewshot=self.shots or None,
+                limit=self.limit,
+                task_manager=manager(),
+                bootstrap_iters=1,  # errors of means are closed forms, and without this there are none
+                log_samples=False,
+            )
+            found |= metrics(task, outcome, protocol)
+        return found
+
+    def splits(self, task: str) -> dict[str, str]:
+        """Local files of a task by split; empty if it comes from the hub."""
+        given = (self.files or {}).get(task)
+        if given is None:
+            return {}
+        return {"": given} if isinstance(given, str) else dict(given)
+
+    def spec(self, task: str) -> str | dict[str, Any]:
+        """The task as the harness takes it: its name, or that with data of its own."""
+        splits = self.splits(task)
+        if not splits:
+            return task
+        rows = {split: read(task, Path(path)) for split, path in splits.items()}
+        if task != "mmlu":
+            return {"group": f"{task}_local", "task": [with_data(task, rows)]}
+        members = []
+        for name in sorted(name for name, entry in manager().task_index.items() if entry.tags & MMLU_TAGS):
+            subject = name.removeprefix("mmlu_")
+            own = {
+                split: [row for row in all_rows if row["subject"] == subject]
+                for split, all_rows in rows.items()
+            }
+            if any(own.values()):
+                members.append(with_data(name, own))
+        return {"group": "mmlu_local", "task": members}
+
+
+@cache
+def manager() -> TaskManager:
+    """The harness's index of its tasks, which takes seconds to read."""
+    return TaskManager()
+
+
+def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """A registered task, its data set replaced. A split without a name is the one that is evaluated."""
+
+    def load(**_: Any) -> dict[str, datasets.Dataset]:
+        return {split or "evaluated": datasets.Dataset.from_list(found) for split, found in rows.items()}
+
+    few = next((split for split in ("train", "dev", "validation") if split in rows), None)
+    evaluated = next((split for split in ("", "test", "validation") if split in rows), "")
+    spec = {
+        "task": task,
+        "custom_dataset": load,
+        "training_split": None,
+        "validation_split": None,
+        "test_split": evaluated or "evaluated",
+        "fewshot_split": few,
+    }
+    first = next(iter(next(iter(rows.values()))), {})
+    if task == "hellaswag" and "query" in first:
+        spec["process_docs"] = None  # the questions are put together already
+    return spec
+
+
+def read(task: str, path: Path) -> list[dict[str, Any]]:
+    """Rows with the columns that the harness's task reads. Raises ValueError at one that is broken."""
+    rows = []
+    for where, row in json_rows(path):
+        try:
+            rows.append(COLUMNS.get(task, dict)(row))
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{where}: not a question of {task} ({error!r})") from error
+    if not rows:
+        raise ValueError(f"{path}: no questions")
+    return rows
+
+
+def boolq(row: dict[str, Any]) -> dict[str, Any]:
+    """SuperGLUE's label 0 or 1, also of the rows that google/boolq has."""
+    return row if "label" in row else {**row, "label": int(row["answer"])}
+
+
+def hellaswag(row: dict[str, Any]) -> dict[str, Any]:
+    """Raw rows, or questions that were put together before: query, choices, gold."""
+    if "query" not in row:
+        return dict(row)
+    return {"query": row["query"], "choices": row["choices"], "gold": row["gold"], "label": str(row["gold"])}
+
+
+COLUMNS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"boolq": boolq, "hellaswag": hellaswag}
+
+
+def metrics(task: str, outcome: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Metric]:
+    """The harness's figures of one task, or of all questions of a group together."""
+    sizes = {leaf: count["effective"] for leaf, count in outcome["n-samples"].items()}
+    whole = sum(sizes.values())
+    versions = sorted({str(outcome["versions"].get(leaf)) for leaf in sizes})
+    found = {}
+    for measure in ("acc", "acc_norm"):
+        rows = [(sizes[leaf], outcome["results"][leaf]) for leaf in sizes]
+        if not all(f"{measure},none" in row for _, row in rows):
+            continue
+        value = sum(size * row[f"{measure},none"] for size, row in rows) / whole
+        errors = [size * row[f"{measure}_stderr,none"] for size, row in rows if size > 1]
+        known = len(errors) == len(rows) and all(isinstance(error, float) for error in errors)
+        stderr = math.hypot(*errors) / whole if known else None
+        own = {"task_version": versions, "papers": PAPERS.get(task) == measure}
+        found[f"{measure}/{task}"] = Metric(value, stderr, whole, "higher", {**protocol, **own})
+    return found

@@ -1,0 +1,92 @@
+"""Parts: what a config names, built."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import DictConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.allocators.base import Allocator
+from cfsp.build import build
+from cfsp.calibration import Batch, RandomWindows
+from cfsp.compensation.base import Compensation
+from cfsp.criteria.base import Criterion
+from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
+from cfsp.layouts import check_positions
+from cfsp.overlaps import overlaps
+from cfsp.plans import PrunePlan
+from cfsp.recovery.base import Recovery
+from cfsp.recovery.none import NoRecovery
+from cfsp.schedules.base import Schedule, check_kinds
+from cfsp.sites import Site, unit_cost
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components of one run. paired: evaluators that want the dense model beside the pruned one."""
+
+    schedule: Schedule
+    criterion: Criterion
+    allocator: Allocator
+    compensation: Compensation
+    calibration: RandomWindows
+    recovery: Recovery
+    evaluators: list[Evaluator]
+    paired: list[PairedEvaluator]
+    samplers: list[Sampler]
+
+    @classmethod
+    def of(cls, cfg: DictConfig) -> Parts:
+        names = ("schedule", "criterion", "allocator", "compensation", "calibration", "recovery")
+        built = [build(part) for part in cfg.evaluation.values()]
+        measures = [part for one in built if isinstance(one, Evaluator) for part in one.parts()]
+        return cls(
+            **{name: build(cfg[name]) for name in names},
+            evaluators=[one for one in measures if not isinstance(one, PairedEvaluator)],
+            paired=[one for one in measures if isinstance(one, PairedEvaluator)],
+            samplers=[one for one in built if isinstance(one, Sampler)],
+        )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Statistics that calibration measures."""
+        return self.criterion.needs | self.allocator.needs | self.compensation.needs
+
+    @property
+    def need_dense(self) -> bool:
+        """Whether the dense model must outlive surgery."""
+        return self.recovery.needs_dense or bool(self.paired)
+
+    def check(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sites: Sequence[Site]
+    ) -> dict[str, int]:
+        """Parameters of a unit of every site. Raises ValueError if the parts cannot do what is asked."""
+        check_positions(model, self.calibration.seqlen, "calibration seqlen")
+        check_kinds(self.criterion, sites)
+        cost = {site.name: unit_cost(model, site) for site in sites}
+        whole = sum(site.units * cost[site.name] for site in sites)
+        self.allocator.check(sites, cost, whole - self.schedule.removed(model, sites))
+        for evaluator in [*self.evaluators, *self.paired]:
+            evaluator.protocol(model, tokenizer)
+        return cost
+
+    def overlaps(self) -> list[str]:
+        """What calibration or recovery reads and evaluation measures on."""
+        read = [text for evaluator in self.evaluators for text in evaluator.reads()]
+        return overlaps([self.calibration.text, *self.recovery.reads()], read) if read else []
+
+    def plan(
+        self, model: PreTrainedModel, sites: Sequence[Site], batches: Sequence[Batch], kept: Path
+    ) -> PrunePlan:
+        """The plan: made, or, if training was interrupted, the one that it began with, in `kept`."""
+        if (kept / "plan.json").exists():
+            print(f"cfsp: going on with the training in {kept}; delete it to begin anew", file=sys.stderr)
+            return PrunePlan.load(kept)
+        plan = self.schedule.plan(model, sites, batches, self.criterion, self.allocator, self.compensation)
+        if not isinstance(self.recovery, NoRecovery):
+            plan.save(kept)
+        return plan

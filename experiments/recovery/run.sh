@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Which recovery wins on the embedded model: 30 % and 50 % of the MLPs, three seeds, equal tokens.
+# experiments/recovery/run.sh [RESULTS]; the jobs run two at a time, with one thread each.
+set -euo pipefail
+results=${1:-results/recovery_study}
+python=${PYTHON:-.venv/bin/python}
+export OMP_NUM_THREADS=1
+
+cfsp() {
+    "$python" -m cfsp -m "results=$results" sparsity=0.3,0.5 recovery.training.max_steps=100 \
+        recovery.training.warmup=10 recovery.training.patience=null "$@"
+}
+
+first() {
+    cfsp seed=0,1,2 recovery=lora \
+        recovery.parameters.proportional_to=uniform,importance,removed recovery.training.learning_rate=3e-3
+}
+
+second() {
+    cfsp seed=0,1,2 recovery=distill recovery.training.learning_rate=3e-3
+    cfsp seed=0,1,2 recovery=distill recovery.objective.label_weight=0.5 \
+        recovery.objective.logit_weight=0.5 recovery.training.learning_rate=3e-3
+    cfsp seed=0,1,2 recovery=full recovery.training.learning_rate=1e-3
+}
+
+first &
+second &
+wait

@@ -1,0 +1,133 @@
+"""Evaluation: sizes in closed form, times that compare, texts that must not be seen before."""
+
+import pytest
+import torch
+from families import FAMILIES, make
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import cfsp.evaluation.latency
+from cfsp.evaluation.latency import Latency
+from cfsp.evaluation.perplexity import Perplexity
+from cfsp.evaluation.samples import Samples
+from cfsp.evaluation.size import Size, macs
+from cfsp.layouts import is_causal
+from cfsp.loading import load
+from cfsp.overlaps import overlaps
+from cfsp.texts import Files
+
+
+def test_macs_of_a_llama_in_closed_form():
+    config = LlamaConfig(
+        vocab_size=100,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+    )
+    model = LlamaForCausalLM(config)
+    tokens = 10
+    projections = 32 * 32 * 2 + 32 * 16 * 2 + 3 * 32 * 48
+    expected = 3 * tokens * (projections + 2 * 32 * tokens) + tokens * 32 * 100
+    rotary = macs(model, tokens) - expected  # frequencies times positions, one product for all blocks
+    assert 0 <= rotary <= 8 * tokens
+    assert model.config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_size_counts_what_is_there(name):
+    model = make(name)
+    found = Size(context=4).run(model, None)
+    assert found["parameters"].value == model.num_parameters()
+    assert found["bytes_on_disk"].value == 4 * model.num_parameters()
+    assert found["macs_per_token"].value > 0
+
+
+def latency(**options):
+    defaults = {"batch_sizes": [1, 2], "prompts": [4], "new_tokens": 3, "repeats": 3, "warmup": 1}
+    return Latency(**{**defaults, **options})
+
+
+def test_latency_has_both_models_in_turns(tiny_checkpoint, monkeypatch):
+    dense, tokenizer = load(tiny_checkpoint)
+    pruned, _ = load(tiny_checkpoint)
+    seconds = {id(dense): iter(range(100, 200)), id(pruned): iter(range(50, 100))}
+    order = []
+
+    def generate(self, model, ids):
+        order.append(model is dense)
+        return float(next(seconds[id(model)])), 1.0
+
+    monkeypatch.setattr(cfsp.evaluation.latency.Latency, "generate", generate)
+    found = latency(batch_sizes=[2]).run_pair(dense, pruned, tokenizer)
+    assert order[:8] == [False, True, True, False, False, True, True, False]
+    assert found[0]["prefill_ms/b2xp4"].value == 102_000
+    assert found[1]["prefill_ms/b2xp4"].value == 52_000
+    assert found[1]["prefill_ms/b2xp4"].spread == [51_000, 53_000]
+    assert found[1]["prefill_speedup/b2xp4"].value == pytest.approx(102 / 52)
+    assert found[0]["prefill_speedup/b2xp4"].value == 1
+    assert found[1]["prefill_tokens_per_s/b2xp4"].value == pytest.approx(8 / 52)
+    assert found[1]["decode_ms/b2xp4"].value == pytest.approx(1000 / 3)
+    assert found[1]["decode_tokens_per_s/b2xp4"].value == 6
+    assert found[1]["prefill_ms/b2xp4"].protocol["threads"] == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_latency_runs_on_every_causal_family(name):
+    model = make(name)
+    if not is_causal(model):
+        with pytest.raises(ValueError, match="causal"):
+            latency().protocol(model, None)
+        return
+    dense, pruned = latency(batch_sizes=[1]).run_pair(model, model, None)
+    assert set(dense) == set(pruned)
+    assert pruned["decode_ms/b1xp4"].value > 0
+    assert pruned["weights_mib"].value == pytest.approx(4 * model.num_parameters() / 2**20)
+    assert pruned["peak_mib/b1xp4"].value >= pruned["weights_mib"].value
+
+
+def test_several_windows_in_one_go(tiny_checkpoint, text_file):
+    model, tokenizer = load(tiny_checkpoint)
+    parts = Perplexity(Files(str(text_file)), [16, 32], 8).parts()
+    found = {name: metric for part in parts for name, metric in part.run(model, tokenizer).items()}
+    assert {name for name in found if name.startswith("perplexity")} == {
+        "perplexity/files:text.txt@16",
+        "perplexity/files:text.txt@32",
+    }
+    alone = Perplexity(Files(str(text_file)), 32, 8).run(model, tokenizer)
+    assert found["perplexity/files:text.txt@32"] == alone["perplexity/files:text.txt"]
+
+
+def test_samples_are_greedy_and_leave_out_the_prompt(tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    (said,) = Samples(["a list of"], 5).say(model, tokenizer).values()
+    ids = tokenizer("a list of", return_tensors="pt")["input_ids"]
+    for _ in range(5):
+        ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
+    assert said == tokenizer.decode(ids[0, -5:], skip_special_tokens=True)
+
+
+def test_overlaps_go_by_content_not_by_name(tmp_path):
+    def text(name, *documents):
+        for number, document in enumerate(documents):
+            (tmp_path / f"{name}{number}.txt").write_text(document)
+        return Files(str(tmp_path / f"{name}*.txt"))
+
+    shared = "a document that both of them have got"
+    made = text("made", shared, "another one that is only in the first")
+    measured = text("measured", shared + "\n", "something else altogether, and long", "short")
+    (warning,) = overlaps([made], [measured])
+    assert "1 of its 2 documents" in warning
+    assert overlaps([made], [text("other", "nothing of it is anywhere else")]) == []
+
+
+def test_a_run_flags_the_text_it_was_calibrated_on(tiny_overrides, tmp_path):
+    from hydra import compose, initialize_config_dir
+
+    from cfsp.build import CONF
+    from cfsp.run import run
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("config", [*tiny_overrides(), f"results={tmp_path}"])
+    (warning,) = run(cfg).overlaps
+    assert "files:text.txt" in warning

@@ -1,0 +1,168 @@
+"""Zero-shot tasks: local files give the harness's own prompts, answers and figures."""
+
+import json
+from unittest.mock import patch
+
+import datasets
+import pytest
+
+from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, metrics, read, with_data
+from cfsp.loading import load
+
+HUB = {
+    "boolq": {"question": "is water wet", "passage": "Water wets.", "idx": 0, "label": 1},
+    "piqa": {"goal": "Open a jar", "sol1": "Twist the lid.", "sol2": "Sing to it.", "label": 0},
+    "hellaswag": {
+        "ctx_a": "A man stands [header] up.",
+        "ctx_b": "he",
+        "activity_label": "Standing",
+        "endings": ["sits [title] down.", "flies.", "melts.", "sings."],
+        "label": "3",
+    },
+    "winogrande": {
+        "sentence": "The cup fell off the table because _ was slippery.",
+        "option1": "the cup",
+        "option2": "the table",
+        "answer": "2",
+    },
+    "arc_easy": {
+        "question": "Which one is hot?",
+        "choices": {"text": ["ice", "fire", "snow"], "label": ["A", "B", "C"]},
+        "answerKey": "B",
+    },
+    "arc_challenge": {
+        "question": "Which one is cold?",
+        "choices": {"text": ["ice", "fire", "sun", "sand"], "label": ["1", "2", "3", "4"]},
+        "answerKey": "1",
+    },
+    "openbookqa": {
+        "question_stem": "Birds have",
+        "choices": {"text": ["wings", "wheels", "keys", "doors"], "label": ["A", "B", "C", "D"]},
+        "answerKey": "A",
+    },
+    "mmlu_anatomy": {
+        "question": " Which one beats? ",
+        "subject": "anatomy",
+        "choices": ["heart", "hair", "nail", "tooth"],
+        "answer": 0,
+    },
+}
+"""One made-up row per task, in the columns of the data set that the harness reads from the hub."""
+
+LOCAL = {
+    **HUB,
+    "boolq": {"question": "is water wet", "passage": "Water wets.", "answer": True},
+    "hellaswag": {
+        "query": "Standing: A man stands up. He",
+        "choices": ["sits. down.", "flies.", "melts.", "sings."],
+        "gold": 3,
+    },
+}
+"""The same rows as files have them: google/boolq's columns, and a HellaSwag put together before."""
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(task, rows=None):
+        path = tmp_path / f"{task}.jsonl"
+        path.write_text("\n".join(json.dumps(row) for row in rows or [LOCAL[task]] * 4))
+        return path
+
+    return write
+
+
+def evaluator(tasks, **options):
+    return ZeroShot(**{"tasks": tasks, "shots": 0, "limit": None, "batch_size": 4, **options})
+
+
+def requests(task):
+    """What the model is asked: context and continuation of every choice, and which one is right."""
+    task.build_all_requests(rank=0, world_size=1)
+    asked = [request.args for request in task.instances]
+    return asked, [task.doc_to_target(doc) for doc in task.eval_docs]
+
+
+@pytest.mark.parametrize("task", HUB)
+def test_prompts_are_the_harness_s_own(task, file):
+    row = HUB[task]
+    splits = {
+        split: datasets.Dataset.from_list([row] * 4) for split in ("train", "validation", "test", "dev")
+    }
+    with patch("lm_eval.api.task.datasets.load_dataset", return_value=splits):
+        own = manager().load([task])["tasks"][task]
+    spec = {"group": "local", "task": [with_data(task, {"": read(task, file(task))})]}
+    ours = manager().load([spec])["tasks"][task]
+    asked, targets = requests(own)
+    assert requests(ours)[0] == asked
+    assert [str(target) for target in requests(ours)[1]] == [str(target) for target in targets]
+    assert ours.config.metric_list == own.config.metric_list
+    assert ours.VERSION == own.VERSION
+    assert len(asked) >= 8
+
+
+def test_figures_are_kept_with_all_that_they_depend_on(file, tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    model.config.max_position_embeddings = 256
+    files = {task: str(file(task)) for task in ("piqa", "openbookqa")}
+    whole = evaluator(["piqa", "openbookqa"], files=files)
+    found = {name: one for part in whole.parts() for name, one in part.run(model, tokenizer).items()}
+    assert set(found) == {"acc/piqa", "acc_norm/piqa", "acc/openbookqa", "acc_norm/openbookqa"}
+    for name, metric in found.items():
+        assert metric.n == 4
+        assert metric.stderr == 0  # four times the same question
+        assert metric.value in (0, 1)
+        assert metric.protocol["task_version"] == ["1.0"]
+        assert metric.protocol["harness"].startswith("lm-eval 0.")
+        measure, task = name.split("/")
+        assert metric.protocol["papers"] == (PAPERS[task] == measure)
+    assert tokenizer.pad_token == load(tiny_checkpoint)[1].pad_token
+
+
+def test_questions_of_a_group_count_alike():
+    outcome = {
+        "n-samples": {"a": {"effective": 10}, "b": {"effective": 30}},
+        "versions": {"a": 1.0, "b": 1.0},
+        "results": {
+            "a": {"acc,none": 0.5, "acc_stderr,none": 0.1},
+            "b": {"acc,none": 0.9, "acc_stderr,none": 0.02},
+        },
+    }
+    (metric,) = metrics("mmlu", outcome, {}).values()
+    assert metric.value == pytest.approx(0.8)
+    assert metric.stderr == pytest.approx((1.0**2 + 0.6**2) ** 0.5 / 40)
+    assert metric.n == 40
+    assert metric.protocol["papers"]
+
+
+def test_mmlu_goes_by_subject(file):
+    rows = [HUB["mmlu_anatomy"]] * 2 + [{**HUB["mmlu_anatomy"], "subject": "virology"}] * 3
+    spec = evaluator(["mmlu"], files={"mmlu": {"test": str(file("mmlu", rows))}}).spec("mmlu")
+    tasks = manager().load([spec])["tasks"]
+    assert {name: len(task.eval_docs) for name, task in tasks.items()} == {
+        "mmlu_anatomy": 2,
+        "mmlu_virology": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "hint"), [("hellaswg", "hellaswag"), ("arc_esy", "arc_easy"), ("winogrand", "winogrande")]
+)
+def test_an_unknown_task_suggests_the_nearest(task, hint):
+    with pytest.raises(ValueError, match=f"'{task}'.*did you mean '{hint}'"):
+        evaluator([task])
+
+
+def test_a_broken_line_is_named(file, tmp_path):
+    path = file("piqa")
+    with open(path, "a") as out:
+        out.write('\n{"goal": ')
+    with pytest.raises(ValueError, match=r"piqa\.jsonl, line 5"):
+        read("piqa", path)
+    with pytest.raises(ValueError, match=r"boolq\.jsonl, line 1: not a question of boolq"):
+        read("boolq", file("boolq", [{"question": "x", "passage": "y"}]))
+
+
+def test_a_missing_file_is_an_error_before_anything_runs(tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    with pytest.raises(FileNotFoundError, match="zero_shot file of piqa"):
+        evaluator(["piqa"], files={"piqa": "nowhere.jsonl"}).protocol(model, tokenizer)
