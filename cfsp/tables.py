@@ -9,13 +9,19 @@ from typing import Any
 import pandas as pd
 from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from cfsp.record import Record
 
 
 def summary(record: Record) -> Group:
     """Before and after, and a bar per site of what was kept."""
-    return Group(before_and_after(record), kept_widths(record))
+    parts = [before_and_after(record), kept_widths(record)]
+    if record.training:
+        parts.append(training_summary(record))
+    if record.samples:
+        parts.append(side_by_side(record))
+    return Group(*parts)
 
 
 def before_and_after(record: Record) -> Table:
@@ -35,10 +41,47 @@ def before_and_after(record: Record) -> Table:
         )
     for name, metric in record.metrics["pruned"].items():
         dense = record.metrics["dense"][name].value
-        table.add_row(name, f"{dense:.4g}", f"{metric.value:.4g}", f"{metric.value / dense - 1:+.1%}")
+        change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
+        mark = " *" if metric.protocol.get("papers") else ""
+        table.add_row(name + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
+    for warning in record.overlaps or []:
+        table.add_row(f"[bold]careful:[/bold] {warning}", "", "", "")
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record.seconds.items())
     peaks = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in record.peak_bytes.items())
-    table.caption = f"{stages}; peak memory: {peaks}"
+    marked = any(metric.protocol.get("papers") for metric in record.metrics["pruned"].values())
+    note = "* what the pruning papers report\n" if marked else ""
+    table.caption = f"{note}{stages}; peak memory: {peaks}"
+    return table
+
+
+def training_summary(record: Record) -> Table:
+    """What recovery cost, and the held-out loss as it went."""
+    training = record.training
+    table = Table("", "", title="Recovery", title_justify="left", show_header=False)
+    table.add_row("trained", f"{training['trainable']:,} parameters on {training['tokens']:,} tokens")
+    table.add_row("took", f"{training['steps']:,} steps, {training['seconds']:.0f} s")
+    points = training["held_out_curve"] or training["curve"]
+    if points:
+        name = "held-out loss" if training["held_out_curve"] else "loss"
+        losses = [point["loss"] for point in points]
+        table.add_row(name, f"{losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+    return table
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """A curve in one line: the lowest and the highest value are the lowest and the highest bar."""
+    step = max(1, len(values) // width)
+    picked = values[::step]
+    low, high = min(picked), max(picked)
+    marks = "▁▂▃▄▅▆▇█"
+    return "".join(marks[round((one - low) / ((high - low) or 1) * (len(marks) - 1))] for one in picked)
+
+
+def side_by_side(record: Record) -> Table:
+    """What both models say."""
+    table = Table("prompt", "dense", "pruned", title="Samples", title_justify="left", show_lines=True)
+    for prompt, said in record.samples.items():
+        table.add_row(*(Text(text) for text in (prompt, said["dense"], said["pruned"])))
     return table
 
 
@@ -59,6 +102,11 @@ def part_name(config: Mapping[str, Any]) -> str:
     """The name of the class that a part of the config makes, as a YAML file would write it."""
     name = config["_target_"].rsplit(".", 1)[-1]
     return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+
+
+def protocol_text(record: Record, metric: str) -> str:
+    """The text that a metric is measured on; of others something that no warning begins with."""
+    return str(record.metrics["pruned"][metric].protocol.get("text", "\0"))
 
 
 def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str]) -> pd.DataFrame:
@@ -106,5 +154,11 @@ def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str
     order = cells["mean"].unstack("sparsity").sort_index(axis=1).iloc[:, -1].sort_values().index
     table = table.loc[order]
     table.columns = [f"{sparsity:.0%} removed" for sparsity in table.columns]
-    table.index.name = f"{metric}; dense {dense.pop():.2f}"
+    seen = any(
+        overlap.startswith(protocol_text(record, metric))
+        for record in records
+        for overlap in record.overlaps or []
+    )
+    careful = "; careful: models were made with text that this is measured on" if seen else ""
+    table.index.name = f"{metric}; dense {dense.pop():.2f}{careful}"
     return table

@@ -52,7 +52,9 @@ def test_layout_example_is_the_shipped_one():
     assert namespace["LLAMA"] == LAYOUTS["llama"]
 
 
-@pytest.mark.parametrize("group", ["criterion", "allocator", "schedule", "compensation", "calibration"])
+@pytest.mark.parametrize(
+    "group", ["criterion", "allocator", "schedule", "compensation", "calibration", "recovery", "evaluation"]
+)
 def test_option_table_names_every_choice(group):
     (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}`")]
     for path in (CONF / group).glob("*.yaml"):
