@@ -130,10 +130,11 @@ def write(table: pd.DataFrame, dense: nn.Module, options: argparse.Namespace) ->
     )
     where = gpu or f"{platform.machine()}, {torch.get_num_threads()} threads"
     text = (
-        f"`{command}`\n\nA Llama of {dense.num_parameters() / 1e6:.0f} M parameters ({options.shape}), random "
-        f"weights, {options.dtype}, {where}, torch {torch.__version__}, prompt of {options.prompt} tokens, "
-        f"{NEW_TOKENS} new ones. Medians of {options.repeats} rounds in turns with the dense model; the range "
-        f"of the rounds' ratios in brackets; ms per prompt or per token.\n\n{table.to_markdown(index=False)}\n"
+        f"`{command}`\n\nA Llama of {dense.num_parameters() / 1e6:.0f} M parameters ({options.shape}), "
+        f"random weights, {options.dtype}, {where}, torch {torch.__version__}, prompt of {options.prompt} tokens, "
+        f"{NEW_TOKENS} new ones. Medians of {options.repeats} rounds in turns with the dense model, in "
+        "brackets the range of the rounds' ratios; ms per prompt or per token.\n\n"
+        f"{table.to_markdown(index=False)}\n"
     )
     path = TABLE if options.shape == "267m" else TABLE.with_name(f"latency_{options.shape}.md")
     path.write_text(text)
