@@ -131,9 +131,9 @@ def write(table: pd.DataFrame, dense: nn.Module, options: argparse.Namespace) ->
     where = gpu or f"{platform.machine()}, {torch.get_num_threads()} threads"
     text = (
         f"`{command}`\n\nA Llama of {dense.num_parameters() / 1e6:.0f} M parameters ({options.shape}), "
-        f"random weights, {options.dtype}, {where}, torch {torch.__version__}, {options.prompt} prompt tokens, "
-        f"{NEW_TOKENS} new ones. Medians of {options.repeats} rounds in turns with the dense model, in "
-        "brackets the range of the rounds' ratios; ms per prompt or per token.\n\n"
+        f"random weights, {options.dtype}, {where}, torch {torch.__version__}, {options.prompt} prompt "
+        f"tokens, {NEW_TOKENS} new ones. Medians of {options.repeats} rounds in turns with the dense model, "
+        "in brackets the range of the rounds' ratios; ms per prompt or per token.\n\n"
         f"{table.to_markdown(index=False)}\n"
     )
     path = TABLE if options.shape == "267m" else TABLE.with_name(f"latency_{options.shape}.md")
