@@ -237,6 +237,21 @@ def test_distillation_in_closed_form(tiny, tiny_checkpoint):
     torch.testing.assert_close(objective.loss(tiny, batch, dense, CHANGE, None), 3 * sum(errors) / 2)
 
 
+def test_without_its_last_block_a_model_is_held_to_the_last_normed_state(tiny):
+    shorter = copy.deepcopy(tiny)
+    shorter.model.layers = shorter.model.layers[:1]
+    shorter.config.num_hidden_layers = 1
+    batch = {"input_ids": torch.arange(3, 23).view(2, 10), "labels": torch.arange(3, 23).view(2, 10)}
+    ours, theirs = (
+        one(batch["input_ids"], output_hidden_states=True).hidden_states[-1][:, :-1]
+        for one in (shorter, tiny)
+    )
+    expected = ((ours - theirs) ** 2).mean() / (theirs**2).mean()
+    objective = Distillation(label_weight=0, logit_weight=0, hidden_weight=1, temperature=1)
+    change = Change((0,), (0.0,), None)
+    torch.testing.assert_close(objective.loss(shorter, batch, tiny, change, None), expected)
+
+
 def test_hidden_states_need_an_uncut_stream():
     objective = Distillation(label_weight=0, logit_weight=1, hidden_weight=1, temperature=1)
     with pytest.raises(ValueError, match="hidden_weight=0"):

@@ -20,7 +20,8 @@ class Distillation(Objective):
 
     CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions at
     temperature T (Hinton et al., arXiv 1503.02531); E is the mean over blocks of
-    |h_pruned - h_dense|² / mean |h_dense|², the hidden states leaving each block that is left.
+    |h_pruned - h_dense|² / mean |h_dense|², the hidden states leaving each block that is left; behind
+    the last one it is those after the final norm, the dense model's last against the pruned one's.
     """
 
     needs_dense = True
@@ -68,9 +69,11 @@ class Distillation(Objective):
             divergence = F.kl_div(*soft, reduction="sum", log_target=True)
             loss = loss + self.logit_weight * self.temperature**2 * divergence
         if hidden:
+            inner = [teacher.hidden_states[block + 1] for block in change.blocks[:-1]]
+            goals = [*inner, teacher.hidden_states[-1]]
             errors = [
-                relative_error(student.hidden_states[place + 1], teacher.hidden_states[block + 1], counts)
-                for place, block in enumerate(change.blocks)
+                relative_error(state, goal, counts)
+                for state, goal in zip(student.hidden_states[1:], goals, strict=True)
             ]
             loss = loss + self.hidden_weight * torch.stack(errors).mean()
         return loss / number

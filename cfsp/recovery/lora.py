@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -102,6 +103,7 @@ class Lora(Parameters):
             path: rank for paths, rank in zip(self.layers(model), ranks, strict=True) for path in paths
         }
         patterns = {path: re.escape(path) for path in rank_of}
+        transposed = any(isinstance(model.get_submodule(path), Conv1D) for path in rank_of)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
@@ -109,10 +111,13 @@ class Lora(Parameters):
             target_modules=sorted(rank_of),
             rank_pattern={patterns[path]: rank for path, rank in rank_of.items()},
             alpha_pattern={patterns[path]: self.alpha * rank / self.rank for path, rank in rank_of.items()},
+            fan_in_fan_out=transposed,
             task_type="CAUSAL_LM",
         )
         note = {"ranks": ranks, "proportional_to": self.proportional_to, "merged": self.merge}
-        return get_peft_model(model, config), note
+        with warnings.catch_warnings():  # peft asks transformers by a name that is to go
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return get_peft_model(model, config), note
 
     def detach(self, trained: PeftModel) -> tuple[PreTrainedModel, PeftModel | None]:
         if self.merge:

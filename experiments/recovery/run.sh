@@ -26,3 +26,5 @@ second() {
 first &
 second &
 wait
+"$python" -m cfsp -m "results=$results" sparsity=0.3,0.5 seed=0,1,2
+"$python" experiments/recovery/table.py "$results" > results/tables/recovery.md

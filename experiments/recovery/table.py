@@ -1,0 +1,88 @@
+"""Turn the records of this study into one markdown page on stdout: table.py RESULTS."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from cfsp.record import Record, records
+from cfsp.tables import compare, part_name
+
+METRIC = "perplexity/stdlib:test"
+INTRODUCTION = """# Recovery: what wins at equal tokens
+
+Written by `experiments/recovery/run.sh` and `table.py`; see their README for the reading.
+Cells: perplexity, mean ± standard deviation over three seeds, (share of all parameters gone)."""
+
+
+def recovery(record: Record) -> str:
+    """What trains, how its rank is shared out, and what it learns from."""
+    config = record.config["recovery"]
+    if "parameters" not in config:
+        return "none"
+    parameters, objective = config["parameters"], config["objective"]
+    ranks = f", rank by {parameters['proportional_to']}" if "proportional_to" in parameters else ""
+    weights = {"labels": objective.get("label_weight", 1), "logits": objective.get("logit_weight", 0)}
+    learned = " and ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
+    return f"{part_name(parameters)}{ranks}; learns {learned.removeprefix('1 ')}"
+
+
+def perplexity(record: Record) -> float:
+    return record.metrics["pruned"][METRIC].value
+
+
+def costs(trained: list[Record]) -> pd.DataFrame:
+    """Means over the seeds of what each recovery trained; the median of its seconds."""
+    frame = pd.DataFrame(
+        {
+            "recovery": recovery(record),
+            "sparsity": f"{record.config['sparsity']:.0%}",
+            "learning rate": record.config["recovery"]["training"]["learning_rate"],
+            **{name: record.training[name] for name in ("trainable", "tokens", "seconds")},
+        }
+        for record in trained
+    )
+    means = {"learning rate": "first", "trainable": "mean", "tokens": "mean", "seconds": "median"}
+    cells = frame.groupby(["recovery", "sparsity"]).agg(means)
+    whole = cells[["trainable", "tokens", "seconds"]].round().astype(int).map("{:,}".format)
+    return cells.assign(**whole)
+
+
+def paired(trained: list[Record], one: str, other: str) -> pd.DataFrame:
+    """The difference of two recoveries, seed by seed: the calibration windows and batches are the same."""
+    values = {
+        (recovery(record), record.config["sparsity"], record.config["seed"]): perplexity(record)
+        for record in trained
+    }
+    sparsities = sorted({sparsity for _, sparsity, _ in values})
+    seeds = sorted({seed for _, _, seed in values})
+    return pd.DataFrame(
+        [[values[one, share, seed] - values[other, share, seed] for seed in seeds] for share in sparsities],
+        index=[f"{share:.0%}" for share in sparsities],
+        columns=[f"seed {seed}" for seed in seeds],
+    ).map("{:+.2f}".format)
+
+
+def page(found: list[Record]) -> str:
+    trained = [record for record in found if record.training]
+    uniform = "lora, rank by uniform; learns labels"
+    pairs = {
+        "rank by importance": "lora, rank by importance; learns labels",
+        "logits of the dense model": "lora, rank by uniform; learns logits",
+    }
+    parts = [
+        INTRODUCTION,
+        compare(found, METRIC, recovery).to_markdown(),
+        "## What each cost\n\nOne thread; trainable parameters, tokens and seconds of training.",
+        costs(trained).reset_index().to_markdown(index=False, disable_numparse=True),
+    ]
+    for name, one in pairs.items():
+        parts.append(f"## {name.capitalize()}: perplexity above LoRA of uniform rank on labels, seed by seed")
+        parts.append(paired(trained, one, uniform).to_markdown(disable_numparse=True))
+    return "\n\n".join(parts)
+
+
+if __name__ == "__main__":
+    print(page(list(records(Path(sys.argv[1]) / "records"))))
