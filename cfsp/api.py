@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp import checkpoints, surgery
 from cfsp.allocators.base import Allocator
 from cfsp.build import build_components
+from cfsp.cache import Cache
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.finding import find_sites
@@ -31,6 +32,7 @@ def plan(
     sparsity: float = 0.2,
     sparsity_of: str = "sites",
     seed: int = 0,
+    cache: str | Path | None = None,
     **options: Any,
 ) -> PrunePlan:
     """Decide what to keep; the model stays as it is.
@@ -40,6 +42,7 @@ def plan(
 
     batches: any iterable of dicts with `input_ids` [batch, tokens] and `attention_mask`.
     criterion, allocator, compensation, schedule: names of the YAML files of that group, or objects.
+    cache: a folder that keeps the dense model's statistics for the next plan.
     options: go to the component that has them, for example `temperature=6.0` or `metric="ifv"`.
 
     Raises:
@@ -54,7 +57,13 @@ def plan(
     parts = build_components(names, options, sparsity=sparsity, sparsity_of=sparsity_of, seed=seed)
     sites = find_sites(model, kinds)
     return parts["schedule"].plan(
-        model, sites, batches, parts["criterion"], parts["allocator"], parts["compensation"]
+        model,
+        sites,
+        batches,
+        parts["criterion"],
+        parts["allocator"],
+        parts["compensation"],
+        Cache.at(cache or "off"),
     )
 
 

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
+from functools import cache as cache_once
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from cfsp.cache import Cache, fingerprint, fingerprint_batches
 from cfsp.gradients import TAYLOR, backpropagate
 from cfsp.layouts import check_positions
+from cfsp.record import digest
 from cfsp.sites import Site
 from cfsp.statistics import STATISTICS, Statistic, Stats
 
@@ -84,6 +92,61 @@ def observe(
         raise ValueError("calibration gave no batches; expected at least one")
     results = {key: statistic.result() for key, statistic in watchers.items()}
     return {site.name: {name: of_site(site, name, results) for name in needs} for site in sites}
+
+
+def collect_once(
+    cache: Cache,
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Iterable[Mapping[str, Tensor]],
+    needs: Collection[str],
+    checkpointing: bool = False,
+) -> Stats:
+    """What `collect` returns, of which only what the cache does not have takes a pass.
+
+    An entry is one statistic at all sites. Its name stands for the model, the sites, the tokens, how and
+    where it is computed, and the code that does it.
+    """
+    if cache.folder is None:
+        return collect(model, sites, batches, needs, checkpointing=checkpointing)
+    batches = list(batches)
+    identity = {
+        "model": fingerprint(model),
+        "attention": model.config._attn_implementation,
+        "device": model.device.type,
+        "sites": [asdict(site) for site in sites],
+        "batches": fingerprint_batches(batches),
+        "code": code(),
+    }
+    folder = f"statistics/{digest(identity)}"
+    names = {need: f"{folder}/{need}.safetensors" for need in sorted(needs)}
+    with cache.alone(folder):
+        found = {need: cache.get(name, read_tensors) for need, name in names.items()}
+        missing = {need for need, values in found.items() if values is None}
+        made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
+        for need in missing:
+            found[need] = {site.name: made[site.name][need] for site in sites}
+            cache.put(names[need], partial(write_tensors, found[need]))
+    return {site.name: {need: found[need][site.name].to(model.device) for need in needs} for site in sites}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Raises ValueError if the file is no safetensors file."""
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+
+
+@cache_once
+def code() -> str:
+    """Names the code that makes statistics: what an older version kept is not read."""
+    files = (Path(__file__).with_name(f"{name}.py") for name in ("statistics", "gradients", "collection"))
+    return digest([file.read_text() for file in files])
 
 
 def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:

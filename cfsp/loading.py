@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -136,21 +134,3 @@ def check_device(device: str) -> None:
 
 def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
-
-
-@torch.no_grad()
-def fingerprint(model: PreTrainedModel) -> str:
-    """Name a model by its config and, of every weight, name, shape, dtype and 1,024 spread elements.
-
-    A fine-tuned or pruned copy differs; the same checkpoint agrees from wherever it was loaded.
-    """
-    config = model.config.to_dict()
-    for place in ("_name_or_path", "transformers_version"):
-        config.pop(place, None)
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    for name, weight in model.named_parameters():
-        flat = weight.flatten()
-        picked = flat[torch.linspace(0, len(flat) - 1, min(1024, len(flat)), dtype=torch.float64).long()]
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(picked.double().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]

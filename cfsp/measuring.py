@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp import record
+from cfsp.cache import Cache, fingerprint
 from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
-from cfsp.loading import fingerprint
-from cfsp.record import Metric
+from cfsp.record import Metric, digest, read_metrics, write_metrics
 
 
 def measure(
     evaluators: Sequence[Evaluator],
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    kept: Path,
+    cache: Cache,
     again: bool = False,
 ) -> dict[str, Metric]:
-    """All metrics, from the folder `kept` where these weights were measured so before.
+    """All metrics, from the cache where these weights were measured so before.
 
     So a run that is killed goes on with the measurement that it was at. again: measure all anew.
 
@@ -31,10 +30,13 @@ def measure(
     weights = fingerprint(model)
     protocols = [evaluator.protocol(model, tokenizer) for evaluator in evaluators]
     for evaluator, protocol in zip(evaluators, protocols, strict=True):
-        path = kept / f"{record.digest([weights, protocol])}.json"
-        if again or not path.exists():
-            record.write_metrics(path, evaluator.run(model, tokenizer))
-        join(found, record.read_metrics(path))
+        name = f"metrics/{digest([weights, protocol])}.json"
+        with cache.alone(name):
+            metrics = None if again else cache.get(name, read_metrics)
+            if metrics is None:
+                metrics = evaluator.run(model, tokenizer)
+                cache.put(name, partial(write_metrics, metrics=metrics))
+        join(found, metrics)
     return found
 
 

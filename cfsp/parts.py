@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.allocators.base import Allocator
 from cfsp.build import build
+from cfsp.cache import Cache
 from cfsp.calibration import Batch, RandomWindows
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
@@ -80,13 +81,20 @@ class Parts:
         return overlaps([self.calibration.text, *self.recovery.reads()], read) if read else []
 
     def plan(
-        self, model: PreTrainedModel, sites: Sequence[Site], batches: Sequence[Batch], kept: Path
+        self,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        batches: Sequence[Batch],
+        kept: Path,
+        cache: Cache,
     ) -> PrunePlan:
         """The plan: made, or, if training was interrupted, the one that it began with, in `kept`."""
         if (kept / "plan.json").exists():
             print(f"cfsp: going on with the training in {kept}; delete it to begin anew", file=sys.stderr)
             return PrunePlan.load(kept)
-        plan = self.schedule.plan(model, sites, batches, self.criterion, self.allocator, self.compensation)
+        plan = self.schedule.plan(
+            model, sites, batches, self.criterion, self.allocator, self.compensation, cache
+        )
         if not isinstance(self.recovery, NoRecovery):
             plan.save(kept)
         return plan

@@ -33,7 +33,7 @@ PACKAGES = (
     "lm-eval",
 )
 
-NOT_IDENTITY = ("results", "overwrite", "device", "logger", "save")
+NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save")
 """Parts of the config that say where and how a run happens, not what it computes."""
 
 
@@ -105,7 +105,7 @@ class Record:
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
-    write_json(path, {name: asdict(metric) for name, metric in metrics.items()})
+    path.write_text(json.dumps({name: asdict(metric) for name, metric in metrics.items()}, indent=1) + "\n")
 
 
 def read_metrics(path: Path) -> dict[str, Metric]:
@@ -113,7 +113,7 @@ def read_metrics(path: Path) -> dict[str, Metric]:
     try:
         return {name: Metric(**metric) for name, metric in json.loads(path.read_text()).items()}
     except (json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path}: no metrics ({error}); delete it to have them measured again") from error
+        raise ValueError(f"no metrics: {error}") from error
 
 
 def make_folder(results: object) -> None:

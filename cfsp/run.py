@@ -16,6 +16,7 @@ from transformers import set_seed
 
 from cfsp import record
 from cfsp.build import build
+from cfsp.cache import Cache
 from cfsp.cards import base_license, model_card
 from cfsp.checkpoints import check_target, save
 from cfsp.checks import check_bool, check_integer
@@ -59,7 +60,7 @@ def prune(
 ) -> Record:
     """Calibrate, plan, cut, recover, measure, write. config: cfg, resolved."""
     run_id = record.run_id(config)
-    training, kept = Path(cfg.results) / "recovery" / run_id, Path(cfg.results) / "metrics"
+    training, cache = Path(cfg.results) / "recovery" / run_id, Cache.at(cfg.cache)
     clock = Stopwatch()
     with clock("load"):
         model, tokenizer = build(cfg.model)
@@ -71,10 +72,10 @@ def prune(
         examples = parts.recovery.prepare(model, tokenizer, parts.needs)
         batches = parts.calibration.batches(tokenizer)
     with clock("dense evaluation"):
-        dense = measure(parts.evaluators, model, tokenizer, kept)
+        dense = measure(parts.evaluators, model, tokenizer, cache)
         said = say(parts.samplers, model, tokenizer)
     with clock("plan"):
-        plan = parts.plan(model, sites, batches, training)
+        plan = parts.plan(model, sites, batches, training, cache)
     with clock("surgery"):
         original = copy.deepcopy(model) if parts.need_dense else None
         apply(plan, sites, model)
@@ -84,7 +85,7 @@ def prune(
         recovered = parts.recovery.run(setting, examples)
         model = recovered.model
     with clock("evaluation"):
-        pruned = measure(parts.evaluators, model, tokenizer, kept, again=cfg.overwrite)
+        pruned = measure(parts.evaluators, model, tokenizer, cache, again=cfg.overwrite)
         pairs = measure_pairs(parts.paired, original, model, tokenizer)
         for found, more in zip((dense, pruned), pairs, strict=True):
             join(found, more)

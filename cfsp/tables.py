@@ -46,7 +46,8 @@ def before_and_after(record: Record) -> Table:
         table.add_row(name + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
     for warning in record.overlaps or []:
         table.add_row(f"[bold]careful:[/bold] {warning}", "", "", "")
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in record.seconds.items())
+    spent = {stage: seconds for stage, seconds in record.seconds.items() if seconds >= 0.05}
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items())
     peaks = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in record.peak_bytes.items())
     marked = any(metric.protocol.get("papers") for metric in record.metrics["pruned"].values())
     note = "* what the pruning papers report\n" if marked else ""

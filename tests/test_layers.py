@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
     {"atomic", "checks", "modeling_pruned"},
     {"sites", "plans", "record"},
-    {"layouts", "texts", "statistics", "gates", "surgery", "tables"},
+    {"cache", "layouts", "texts", "statistics", "gates", "surgery", "tables"},
     {"finding", "gradients", "overlaps"},
     {
         "calibration",

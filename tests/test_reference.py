@@ -4,8 +4,9 @@ import pytest
 import torch
 
 import cfsp
+from cfsp.cache import fingerprint
 from cfsp.evaluation.perplexity import Perplexity
-from cfsp.loading import REFERENCE, fingerprint, load
+from cfsp.loading import REFERENCE, load
 from cfsp.texts import Stdlib, Text
 
 

@@ -63,7 +63,7 @@ def test_dense_model_is_measured_once(tiny, monkeypatch, tmp_path):
     run(tiny())
     run(tiny("sparsity=0.4"))
     assert len(calls) == 3  # dense once, pruned twice
-    assert len([*(tmp_path / "results" / "metrics").iterdir()]) == 3
+    assert len([*(tmp_path / "results" / "cache" / "metrics").iterdir()]) == 3
     run(tiny("evaluation.perplexity_text.window=16"))
     assert len(calls) == 5  # another protocol, another dense figure
 
@@ -82,7 +82,7 @@ def test_dense_figures_of_two_models_and_of_two_configs_are_kept_apart(
     assert record.metrics["dense"][name].value == record.metrics["pruned"][name].value
     moved = tmp_path / "moved"
     shutil.copytree(tiny_checkpoint, moved)
-    monkeypatch.setattr("cfsp.record.write_metrics", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("cfsp.measuring.write_metrics", lambda *_: pytest.fail("measured again"))
     assert run(tiny("sparsity=0", f"model.path={moved}")).metrics["dense"][name] == first
 
 

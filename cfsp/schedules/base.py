@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
+from cfsp.cache import OFF, Cache
 from cfsp.checks import check_bool, check_choice
-from cfsp.collection import collect
+from cfsp.collection import collect, collect_once
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.layouts import block_modules
@@ -52,8 +53,12 @@ class Schedule(ABC):
         criterion: Criterion,
         allocator: Allocator,
         compensation: Compensation,
+        cache: Cache = OFF,
     ) -> PrunePlan:
-        """Decide what every site keeps. The model is as it was afterwards."""
+        """Decide what every site keeps. The model is as it was afterwards.
+
+        cache: where statistics of the dense model are kept for the next plan.
+        """
 
     def removed(self, model: PreTrainedModel, sites: Sequence[Site]) -> int:
         """Parameters that must go. Raises ValueError if the sites are too small."""
@@ -74,14 +79,18 @@ class Schedule(ABC):
         batches: Iterable[Mapping[str, Tensor]],
         needs: Collection[str],
         last_block: str | None = None,
+        cache: Cache = OFF,
     ) -> Stats:
-        """The statistics of the model as it is so far, at these of its sites."""
+        """The statistics of the model as it is so far, at these of its sites; kept while it is dense."""
         if not needs:  # magnitude needs no forward pass
             return {site.name: {} for site in sites}
         names = {site.name for site in sites}
         whole = [site for site in state.whole_sites if site.name in names and state.has_units(site)]
         with state.gates():
-            stats = collect(state.model, whole, batches, needs, last_block, self.checkpointing)
+            if state.cuts or last_block:
+                stats = collect(state.model, whole, batches, needs, last_block, self.checkpointing)
+            else:
+                stats = collect_once(cache, state.model, whole, batches, needs, self.checkpointing)
         return {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
 
 

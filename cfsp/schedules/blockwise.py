@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
+from cfsp.cache import OFF, Cache
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.plans import Cut, PrunePlan
@@ -38,6 +39,7 @@ class Blockwise(Schedule):
         criterion: Criterion,
         allocator: Allocator,
         compensation: Compensation,
+        cache: Cache = OFF,
     ) -> PrunePlan:
         if any(site.block is None for site in sites):
             raise ValueError(
@@ -46,7 +48,7 @@ class Blockwise(Schedule):
         batches = list(batches)  # read once per block
         needs = criterion.needs | compensation.needs
         dense = Progress(model, sites)
-        stats = self.collect(dense, sites, batches, needs | allocator.needs)
+        stats = self.collect(dense, sites, batches, needs | allocator.needs, cache=cache)
         scores = score_sites(dense, sites, stats, criterion)
         widths = allocate(dense, sites, scores, stats, allocator, self.removed(model, sites))
         notes = {"block_statistics": block_statistics(sites, stats)}

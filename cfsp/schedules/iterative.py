@@ -10,6 +10,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
+from cfsp.cache import OFF, Cache
 from cfsp.checks import check_integer
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
@@ -46,6 +47,7 @@ class Iterative(Schedule):
         criterion: Criterion,
         allocator: Allocator,
         compensation: Compensation,
+        cache: Cache = OFF,
     ) -> PrunePlan:
         batches = list(batches)  # read once per step
         removed = self.removed(model, sites)
@@ -56,7 +58,7 @@ class Iterative(Schedule):
         for step in tqdm(range(1, self.steps + 1), "steps", unit="step", disable=None):
             state = Progress(model, sites, cuts.values())
             left = [site for site in state.sites if site.units]
-            stats = self.collect(state, left, batches, needs)
+            stats = self.collect(state, left, batches, needs, cache=cache)
             notes = notes or {"block_statistics": block_statistics(sites, stats)}
             scores = score_sites(state, left, stats, criterion)
             due = removed * step // self.steps - (dense - round(state.parameters()))

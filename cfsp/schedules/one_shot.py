@@ -9,6 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
+from cfsp.cache import OFF, Cache
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.plans import PrunePlan
@@ -29,9 +30,11 @@ class OneShot(Schedule):
         criterion: Criterion,
         allocator: Allocator,
         compensation: Compensation,
+        cache: Cache = OFF,
     ) -> PrunePlan:
         state = Progress(model, sites)
-        stats = self.collect(state, sites, batches, criterion.needs | allocator.needs | compensation.needs)
+        needs = criterion.needs | allocator.needs | compensation.needs
+        stats = self.collect(state, sites, batches, needs, cache=cache)
         scores = score_sites(state, sites, stats, criterion)
         widths = allocate(state, sites, scores, stats, allocator, self.removed(model, sites))
         cuts = make_cuts(state, sites, scores, widths, stats, allocator, compensation)

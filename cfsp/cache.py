@@ -1,0 +1,158 @@
+"""Cache: what is costly and the same in many runs, made once and kept on disk under a name of its content.
+
+An entry is whole or not there, and of several jobs that want the same one makes it while the others
+wait. An entry that cannot be read is made again, and a disk that is full costs the entry, not the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cfsp.atomic import replacing
+
+T = TypeVar("T")
+KINDS = ("metrics", "statistics")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One file of the cache. age: seconds since it was written."""
+
+    kind: str
+    path: Path
+    size: int
+    age: float
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of entries. folder: None keeps nothing, so everything is made whenever it is asked for."""
+
+    folder: Path | None
+
+    @classmethod
+    def at(cls, place: object) -> Cache:
+        """From what a config says. Raises ValueError if it is neither a folder nor off."""
+        if place is False or place == "off":
+            return cls(None)
+        if not isinstance(place, str | Path) or not str(place):
+            raise ValueError(f"cache={place!r}: expected a folder or off")
+        if Path(place).exists() and not Path(place).is_dir():
+            raise ValueError(f"cache={str(place)!r} is a file; expected a folder or off")
+        return cls(Path(place))
+
+    def get(self, name: str, read: Callable[[Path], T]) -> T | None:
+        """An entry, or None if it is not there or cannot be read, which is said on stderr.
+
+        read: raises ValueError if the file is not what it should be.
+        """
+        if self.folder is None or not (self.folder / name).is_file():
+            return None
+        try:
+            return read(self.folder / name)
+        except (ValueError, OSError) as error:
+            print(f"cfsp: {self.folder / name} cannot be read and is made again ({error})", file=sys.stderr)
+            return None
+
+    def put(self, name: str, write: Callable[[Path], None]) -> None:
+        """Keep an entry; a disk that does not take it is said on stderr and costs nothing else."""
+        if self.folder is None:
+            return
+        try:
+            with replacing(self.folder / name) as part:
+                write(part)
+        except OSError as error:
+            print(f"cfsp: {self.folder / name} cannot be kept ({error})", file=sys.stderr)
+
+    @contextmanager
+    def alone(self, name: str) -> Iterator[None]:
+        """Keep other jobs from making the same thing at the same time; a killed one's hold is released."""
+        if self.folder is None:
+            yield
+            return
+        with holding(self.folder / "locks" / f"{name}.lock", f"another job makes {name}"):
+            yield
+
+    def entries(self) -> list[Entry]:
+        """All that is kept, the newest first."""
+        if self.folder is None:
+            return []
+        found = [(path, path.stat()) for kind in KINDS for path in sorted((self.folder / kind).rglob("*.*"))]
+        now = time.time()
+        entries = [
+            Entry(path.relative_to(self.folder).parts[0], path, stat.st_size, now - stat.st_mtime)
+            for path, stat in found
+            if path.is_file() and not path.name.startswith(".")
+        ]
+        return sorted(entries, key=lambda entry: entry.age)
+
+    def clear(self, older: float = 0.0) -> list[Entry]:
+        """Delete entries that are older than so many seconds; return them."""
+        gone = [entry for entry in self.entries() if entry.age >= older]
+        for entry in gone:
+            entry.path.unlink(missing_ok=True)
+        if self.folder is not None and not self.entries():
+            for name in (*KINDS, "locks"):
+                shutil.rmtree(self.folder / name, ignore_errors=True)
+        return gone
+
+
+OFF = Cache(None)
+
+
+@contextmanager
+def holding(lock: Path, why: str) -> Iterator[None]:
+    """Hold a lock that the system releases with the process; say why one waits, if one waits."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    hold = FileLock(lock)
+    try:
+        hold.acquire(timeout=1)
+    except Timeout:
+        print(f"cfsp: waiting: {why}", file=sys.stderr)
+        hold.acquire()
+    try:
+        yield
+    finally:
+        hold.release()
+
+
+@torch.no_grad()
+def fingerprint(model: PreTrainedModel) -> str:
+    """Name a model by its config and, of every weight, name, shape, dtype and 1,024 spread elements.
+
+    A fine-tuned or pruned copy differs; the same checkpoint agrees from wherever it was loaded.
+    """
+    config = model.config.to_dict()
+    for place in ("_name_or_path", "transformers_version"):
+        config.pop(place, None)
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for name, weight in model.named_parameters():
+        flat = weight.flatten()
+        picked = flat[torch.linspace(0, len(flat) - 1, min(1024, len(flat)), dtype=torch.float64).long()]
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        digest.update(picked.double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_batches(batches: Iterable[Mapping[str, Tensor]]) -> str:
+    """Name batches by everything in them, and by how they are cut."""
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name, tensor in sorted(batch.items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,163 @@
+"""The cache: what jobs share is made once, and no fault of it costs more than the making."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+import torch
+
+from cfsp import collection
+from cfsp.cache import OFF, Cache, fingerprint_batches, holding
+from cfsp.collection import collect, collect_once
+from cfsp.finding import find_sites
+from cfsp.loading import load
+
+BATCHES = [
+    {"input_ids": torch.arange(3, 19).view(2, 8), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
+]
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """What every pass over the batches was asked for."""
+    asked = []
+    original = collection.collect
+
+    def counted(model, sites, batches, needs, *rest, **options):
+        asked.append(set(needs))
+        return original(model, sites, batches, needs, *rest, **options)
+
+    monkeypatch.setattr(collection, "collect", counted)
+    return asked
+
+
+@pytest.fixture
+def tiny(tiny_checkpoint):
+    return load(tiny_checkpoint)[0]
+
+
+@pytest.fixture
+def sites(tiny):
+    return find_sites(tiny, ["mlp", "attention"])
+
+
+def same(one, other):
+    assert one.keys() == other.keys()
+    for site in one:
+        assert one[site].keys() == other[site].keys()
+        for name in one[site]:
+            torch.testing.assert_close(one[site][name], other[site][name], rtol=0, atol=0)
+
+
+def test_a_pass_is_made_for_what_is_missing_alone(tiny, sites, tmp_path, passes):
+    cache = Cache(tmp_path)
+    first = collect_once(cache, tiny, sites, BATCHES, {"input_mean", "input_var"})
+    both = collect_once(cache, tiny, sites, BATCHES, {"input_var", "block_angular"})
+    again = collect_once(cache, tiny, sites, iter(BATCHES), {"input_mean", "input_var", "block_angular"})
+    assert passes == [{"input_mean", "input_var"}, {"block_angular"}]
+    same(again, collect(tiny, sites, BATCHES, {"input_mean", "input_var", "block_angular"}))
+    assert torch.equal(first[sites[0].name]["input_var"], both[sites[0].name]["input_var"])
+
+
+def test_what_the_numbers_depend_on_names_the_entry(tiny, sites, tmp_path, passes):
+    cache = Cache(tmp_path)
+    shorter = [{name: tensor[:, :7] for name, tensor in BATCHES[0].items()}]
+    masked = [BATCHES[0] | {"attention_mask": torch.tensor([[1] * 8, [1] * 4 + [0] * 4])}]
+    for batches in (BATCHES, shorter, masked):
+        collect_once(cache, tiny, sites, batches, {"input_mean"})
+    collect_once(cache, tiny, sites[:1], BATCHES, {"input_mean"})
+    with torch.no_grad():
+        tiny.model.layers[1].mlp.down_proj.weight.mul_(1.5)
+    collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    tiny.bfloat16()
+    collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    tiny.float()
+    tiny.config.rms_norm_eps *= 2
+    collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    assert len(passes) == 7
+    assert fingerprint_batches(BATCHES) != fingerprint_batches([BATCHES[0], BATCHES[0]])
+
+
+def test_another_version_of_the_code_is_not_read(tiny, sites, tmp_path, passes, monkeypatch):
+    collect_once(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
+    monkeypatch.setattr(collection, "code", lambda: "older")
+    collect_once(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
+    assert len(passes) == 2
+
+
+@pytest.mark.parametrize("damage", [b"", b"half", None])
+def test_a_damaged_entry_is_named_and_made_again(tiny, sites, tmp_path, passes, capsys, damage):
+    cache = Cache(tmp_path)
+    expected = collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    (entry,) = cache.entries()
+    entry.path.write_bytes(entry.path.read_bytes()[:-5] if damage is None else damage)
+    same(collect_once(cache, tiny, sites, BATCHES, {"input_mean"}), expected)
+    assert entry.path.name in capsys.readouterr().err
+    assert len(passes) == 2
+    same(collect_once(cache, tiny, sites, BATCHES, {"input_mean"}), expected)
+    assert len(passes) == 2
+
+
+def test_off_keeps_nothing(tiny, sites, tmp_path, passes, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        collect_once(OFF, tiny, sites, BATCHES, {"input_mean"})
+    assert len(passes) == 2
+    assert not [*tmp_path.iterdir()]
+    assert Cache.at("off") == Cache.at(False) == OFF
+    with pytest.raises(ValueError, match="expected a folder or off"):
+        Cache.at(3)
+
+
+def test_a_full_disk_costs_the_entry_alone(tiny, sites, tmp_path, monkeypatch, capsys):
+    def full(tensors, path):
+        path.write_bytes(b"as much as fits")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(collection, "write_tensors", full)
+    cache = Cache(tmp_path)
+    stats = collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    same(stats, collect(tiny, sites, BATCHES, {"input_mean"}))
+    assert "No space left" in capsys.readouterr().err
+    assert not cache.entries()
+
+
+def test_of_jobs_that_want_the_same_one_makes_it(tiny, sites, tmp_path, passes):
+    jobs = [
+        threading.Thread(target=collect_once, args=(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"}))
+        for _ in range(4)
+    ]
+    for job in jobs:
+        job.start()
+    for job in jobs:
+        job.join()
+    assert len(passes) == 1
+
+
+def test_a_killed_job_lets_go(tmp_path):
+    held = (
+        "import sys, time; from pathlib import Path; from cfsp.cache import holding\n"
+        "with holding(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
+    )
+    lock = tmp_path / "one.lock"
+    job = subprocess.Popen([sys.executable, "-c", held, str(lock)], stdout=subprocess.PIPE)
+    assert job.stdout.readline() == b"held\n"
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    with holding(lock, "never"):
+        pass
+
+
+def test_clearing(tiny, sites, tmp_path):
+    cache = Cache(tmp_path)
+    collect_once(cache, tiny, sites, BATCHES, {"input_mean", "input_var"})
+    other = tmp_path / "mine.txt"
+    other.write_text("not an entry")
+    assert [entry.kind for entry in cache.entries()] == ["statistics"] * 2
+    assert not cache.clear(older=3600)
+    assert len(cache.clear()) == 2
+    assert [*tmp_path.iterdir()] == [other]
