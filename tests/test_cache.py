@@ -16,7 +16,8 @@ from cfsp.collection import collect, collect_once
 from cfsp.finding import find_sites
 from cfsp.loading import load
 
-BATCHES = [
+IDS = torch.arange(3, 19).view(2, 8)
+BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
     {"input_ids": torch.arange(3, 19).view(2, 8), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
 ]
 
