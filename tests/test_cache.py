@@ -18,8 +18,6 @@ from cfsp.loading import load
 
 IDS = torch.arange(3, 19).view(2, 8)
 BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
-    {"input_ids": torch.arange(3, 19).view(2, 8), "attention_mask": torch.ones(2, 8, dtype=torch.long)}
-]
 
 
 @pytest.fixture
