@@ -7,24 +7,35 @@ python=${PYTHON:-.venv/bin/python}
 export OMP_NUM_THREADS=1
 
 cfsp() {
-    "$python" -m cfsp -m "results=$results" sparsity=0.3,0.5 recovery.training.max_steps=100 \
-        recovery.training.warmup=10 recovery.training.patience=null "$@"
+    "$python" -m cfsp -m recovery.training.max_steps=100 recovery.training.warmup=10 \
+        recovery.training.patience=null "$@"
 }
 
-first() {
-    cfsp seed=0,1,2 recovery=lora \
-        recovery.parameters.proportional_to=uniform,importance,removed recovery.training.learning_rate=3e-3
+rates() { # the learning rates to compare at: seed 0, 50 %
+    local here=(results="$results/rates" sparsity=0.5)
+    cfsp "${here[@]}" recovery=lora,distill recovery.training.learning_rate=1e-3,3e-3,1e-2,3e-2
+    cfsp "${here[@]}" recovery=full recovery.training.learning_rate=3e-4,1e-3,3e-3
 }
 
-second() {
-    cfsp seed=0,1,2 recovery=distill recovery.training.learning_rate=3e-3
-    cfsp seed=0,1,2 recovery=distill recovery.objective.label_weight=0.5 \
-        recovery.objective.logit_weight=0.5 recovery.training.learning_rate=3e-3
-    cfsp seed=0,1,2 recovery=full recovery.training.learning_rate=1e-3
+study() {
+    cfsp results="$results" sparsity=0.3,0.5 seed=0,1,2 "$@"
 }
 
-first &
-second &
+ranks() {
+    study recovery=lora recovery.parameters.proportional_to=uniform,importance,removed \
+        recovery.training.learning_rate=1e-2
+}
+
+teachers() {
+    study recovery=distill recovery.training.learning_rate=1e-2
+    study recovery=distill recovery.objective.label_weight=0.5 recovery.objective.logit_weight=0.5 \
+        recovery.training.learning_rate=1e-2
+    study recovery=full recovery.training.learning_rate=1e-3
+}
+
+rates
+ranks &
+teachers &
 wait
-"$python" -m cfsp -m "results=$results" sparsity=0.3,0.5 seed=0,1,2
+"$python" -m cfsp -m results="$results" sparsity=0.3,0.5 seed=0,1,2
 "$python" experiments/recovery/table.py "$results" > results/tables/recovery.md

@@ -65,7 +65,21 @@ def paired(trained: list[Record], one: str, other: str) -> pd.DataFrame:
     ).map("{:+.2f}".format)
 
 
-def page(found: list[Record]) -> str:
+def rates(found: list[Record]) -> pd.DataFrame:
+    """Perplexity by learning rate, one seed: what the rates of the study were chosen by."""
+    frame = pd.DataFrame(
+        {
+            "recovery": recovery(record),
+            "rate": record.config["recovery"]["training"]["learning_rate"],
+            "perplexity": perplexity(record),
+        }
+        for record in found
+    )
+    table = frame.pivot(index="recovery", columns="rate", values="perplexity")
+    return table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
+
+
+def page(found: list[Record], tried: list[Record]) -> str:
     trained = [record for record in found if record.training]
     uniform = "lora, rank by uniform; learns labels"
     pairs = {
@@ -81,8 +95,11 @@ def page(found: list[Record]) -> str:
     for name, one in pairs.items():
         parts.append(f"## {name.capitalize()}: perplexity above LoRA of uniform rank on labels, seed by seed")
         parts.append(paired(trained, one, uniform).to_markdown(disable_numparse=True))
+    parts.append("## Learning rates: perplexity at 50 %, seed 0")
+    parts.append(rates(tried).to_markdown(disable_numparse=True))
     return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
-    print(page(list(records(Path(sys.argv[1]) / "records"))))
+    results = Path(sys.argv[1])
+    print(page(list(records(results / "records")), list(records(results / "rates" / "records"))))
