@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -58,8 +59,9 @@ def show(cfg: DictConfig) -> None:
     start = now()
     if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(cfg.save, str):
         raise ValueError(f"save={cfg.save!r} is one folder for all jobs of a sweep; expected save=true")
-    overrides = HydraConfig.get().overrides.task
-    record = run(cfg, shlex.join(["cfsp", *overrides]))
+    hydra_cfg = HydraConfig.get()
+    sweep = Path(hydra_cfg.sweep.dir).name if hydra_cfg.mode == RunMode.MULTIRUN else None
+    record = run(cfg, shlex.join(["cfsp", *hydra_cfg.overrides.task]), sweep)
     console = Console()
     if console.is_terminal:
         console.print(summary(record))

@@ -18,6 +18,7 @@ from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
 from cfsp.layouts import check_positions
+from cfsp.loggers.base import Logger
 from cfsp.overlaps import overlaps
 from cfsp.plans import PrunePlan
 from cfsp.recovery.base import Recovery
@@ -39,6 +40,7 @@ class Parts:
     evaluators: list[Evaluator]
     paired: list[PairedEvaluator]
     samplers: list[Sampler]
+    loggers: list[Logger]
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Parts:
@@ -50,6 +52,7 @@ class Parts:
             evaluators=[one for one in measures if not isinstance(one, PairedEvaluator)],
             paired=[one for one in measures if isinstance(one, PairedEvaluator)],
             samplers=[one for one in built if isinstance(one, Sampler)],
+            loggers=[build(part) for part in cfg.logger.values()],
         )
 
     @property

@@ -31,6 +31,7 @@ PACKAGES = (
     "peft",
     "accelerate",
     "lm-eval",
+    "wandb",
 )
 
 NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save")

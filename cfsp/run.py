@@ -23,6 +23,7 @@ from cfsp.checks import check_bool, check_integer
 from cfsp.description import check_hidden
 from cfsp.finding import find_sites
 from cfsp.loading import check_device
+from cfsp.loggers.base import Job, Log
 from cfsp.measuring import join, measure, measure_pairs, say
 from cfsp.parts import Parts
 from cfsp.record import Record
@@ -31,10 +32,11 @@ from cfsp.schedules.base import parameters
 from cfsp.surgery import apply
 
 
-def run(cfg: DictConfig, command: str | None = None) -> Record:
+def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -> Record:
     """Prune a model and measure it before and after; a run that is finished is read, not repeated.
 
-    command: what the user typed, for the record and the saved model's card.
+    command: what the user typed, for the record and the saved model's card. sweep: what loggers group
+    this run under.
 
     Raises:
         ValueError, KeyError: what a component found wrong with its input; no record is written then.
@@ -52,15 +54,14 @@ def run(cfg: DictConfig, command: str | None = None) -> Record:
     set_seed(cfg.seed)
     check_device(cfg.device)
     record.reset_peak(cfg.device)
-    return prune(cfg, config, Parts.of(cfg), target, command)
+    parts = Parts.of(cfg)
+    with Log(parts.loggers, Job(path.stem, config, Path(cfg.results), command, sweep)) as log:
+        return prune(cfg, config, parts, target, log)
 
 
-def prune(
-    cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path | None, command: str | None
-) -> Record:
+def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path | None, log: Log) -> Record:
     """Calibrate, plan, cut, recover, measure, write. config: cfg, resolved."""
-    run_id = record.run_id(config)
-    training, cache = Path(cfg.results) / "recovery" / run_id, Cache.at(cfg.cache)
+    training, cache = Path(cfg.results) / "recovery" / log.job.id, Cache.at(cfg.cache)
     clock = Stopwatch()
     with clock("load"):
         model, tokenizer = build(cfg.model)
@@ -74,6 +75,7 @@ def prune(
     with clock("dense evaluation"):
         dense = measure(parts.evaluators, model, tokenizer, cache)
         said = say(parts.samplers, model, tokenizer)
+        log.metrics("dense", dense)
     with clock("plan"):
         plan = parts.plan(model, sites, batches, training, cache)
     with clock("surgery"):
@@ -81,7 +83,7 @@ def prune(
         apply(plan, sites, model)
     with clock("recovery"):
         change = change_of(sizes, model, plan)
-        setting = Setting(model, tokenizer, change, training, original, tuple(cfg.logger))
+        setting = Setting(model, tokenizer, change, training, original, log.curve)
         recovered = parts.recovery.run(setting, examples)
         model = recovered.model
     with clock("evaluation"):
@@ -89,13 +91,14 @@ def prune(
         pairs = measure_pairs(parts.paired, original, model, tokenizer)
         for found, more in zip((dense, pruned), pairs, strict=True):
             join(found, more)
+        log.metrics("pruned", pruned)
         samples = {
             prompt: {"dense": said[prompt], "pruned": text}
             for prompt, text in say(parts.samplers, model, tokenizer).items()
         }
     after = parameters(model, find_sites(model, config["sites"]))
     outcome = Record(
-        id=run_id,
+        id=log.job.id,
         created=record.now(),
         config=config,
         parameters={"dense": before, "pruned": after},
@@ -108,12 +111,13 @@ def prune(
         peak_bytes=record.peak_bytes(model.device),
         git=record.git_state(),
         environment=record.environment(model.device),
-        command=command,
+        command=log.job.command,
         training=recovered.training,
         samples=samples,
         overlaps=parts.overlaps(),
     )
     outcome.save(cfg.results)
+    log.finish(outcome)
     if target is not None:
         card = partial(model_card, outcome, license=base_license(str(cfg.model.path)))
         files = {"record.json": outcome.text()}

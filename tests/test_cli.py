@@ -193,6 +193,7 @@ def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint):
         command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     writer = open_when_read(text, process)
+    time.sleep(0.5)  # between opening and reading, a signal would wait for the read to end
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     os.close(writer)

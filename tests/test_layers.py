@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
     {"atomic", "checks", "modeling_pruned"},
     {"sites", "plans", "record"},
-    {"cache", "layouts", "texts", "statistics", "gates", "surgery", "tables"},
+    {"cache", "layouts", "texts", "statistics", "gates", "surgery", "loggers", "tables"},
     {"finding", "gradients", "overlaps"},
     {
         "calibration",
@@ -37,6 +37,7 @@ ONLY_IN = {
     "datasets": {"texts.py", "zero_shot.py"},
     "pandas": {"tables.py"},
     "rich": {"tables.py", "cli.py"},
+    "wandb": {"wandb.py"},
     "peft": {"lora.py"},
     "lm_eval": {"zero_shot.py"},
 }

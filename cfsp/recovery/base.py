@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,14 @@ class Change:
 
 @dataclass(frozen=True)
 class Setting:
-    """What one recovery works on. folder: for its checkpoints; logger: names of Trainer integrations."""
+    """What one recovery works on. folder: for its checkpoints; follow: is told the numbers of a step."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     change: Change
     folder: Path
     dense: PreTrainedModel | None = None
-    logger: tuple[str, ...] = ()
+    follow: Callable[[Mapping[str, float], int], None] = lambda values, step: None
 
 
 @dataclass(frozen=True)

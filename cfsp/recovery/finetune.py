@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -73,9 +73,7 @@ class Training:
         check_choice("precision", self.precision, (None, "bf16", "fp16"))
         check_bool("checkpointing", self.checkpointing)
 
-    def for_trainer(
-        self, folder: Path, device: torch.device, seed: int, logger: Collection[str], held_out: bool
-    ) -> TrainingArguments:
+    def for_trainer(self, folder: Path, device: torch.device, seed: int, held_out: bool) -> TrainingArguments:
         """As transformers wants it. Raises ValueError for what it does not accept."""
         options = {"eval_steps": self.evaluate_every, "save_steps": self.evaluate_every, **self.arguments}
         if self.checkpointing:
@@ -114,7 +112,7 @@ class Training:
                 use_cpu=device.type == "cpu",
                 dataloader_pin_memory=device.type != "cpu",
                 disable_tqdm=not bar,
-                report_to=list(logger) or "none",
+                report_to="none",
                 **options,
             )
         except TypeError as error:
@@ -151,6 +149,7 @@ class Finetune(Recovery):
             raise ValueError(f"recovery trains causal language models, not {type(model).__name__}")
         check_positions(model, self.data.window, "recovery.data.window")
         self.parameters.check(model)
+        self.training.for_trainer(Path(), model.device, self.seed, held_out=True)
         if missing := self.parameters.needs - set(statistics):
             raise ValueError(
                 f"recovery follows {', '.join(sorted(missing))}, which nothing here measures; expected "
@@ -179,9 +178,7 @@ class Finetune(Recovery):
             torch.cuda.set_device(device)
         reset_peak(str(device))
         set_seed(self.seed)  # whatever was drawn before: adapters and batches depend on the seed alone
-        arguments = self.training.for_trainer(
-            setting.folder, device, self.seed, setting.logger, bool(held_out)
-        )
+        arguments = self.training.for_trainer(setting.folder, device, self.seed, bool(held_out))
         grads = [weight.requires_grad for weight in setting.model.parameters()]
         module, notes = self.parameters.attach(setting.model, setting.change)
         patience = self.training.patience if held_out else None
@@ -195,7 +192,7 @@ class Finetune(Recovery):
             setting=setting,
         )
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Watch())
+        trainer.add_callback(Watch(setting.follow))
         if patience is not None:
             trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
         trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
@@ -270,14 +267,21 @@ class ObjectiveTrainer(Trainer):
 
 
 class Watch(TrainerCallback):
-    """Refuses gradients that are no numbers, before they reach the weights, and keeps the time."""
+    """Refuses gradients that are no numbers, before they reach the weights; keeps the time; tells."""
+
+    def __init__(self, follow: Callable[[Mapping[str, float], int], None]) -> None:
+        self.follow = follow
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         spent = max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0)
         self.start = time.perf_counter() - spent
 
     def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        state.log_history[-1]["seconds"] = round(time.perf_counter() - self.start, 3)
+        row = state.log_history[-1]
+        row["seconds"] = round(time.perf_counter() - self.start, 3)
+        told = {name: row[name] for name in ("loss", "eval_loss", "learning_rate") if name in row}
+        if told and state.is_world_process_zero:
+            self.follow(told, state.global_step)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         grads = [weight.grad for weight in others["model"].parameters() if weight.grad is not None]

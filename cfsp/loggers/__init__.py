@@ -1,0 +1,1 @@
+"""Loggers: where a run is followed besides its record."""

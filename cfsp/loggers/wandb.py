@@ -1,0 +1,116 @@
+"""Weights & Biases."""
+
+from __future__ import annotations
+
+import json
+import netrc
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import wandb
+
+from cfsp.checks import check_bool, check_choice
+from cfsp.loggers.base import Job, Logger
+from cfsp.record import Record, record_path
+
+MODES = ("auto", "online", "offline", "disabled")
+
+
+@dataclass
+class Wandb(Logger):
+    """One W&B run per record, its id the record's; the sweep is its group.
+
+    mode: "auto" is WANDB_MODE if that is set, else online where there is a key and offline where there
+        is none. Offline runs lie in `<results>/wandb`; `wandb sync` sends them.
+    artifact: send the record as an artifact too.
+
+    A service that cannot be reached makes the run an offline one, which is said on stderr.
+    """
+
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    tags: Sequence[str] = ()
+    mode: str = "auto"
+    artifact: bool = False
+    timeout: float = 30.0
+    run: Any = field(default=None, init=False)
+    job: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        check_choice("logger.wandb.mode", self.mode, MODES)
+        check_bool("logger.wandb.artifact", self.artifact)
+
+    def open(self, job: Job) -> None:
+        self.job = job
+        mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or default_mode()
+        try:
+            self.run = self.start(mode)
+        except (wandb.errors.Error, OSError, TimeoutError) as error:
+            print(f"cfsp: W&B cannot be used online ({error}); the run is kept offline", file=sys.stderr)
+            wandb.teardown()  # it still holds the id
+            self.run = self.start("offline")
+
+    def start(self, mode: str) -> Any:
+        job = self.job
+        run = wandb.init(
+            project=self.project,
+            entity=self.entity,
+            group=self.group or job.group,
+            tags=list(self.tags),
+            id=job.id,
+            name=job.id,
+            resume="allow" if mode == "online" else None,
+            config=dict(job.config),
+            notes=job.command,
+            dir=str(job.results),
+            mode=mode,
+            settings=wandb.Settings(silent=True, init_timeout=self.timeout, console="off"),
+        )
+        run.define_metric("recovery/*", step_metric="recovery/step")
+        return run
+
+    def log(self, values: Mapping[str, float], step: int | None) -> None:
+        extra = {} if step is None else {"recovery/step": step}
+        self.run.log({**values, **extra})
+
+    def close(self, record: Record | None) -> None:
+        if record is not None:
+            self.tell(record)
+        self.run.finish(exit_code=0 if record else 1)
+
+    def tell(self, record: Record) -> None:
+        """Everything that the record says, as summary, tables and a chart."""
+        rows = [
+            [stage, name, metric.value, metric.stderr, metric.n, json.dumps(asdict(metric)["protocol"])]
+            for stage, found in record.metrics.items()
+            for name, metric in found.items()
+        ]
+        metrics = wandb.Table(["model", "metric", "value", "stderr", "n", "protocol"], data=rows)
+        shares = [[site, units, kept, kept / units] for site, (units, kept) in record.widths.items()]
+        widths = wandb.Table(["site", "units", "kept", "share"], data=shares)
+        chart = wandb.plot.bar(widths, "site", "share", title="kept")
+        self.run.log({"metrics": metrics, "widths": widths, "kept": chart})
+        summary = {f"sparsity/{base}": share for base, share in record.sparsity.items()}
+        summary |= {f"parameters/{base}": count for base, count in record.parameters["pruned"].items()}
+        summary |= {f"seconds/{stage}": seconds for stage, seconds in record.seconds.items()}
+        self.run.summary.update(summary)
+        if self.artifact:
+            artifact = wandb.Artifact(f"record-{record.id}", type="record")
+            artifact.add_file(str(record_path(self.job.results, record.id)))
+            self.run.log_artifact(artifact)
+
+
+def default_mode() -> str:
+    """Online where there is a key."""
+    if os.environ.get("WANDB_API_KEY"):
+        return "online"
+    host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].strip("/")
+    with suppress(OSError, netrc.NetrcParseError):
+        if netrc.netrc().authenticators(host):
+            return "online"
+    return "offline"
