@@ -51,7 +51,7 @@ def show(cfg: DictConfig) -> None:
     from huggingface_hub.utils import logging
     from rich.console import Console
 
-    from cfsp.record import now, record_path
+    from cfsp.record import is_main, now, record_path
     from cfsp.run import run, save_folder
     from cfsp.tables import summary
 
@@ -62,6 +62,8 @@ def show(cfg: DictConfig) -> None:
     hydra_cfg = HydraConfig.get()
     sweep = Path(hydra_cfg.sweep.dir).name if hydra_cfg.mode == RunMode.MULTIRUN else None
     record = run(cfg, shlex.join(["cfsp", *hydra_cfg.overrides.task]), sweep)
+    if not is_main():
+        return
     console = Console()
     if console.is_terminal:
         console.print(summary(record))

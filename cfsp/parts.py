@@ -21,6 +21,7 @@ from cfsp.layouts import check_positions
 from cfsp.loggers.base import Logger
 from cfsp.overlaps import overlaps
 from cfsp.plans import PrunePlan
+from cfsp.record import is_main
 from cfsp.recovery.base import Recovery
 from cfsp.recovery.none import NoRecovery
 from cfsp.schedules.base import Schedule, check_kinds
@@ -52,7 +53,7 @@ class Parts:
             evaluators=[one for one in measures if not isinstance(one, PairedEvaluator)],
             paired=[one for one in measures if isinstance(one, PairedEvaluator)],
             samplers=[one for one in built if isinstance(one, Sampler)],
-            loggers=[build(part) for part in cfg.logger.values()],
+            loggers=[build(part) for part in cfg.logger.values()] if is_main() else [],
         )
 
     @property

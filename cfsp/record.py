@@ -117,6 +117,11 @@ def read_metrics(path: Path) -> dict[str, Metric]:
         raise ValueError(f"no metrics: {error}") from error
 
 
+def is_main() -> bool:
+    """Whether this is the process of several (torchrun, accelerate launch) that writes and speaks."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def make_folder(results: object) -> None:
     """Make the results folder now rather than after hours. Raises ValueError if that cannot be."""
     try:

@@ -116,6 +116,8 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path
         samples=samples,
         overlaps=parts.overlaps(),
     )
+    if not record.is_main():
+        return outcome
     outcome.save(cfg.results)
     log.finish(outcome)
     if target is not None:

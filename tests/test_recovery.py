@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -235,6 +236,22 @@ def test_distillation_in_closed_form(tiny, tiny_checkpoint):
         errors.append(((a - b) ** 2).mean() / (b**2).mean())
     objective = Distillation(label_weight=0, logit_weight=0, hidden_weight=3, temperature=1)
     torch.testing.assert_close(objective.loss(tiny, batch, dense, CHANGE, None), 3 * sum(errors) / 2)
+
+
+def test_two_processes_train_one_model(tiny_checkpoint, tmp_path, text_file):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "cfsp"]
+    command += [f"model.path={tiny_checkpoint}", "calibration=text", f"calibration.text.paths={text_file}"]
+    command += ["calibration.seqlen=16", "calibration.samples=4", "evaluation=[]", "recovery=lora"]
+    command += ["recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}"]
+    command += ["recovery.data.window=16", "recovery.data.held_out=4", "logger=jsonl"]
+    command += ["recovery.training.max_steps=2", "recovery.training.batch_size=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(cfsp.__file__).parents[1])}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    (path,) = done.stdout.split()
+    training = Record.load(tmp_path / path).training
+    assert (training["batch"], training["steps"], training["tokens"]) == (4, 2, 2 * 4 * 16)
+    (log,) = (tmp_path / "results" / "logs").iterdir()
+    assert [json.loads(line)["event"] for line in log.read_text().splitlines()].count("begin") == 1
 
 
 def test_without_its_last_block_a_model_is_held_to_the_last_normed_state(tiny):
