@@ -190,7 +190,13 @@ def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint):
     command = [sys.executable, "-m", "cfsp", f"model.path={tiny_checkpoint}", "evaluation=[]"]
     command += ["calibration=text", f"calibration.text.paths={text}", "calibration.seqlen=16"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        # Tests that were started in the background ignore the signal, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     writer = open_when_read(text, process)
     time.sleep(0.5)  # between opening and reading, a signal would wait for the read to end
