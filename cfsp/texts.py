@@ -16,6 +16,7 @@ import sysconfig
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -71,15 +72,21 @@ class Stdlib(Text):
         return f"stdlib:{self.split}" + ("" if self.content == "documentation" else ":source")
 
     def documents(self) -> list[str]:
-        sources = [(name, path) for name, path in stdlib_modules() if split_of(name) == self.split]
-        if not sources:
-            raise ValueError("Python's standard library has no .py files here; use own files")
-        if self.content == "source":
-            return [path.read_text("utf-8") for _, path in sources]
-        documents = [documentation(name, path.read_text("utf-8")) for name, path in sources]
-        if split_of(TOPICS) == self.split:
-            documents += importlib.import_module(TOPICS).topics.values()
-        return [document for document in documents if document.strip()]
+        return [*stdlib_documents(self.split, self.content)]
+
+
+@lru_cache(maxsize=4)
+def stdlib_documents(split: str, content: str) -> tuple[str, ...]:
+    """Kept, because finding and parsing 600 files takes a second, and a job reads them four times."""
+    sources = [(name, path) for name, path in stdlib_modules() if split_of(name) == split]
+    if not sources:
+        raise ValueError("Python's standard library has no .py files here; use own files")
+    if content == "source":
+        return tuple(path.read_text("utf-8") for _, path in sources)
+    documents = [documentation(name, path.read_text("utf-8")) for name, path in sources]
+    if split_of(TOPICS) == split:
+        documents += importlib.import_module(TOPICS).topics.values()
+    return tuple(document for document in documents if document.strip())
 
 
 def split_of(name: str) -> str:
