@@ -116,7 +116,12 @@ OFF = Cache(None)
 
 @contextmanager
 def holding(lock: Path, why: str) -> Iterator[None]:
-    """Hold a lock that the system releases with the process; say why one waits, if one waits."""
+    """Hold a lock that the system releases with the process; say why one waits, if one waits.
+
+    It is a flock: machines that share a folder exclude each other where the file system carries flocks
+    between them (local disks, NFS since Linux 2.6.12, Lustre mounted with `flock`). The file goes with
+    the hold; one that a killed process left holds nothing and is taken over.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     hold = FileLock(lock)
     try:
@@ -127,6 +132,8 @@ def holding(lock: Path, why: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # While it is held: who waits on the file that goes notices, and takes a new one (filelock does).
+        lock.unlink(missing_ok=True)
         hold.release()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -98,7 +99,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to fill that takes the final name when the block ends well, and goes otherwise."""
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    part = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
     old = part.with_suffix(".old")
     try:
         part.mkdir(parents=True)

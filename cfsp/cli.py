@@ -3,46 +3,34 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from pathlib import Path
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
+from cfsp.attempts import Attempt, command, failed, sweep_name
 from cfsp.build import CONF
-
-failures: list[str] = []
-"""What went wrong in the jobs of this process; the others of a sweep go on."""
 
 
 def main() -> None:
     """Run one job or a sweep. Exit code 1 if a job failed, 130 after Ctrl-C."""
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    failures.clear()
-    job()
-    if failures:
+    failed.clear()
+    try:
+        job()
+    except KeyboardInterrupt:
+        print("cfsp: interrupted; what was finished before stays", file=sys.stderr)
+        raise SystemExit(130) from None
+    if failed:
         raise SystemExit(1)
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
 def job(cfg: DictConfig) -> None:
-    """Run one job; what the user got wrong becomes one line."""
-    try:
+    """Run one job; what goes wrong in it is said, kept, and no other job's matter."""
+    with Attempt(cfg):
         show(cfg)
-    except (ValueError, KeyError, OSError, OmegaConfBaseException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        message = error.args[0] if isinstance(error, KeyError) else str(error)
-        failures.append(" ".join(str(message).split()))
-        print(f"cfsp: error: {failures[-1]}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("cfsp: interrupted; what was finished before stays", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def show(cfg: DictConfig) -> None:
@@ -51,23 +39,21 @@ def show(cfg: DictConfig) -> None:
     from huggingface_hub.utils import logging
     from rich.console import Console
 
-    from cfsp.record import is_main, now, record_path
-    from cfsp.run import run, save_folder
+    from cfsp.record import is_main, record_path
+    from cfsp.run import obtain, save_folder
     from cfsp.tables import summary
 
     logging.set_verbosity_error()  # the error that follows its retries says all
-    start = now()
-    if HydraConfig.get().mode == RunMode.MULTIRUN and isinstance(cfg.save, str):
+    sweep = sweep_name()
+    if sweep is not None and isinstance(cfg.save, str):
         raise ValueError(f"save={cfg.save!r} is one folder for all jobs of a sweep; expected save=true")
-    hydra_cfg = HydraConfig.get()
-    sweep = Path(hydra_cfg.sweep.dir).name if hydra_cfg.mode == RunMode.MULTIRUN else None
-    record = run(cfg, shlex.join(["cfsp", *hydra_cfg.overrides.task]), sweep)
+    record, made = obtain(cfg, command(), sweep)
     if not is_main():
         return
     console = Console()
     if console.is_terminal:
         console.print(summary(record))
-    if record.created < start:
+    if not made:
         hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
         print(f"cfsp: {hint}", file=sys.stderr)
     if cfg.save:

@@ -99,10 +99,8 @@ class Record:
                 for stage, named in data.pop("metrics").items()
             }
             return cls(**data, metrics=metrics)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}: no record of this version of cfsp ({error}); overwrite=true makes it anew"
-            ) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path}: no record of this version of cfsp ({error})") from error
 
 
 def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
@@ -113,7 +111,7 @@ def read_metrics(path: Path) -> dict[str, Metric]:
     """Read what `write_metrics` wrote. Raises ValueError if the file is anything else."""
     try:
         return {name: Metric(**metric) for name, metric in json.loads(path.read_text()).items()}
-    except (json.JSONDecodeError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"no metrics: {error}") from error
 
 
@@ -135,6 +133,23 @@ def make_folder(results: object) -> None:
 
 def record_path(results: str | Path, record_id: str) -> Path:
     return Path(results) / "records" / f"{record_id}.json"
+
+
+def read_finished(path: Path) -> Record | None:
+    """The record at a path, if one is there; what is none of this run is set aside, and named on stderr."""
+    if not path.exists():
+        return None
+    try:
+        found = Record.load(path)
+        if found.id != path.stem:
+            raise ValueError(f"{path}: the record of another run, {found.id}")
+        return found
+    except ValueError as error:
+        if is_main():
+            aside = path.with_name(f"{path.name}.broken")
+            os.replace(path, aside)
+            print(f"cfsp: {error}; it is kept as {aside.name} and made anew", file=sys.stderr)
+        return None
 
 
 def records(folder: str | Path) -> Iterator[Record]:

@@ -6,7 +6,7 @@ import copy
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from transformers import set_seed
 
 from cfsp import record
 from cfsp.build import build
-from cfsp.cache import Cache
+from cfsp.cache import Cache, holding
 from cfsp.cards import base_license, model_card
 from cfsp.checkpoints import check_target, save
 from cfsp.checks import check_bool, check_integer
 from cfsp.description import check_hidden
+from cfsp.failures import forget
 from cfsp.finding import find_sites
 from cfsp.loading import check_device
 from cfsp.loggers.base import Job, Log
@@ -41,22 +42,51 @@ def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -
     Raises:
         ValueError, KeyError: what a component found wrong with its input; no record is written then.
     """
+    return obtain(cfg, command, sweep)[0]
+
+
+def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Record, bool]:
+    """What `run` returns, and whether it was made now rather than read.
+
+    Of two processes that want the same run one makes it; the other waits, then reads it.
+    """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_bool("overwrite", cfg.overwrite)
     record.make_folder(cfg.results)
     path = record.record_path(cfg.results, record.run_id(config))
     target = save_folder(cfg, path.stem)
-    if path.exists() and not cfg.overwrite and (target is None or holds(target, path.stem)):
-        return Record.load(path)
-    if target is not None:
-        check_target(target, cfg.overwrite)
-    check_integer("seed", cfg.seed, least=0)
-    set_seed(cfg.seed)
-    check_device(cfg.device)
-    record.reset_peak(cfg.device)
-    parts = Parts.of(cfg)
-    with Log(parts.loggers, Job(path.stem, config, Path(cfg.results), command, sweep)) as log:
-        return prune(cfg, config, parts, target, log)
+    with alone(path, Path(cfg.results)):
+        if not cfg.overwrite and (target is None or holds(target, path.stem)):
+            found = record.read_finished(path)
+            if found is not None:
+                return found, False
+        if target is not None:
+            check_target(target, cfg.overwrite)
+        check_integer("seed", cfg.seed, least=0)
+        set_seed(cfg.seed)
+        check_device(cfg.device)
+        record.reset_peak(cfg.device)
+        parts = Parts.of(cfg)
+        with Log(parts.loggers, Job(path.stem, config, Path(cfg.results), command, sweep)) as log:
+            made = prune(cfg, config, parts, target, log)
+        if record.is_main():
+            forget(cfg.results, path.stem)
+    return made, True
+
+
+@contextmanager
+def alone(path: Path, results: Path) -> Iterator[None]:
+    """Keep other processes from the same run, and clear away what killed ones left of its record.
+
+    Of the several processes of one training the main one holds the run for all.
+    """
+    if not record.is_main():
+        yield
+        return
+    with holding(results / f".{path.stem}.lock", f"another process makes {path.stem}"):
+        for part in path.parent.glob(f".{path.name}.*.part"):
+            part.unlink(missing_ok=True)
+        yield
 
 
 def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path | None, log: Log) -> Record:
@@ -142,7 +172,9 @@ def save_folder(cfg: DictConfig, run_id: str) -> Path | None:
 def holds(folder: Path, run_id: str) -> bool:
     """Whether a folder holds the model of this run."""
     path = folder / "record.json"
-    return path.is_file() and Record.load(path).id == run_id
+    with suppress(ValueError):  # no record: then it is some other model, which `check_target` refuses
+        return path.is_file() and Record.load(path).id == run_id
+    return False
 
 
 class Stopwatch:

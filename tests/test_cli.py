@@ -84,7 +84,10 @@ def test_a_failing_job_does_not_stop_the_sweep(cfsp, tmp_path):
     code, out, err = cfsp("-m", "sparsity=0.2,1.0,0.3")
     assert code == 1
     assert len(out.split()) == 2
-    assert err == "cfsp: error: sparsity=1.0: expected a share to remove, in [0, 1)\n"
+    said, last = err.splitlines()
+    assert said == "cfsp: error: sparsity=1.0: expected a share to remove, in [0, 1)"
+    (kept,) = (tmp_path / "results" / "failures").iterdir()
+    assert last == f"cfsp: 1 job of the sweep failed: {kept.relative_to(tmp_path)}"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "misfit"])

@@ -1,0 +1,101 @@
+"""Attempts: a job that fails says so, leaves a file, and lets the others of its sweep go on."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import traceback
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+failed: set[str] = set()
+"""Files of the failures that this process knows of; what the exit code is made of."""
+
+EXPECTED = (ValueError, KeyError, OSError, OmegaConfBaseException)
+"""What bad input and bad disks raise; anything else is a fault of the program, whose kind is said too."""
+
+
+class Attempt:
+    """A job whose error becomes one line on stderr and one file in `<results>/failures`.
+
+    HYDRA_FULL_ERROR=1 shows the traceback, which the file has in any case. An error that cannot be
+    kept is raised in a sweep, where nothing else would tell the process that waits for the job.
+    """
+
+    def __init__(self, cfg: DictConfig) -> None:
+        self.cfg = cfg
+
+    def __enter__(self) -> Attempt:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):  # none, or Ctrl-C, which is no failure and ends everything
+            return False
+        full = os.environ.get("HYDRA_FULL_ERROR") == "1"
+        path = keep(error, self.cfg)
+        if full and sweep_name() is None:
+            return False
+        if full:
+            traceback.print_exception(error)
+        hint = "" if isinstance(error, EXPECTED) or path is None else f" (the traceback is in {path})"
+        print(f"cfsp: error: {one_line(error)}{hint}", file=sys.stderr)
+        failed.add(str(path))
+        return path is not None or sweep_name() is None
+
+
+class SweepEnd(Callback):
+    """Counts the failures of a sweep when all its jobs are over, in whatever processes they were."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        from cfsp.failures import of_sweep  # slow to import
+
+        failed.update(str(path) for path in of_sweep(config.results, Path(config.hydra.sweep.dir).name))
+        if failed:
+            jobs = "1 job" if len(failed) == 1 else f"{len(failed)} jobs"
+            print(f"cfsp: {jobs} of the sweep failed: {' '.join(sorted(failed))}", file=sys.stderr)
+
+
+def sweep_name() -> str | None:
+    """The name of the sweep's folder, in a job of a sweep."""
+    hydra_cfg = HydraConfig.get()
+    return Path(hydra_cfg.sweep.dir).name if hydra_cfg.mode == RunMode.MULTIRUN else None
+
+
+def command() -> str:
+    """What a user types to run this job alone."""
+    return shlex.join(["cfsp", *HydraConfig.get().overrides.task])
+
+
+def one_line(error: Exception) -> str:
+    """The message; of an error that nobody expected, its kind before it."""
+    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    kind = "" if isinstance(error, EXPECTED) else f"{type(error).__name__}: "
+    return kind + " ".join(message.split())
+
+
+def keep(error: Exception, cfg: DictConfig) -> Path | None:
+    """Write the failure; None if the results folder does not take it, which is said on stderr."""
+    from cfsp.failures import Failure  # slow to import
+    from cfsp.record import run_id
+
+    try:
+        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException:  # the config itself is what failed
+        config = OmegaConf.to_container(cfg)
+    try:
+        return Failure.of(error, run_id(config), config, command(), sweep_name()).save(config["results"])
+    except ValueError:  # the folder is what failed, and what the error is about
+        return None
+    except OSError as fault:
+        print(f"cfsp: the failure cannot be kept ({fault})", file=sys.stderr)
+        return None
