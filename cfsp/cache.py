@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
@@ -26,6 +25,8 @@ from cfsp.atomic import replacing
 
 T = TypeVar("T")
 KINDS = ("metrics", "statistics")
+ABOUT = "about.json"
+"""Beside statistics: which model and text they are of, for people; no program reads it back."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of entries. folder: None keeps nothing, so everything is made whenever it is asked for."""
+    """A folder of entries. folder: None keeps nothing, so everything is made whenever it is asked for.
+
+    about: what the run that asks says of its model and text, kept beside what it makes.
+    """
 
     folder: Path | None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def at(cls, place: object) -> Cache:
@@ -87,27 +92,38 @@ class Cache:
         with holding(self.folder / "locks" / f"{name}.lock", f"another job makes {name}"):
             yield
 
-    def entries(self) -> list[Entry]:
-        """All that is kept, the newest first."""
-        if self.folder is None:
-            return []
-        found = [(path, path.stat()) for kind in KINDS for path in sorted((self.folder / kind).rglob("*.*"))]
-        now = time.time()
-        entries = [
-            Entry(path.relative_to(self.folder).parts[0], path, stat.st_size, now - stat.st_mtime)
-            for path, stat in found
-            if path.is_file() and not path.name.startswith(".")
-        ]
-        return sorted(entries, key=lambda entry: entry.age)
+    def describe(self, folder: str) -> None:
+        """Say in an entry's folder what `about` says; what is there stays."""
+        if self.folder is not None and self.about and not (self.folder / folder / ABOUT).exists():
+            text = json.dumps(self.about) + "\n"
+            self.put(f"{folder}/{ABOUT}", lambda part: part.write_text(text))
 
-    def clear(self, older: float = 0.0) -> list[Entry]:
-        """Delete entries that are older than so many seconds; return them."""
-        gone = [entry for entry in self.entries() if entry.age >= older]
+    def entries(self, kinds: Collection[str] = KINDS) -> list[Entry]:
+        """All that is kept, the newest first; what other jobs delete meanwhile is left out."""
+        entries = []
+        for kind in kinds if self.folder is not None else ():
+            for path in (self.folder / kind).rglob("*.*"):
+                if path.name.startswith(".") or path.name == ABOUT:
+                    continue
+                with suppress(FileNotFoundError):
+                    stat = path.stat()
+                    # A clock that was set back, or another machine's, may be behind the file.
+                    entries.append(Entry(kind, path, stat.st_size, max(0.0, time.time() - stat.st_mtime)))
+        return sorted(entries, key=lambda entry: (entry.age, entry.path))
+
+    def clear(self, older: float = 0.0, kinds: Collection[str] = KINDS) -> list[Entry]:
+        """Delete entries that are older than so many seconds, and what killed jobs left; return them."""
+        gone = [entry for entry in self.entries(kinds) if entry.age >= older]
         for entry in gone:
             entry.path.unlink(missing_ok=True)
-        if self.folder is not None and not self.entries():
-            for name in (*KINDS, "locks"):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+        for kind in (*kinds, "locks") if self.folder is not None else ():
+            for part in (self.folder / kind).rglob(".*.part"):
+                part.unlink(missing_ok=True)
+            for folder in sorted((self.folder / kind).glob("**/"), reverse=True):  # the inner ones first
+                with suppress(OSError):  # it holds something still
+                    if [path.name for path in folder.iterdir()] == [ABOUT]:
+                        (folder / ABOUT).unlink()
+                    folder.rmdir()
         return gone
 
 

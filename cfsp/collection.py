@@ -124,6 +124,8 @@ def collect_once(
         found = {need: cache.get(name, read_tensors) for need, name in names.items()}
         missing = {need for need, values in found.items() if values is None}
         made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
+        if missing:
+            cache.describe(folder)
         for need in missing:
             found[need] = {site.name: made[site.name][need] for site in sites}
             cache.put(names[need], partial(write_tensors, found[need]))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -78,6 +79,18 @@ class Parts:
         for evaluator in [*self.evaluators, *self.paired]:
             evaluator.protocol(model, tokenizer)
         return cost
+
+    def about(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """What people call the statistics by that this run keeps. model: its config."""
+        return {
+            "model": model["path"],
+            "revision": model["revision"],
+            "dtype": model["dtype"],
+            "text": self.calibration.text.label,
+            "samples": self.calibration.samples,
+            "seqlen": self.calibration.seqlen,
+            "seed": self.calibration.seed,
+        }
 
     def overlaps(self) -> list[str]:
         """What calibration or recovery reads and evaluation measures on."""

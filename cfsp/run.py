@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path
         said = say(parts.samplers, model, tokenizer)
         log.metrics("dense", dense)
     with clock("plan"):
-        plan = parts.plan(model, sites, batches, training, cache)
+        plan = parts.plan(model, sites, batches, training, replace(cache, about=parts.about(config["model"])))
     with clock("surgery"):
         original = copy.deepcopy(model) if parts.need_dense else None
         apply(plan, sites, model)
