@@ -23,5 +23,8 @@ def replacing(path: Path) -> Iterator[Path]:
         with part.open("rb") as written:  # on the disk before it has its name: a power cut leaves no stump
             os.fsync(written.fileno())
         os.replace(part, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say whose
+        raise
     finally:
         part.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from cfsp import collection
 from cfsp.cache import OFF, Cache, fingerprint_batches, holding
 from cfsp.collection import collect, collect_once
+from cfsp.commands.cache import main
 from cfsp.finding import find_sites
 from cfsp.loading import load
 
@@ -149,6 +151,52 @@ def test_a_killed_job_lets_go(tmp_path):
     job.wait()
     with holding(lock, "never"):
         pass
+
+
+def test_a_clock_that_was_set_back_makes_no_negative_age(tiny, sites, tmp_path):
+    cache = Cache(tmp_path)
+    collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    (entry,) = cache.entries()
+    os.utime(entry.path, (time.time() + 9e8, time.time() + 9e8))
+    assert [entry.age for entry in cache.entries()] == [0]
+    assert not cache.clear(older=1)
+    assert len(cache.clear()) == 1
+
+
+def test_the_command_lists_and_clears(tiny, sites, tmp_path, capsys):
+    about = {
+        "model": "m",
+        "revision": "r",
+        "dtype": "auto",
+        "text": "t",
+        "samples": 2,
+        "seqlen": 8,
+        "seed": 0,
+    }
+    collect_once(Cache(tmp_path, about), tiny, sites, BATCHES, {"input_mean"})
+    Cache(tmp_path).put("metrics/a.json", lambda part: part.write_text('{"perplexity/t": {"value": 5.5}}'))
+    Cache(tmp_path).put("metrics/b.json", lambda part: part.write_text("half"))
+    main([str(tmp_path)])
+    out = capsys.readouterr().out
+    for words in ("input_mean.safetensors  m@r (auto), 2 x 8 tokens of t, seed 0", "perplexity/t 5.5"):
+        assert words in out
+    assert "metrics/b.json  (cannot be read" in out
+    assert "kept, 3 entries" in out
+    main([str(tmp_path), "--clear", "--older", "7d"])
+    assert "deleted, 0 entries" in capsys.readouterr().out
+    main([str(tmp_path), "--clear", "--kind", "statistics"])
+    assert [entry.kind for entry in Cache(tmp_path).entries()] == ["metrics"] * 2
+    (tmp_path / "metrics" / ".c.json.0123.part").write_text("what a killed job left")
+    main([str(tmp_path), "--clear"])
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("arguments", [["nowhere"], [".", "--older", "7"], [".", "--kind", "x"]])
+def test_the_command_says_what_it_expects(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+    assert "expected" in capsys.readouterr().err or "--kind" in arguments
 
 
 def test_clearing(tiny, sites, tmp_path):

@@ -1,5 +1,6 @@
 """Loggers: several at once, closed whatever happens, and never a reason for a run to end."""
 
+import errno
 import json
 import sys
 
@@ -7,6 +8,8 @@ import pytest
 import wandb
 
 from cfsp.cli import main
+from cfsp.loggers.base import Job, Log
+from cfsp.loggers.jsonl import Jsonl
 from cfsp.loggers.wandb import Wandb, default_mode
 
 
@@ -88,6 +91,48 @@ def test_a_service_that_does_not_answer_ends_nothing(cfsp, monkeypatch, tmp_path
     assert code == 0
     assert "the run is kept offline" in err
     assert (tmp_path / out.strip()).is_file()
+
+
+def test_a_service_that_goes_away_in_the_middle_ends_nothing(cfsp, monkeypatch, tmp_path):
+    def gone(*_, **__):
+        raise ConnectionResetError("Connection lost")
+
+    closed = []
+    close = Wandb.close
+    monkeypatch.setattr("cfsp.loggers.wandb.Wandb.log", gone)
+    monkeypatch.setattr("cfsp.loggers.wandb.Wandb.close", lambda *args: closed.append(1) or close(*args))
+    code, out, err = cfsp("logger=[wandb,jsonl]")
+    assert code == 0
+    assert err == "cfsp: Wandb follows this run no longer (ConnectionResetError('Connection lost'))\n"
+    assert (tmp_path / out.strip()).is_file()
+    assert [event["event"] for event in events(tmp_path)] == ["begin", "values", "values", "end"]
+    assert not closed
+    wandb.teardown()
+
+
+def test_every_logger_is_closed_whatever_another_one_raises(tmp_path):
+    told = []
+
+    class Full(Jsonl):
+        def write(self, **event):
+            told.append(event["event"])
+            if event["event"] == "end":
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+    class Broken(Jsonl):
+        def open(self, job):
+            raise TypeError("a fault of the program")
+
+    with Log([Full(), Full()], Job("a", {}, tmp_path)):
+        pass
+    assert told == ["begin", "begin", "end", "end"]
+    told.clear()
+    with (
+        pytest.raises(TypeError, match="a fault of the program"),
+        Log([Full(), Broken()], Job("a", {}, tmp_path)),
+    ):
+        pytest.fail("began")
+    assert told == ["begin", "end"]
 
 
 def test_the_mode_follows_the_key(monkeypatch, tmp_path):

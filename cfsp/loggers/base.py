@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar
 
 from cfsp.record import Metric, Record
 
@@ -24,7 +26,12 @@ class Job:
 
 
 class Logger(ABC):
-    """Follows one run. What a service does or does not answer must never end the run."""
+    """Follows one run. What a service or a disk does or does not answer never ends the run.
+
+    faults: what it raises when it can follow no longer; it is then left out, which is said on stderr.
+    """
+
+    faults: ClassVar[tuple[type[Exception], ...]] = (OSError,)
 
     @abstractmethod
     def open(self, job: Job) -> None:
@@ -44,29 +51,55 @@ class Log:
 
     def __init__(self, loggers: Sequence[Logger], job: Job) -> None:
         self.loggers, self.job = loggers, job
+        self.following: list[Logger] = []
         self.record: Record | None = None
 
     def __enter__(self) -> Log:
-        for logger in self.loggers:
-            logger.open(self.job)
+        with ExitStack() as opening:
+            opening.callback(self._close)  # those that are open, if the next one is interrupted
+            for logger in self.loggers:
+                with self._unless_it_faults(logger):
+                    logger.open(self.job)
+                    self.following.append(logger)
+            opening.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for logger in self.loggers:
-            logger.close(self.record)
+        self._close()
 
     def curve(self, values: Mapping[str, float], step: int) -> None:
         """Numbers of one step of training."""
-        for logger in self.loggers:
-            logger.log({f"recovery/{name}": value for name, value in values.items()}, step)
+        self._log({f"recovery/{name}": value for name, value in values.items()}, step)
 
     def metrics(self, stage: str, found: Mapping[str, Metric]) -> None:
         """All metrics of the dense or the pruned model."""
-        for logger in self.loggers:
-            logger.log({f"{stage}/{name}": metric.value for name, metric in found.items()}, None)
+        self._log({f"{stage}/{name}": metric.value for name, metric in found.items()}, None)
 
     def finish(self, record: Record) -> None:
         """What the run came to."""
         self.record = record
+
+    def _log(self, values: Mapping[str, float], step: int | None) -> None:
+        for logger in [*self.following]:
+            with self._unless_it_faults(logger):
+                logger.log(values, step)
+
+    def _close(self) -> None:
+        with ExitStack() as closing:  # each, whatever another one raises
+            for logger in reversed(self.following):
+                closing.callback(self._close_one, logger)
+
+    def _close_one(self, logger: Logger) -> None:
+        with self._unless_it_faults(logger):
+            logger.close(self.record)
+
+    @contextmanager
+    def _unless_it_faults(self, logger: Logger) -> Iterator[None]:
+        """Go on without a logger that can follow no longer."""
+        try:
+            yield
+        except logger.faults as error:
+            print(f"cfsp: {type(logger).__name__} follows this run no longer ({error!r})", file=sys.stderr)
+            self.following = [one for one in self.following if one is not logger]

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import wandb
+from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from cfsp.checks import check_bool, check_choice
 from cfsp.loggers.base import Job, Logger
@@ -28,8 +29,16 @@ class Wandb(Logger):
         is none. Offline runs lie in `<results>/wandb`; `wandb sync` sends them.
     artifact: send the record as an artifact too.
 
-    A service that cannot be reached makes the run an offline one, which is said on stderr.
+    A service that cannot be reached makes the run an offline one, which is said on stderr. One that stops
+    answering later costs `timeout` seconds at the end; what it has not got then stays in `<results>/wandb`.
     """
+
+    faults: ClassVar[tuple[type[Exception], ...]] = (
+        OSError,
+        wandb.errors.Error,
+        HandleAbandonedError,
+        MailboxClosedError,
+    )
 
     project: str
     entity: str | None = None
@@ -50,9 +59,10 @@ class Wandb(Logger):
         mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or default_mode()
         try:
             self.run = self.start(mode)
-        except (wandb.errors.Error, OSError, TimeoutError) as error:
+        except self.faults as error:
             print(f"cfsp: W&B cannot be used online ({error}); the run is kept offline", file=sys.stderr)
-            wandb.teardown()  # it still holds the id
+            with suppress(*self.faults):  # its process may be gone
+                wandb.teardown()  # it still holds the id
             self.run = self.start("offline")
 
     def start(self, mode: str) -> Any:
@@ -69,7 +79,13 @@ class Wandb(Logger):
             notes=job.command,
             dir=str(job.results),
             mode=mode,
-            settings=wandb.Settings(silent=True, init_timeout=self.timeout, console="off"),
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                init_timeout=self.timeout,
+                finish_timeout=self.timeout,  # else a network that went away keeps the run from ending
+                finish_timeout_raises=True,
+            ),
         )
         run.define_metric("recovery/*", step_metric="recovery/step")
         return run

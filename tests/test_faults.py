@@ -1,0 +1,198 @@
+"""Faults of the input, the disk and the clock: named, kept, and no other job's matter."""
+
+import errno
+import json
+import os
+import re
+import sys
+
+import pytest
+
+from cfsp import atomic, attempts, record, run
+from cfsp.cli import main
+from cfsp.failures import of_sweep
+from cfsp.record import Record
+
+
+@pytest.fixture
+def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
+    """Run the command in this process with a tiny model. Returns exit code, stdout, lines of stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*arguments):
+        flags = [argument for argument in arguments if argument == "-m"]  # argparse wants it first
+        rest = [argument for argument in arguments if argument != "-m"]
+        monkeypatch.setattr(sys, "argv", ["cfsp", *flags, *tiny_overrides(*arguments), *rest])
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
+
+    return call
+
+
+@pytest.fixture
+def once(monkeypatch):
+    """Let a job whose sparsity is 0.3 raise an error, or no longer."""
+    original = run.prune
+
+    def fail_with(error):
+        def prune(cfg, *rest):
+            if error is not None and cfg.sparsity == 0.3:
+                raise error
+            return original(cfg, *rest)
+
+        monkeypatch.setattr(run, "prune", prune)
+
+    return fail_with
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), AssertionError("a fault"), MemoryError()])
+def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error):
+    once(error)
+    code, out, err = cfsp("-m", "sparsity=0.2,0.3,0.4")
+    assert code == 1
+    assert len(out.split()) == 2
+    (path,) = (tmp_path / "results" / "failures").iterdir()
+    failure = json.loads(path.read_text())
+    assert failure["id"] == path.stem
+    assert failure["error"] == {"type": type(error).__name__, "message": str(error)}
+    assert "in prune" in failure["traceback"]
+    assert "sparsity=0.3" in failure["command"]
+    assert failure["config"]["sparsity"] == 0.3
+    assert failure["environment"]["versions"]["torch"]
+    assert err[0].startswith(f"cfsp: error: {type(error).__name__}: {' '.join(str(error).split())}")
+    assert err[-1] == f"cfsp: 1 job of the sweep failed: results/failures/{path.name}"
+    (sweep,) = (tmp_path / "results" / "sweeps").iterdir()
+    assert of_sweep("results", sweep.name) == [path.relative_to(tmp_path)]
+    assert not of_sweep("results", "another")
+    once(None)
+    code, out, err = cfsp("-m", "sparsity=0.2,0.3,0.4")
+    assert (code, len(out.split())) == (0, 3)
+    assert [line.partition(":")[2][:14] for line in err] == [" read, not run"] * 2
+    assert not path.exists()
+
+
+def test_failures_of_other_processes_count(cfsp, monkeypatch):
+    """What a job in another process leaves is its file alone."""
+    original = attempts.Attempt.__exit__
+
+    def elsewhere(*args):
+        done = original(*args)
+        attempts.failed.clear()
+        return done
+
+    monkeypatch.setattr(attempts.Attempt, "__exit__", elsewhere)
+    code, _, err = cfsp("-m", "sparsity=2,0.3")
+    assert code == 1
+    assert err[-1].startswith("cfsp: 1 job of the sweep failed: results/failures/")
+
+
+def test_full_error_shows_a_sweeps_traceback_and_goes_on(cfsp, once, monkeypatch):
+    once(RuntimeError("boom"))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    code, out, err = cfsp("-m", "sparsity=0.3,0.2")
+    assert (code, len(out.split())) == (1, 1)
+    assert "Traceback (most recent call last):" in err
+    assert "RuntimeError: boom" in err
+
+
+def test_a_config_that_does_not_resolve_is_a_failure_too(cfsp, tmp_path):
+    code, out, err = cfsp("-m", "sparsity=0.2", "seed=${nowhere},0")
+    assert (code, len(out.split())) == (1, 1)
+    assert "Interpolation key 'nowhere' not found" in err[0]
+    assert len([*(tmp_path / "results" / "failures").iterdir()]) == 1
+
+
+def damaged(text: str, kind: str) -> bytes:
+    data = json.loads(text)
+    return {
+        "half": text[: len(text) // 2].encode(),
+        "empty": b"",
+        "noise": bytes(range(128, 256)),
+        "list": b"[]",
+        "number": b"5",
+        "another version": json.dumps({**data, "colour": 1}).encode(),
+        "older version": json.dumps({key: data[key] for key in data if key != "widths"}).encode(),
+        "another run": json.dumps({**data, "id": "abc"}).encode(),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["half", "empty", "noise", "list", "number", "another version", "older version", "another run"],
+)
+def test_a_record_that_cannot_be_read_is_named_kept_aside_and_made_anew(cfsp, tmp_path, kind):
+    _, out, _ = cfsp("evaluation=[]")
+    path = tmp_path / out.strip()
+    before = Record.load(path)
+    broken = damaged(path.read_text(), kind)
+    path.write_bytes(broken)
+    code, again, err = cfsp("evaluation=[]")
+    assert (code, again) == (0, out)
+    (line,) = err
+    assert out.strip() in line
+    assert line.endswith(f"kept as {path.name}.broken and made anew")
+    assert path.with_name(f"{path.name}.broken").read_bytes() == broken
+    assert Record.load(path).widths == before.widths
+
+
+class Full:
+    """The module `os`, as the atomic writes see it, on a disk that has no room for some files."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def __getattr__(self, name):
+        return getattr(os, name)
+
+    def fsync(self, descriptor):
+        if self.folder in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("folder", ["/records/", "/results/"])
+def test_a_full_disk_is_named_and_leaves_no_half_file(cfsp, tmp_path, monkeypatch, folder):
+    full = Full(folder)
+    monkeypatch.setattr(atomic, "os", full)
+    code, out, err = cfsp("-m", "sparsity=0.2,0.3", "evaluation=[]")
+    assert (code, out) == (1, "")
+    ids = dict.fromkeys(re.findall(r"records/(\w{12})\.json", " ".join(err)))
+    assert len(ids) == 2
+    assert [line for line in err if line.startswith("cfsp: error:")] == [
+        f"cfsp: error: [Errno 28] No space left on device: 'results/records/{name}.json'" for name in ids
+    ]
+    files = [path.name for path in (tmp_path / "results").rglob("*") if path.is_file()]
+    assert not [name for name in files if name.endswith((".part", ".lock"))]
+    assert not [*(tmp_path / "results" / "records").iterdir()]
+    full.folder = "/nowhere/"
+    assert cfsp("-m", "sparsity=0.2,0.3", "evaluation=[]")[0] == 0
+    assert not [*(tmp_path / "results").glob("failures/*")]
+
+
+@pytest.mark.parametrize("now", ["1970-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"])
+def test_a_clock_that_is_wrong_changes_nothing(cfsp, monkeypatch, now):
+    clock = record.now
+    monkeypatch.setattr(record, "now", lambda: now)
+    code, out, err = cfsp("evaluation=[]")
+    assert (code, err) == (0, [])
+    monkeypatch.setattr(record, "now", clock)
+    code, again, err = cfsp("evaluation=[]")
+    assert (code, again) == (0, out)
+    assert err == [f"cfsp: read, not run: the record is of {now}; overwrite=true runs it again"]
+
+
+def test_what_a_killed_process_left_of_a_record_goes_with_the_next_attempt(cfsp, tmp_path):
+    _, out, _ = cfsp("evaluation=[]")
+    path = tmp_path / out.strip()
+    part = path.with_name(f".{path.name}.0123456789abcdef.part")
+    part.write_text("half")
+    (tmp_path / "results" / f".{path.stem}.lock").touch()
+    assert cfsp("evaluation=[]", "overwrite=true")[0] == 0
+    assert {one.name for one in (tmp_path / "results").iterdir()} == {"cache", "records"}
+    assert [*path.parent.iterdir()] == [path]
