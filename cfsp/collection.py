@@ -24,6 +24,11 @@ from cfsp.record import digest
 from cfsp.sites import Site
 from cfsp.statistics import STATISTICS, Statistic, Stats
 
+SHARED = ("input_mean", "input_sq_mean", "input_var", "block_angular")
+"""What criteria, allocators and compensations ask for as a rule. A pass whose outcome is kept collects them
+all, so that a sweep over criteria makes one: beside the model's own work a few vectors cost little.
+"""
+
 
 def collect(
     model: PreTrainedModel,
@@ -105,7 +110,7 @@ def collect_once(
     """What `collect` returns, of which only what the cache does not have takes a pass.
 
     An entry is one statistic at all sites. Its name stands for the model, the sites, the tokens, how and
-    where it is computed, and the code that does it.
+    where it is computed, and the code that does it. A forward pass that is made collects `SHARED` too.
     """
     if cache.folder is None:
         return collect(model, sites, batches, needs, checkpointing=checkpointing)
@@ -119,10 +124,13 @@ def collect_once(
         "code": code(),
     }
     folder = f"statistics/{digest(identity)}"
-    names = {need: f"{folder}/{need}.safetensors" for need in sorted(needs)}
+    names = {need: f"{folder}/{need}.safetensors" for need in sorted({*needs, *SHARED})}
     with cache.alone(folder):
-        found = {need: cache.get(name, read_tensors) for need, name in names.items()}
+        found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
         missing = {need for need, values in found.items() if values is None}
+        if missing & STATISTICS.keys():
+            beside = [name for name in SHARED if all(STATISTICS[name].modules(site) for site in sites)]
+            missing |= {name for name in beside if not (cache.folder / names[name]).is_file()}
         made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
         if missing:
             cache.describe(folder)
