@@ -53,7 +53,7 @@ def show(cfg: DictConfig) -> None:
 
     from cfsp.record import is_main, now, record_path
     from cfsp.run import run, save_folder
-    from cfsp.tables import summary
+    from cfsp.summary import summary
 
     logging.set_verbosity_error()  # the error that follows its retries says all
     start = now()
