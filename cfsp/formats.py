@@ -77,6 +77,7 @@ def csv(tables: list[Comparison]) -> str:
             model=one.model,
             dense=one.dense,
             better=one.better,
+            n=one.cells["n"].astype("Int64"),  # absent in figures of papers
             protocol=json.dumps(one.protocol, sort_keys=True),
         )
         for one in tables

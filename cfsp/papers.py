@@ -68,18 +68,26 @@ def with_papers(one: Comparison, papers: pd.DataFrame, model: str | None) -> Com
     if one.columns != ["sparsity"]:
         raise ValueError(f"papers: columns {', '.join(one.columns)}; expected sparsity alone")
     found = matching(one, papers, model)
-    shown = [share for share in one.cells["sparsity"].unique() if not isinstance(share, str)]
+    shown = found[found["sparsity"].isin(one.cells["sparsity"])]
+    if shown.empty:
+        nothing = f"papers: nothing for {wanted(one, model)} at these sparsities"
+        return replace(one, notes=(*one.notes, nothing))
+    sources = {source: f"[{number}]" for number, source in enumerate(shown["source"].unique(), start=1)}
     rows = []
-    for figure in found.to_dict("records"):
-        for share in (share for share in shown if share == figure["sparsity"]):
-            meant = f"{figure['method']} (sparsity of {figure['sparsity_means']}; {cited(figure)})"
-            named = {one.rows[0]: meant, **dict.fromkeys(one.rows[1:], "")}
-            rows.append({**named, "sparsity": share, "mean": figure["value"], "source": figure["source"]})
-    dense = found[found["method"] == "dense"].to_dict("records")
-    added = [f"dense in {cited(figure)}: {figure['value']:g}" for figure in dense]
-    added += [] if rows else [f"papers: nothing for {wanted(one, model)} at these sparsities"]
-    cells = pd.concat([one.cells, pd.DataFrame(rows)], ignore_index=True) if rows else one.cells
-    return replace(one, cells=cells, notes=(*one.notes, *added))
+    for figure in shown.to_dict("records"):
+        others = ", by others" if figure["trust"] == "third party" else ""
+        name = f"{figure['method']}{others} {sources[figure['source']]}, of {figure['sparsity_means']}"
+        row = {one.rows[0]: name, **dict.fromkeys(one.rows[1:], "")}
+        rows.append(
+            {**row, "sparsity": figure["sparsity"], "mean": figure["value"], "source": figure["source"]}
+        )
+    dense = found[found["method"] == "dense"].set_index("source")["value"]
+    cited = (
+        f"{number} {source}" + (f"; dense {dense[source]:g} there" if source in dense else "")
+        for source, number in sources.items()
+    )
+    cells = pd.concat([one.cells, pd.DataFrame(rows)], ignore_index=True)
+    return replace(one, cells=cells, notes=(*one.notes, *cited))
 
 
 def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str) -> Comparison:
@@ -106,7 +114,8 @@ def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str
             raise ValueError(f"--against {method}: several figures, of {'; '.join(same['source'])}")
         figures.append(same["value"].iloc[0] if len(same) else math.nan)
         meant += [
-            f"{figure['method']}: sparsity of {figure['sparsity_means']}; {cited(figure)}"
+            f"{figure['method']}: sparsity of {figure['sparsity_means']}; {figure['source']}"
+            + (", which is not by its authors" if figure["trust"] == "third party" else "")
             for figure in same.to_dict("records")
         ]
     if not meant:
@@ -141,10 +150,6 @@ def matching(one: Comparison, papers: pd.DataFrame, model: str | None) -> pd.Dat
 def wanted(one: Comparison, model: str | None) -> str:
     window = f", window {one.protocol['window']}" if "window" in one.protocol else ""
     return f"{model or one.model}, {one.metric.split('@')[0]}{window}"
-
-
-def cited(figure: dict[str, object]) -> str:
-    return f"{figure['source']}{', run by others' if figure['trust'] == 'third party' else ''}"
 
 
 def plain(name: str) -> str:

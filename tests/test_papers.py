@@ -1,5 +1,6 @@
 """Papers' figures: well-formed data, matched with like alone."""
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,12 +68,30 @@ def test_averages_are_those_of_the_tasks():
 
 
 def test_rows_of_papers_show_source_and_meaning_of_sparsity():
-    table = wide(with_papers(ours(), PAPERS, None))
+    one = with_papers(ours(), PAPERS, None)
+    table = wide(one)
     (row,) = [name for name in table.index if name.startswith("FLAP")]
-    assert "sparsity of attention and MLP weights" in row
-    assert FLAP in row
+    assert row.endswith(", of attention and MLP weights")
     assert table.loc[row].tolist() == ["14.62", "31.80"]
     assert [*table.index[:2]] == ["flap", "wanda_sp"]
+    number = row.split()[1].rstrip(",")
+    (note,) = [note for note in one.notes if note.startswith(number)]
+    assert FLAP in note
+    assert note.endswith("dense 12.62 there")
+
+
+def test_a_figure_by_others_says_so():
+    one = with_papers(ours(window=4096, model="Llama-2-7b-hf"), PAPERS, None)
+    rows = [name for name in one.cells["criterion"] if name.startswith(("FLAP", "Týr"))]
+    assert {name.split(" [")[0] for name in rows} == {"FLAP, by others", "Týr"}
+
+
+def test_csv_names_the_source():
+    read = pd.read_csv(io.StringIO(render([with_papers(ours(), PAPERS, None)], "csv")))
+    theirs = read[read["source"].notna()]
+    assert set(theirs["source"]) <= set(PAPERS["source"])
+    assert theirs[["n", "removed"]].isna().all(axis=None)
+    assert read["n"].dropna().eq(3).all()
 
 
 def test_papers_are_never_bold():

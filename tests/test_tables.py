@@ -100,6 +100,15 @@ def test_rounding_of_another_machine_is_no_other_model():
     assert len(compare([record("a", 0.2, 5), other], NAME, method)) == 2
 
 
+def test_times_of_a_dense_model_tell_no_models_apart():
+    pair = [record("a", 0.2, 5), record("b", 0.2, 6)]
+    for one, dense in zip(pair, (4.0, 4.3), strict=True):
+        protocol = {"measure": "latency"}
+        one.metrics["pruned"][NAME] = replace(one.metrics["pruned"][NAME], protocol=protocol)
+        one.metrics["dense"][NAME] = Metric(dense, None, 1, "lower", protocol)
+    assert only(pair).cells["mean"].tolist() == [5.0, 6.0]
+
+
 def test_protocols_make_tables_of_their_own_that_say_what_differs():
     made = comparisons(frame([record("a", 0.2, 5), record("a", 0.2, 6, protocol="b")]), NAME, "criterion")
     assert [one.cells["mean"].tolist() for one in made] == [[5.0], [6.0]]
@@ -273,7 +282,7 @@ def test_command_writes_a_file(saved, tmp_path, capsys):
 
 def test_command_finds_folders_by_globs(saved, tmp_path, capsys):
     saved(record("cfsp", 0.2, 5))
-    main([f"{tmp_path.parent}/{tmp_path.name[:-1]}*", "--metric", "perplexity/x"])
+    main([f"{tmp_path}/rec*", "--metric", "perplexity/x"])
     assert "5.00" in capsys.readouterr().out
 
 

@@ -28,7 +28,7 @@ examples:
   cfsp-tables results/records --metric 'acc*' --format latex --output tables.tex
       a table for every metric that the glob means
   cfsp-tables results/records --papers --papers-model LLaMA-7B
-      the papers' figures for this model, metric, window and these sparsities below ours
+      what papers report for this model, metric, window and these sparsities, in rows below ours
   cfsp-tables results/records --papers --against taylor='LLM-Pruner Element1',flap=FLAP
       paper / ours / difference in the cells of these rows
 
@@ -66,7 +66,13 @@ def parser() -> argparse.ArgumentParser:
     add("--output", type=Path, metavar="FILE", help="write there instead of to stdout")
     add("--average", action="store_true", help="let unlike runs share a cell, and say so")
     add("--strict", action="store_true", help="refuse several protocols or dense models, do not split")
-    add("--papers", nargs="?", const="", metavar="FOLDER", help="show papers' figures (results/papers)")
+    add(
+        "--papers",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="papers' figures below ours, from results/papers",
+    )
     add("--papers-model", metavar="NAME", help="what papers call the model, if not as its folder is called")
     add("--against", nargs="?", const="", metavar="ROW=METHOD,...", help="paper / ours / difference in cells")
     return made
