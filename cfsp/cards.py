@@ -8,8 +8,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from cfsp.record import Record
-from cfsp.tables import part_name
+from cfsp.record import Record, part_name
 
 PARTS = ("criterion", "allocator", "compensation", "schedule")
 

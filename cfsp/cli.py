@@ -41,7 +41,7 @@ def show(cfg: DictConfig) -> None:
 
     from cfsp.record import is_main, record_path
     from cfsp.run import obtain, save_folder
-    from cfsp.tables import summary
+    from cfsp.summary import summary
 
     logging.set_verbosity_error()  # the error that follows its retries says all
     sweep = sweep_name()

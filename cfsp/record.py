@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -164,6 +165,12 @@ def run_id(config: Mapping[str, Any]) -> str:
     if "model" in identity:
         identity["model"] = {key: value for key, value in identity["model"].items() if key != "device"}
     return digest(identity)
+
+
+def part_name(config: Mapping[str, Any]) -> str:
+    """The name of the class that a part of the config makes, as a YAML file would write it."""
+    name = config["_target_"].rsplit(".", 1)[-1]
+    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def digest(data: Any) -> str:

@@ -1,123 +1,265 @@
-"""Tables: one record for the terminal, many records side by side."""
+"""Tables: many records side by side, like with like."""
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
 
-from cfsp.record import Record
+from cfsp.frames import find_fields, frame, identity
+from cfsp.record import Record, part_name
 
-
-def summary(record: Record) -> Group:
-    """Before and after, and a bar per site of what was kept."""
-    parts = [before_and_after(record), kept_widths(record)]
-    if record.training:
-        parts.append(training_summary(record))
-    if record.samples:
-        parts.append(side_by_side(record))
-    return Group(*parts)
+__all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
 
 
-def before_and_after(record: Record) -> Table:
-    config = record.config
-    title = " / ".join(part_name(config[part]) for part in ("criterion", "allocator", "compensation"))
-    table = Table(
-        "", "dense", "pruned", "change", title=f"{config['model']['path']}: {title}", title_justify="left"
-    )
-    for base, dense in record.parameters["dense"].items():
-        pruned = record.parameters["pruned"][base]
-        asked = f" (asked {config['sparsity']:.1%})" if base == config["sparsity_of"] else ""
-        table.add_row(
-            f"parameters of the {base}",
-            f"{dense:,}",
-            f"{pruned:,}",
-            f"{-record.sparsity[base]:+.2%}{asked}",
-        )
-    for name, metric in record.metrics["pruned"].items():
-        dense = record.metrics["dense"][name].value
-        change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
-        mark = " *" if metric.protocol.get("papers") else ""
-        table.add_row(name + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
-    for warning in record.overlaps or []:
-        table.add_row(f"[bold]careful:[/bold] {warning}", "", "", "")
-    spent = {stage: seconds for stage, seconds in record.seconds.items() if seconds >= 0.05}
-    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items())
-    peaks = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in record.peak_bytes.items())
-    marked = any(metric.protocol.get("papers") for metric in record.metrics["pruned"].values())
-    note = "* what the pruning papers report\n" if marked else ""
-    table.caption = f"{note}{stages}; peak memory: {peaks}"
-    return table
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one dense model under one protocol.
+
+    cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (share
+        of all parameters, mean), `source` ("" of our own) and `paper` (a figure to hold against `mean`).
+    differs: what sets this table apart from the others that it was split from.
+    """
+
+    metric: str
+    model: str
+    dense: float
+    better: str
+    protocol: Mapping[str, Any]
+    rows: list[str]
+    columns: list[str]
+    cells: pd.DataFrame
+    differs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        apart = "".join(f", {key} {self.protocol.get(key, '-')}" for key in self.differs)
+        return f"{self.metric}{apart}: {self.model}, dense {self.dense:.{decimals([self.dense])}f}"
 
 
-def training_summary(record: Record) -> Table:
-    """What recovery cost, and the held-out loss as it went."""
-    training = record.training
-    table = Table("", "", title="Recovery", title_justify="left", show_header=False)
-    table.add_row("trained", f"{training['trainable']:,} parameters on {training['tokens']:,} tokens")
-    table.add_row("took", f"{training['steps']:,} steps, {training['seconds']:.0f} s")
-    points = training["held_out_curve"] or training["curve"]
-    if points:
-        name = "held-out loss" if training["held_out_curve"] else "loss"
-        losses = [point["loss"] for point in points]
-        table.add_row(name, f"{losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
-    return table
+def comparisons(
+    table: pd.DataFrame,
+    metric: str,
+    rows: str | Iterable[str],
+    columns: str | Iterable[str] = "sparsity",
+    *,
+    average: bool = False,
+    strict: bool = False,
+) -> list[Comparison]:
+    """A metric by the fields that make rows and columns; a table for each protocol and dense model.
 
-
-def sparkline(values: list[float], width: int = 40) -> str:
-    """A curve in one line: the lowest and the highest value are the lowest and the highest bar."""
-    step = max(1, len(values) // width)
-    picked = values[::step]
-    low, high = min(picked), max(picked)
-    marks = "▁▂▃▄▅▆▇█"
-    return "".join(marks[round((one - low) / ((high - low) or 1) * (len(marks) - 1))] for one in picked)
-
-
-def side_by_side(record: Record) -> Table:
-    """What both models say."""
-    table = Table("prompt", "dense", "pruned", title="Samples", title_justify="left", show_lines=True)
-    for prompt, said in record.samples.items():
-        table.add_row(*(Text(text) for text in (prompt, said["dense"], said["pruned"])))
-    return table
-
-
-def kept_widths(record: Record) -> Table:
-    table = Table("site", "kept", "", "", title="What was kept", title_justify="left")
-    for name, (units, kept) in record.widths.items():
-        table.add_row(name, f"{kept} of {units}", f"{kept / units:.0%}", bar(kept / units))
-    return table
-
-
-def bar(share: float, width: int = 24) -> str:
-    """A share as a bar that fits a terminal of 80 columns beside the site's name."""
-    filled = round(share * width)
-    return "█" * filled + "░" * (width - filled)
-
-
-def part_name(config: Mapping[str, Any]) -> str:
-    """The name of the class that a part of the config makes, as a YAML file would write it."""
-    name = config["_target_"].rsplit(".", 1)[-1]
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
-
-
-def protocol_text(record: Record, metric: str) -> str:
-    """The text that a metric is measured on; of others something that no warning begins with."""
-    return str(record.metrics["pruned"][metric].protocol.get("text", "\0"))
-
-
-def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str]) -> pd.DataFrame:
-    """A metric of the pruned models: a row per method, a column per sparsity, mean over seeds.
-
-    A cell reads "mean ± standard deviation (−share of all parameters gone)"; the deviation is there
-    if several records, seeds as a rule, share the cell. Rows are sorted by the highest sparsity.
+    average: runs in one cell may differ in more than their seeds. strict: refuse to split.
 
     Raises:
-        ValueError: there are no records, one lacks the metric, or protocols or dense models differ.
+        ValueError: an unknown field, unlike runs in one cell, or what `strict` refuses.
+    """
+    rows, columns = (find_fields([*table.columns], names) for names in (rows, columns))
+    if both := set(rows) & set(columns):
+        raise ValueError(f"{', '.join(both)}: asked for as rows and as columns; expected one of them")
+    lacking = table["id"].nunique()
+    table = table[table["metric"] == metric]
+    lacking -= table["id"].nunique()
+    groups = [group for _, group in table.groupby(["protocol", dense_models(table)], sort=False)]
+    protocols = [json.loads(group["protocol"].iloc[0]) for group in groups]
+    differs = tuple(
+        key
+        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
+        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
+    )
+    if strict and len(groups) > 1:
+        mixed = table["protocol"].nunique()
+        raise ValueError(
+            f"{metric}: the records mix {mixed} protocols, which differ in {', '.join(differs)}"
+            if mixed > 1
+            else f"{metric}: the records are of {len(groups)} dense models; expected one"
+        )
+    made = [
+        comparison(group, protocol, differs, rows, columns, average)
+        for group, protocol in zip(groups, protocols, strict=True)
+    ]
+    note = (f"{lacking} of the records have no {metric}",) if lacking else ()
+    return [replace(one, notes=(*one.notes, *note)) for one in made]
+
+
+def dense_models(table: pd.DataFrame) -> pd.Series:
+    """A number per dense model: one size and one figure, up to what machines round differently.
+
+    Of times the size counts alone: no two measurements of one model agree.
+    """
+    timed = table["protocol"].map(lambda text: json.loads(text).get("measure") == "latency")
+    ordered = table["dense"].mask(timed, 0.0).sort_values()
+    figure = (ordered.diff() > 1e-4 * ordered.abs()).cumsum().reindex(table.index)
+    sizes = table.get("parameters.dense.model", pd.Series(0, table.index)).fillna(0)
+    return pd.Series([*zip(sizes, figure, strict=True)], table.index, dtype=object)
+
+
+def comparison(
+    table: pd.DataFrame,
+    protocol: Mapping[str, Any],
+    differs: tuple[str, ...],
+    rows: list[str],
+    columns: list[str],
+    average: bool,
+) -> Comparison:
+    """The table of records that may stand in one."""
+    metric = table["metric"].iloc[0]
+    fields = [*rows, *columns]
+    known = table[fields].astype(object)
+    table = table.assign(**known.where(known.notna(), "-"))
+    run = identity(table.columns)
+    seeds = [name for name in table.columns if name.split(".")[-1] == "seed"]
+    repeats = table.duplicated([*run, *seeds, "value"])
+    notes = [f"{repeats.sum()} records repeat a run and its figure and count once"] if repeats.any() else []
+    table = table[~repeats]
+    if mixed := unlike(table, fields, run, seeds, average):
+        notes.append(f"careful: averaged over {', '.join(mixed)}, not over seeds alone")
+    cells = table.groupby(fields, sort=False).agg(
+        mean=("value", "mean"),
+        std=("value", "std"),
+        n=("value", "count"),
+        removed=("removed.model", "mean"),
+    )
+    text = protocol.get("text", "\0")  # of metrics without a text something that no warning begins with
+    warnings = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
+    return Comparison(
+        metric=metric,
+        model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",
+        dense=table["dense"].iloc[0],
+        better=table["better"].iloc[0],
+        protocol=protocol,
+        rows=rows,
+        columns=columns,
+        cells=cells.reset_index().assign(source="", paper=float("nan")),
+        differs=differs,
+        notes=(*notes, *(f"careful: {warning}" for warning in sorted(warnings))),
+    )
+
+
+def unlike(
+    table: pd.DataFrame, fields: list[str], run: list[str], seeds: list[str], average: bool
+) -> list[str]:
+    """What runs that share a cell differ in besides their seeds.
+
+    Raises:
+        ValueError: there is anything and it is not to be averaged over, or one run has two figures.
+    """
+    found: dict[str, None] = {}
+    for key, cell in table.groupby(fields, sort=False):
+        differ = [name for name in run if cell[name].nunique(dropna=False) > 1]
+        heads = [name for name in differ if not any(name.startswith(f"{other}.") for other in differ)]
+        where = ", ".join(f"{field}={label(value)}" for field, value in zip(fields, key, strict=True))
+        if heads and not average:
+            raise ValueError(
+                f"unlike runs share the cell {where}: they differ in {', '.join(heads)}; "
+                "expected these among rows or columns, a filter on them, or to be told to average"
+            )
+        if not heads and seeds and cell.duplicated(seeds).any():
+            twice = ", ".join(cell["id"][cell.duplicated(seeds, keep=False)])
+            raise ValueError(f"one run has several figures in the cell {where}: {twice}; expected one")
+        found |= dict.fromkeys(heads)
+    return [*found]
+
+
+def wide(
+    one: Comparison, bold: Callable[[str], str] = str, escape: Callable[[str], str] = str
+) -> pd.DataFrame:
+    """The table as text: a row per row, a column per column, best rows first and papers' last.
+
+    A cell reads "mean ± standard deviation (−share of all parameters gone)"; the deviation is there if
+    several seeds share it, and [n=...] if they are not as many as in most cells. "-": no such run.
+    """
+    digits = decimals(one.cells["mean"])
+    usual = one.cells["n"].mode().max()
+    sign = 1 if one.better == "lower" else -1
+    texts: dict[tuple[Any, ...], dict[tuple[Any, ...], str]] = {}
+    rank: dict[tuple[Any, ...], dict[tuple[Any, ...], float]] = {}
+    for cell, is_first in zip(one.cells.to_dict("records"), is_best(one, digits), strict=True):
+        row = (*(cell[field] for field in one.rows), cell["source"])
+        column = tuple(cell[field] for field in one.columns)
+        text = escape(cell_text(cell, digits, usual))
+        texts.setdefault(row, {})[column] = bold(text) if is_first else text
+        rank.setdefault(row, {})[column] = sign * cell["mean"]
+    heads = sorted({column for row in texts.values() for column in row}, key=sort_key)
+    order = sorted(texts, key=lambda row: (row[-1] != "", rank[row].get(heads[-1], float("inf"))))
+    names = [[escape(label(value)) for value in row[:-1]] for row in order]
+    index = pd.MultiIndex.from_tuples(names, names=one.rows) if len(one.rows) > 1 else [n[0] for n in names]
+    return pd.DataFrame(
+        [[texts[row].get(column, "-") for column in heads] for row in order],
+        index=index,
+        columns=[escape(heading(one.columns, column)) for column in heads],
+    )
+
+
+def is_best(one: Comparison, digits: int) -> pd.Series:
+    """Whether a cell of ours is the best of several in its column, as shown: equal ones all are."""
+    ours = one.cells[one.cells["source"] == ""]
+    shown = ours["mean"].round(digits)
+    columns = shown.groupby([ours[field] for field in one.columns])
+    extreme = columns.transform("min" if one.better == "lower" else "max")
+    several = columns.transform("count") > 1
+    return ((shown == extreme) & several).reindex(one.cells.index, fill_value=False)
+
+
+def cell_text(cell: Mapping[str, Any], digits: int, usual: float) -> str:
+    text = f"{cell['mean']:.{digits}f}"
+    if cell["n"] > 1:
+        text += f" ± {cell['std']:.{digits}f}"
+    if pd.notna(cell["paper"]):
+        difference = f"{cell['mean'] - cell['paper']:+.{digits}f}".replace("-", "−")
+        text = f"{cell['paper']:.{digits}f} / {text} / {difference}"
+    if cell["n"] > 1 and cell["n"] != usual:
+        text += f" [n={cell['n']:.0f}]"
+    if pd.notna(cell["removed"]):
+        text += f" ({-cell['removed']:+.1%})".replace("-", "−")
+    return text
+
+
+def decimals(values: Iterable[float]) -> int:
+    """Digits after the point: four for shares and bits, two for perplexities, none for counts."""
+    largest = max((abs(value) for value in values), default=0)
+    return 4 if largest < 2 else 2 if largest < 1e6 else 0
+
+
+def label(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def heading(fields: list[str], values: tuple[Any, ...]) -> str:
+    """What a column is called: numbers with their field's name, a sparsity in percent."""
+    names = []
+    for field, value in zip(fields, values, strict=True):
+        if field == "sparsity" and not isinstance(value, str):
+            names.append(f"{100 * value:g}% removed")
+        else:
+            plain = isinstance(value, str) and "." not in field
+            names.append(value if plain else f"{field.split('.')[-1]}={label(value)}")
+    return ", ".join(names)
+
+
+def sort_key(values: tuple[Any, ...]) -> list[tuple[bool, Any]]:
+    """Numbers before text."""
+    return [(isinstance(value, str), value) for value in values]
+
+
+def compare(
+    records: Iterable[Record],
+    metric: str,
+    rows: Callable[[Record], str] | str,
+    columns: str = "sparsity",
+    *,
+    average: bool = False,
+) -> pd.DataFrame:
+    """A metric of the pruned models as text: `wide` of the one table that the records make.
+
+    rows: fields as in `comparisons`, or a function that names each record.
+
+    Raises:
+        ValueError: there are no records, one lacks the metric, protocols or dense models differ, or
+            records that share a cell differ in more than their seeds and `average` is false.
     """
     records = list(records)
     if not records:
@@ -125,41 +267,15 @@ def compare(records: Iterable[Record], metric: str, rows: Callable[[Record], str
     for record in records:
         if metric not in record.metrics["pruned"]:
             raise ValueError(f"record {record.id}: no {metric!r}; it has {[*record.metrics['pruned']]}")
-    protocols = {str(record.metrics["pruned"][metric].protocol) for record in records}
-    if len(protocols) > 1:
-        raise ValueError(f"{metric}: the records mix {len(protocols)} protocols: {'; '.join(protocols)}")
-    dense = {record.metrics["dense"][metric].value for record in records}
-    if len(dense) > 1:
-        raise ValueError(f"{metric}: the records are of {len(dense)} dense models; expected one")
-    frame = pd.DataFrame(
-        {
-            "method": rows(record),
-            "sparsity": record.config["sparsity"],
-            "value": record.metrics["pruned"][metric].value,
-            "removed": record.sparsity["model"],
-        }
-        for record in records
+    table = frame(records)
+    if not isinstance(rows, str):
+        own = table["metric"] == metric  # one row per record, in their order
+        table = table[own].assign(method=[rows(record) for record in records])
+    (one,) = comparisons(
+        table, metric, rows if isinstance(rows, str) else "method", columns, average=average, strict=True
     )
-    cells = frame.groupby(["method", "sparsity"], sort=False).agg(
-        mean=("value", "mean"), std=("value", "std"), n=("value", "count"), removed=("removed", "mean")
-    )
-    text = cells.apply(
-        lambda cell: (
-            f"{cell['mean']:.2f}"
-            + (f" ± {cell['std']:.2f}" if cell["n"] > 1 else "")
-            + f" (−{cell['removed']:.1%})"
-        ),
-        axis=1,
-    )
-    table = text.unstack("sparsity").sort_index(axis=1)
-    order = cells["mean"].unstack("sparsity").sort_index(axis=1).iloc[:, -1].sort_values().index
-    table = table.loc[order]
-    table.columns = [f"{sparsity:.0%} removed" for sparsity in table.columns]
-    seen = any(
-        overlap.startswith(protocol_text(record, metric))
-        for record in records
-        for overlap in record.overlaps or []
-    )
-    careful = "; careful: models were made with text that this is measured on" if seen else ""
-    table.index.name = f"{metric}; dense {dense.pop():.2f}{careful}"
-    return table
+    shown = wide(one)
+    careful = any(note.startswith("careful: " + one.protocol.get("text", "\0")) for note in one.notes)
+    warning = "; careful: models were made with text that this is measured on" if careful else ""
+    shown.index.name = f"{metric}; dense {one.dense:.2f}{warning}"
+    return shown

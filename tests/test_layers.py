@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
     {"atomic", "checks", "modeling_pruned"},
     {"sites", "plans", "record"},
-    {"cache", "layouts", "texts", "statistics", "gates", "surgery", "loggers", "tables"},
-    {"failures", "finding", "gradients", "overlaps"},
+    {"cache", "layouts", "texts", "statistics", "gates", "surgery", "loggers", "summary", "frames"},
+    {"failures", "filters", "finding", "gradients", "overlaps", "tables"},
     {
         "calibration",
         "instructions",
@@ -21,6 +21,8 @@ ROWS = [
         "progress",
         "description",
         "cards",
+        "formats",
+        "papers",
     },
     {"checkpoints", "examples"},
     {"loading"},
@@ -35,8 +37,8 @@ ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ONLY_IN = {
     "hydra": {"attempts.py", "build.py", "cli.py"},
     "datasets": {"texts.py", "zero_shot.py"},
-    "pandas": {"tables.py"},
-    "rich": {"tables.py", "cli.py"},
+    "pandas": {"frames.py", "filters.py", "tables.py", "formats.py", "papers.py"},
+    "rich": {"summary.py", "cli.py"},
     "wandb": {"wandb.py"},
     "peft": {"lora.py"},
     "lm_eval": {"zero_shot.py"},
