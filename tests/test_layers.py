@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
     {"atomic", "checks", "modeling_pruned"},
     {"sites", "plans", "record"},
-    {"cache", "layouts", "texts", "statistics", "gates", "surgery", "loggers", "tables"},
-    {"finding", "gradients", "overlaps"},
+    {"cache", "costs", "layouts", "texts", "statistics", "gates", "surgery", "loggers", "tables"},
+    {"finding", "gradients", "moments", "overlaps", "regression"},
     {
         "calibration",
         "instructions",
@@ -22,8 +22,9 @@ ROWS = [
         "description",
         "cards",
     },
-    {"checkpoints", "examples"},
-    {"loading"},
+    {"checkpoints", "examples", "stream"},
+    {"decisions", "loading", "targets"},
+    {"probes"},
     {"schedules", "recovery", "evaluation"},
     {"build", "measuring"},
     {"parts"},
