@@ -38,7 +38,7 @@ class OBS(Criterion):
     swaps: at most so many exchanges of a kept and a removed unit at the end, while they lower the error.
     """
 
-    ridge: float = 1e-3
+    ridge: float = 1e-2
     share: float | None = None
     constant: bool = False
     swaps: int = 0
@@ -65,8 +65,11 @@ class OBS(Criterion):
                 file=sys.stderr,
             )
         mean = moment.diagonal().mean()
-        moment.diagonal().add_(self.ridge * torch.where(mean > 0, mean, 1.0))
+        penalty = self.ridge * torch.where(mean > 0, mean, 1.0)
+        moment.diagonal().add_(penalty)
         inverse = torch.cholesky_inverse(cholesky(moment, self.ridge))
+        # The damping pulls towards the weights as they are, which without a target are the solution then.
+        cross = cross + penalty * view.consumers()[0].flatten(0, 1).double()
         share = (0 if len(moment) <= ONE_BY_ONE else 1 / 32) if self.share is None else self.share
         order, costs = removal_path(inverse, inverse @ cross, view.span, share)
         parameters = sum(weight[0].numel() for weight in view.members())
