@@ -60,7 +60,7 @@ def save(
         model.save_pretrained(part, max_shard_size="5GB", save_original_format=own_format)
         config.save_pretrained(part)
         tokenizer.save_pretrained(part)
-        plan.save(part)
+        plan.decision().save(part)  # its tensors are in the weights
         texts = dict(files or {})
         if hasattr(config, "pruned"):
             texts["modeling_pruned.py"] = modeling_file(stock_class(model))

@@ -20,9 +20,13 @@ from transformers import PreTrainedModel
 from cfsp.cache import Cache, fingerprint, fingerprint_batches
 from cfsp.gradients import TAYLOR, backpropagate
 from cfsp.layouts import check_positions
+from cfsp.moments import MOMENTS
 from cfsp.record import digest
 from cfsp.sites import Site
 from cfsp.statistics import STATISTICS, Statistic, Stats
+
+OBSERVED = STATISTICS | MOMENTS
+"""What a forward pass can measure."""
 
 SHARED = ("input_mean", "input_sq_mean", "input_var", "block_angular")
 """What criteria, allocators and compensations ask for as a rule. A pass whose outcome is kept collects them
@@ -51,11 +55,11 @@ def collect(
         ValueError: no batches; a batch that is malformed, masks every token or is longer than the
             model's positions; NaN or infinity in a statistic (the message names block and batch).
     """
-    known = (*STATISTICS, *TAYLOR)
+    known = (*OBSERVED, *TAYLOR)
     unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
     if unknown:
         raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
-    observed = {name for name in needs if name in STATISTICS}
+    observed = {name for name in needs if name in OBSERVED}
     derived = {name for name in needs if name in TAYLOR}
     if observed and derived:
         batches = list(batches)  # read twice
@@ -155,13 +159,16 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 @cache_once
 def code() -> str:
     """Names the code that makes statistics: what an older version kept is not read."""
-    files = (Path(__file__).with_name(f"{name}.py") for name in ("statistics", "gradients", "collection"))
+    files = (
+        Path(__file__).with_name(f"{name}.py")
+        for name in ("statistics", "moments", "gradients", "collection")
+    )
     return digest([file.read_text() for file in files])
 
 
 def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
     """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
-    found = [results[path, name] for path in STATISTICS[name].modules(site)]
+    found = [results[path, name] for path in OBSERVED[name].modules(site)]
     return torch.stack(found) if site.kind == "block" else found[0]
 
 
@@ -180,14 +187,14 @@ def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str
     watchers: dict[tuple[str, str], Statistic] = {}
     for site in sites:
         for name in sorted(needs):
-            paths = STATISTICS[name].modules(site)
+            paths = OBSERVED[name].modules(site)
             if not paths:
                 raise ValueError(
                     f"{name} cannot be measured at {site.name}; leave {site.kind!r} out of sites"
                 )
             for path in paths:
                 if (path, name) not in watchers:
-                    watchers[path, name] = STATISTICS[name]()
+                    watchers[path, name] = OBSERVED[name]()
     return watchers
 
 
@@ -219,7 +226,7 @@ def check_finite(watchers: Mapping[tuple[str, str], Statistic], batch: int) -> N
 
     All running results are tested together, which costs a GPU one synchronisation per batch.
     """
-    finite = torch.stack([statistic.result().isfinite().all() for statistic in watchers.values()])
+    finite = torch.stack([statistic.finite() for statistic in watchers.values()])
     if not finite.all():
         path, name = list(watchers)[int(finite.logical_not().nonzero()[0])]
         raise ValueError(

@@ -17,6 +17,8 @@ class Gates:
     gates: site name -> multiplier per unit [units]; sites without an entry stay open.
     fills: site name -> constant that a channel takes as its gate closes [units * span]:
         x -> g x + (1 - g) fill. Without an entry the constant is 0.
+    weights: module -> the weight that it has meanwhile (a consumer's, refitted).
+    biases: module -> what is added to its output meanwhile [outputs].
 
         with Gates(model, sites, {"model.layers.0.mlp": mask}):
             logits = model(input_ids).logits
@@ -31,14 +33,24 @@ class Gates:
         sites: Sequence[Site],
         gates: Mapping[str, Tensor],
         fills: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        biases: Mapping[str, Tensor] | None = None,
     ):
         self.model, self.sites, self.gates, self.fills = model, sites, gates, fills or {}
+        self.weights, self.biases = weights or {}, biases or {}
         self._handles = []
+        self._before: dict[str, Tensor] = {}
 
     def __enter__(self) -> Gates:
         for site in reversed(self.sites):  # where two meet, the first site's fill stands, as in surgery
             if site.name in self.gates:
                 self._attach(site)
+        for path, weight in self.weights.items():
+            parameter = self.model.get_submodule(path).weight
+            self._before[path], parameter.data = parameter.data, weight.to(parameter)
+        for path, bias in self.biases.items():
+            module = self.model.get_submodule(path)
+            self._handles.append(module.register_forward_hook(self._shift(bias)))
         return self
 
     def __exit__(
@@ -50,6 +62,9 @@ class Gates:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        for path, weight in self._before.items():
+            self.model.get_submodule(path).weight.data = weight
+        self._before.clear()
 
     def _attach(self, site: Site) -> None:
         module = self.model.get_submodule
@@ -75,6 +90,13 @@ class Gates:
             return (gated, *rest)
 
         return multiply
+
+    @staticmethod
+    def _shift(bias: Tensor) -> Callable:
+        def shift(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + bias.to(output)
+
+        return shift
 
     def _bypass(self, site: Site, unit: int) -> Callable:
         def bypass(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:

@@ -172,6 +172,7 @@ def only_gradients_of(model: PreTrainedModel, moments: Mapping[int, Moments]) ->
 def checkpointed(model: PreTrainedModel) -> Iterator[None]:
     """Keep only the blocks' inputs for the backward pass. transformers' own needs training mode."""
     blocks = [model.get_submodule(path) for path in block_modules(model)]
+    blocks = [block for block in blocks if "forward" not in vars(block)]  # others are passed over
     try:
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -25,7 +25,7 @@ from cfsp.plans import PrunePlan
 from cfsp.record import is_main
 from cfsp.recovery.base import Recovery
 from cfsp.recovery.none import NoRecovery
-from cfsp.schedules.base import Schedule, check_kinds
+from cfsp.schedules.base import Schedule
 from cfsp.sites import Site, unit_cost
 
 
@@ -72,7 +72,7 @@ class Parts:
     ) -> dict[str, int]:
         """Parameters of a unit of every site. Raises ValueError if the parts cannot do what is asked."""
         check_positions(model, self.calibration.seqlen, "calibration seqlen")
-        check_kinds(self.criterion, sites)
+        self.schedule.check(sites, self.criterion, self.compensation)
         cost = {site.name: unit_cost(model, site) for site in sites}
         whole = sum(site.units * cost[site.name] for site in sites)
         self.allocator.check(sites, cost, whole - self.schedule.removed(model, sites))

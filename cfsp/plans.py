@@ -13,7 +13,10 @@ from torch import Tensor
 
 from cfsp.atomic import replacing
 
-FORMAT = 1
+FORMAT = 2
+
+TENSORS = ("fill", "consumer", "bias")
+"""Fields of a `Cut` that are tensors."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,12 +25,16 @@ class Cut:
 
     fill: constant that stands for every channel of the site in the consumer's bias once the unit
     is gone (FLAP's compensation); the kept channels' values are not used. [units * span]
+    consumer: new weights of the consumer for the kept channels (least squares). [kept * span, outputs]
+    bias: what is added to the consumer's bias. [outputs]
     """
 
     site: str
     units: int
     keep: tuple[int, ...]
     fill: Tensor | None = None
+    consumer: Tensor | None = None
+    bias: Tensor | None = None
 
     def __post_init__(self) -> None:
         if list(self.keep) != sorted(set(self.keep)):
@@ -48,20 +55,34 @@ class PrunePlan:
     edits: tuple[Cut, ...]
     notes: dict[str, Any] = field(default_factory=dict)
 
+    def decision(self) -> PrunePlan:
+        """The plan without its tensors: what stayed, for beside a model that has them already."""
+        return PrunePlan(tuple(Cut(cut.site, cut.units, cut.keep) for cut in self.edits), self.notes)
+
     def save(self, folder: str | Path) -> None:
         """Write plan.json, and plan.safetensors if any edit carries tensors."""
         path = Path(folder) / "plan.json"
-        fills = {cut.site: cut.fill.cpu().contiguous() for cut in self.edits if cut.fill is not None}
-        if fills:
+        tensors = {
+            f"{cut.site}.{name}": getattr(cut, name).cpu().contiguous()
+            for cut in self.edits
+            for name in TENSORS
+            if getattr(cut, name) is not None
+        }
+        if tensors:
             with replacing(path.with_suffix(".safetensors")) as part:
-                save_file(fills, part)
+                save_file(tensors, part)
         edits = [
-            {"site": cut.site, "units": cut.units, "keep": cut.keep, "fill": cut.fill is not None}
+            {
+                "site": cut.site,
+                "units": cut.units,
+                "keep": cut.keep,
+                "tensors": [name for name in TENSORS if getattr(cut, name) is not None],
+            }
             for cut in self.edits
         ]
         with replacing(path) as part:
             part.write_text(json.dumps({"format": FORMAT, "notes": self.notes, "edits": edits}) + "\n")
-        if not fills:
+        if not tensors:
             path.with_suffix(".safetensors").unlink(missing_ok=True)
 
     @classmethod
@@ -80,14 +101,14 @@ class PrunePlan:
         data = json.loads(path.read_text())
         if data.get("format") != FORMAT:
             raise ValueError(f"{path}: format {data.get('format')!r}; this version of cfsp reads {FORMAT}")
-        has_fill = any(edit["fill"] for edit in data["edits"])
-        fills = load_file(path.with_suffix(".safetensors")) if has_fill else {}
+        has_tensors = any(edit["tensors"] for edit in data["edits"])
+        tensors = load_file(path.with_suffix(".safetensors")) if has_tensors else {}
         edits = tuple(
             Cut(
                 edit["site"],
                 edit["units"],
                 tuple(edit["keep"]),
-                fills[edit["site"]] if edit["fill"] else None,
+                **{name: tensors[f"{edit['site']}.{name}"] for name in edit["tensors"]},
             )
             for edit in data["edits"]
         )

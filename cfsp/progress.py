@@ -13,9 +13,10 @@ from transformers.pytorch_utils import Conv1D
 
 from cfsp.gates import Gates
 from cfsp.gradients import TAYLOR
+from cfsp.moments import MOMENTS
 from cfsp.plans import Cut
 from cfsp.sites import Member, Site, UnitView, learned_weights, left_places, unit_cost
-from cfsp.surgery import axis_masks
+from cfsp.surgery import axis_masks, refitted
 
 
 class Progress:
@@ -26,6 +27,13 @@ class Progress:
         self.cuts = {cut.site: cut for cut in cuts}
         pairs = [(self.cuts[site.name], site) for site in sites if site.name in self.cuts]
         self.masks = axis_masks(pairs, model)
+        self.weights = {
+            member.module: refitted(cut, member, model.get_submodule(member.module).weight.detach())
+            for cut, site in pairs
+            if cut.consumer is not None
+            for member in site.consumers
+        }
+        """Module -> its weight, of consumers that were fitted anew."""
         self._left = {site.name: self._units_left(site) for site in sites}
         self.sites = [self._shrunk(site) for site in sites]
         """The sites with the units that they have left; their members still speak of the whole weights."""
@@ -39,11 +47,16 @@ class Progress:
         for name, cut in self.cuts.items():
             gates[name][list(cut.keep)] = 1
         fills = {name: cut.fill for name, cut in self.cuts.items() if cut.fill is not None}
-        return Gates(self.model, self.whole_sites, gates, fills)
+        biases = {
+            self._site(name).consumers[0].module: cut.bias
+            for name, cut in self.cuts.items()
+            if cut.bias is not None
+        }
+        return Gates(self.model, self.whole_sites, gates, fills, self.weights, biases)
 
     def view(self, site: Site) -> UnitView:
         """The weights that are left of one of `sites`."""
-        return UnitView(self.model, self._whole(site), self.masks, site.units)
+        return UnitView(self.model, self._whole(site), self.masks, site.units, self.weights)
 
     def stat(self, site: Site, stat: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The statistics of the units that are left."""
@@ -57,13 +70,16 @@ class Progress:
                 found[name] = value.view(-1, whole.units)[:, units].flatten()
             elif value.dim() == 0:
                 found[name] = value
+            elif name in MOMENTS or name.startswith("target_"):
+                left = torch.cat([self._channels_left(whole), torch.tensor([True])])  # and the constant
+                found[name] = value[left][:, left] if name in MOMENTS else value[left]
             else:
                 found[name] = value[units if site.kind == "block" else self._channels_left(whole)]
         return found
 
     def after(self, keep: Mapping[str, Sequence[int]]) -> Progress:
         """The state in which these sites keep only these of their units."""
-        cuts = {site.name: self.cut(site, keep[site.name], None) for site in self.sites if site.name in keep}
+        cuts = {site.name: self.cut(site, keep[site.name]) for site in self.sites if site.name in keep}
         return Progress(self.model, self.whole_sites, (self.cuts | cuts).values())
 
     def cost(self, site: Site) -> int:
@@ -87,7 +103,14 @@ class Progress:
                     total += self._numel(path, module, name, weight, shares)
         return total
 
-    def cut(self, site: Site, keep: Sequence[int], fill: Tensor | None) -> Cut:
+    def cut(
+        self,
+        site: Site,
+        keep: Sequence[int],
+        fill: Tensor | None = None,
+        consumer: Tensor | None = None,
+        bias: Tensor | None = None,
+    ) -> Cut:
         """A cut of the whole site from units chosen among those left. fill: of their channels."""
         whole, before = self._whole(site), self.cuts.get(site.name)
         numbers = self._left[site.name].nonzero().flatten().tolist()
@@ -102,10 +125,17 @@ class Progress:
             fill = merged
         elif before is not None:
             fill = before.fill
-        return Cut(site.name, whole.units, tuple(sorted(kept)), fill)
+        if before is not None and before.bias is not None:
+            bias = before.bias if bias is None else before.bias + bias
+        if before is not None and consumer is None:
+            consumer = before.consumer
+        return Cut(site.name, whole.units, tuple(sorted(kept)), fill, consumer, bias)
 
     def _whole(self, site: Site) -> Site:
-        return next(whole for whole in self.whole_sites if whole.name == site.name)
+        return self._site(site.name)
+
+    def _site(self, name: str) -> Site:
+        return next(whole for whole in self.whole_sites if whole.name == name)
 
     def _shrunk(self, site: Site) -> Site:
         left = self._left[site.name]

@@ -128,10 +128,18 @@ class UnitView:
     """The weights of one site, unit-major, in float32: what a criterion may see of a model.
 
     masks: what is left of the axes while cuts are held as gates; `units` counts the units left.
+    weights: module -> the weight that stands for its own (a consumer's that was fitted anew).
     """
 
-    def __init__(self, model: nn.Module, site: Site, masks: Masks | None = None, units: int | None = None):
-        self._model, self._site, self._masks = model, site, masks or {}
+    def __init__(
+        self,
+        model: nn.Module,
+        site: Site,
+        masks: Masks | None = None,
+        units: int | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ):
+        self._model, self._site, self._masks, self._weights = model, site, masks or {}, weights or {}
         self.name, self.kind = site.name, site.kind
         self.units = site.units if units is None else units
 
@@ -174,7 +182,8 @@ class UnitView:
         return sum(function(self._weight(member)).flatten(1).sum(1) for member in members)
 
     def _weight(self, member: Member) -> Tensor:
-        weight = self._model.get_submodule(member.module).weight.detach().movedim(member.dim, 0)
+        own = self._model.get_submodule(member.module).weight.detach()
+        weight = self._weights.get(member.module, own).movedim(member.dim, 0)
         rows = weight[left_places(member, self._site.units, self._masks).to(weight.device)].float()
         other = self._masks.get((member.module, 1 - member.dim))
         if other is not None and rows.dim() > 1:

@@ -29,6 +29,9 @@ class Statistic(ABC):
 
     name: ClassVar[str]
 
+    axes: ClassVar[int] = 1
+    """Leading axes of the result that run over channels; where there are two, with a constant appended."""
+
     def __init__(self) -> None:
         self.mask: Tensor | None = None
         """Which tokens of the current batch count. [batch * tokens], None: all of them"""
@@ -54,6 +57,10 @@ class Statistic(ABC):
     @abstractmethod
     def result(self) -> Tensor:
         """The value over all tokens seen so far."""
+
+    def finite(self) -> Tensor:
+        """Whether it is neither NaN nor infinite so far. scalar, bool"""
+        return self.result().isfinite().all()
 
 
 class InputStatistic(Statistic):

@@ -39,6 +39,11 @@ def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
     for cut, site in pairs:
         for member in site.consumers if site.blocks else ():
             fold_into_bias(cut, member, model, folded)
+            if cut.bias is not None:
+                add_to_bias(model.get_submodule(member.module), cut.bias)
+            if cut.consumer is not None:
+                module = model.get_submodule(member.module)
+                module.weight.copy_(refitted(cut, member, module.weight))
     masks = axis_masks(pairs, model)
     for (names, dim), mask in by_weight(masks, model).items():
         if not mask.all():
@@ -81,6 +86,11 @@ def check_cut(cut: Cut, site: Site) -> None:
     channels = cut.units * site.span
     if cut.fill is not None and cut.fill.shape != (channels,):
         raise ValueError(f"{cut.site}: fill is {tuple(cut.fill.shape)}; expected ({channels},)")
+    outputs = site.consumers and cut.consumer is not None and cut.consumer.shape[0]
+    if outputs and outputs != len(cut.keep) * site.span:
+        raise ValueError(
+            f"{cut.site}: consumer has {outputs} rows; expected {len(cut.keep) * site.span}, of what is kept"
+        )
     if not cut.keep and site.kind != "mlp" and not (site.kind == "attention" and site.whole):
         raise ValueError(f"{cut.site}: the plan keeps none of its units; expected at least one here")
     run = cut.units // site.groups
@@ -119,10 +129,22 @@ def fold_into_bias(cut: Cut, member: Member, model: nn.Module, folded: dict[str,
         return
     weight = module.weight.movedim(member.dim, 0)[places.to(module.weight.device)].double()
     fill = cut.fill[(places - member.offset).to(cut.fill.device)].to(weight)  # [removed]
-    bias = torch.zeros(weight.shape[1]).to(weight) if module.bias is None else module.bias.double()
-    module.bias = nn.Parameter(
-        (bias + fill @ weight).to(module.weight.dtype), requires_grad=module.weight.requires_grad
-    )
+    add_to_bias(module, fill @ weight)
+
+
+def add_to_bias(module: nn.Module, shift: Tensor) -> None:
+    """Add to a consumer's bias, in float64; give it one if it has none. shift: [outputs]"""
+    shift = shift.double().to(module.weight.device)
+    total = shift if module.bias is None else module.bias.double() + shift
+    module.bias = nn.Parameter(total.to(module.weight.dtype), requires_grad=module.weight.requires_grad)
+
+
+def refitted(cut: Cut, member: Member, weight: Tensor) -> Tensor:
+    """A consumer's whole weight with the cut's new values where channels stay, and zeros where they go."""
+    new = torch.zeros_like(weight)
+    places = member.places(cut.keep).to(weight.device)
+    new.movedim(member.dim, 0)[places] = cut.consumer.to(weight).view(len(places), -1)
+    return new
 
 
 def by_weight(masks: Masks, model: nn.Module) -> dict[tuple[tuple[str, ...], int], Tensor]:

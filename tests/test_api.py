@@ -6,7 +6,7 @@ from families import batches, kinds_of, make
 
 import cfsp
 from cfsp.criteria.flap import FLAP
-from cfsp.schedules.base import best_units
+from cfsp.decisions import best_units
 
 
 @pytest.mark.parametrize(("base", "share"), [("sites", 0.25), ("blocks", 0.25), ("model", 0.1)])

@@ -6,10 +6,11 @@ from families import FAMILIES, make
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp.evaluation.latency
+from cfsp.costs import macs
 from cfsp.evaluation.latency import Latency
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.samples import Samples
-from cfsp.evaluation.size import Size, macs
+from cfsp.evaluation.size import Size
 from cfsp.layouts import is_causal
 from cfsp.loading import load
 from cfsp.overlaps import overlaps

@@ -47,5 +47,5 @@ def test_a_plan_of_another_format(tmp_path):
     PLAN.save(tmp_path)
     data = json.loads((tmp_path / "plan.json").read_text())
     (tmp_path / "plan.json").write_text(json.dumps(data | {"format": 0}))
-    with pytest.raises(ValueError, match="format 0; this version of cfsp reads 1"):
+    with pytest.raises(ValueError, match="format 0; this version of cfsp reads 2"):
         PrunePlan.load(tmp_path)

@@ -7,8 +7,9 @@ from families import FAMILIES, all_kinds, batches, kinds_of, make
 import cfsp
 from cfsp.collection import collect
 from cfsp.criteria.wanda_sp import WandaSP
+from cfsp.decisions import best_units
 from cfsp.progress import Progress
-from cfsp.schedules.base import best_units, parameters
+from cfsp.schedules.base import parameters
 from cfsp.sites import UnitView
 
 OPTIONS = {"criterion": "wanda_sp", "allocator": "uniform", "sparsity": 0.4}

@@ -7,12 +7,12 @@ import torch
 from families import DECODERS, all_kinds, batches, kinds_of, make
 
 from cfsp.collection import collect
+from cfsp.decisions import best_units
 from cfsp.finding import find_sites
 from cfsp.gates import Gates
 from cfsp.layouts import places_of
 from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
-from cfsp.schedules.base import best_units
 from cfsp.sites import unit_cost
 from cfsp.surgery import apply
 

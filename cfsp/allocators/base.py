@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -15,6 +16,19 @@ from cfsp.statistics import Stats
 
 Scores = Mapping[str, Tensor]
 """Site name -> score per unit [units]."""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """What an allocator wants tried on the whole model (`cfsp.probes`).
+
+    shares: of a site's units kept. batches: how many to read. cost: of a unit: "parameters" (nothing is
+    tried for these), "macs" or "latency".
+    """
+
+    shares: tuple[float, ...]
+    batches: int
+    cost: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,10 +46,18 @@ class Allocator(ABC):
     protect: Sequence[int] = ()
     allow_empty: bool = False
 
+    ranks: ClassVar[bool] = False
+    """Whether `wishes` reads scores."""
+
     @property
     def needs(self) -> frozenset[str]:
         """Names of the statistics that `wishes` reads."""
         return frozenset()
+
+    @property
+    def probes(self) -> Probes | None:
+        """What it wants tried, which then stands among the statistics."""
+        return None
 
     def __post_init__(self) -> None:
         check_integer("round_to", self.round_to, least=1)

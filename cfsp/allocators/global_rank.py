@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class GlobalRank(Allocator):
     """
 
     standardise: bool = False
+    ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -74,6 +76,7 @@ class GlobalRankReleased(ReleasedAllocator):
     """
 
     head_weight: float = 170
+    ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
+
+from cfsp.sites import UnitView
+
+TARGETS = ("own", "dense", "residual")
+"""What a consumer should give: see `cfsp.compensation.least_squares`."""
 
 
 class Compensation(ABC):
     """Fills the gap that removed units leave; the plan carries the outcome."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
+    needs: frozenset[str] = frozenset()
+    """Names of the statistics that `compensate` reads."""
+
+    target: str = "own"
+    """What the consumer should give; other than "own" takes a schedule that follows the dense model too."""
+
+    rewrites: ClassVar[bool] = False
+    """Whether it gives the consumer new weights, which only one site can do."""
 
     @abstractmethod
-    def fill(self, stat: Mapping[str, Tensor]) -> Tensor | None:
-        """The constant that each channel is replaced by, or None. [units * span]"""
+    def compensate(
+        self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
+    ) -> dict[str, Tensor]:
+        """What stands for the units that are not in `keep`: `fill`, `consumer`, `bias` of a `Cut`."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from cfsp.compensation.base import Compensation
+from cfsp.sites import UnitView
 
 
 class MeanCompensation(Compensation):
@@ -19,7 +19,9 @@ class MeanCompensation(Compensation):
     (there: float16, and too small by the batch size).
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"input_mean"})
+    needs = frozenset({"input_mean"})
 
-    def fill(self, stat: Mapping[str, Tensor]) -> Tensor | None:
-        return stat["input_mean"].float().cpu()
+    def compensate(
+        self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
+    ) -> dict[str, Tensor]:
+        return {"fill": stat["input_mean"].float().cpu()}

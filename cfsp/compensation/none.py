@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
 from cfsp.compensation.base import Compensation
+from cfsp.sites import UnitView
 
 
 class NoCompensation(Compensation):
     """A removed unit's activation counts as zero."""
 
-    def fill(self, stat: Mapping[str, Tensor]) -> Tensor | None:
-        return None
+    def compensate(
+        self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
+    ) -> dict[str, Tensor]:
+        return {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -26,3 +26,7 @@ class Criterion(ABC):
     @abstractmethod
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         """Higher means keep. stat: statistic name -> [units * span]. -> [units]"""
+
+    def refine(self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]) -> Sequence[int]:
+        """The units to keep, as many, now that it is known how many: by default those of the best scores."""
+        return keep

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
+from cfsp.costs import seconds_of
 from cfsp.evaluation.base import PairedEvaluator
 from cfsp.layouts import check_positions, is_causal
 from cfsp.record import Metric, peak_bytes, reset_peak, resident_bytes
@@ -144,20 +144,6 @@ def random_tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
     """The same for the same shape. [batch, length]"""
     dice = torch.Generator().manual_seed(0)
     return torch.randint(model.config.vocab_size, (batch, length), generator=dice).to(model.device)
-
-
-def seconds_of(work: Callable[[], None], device: torch.device) -> float:
-    """How long it takes, on the device's own clock."""
-    if device.type == "cuda":
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record(torch.cuda.current_stream(device))
-        work()
-        end.record(torch.cuda.current_stream(device))
-        end.synchronize()
-        return start.elapsed_time(end) / 1000
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def weight_bytes(model: PreTrainedModel) -> int:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
+from cfsp.costs import macs
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import check_positions
 from cfsp.record import Metric
@@ -41,17 +40,3 @@ class Size(Evaluator):
             "macs_per_token": macs(model, self.context) / self.context,
         }
         return {name: Metric(value, None, 1, "lower", protocol) for name, value in figures.items()}
-
-
-@torch.no_grad()
-def macs(model: PreTrainedModel, tokens: int) -> float:
-    """MACs of one forward pass over one sequence."""
-    ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
-    attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # plain products, which every version of the counter knows
-    try:
-        with FlopCounterMode(display=False) as counter:
-            model(input_ids=ids, use_cache=False)
-    finally:
-        model.set_attn_implementation(attention)
-    return counter.get_total_flops() / 2

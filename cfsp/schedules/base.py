@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,8 +16,10 @@ from cfsp.checks import check_bool, check_choice
 from cfsp.collection import collect, collect_once
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
+from cfsp.decisions import check_kinds
 from cfsp.layouts import block_modules
-from cfsp.plans import Cut, PrunePlan
+from cfsp.plans import PrunePlan
+from cfsp.probes import probe
 from cfsp.progress import Progress, site_parameters
 from cfsp.sites import Site
 from cfsp.statistics import Stats
@@ -33,6 +35,9 @@ class Schedule(ABC):
     sparsity_of: the base: the chosen "sites", all "blocks", or the whole "model".
     checkpointing: let gradients cost a second forward pass instead of the memory of activations.
     """
+
+    targets: ClassVar[tuple[str, ...]] = ("own",)
+    """Targets of a compensation that it can give."""
 
     sparsity: float
     sparsity_of: str = "sites"
@@ -93,15 +98,41 @@ class Schedule(ABC):
                 stats = collect_once(cache, state.model, whole, batches, needs, self.checkpointing)
         return {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
 
-
-def check_kinds(criterion: Criterion, sites: Sequence[Site]) -> None:
-    """Raise ValueError if the criterion cannot score one of the sites."""
-    for site in sites:
-        if site.kind not in criterion.kinds:
+    def check(self, sites: Sequence[Site], criterion: Criterion, compensation: Compensation) -> None:
+        """Raise ValueError if these cannot work together."""
+        check_kinds(criterion, sites)
+        if compensation.target not in self.targets:
             raise ValueError(
-                f"criterion {type(criterion).__name__} cannot score {site.kind!r} sites; expected only "
-                f"{', '.join(sorted(criterion.kinds))}"
+                f"compensation target={compensation.target}: schedule {type(self).__name__} gives only "
+                f"{', '.join(self.targets)}; expected schedule=blockwise"
             )
+        consumers = [site.consumers[0].module for site in sites if site.consumers]
+        if compensation.rewrites and len(set(consumers)) < len(sites):
+            raise ValueError(
+                f"compensation {type(compensation).__name__} fits each consumer to one site; expected sites "
+                "that share none (attention or query_heads, mlp)"
+            )
+
+    def probe(
+        self,
+        state: Progress,
+        sites: Sequence[Site],
+        batches: Sequence[Mapping[str, Tensor]],
+        parts: tuple[Criterion, Allocator, Compensation],
+        stats: Stats,
+    ) -> None:
+        """Add to the statistics what the allocator wants tried on the dense model, if anything."""
+        criterion, allocator, compensation = parts
+        if allocator.probes is None:
+            return
+        if state.cuts or any(site.block is None for site in sites):
+            raise ValueError(
+                f"allocator {type(allocator).__name__} probes sites that lie in blocks, in the dense model; "
+                "expected only mlp and attention, and schedule=one_shot or blockwise"
+            )
+        found = probe(state.model, sites, batches, criterion, compensation, allocator.probes)
+        for name, tried in found.items():
+            stats[name] |= tried
 
 
 def parameters(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, int]:
@@ -117,109 +148,13 @@ def parameters(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, int]:
     }
 
 
-def score_sites(
-    state: Progress, sites: Sequence[Site], stats: Stats, criterion: Criterion
-) -> dict[str, Tensor]:
-    """Score the units that are left. Raises ValueError if a score is NaN or infinite."""
-    check_kinds(criterion, sites)
-    scores = {}
-    for site in sites:
-        scores[site.name] = criterion.score(state.view(site), stats[site.name])
-        if not scores[site.name].isfinite().all():
-            raise ValueError(f"{site.name}: a score is NaN or infinite; expected finite weights")
-    return scores
-
-
-def allocate(
-    state: Progress,
-    sites: Sequence[Site],
-    scores: Mapping[str, Tensor],
-    stats: Stats,
-    allocator: Allocator,
-    removed: int,
-) -> dict[str, int]:
-    """Widths with which at least `removed` more parameters go, and as few more as can be."""
-    if removed <= 0:
-        return {site.name: site.units for site in sites}
-    cost = {site.name: state.cost(site) for site in sites}
-    total = sum(site.units * cost[site.name] for site in sites)
-    if not overlap(sites):
-        return allocator.allocate(sites, scores, stats, cost, total - removed)
-    # Where sites share weights or blocks differ, costs do not add up: look for the budget that does.
-    before = state.parameters()
-
-    def gone(widths: Mapping[str, int]) -> float:
-        return before - state.after(choose(sites, scores, widths, allocator)).parameters()
-
-    low, high = allocator.least(sites, cost), total
-    widths = allocator.allocate(sites, scores, stats, cost, low)
-    if gone(widths) < removed:
-        raise ValueError(f"the sites cannot lose {removed:,} parameters; expected a lower sparsity")
-    while high - low > 1:
-        middle = (low + high) // 2
-        wider = allocator.allocate(sites, scores, stats, cost, middle)
-        if gone(wider) >= removed:
-            low, widths = middle, wider
-        else:
-            high = middle
-    return widths
-
-
-def overlap(sites: Sequence[Site]) -> bool:
-    """Whether what goes with a unit depends on which other units go."""
-    kinds = {site.kind for site in sites}
-    return "block" in kinds or (
-        len(kinds) > 1 and not kinds <= {"mlp", "attention"} and not kinds <= {"mlp", "query_heads"}
-    )
-
-
-def choose(
-    sites: Sequence[Site], scores: Mapping[str, Tensor], widths: Mapping[str, int], allocator: Allocator
-) -> dict[str, tuple[int, ...]]:
-    """The best units of every site, as many as the widths say; protected ones come first."""
-    chosen = {}
-    for site in sites:
-        score = scores[site.name].clone()
-        for unit in allocator.protected_units(site):
-            score[unit] = torch.inf
-        chosen[site.name] = best_units(score, widths[site.name], site.groups)
-    return chosen
-
-
-def make_cuts(
-    state: Progress,
-    sites: Sequence[Site],
-    scores: Mapping[str, Tensor],
-    widths: Mapping[str, int],
-    stats: Stats,
-    allocator: Allocator,
-    compensation: Compensation,
-) -> list[Cut]:
-    """Keep the best units of every site; what stands for the others is the compensation's business."""
-    keep = choose(sites, scores, widths, allocator)
-    cuts = []
-    for site in sites:
-        fill = compensation.fill(stats[site.name]) if widths[site.name] < site.units else None
-        cuts.append(state.cut(site, keep[site.name], fill))
-    return cuts
-
-
-def best_units(score: Tensor, count: int, groups: int = 1) -> tuple[int, ...]:
-    """The `count` highest scores, as many of each of so many equal runs; rising.
-
-    Of equal scores the first. Exact, unlike a threshold.
-    """
-    order = score.view(groups, -1).argsort(dim=1, descending=True, stable=True)[:, : count // groups]
-    first = torch.arange(groups)[:, None] * (len(score) // groups)
-    return tuple(sorted((order.cpu() + first).flatten().tolist()))
-
-
-def block_statistics(sites: Sequence[Site], stats: Stats) -> dict[str, list[float]]:
-    """The per-block statistics as lists over blocks, for people to look at."""
+def notes_of(sites: Sequence[Site], stats: Stats) -> dict[str, Any]:
+    """What decided, for people to look at: per-block statistics as lists over blocks, and error curves."""
     first_of_block = {site.block: site for site in reversed(sites) if site.block is not None}
     columns: dict[str, list[float]] = {}
     for block in sorted(first_of_block):
         for name, value in stats[first_of_block[block].name].items():
-            if value.dim() == 0:
+            if name.startswith("block_") and value.dim() == 0:
                 columns.setdefault(name, []).append(float(value))
-    return columns
+    curves = {name: stat["error_curve"].tolist() for name, stat in stats.items() if "error_curve" in stat}
+    return {"block_statistics": columns} | ({"error_curves": curves} if curves else {})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor
 from tqdm import tqdm
@@ -11,25 +13,42 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
 from cfsp.cache import OFF, Cache
-from cfsp.compensation.base import Compensation
+from cfsp.checks import check_bool, check_choice
+from cfsp.compensation.base import TARGETS, Compensation
 from cfsp.criteria.base import Criterion
+from cfsp.decisions import allocate, make_cuts, overlap, score_sites
 from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
-from cfsp.schedules.base import Schedule, allocate, block_statistics, make_cuts, score_sites
+from cfsp.schedules.base import Schedule, notes_of
 from cfsp.sites import Site
+from cfsp.stream import PLACES, Stream
+from cfsp.targets import check_residual, target_moments
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blockwise(Schedule):
     """Widths from the dense model; then, block after block, which units stay, on pruned inputs.
 
-    The earlier blocks' cuts are held as gates, with their fills. Within a block all sites are
-    judged in one pass, as in the Wanda-sp baseline of FLAP (An et al. 2023, arXiv:2312.11983),
-    which with `allocator=uniform` this is.
+    Within a block all sites are judged in one pass, as in the Wanda-sp baseline of FLAP (An et al. 2023,
+    arXiv:2312.11983), which with `allocator=uniform` this is; `apart` judges the MLP by what the cut
+    attention gives it. A compensation's target other than "own" implies it.
 
-    Cost: one pass for the widths, then one per block that ends at that block, about half a pass
-    each; the released code keeps all hidden states instead.
+    Only hidden states are kept, those before the next block, and of statistics those of one block.
+
+    Cost: one pass for the widths, if the allocator wants statistics; then two passes through each block
+    (three for a target, one of them dense, and for each site apart).
+
+    hidden_states: kept in "memory", on the model's device, or on "disk", in a temporary folder.
     """
+
+    apart: bool = False
+    hidden_states: str = "memory"
+    targets: ClassVar[tuple[str, ...]] = TARGETS
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bool("apart", self.apart)
+        check_choice("hidden_states", self.hidden_states, PLACES)
 
     def plan(
         self,
@@ -45,18 +64,69 @@ class Blockwise(Schedule):
             raise ValueError(
                 "schedule blockwise needs sites that lie in blocks; expected only mlp and attention"
             )
+        self.check(sites, criterion, compensation)
         batches = list(batches)  # read once per block
+        parts = (criterion, allocator, compensation)
+        widths, notes = self.widths(model, sites, batches, parts, cache)
+        cuts: dict[str, Cut] = {}
+        with ExitStack() as stack:
+            pruned = stack.enter_context(Stream(model, batches, self.hidden_states))
+            dense = None
+            if compensation.target != "own":
+                dense = stack.enter_context(Stream(model, batches, self.hidden_states))
+            if compensation.target == "residual":
+                check_residual(pruned)
+            last = max(site.block for site in sites)
+            for block in tqdm(range(last + 1), "blocks", unit="block", disable=None):
+                own = [site for site in sites if site.block == block]
+                made = self.cut_block(pruned, dense, own, widths, parts)
+                cuts |= {cut.site: cut for cut in made}
+                if block < last:
+                    with Progress(model, own, made).gates():
+                        pruned.advance()
+                    if dense is not None:
+                        dense.advance()
+        return PrunePlan(tuple(cuts[site.name] for site in sites), notes)
+
+    def widths(
+        self,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        batches: Sequence[Mapping[str, Tensor]],
+        parts: tuple[Criterion, Allocator, Compensation],
+        cache: Cache,
+    ) -> tuple[dict[str, int], dict[str, Any]]:
+        """Units to keep of every site, by the dense model; and what to note of it."""
+        criterion, allocator, _ = parts
+        state = Progress(model, sites)
+        ranked = allocator.ranks or overlap(sites)
+        needs = allocator.needs | (criterion.needs if ranked else frozenset())
+        stats = self.collect(state, sites, batches, needs, cache=cache)
+        scores = score_sites(state, sites, stats, criterion) if ranked else {}
+        self.probe(state, sites, batches, parts, stats)
+        widths = allocate(state, sites, scores, stats, allocator, self.removed(model, sites))
+        return widths, notes_of(sites, stats)
+
+    def cut_block(
+        self,
+        pruned: Stream,
+        dense: Stream | None,
+        sites: Sequence[Site],
+        widths: Mapping[str, int],
+        parts: tuple[Criterion, Allocator, Compensation],
+    ) -> list[Cut]:
+        """Decide the sites of the block that the streams have come to."""
+        criterion, _, compensation = parts
         needs = criterion.needs | compensation.needs
-        dense = Progress(model, sites)
-        stats = self.collect(dense, sites, batches, needs | allocator.needs, cache=cache)
-        scores = score_sites(dense, sites, stats, criterion)
-        widths = allocate(dense, sites, scores, stats, allocator, self.removed(model, sites))
-        notes = {"block_statistics": block_statistics(sites, stats)}
+        apart = self.apart or dense is not None
+        groups = [[site] for site in sorted(sites, key=lambda site: site.kind == "mlp")] if apart else [sites]
         cuts: list[Cut] = []
-        for block in tqdm(sorted({site.block for site in sites}), "blocks", unit="block", disable=None):
-            own = [site for site in sites if site.block == block]
-            state = Progress(model, sites, cuts)
-            stats = self.collect(state, own, batches, needs, last_block=own[0].blocks[0])
-            scores = score_sites(state, own, stats, criterion)
-            cuts += make_cuts(state, own, scores, widths, stats, allocator, compensation)
-        return PrunePlan(tuple(cuts), notes)
+        for group in groups if sites else []:
+            state = Progress(pruned.model, sites, cuts)
+            with pruned.resumed():
+                stats = self.collect(state, group, pruned.batches, needs, last_block=group[0].blocks[0])
+            for site in group if dense is not None else []:
+                stats[site.name] |= target_moments(dense, pruned, site, compensation.target, state.gates())
+            scores = score_sites(state, group, stats, criterion)
+            cuts += make_cuts(state, group, scores, widths, stats, parts)
+        return cuts

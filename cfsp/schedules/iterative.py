@@ -14,9 +14,10 @@ from cfsp.cache import OFF, Cache
 from cfsp.checks import check_integer
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
+from cfsp.decisions import allocate, make_cuts, score_sites
 from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
-from cfsp.schedules.base import Schedule, allocate, block_statistics, make_cuts, score_sites
+from cfsp.schedules.base import Schedule, notes_of
 from cfsp.sites import Site
 
 
@@ -49,6 +50,7 @@ class Iterative(Schedule):
         compensation: Compensation,
         cache: Cache = OFF,
     ) -> PrunePlan:
+        self.check(sites, criterion, compensation)
         batches = list(batches)  # read once per step
         removed = self.removed(model, sites)
         dense = round(Progress(model, sites).parameters())
@@ -59,10 +61,12 @@ class Iterative(Schedule):
             state = Progress(model, sites, cuts.values())
             left = [site for site in state.sites if site.units]
             stats = self.collect(state, left, batches, needs, cache=cache)
-            notes = notes or {"block_statistics": block_statistics(sites, stats)}
+            parts = (criterion, allocator, compensation)
+            self.probe(state, left, batches, parts, stats)
+            notes = notes or notes_of(sites, stats)
             scores = score_sites(state, left, stats, criterion)
             due = removed * step // self.steps - (dense - round(state.parameters()))
             widths = allocate(state, left, scores, stats, allocator, due)
-            made = make_cuts(state, left, scores, widths, stats, allocator, compensation)
+            made = make_cuts(state, left, scores, widths, stats, parts)
             cuts |= {cut.site: cut for cut in made}
         return PrunePlan(tuple(cuts.values()), notes)

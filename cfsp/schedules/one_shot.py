@@ -12,9 +12,10 @@ from cfsp.allocators.base import Allocator
 from cfsp.cache import OFF, Cache
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
+from cfsp.decisions import allocate, make_cuts, score_sites
 from cfsp.plans import PrunePlan
 from cfsp.progress import Progress
-from cfsp.schedules.base import Schedule, allocate, block_statistics, make_cuts, score_sites
+from cfsp.schedules.base import Schedule, notes_of
 from cfsp.sites import Site
 
 
@@ -32,10 +33,14 @@ class OneShot(Schedule):
         compensation: Compensation,
         cache: Cache = OFF,
     ) -> PrunePlan:
+        self.check(sites, criterion, compensation)
+        batches = list(batches)
         state = Progress(model, sites)
         needs = criterion.needs | allocator.needs | compensation.needs
         stats = self.collect(state, sites, batches, needs, cache=cache)
         scores = score_sites(state, sites, stats, criterion)
+        parts = (criterion, allocator, compensation)
+        self.probe(state, sites, batches, parts, stats)
         widths = allocate(state, sites, scores, stats, allocator, self.removed(model, sites))
-        cuts = make_cuts(state, sites, scores, widths, stats, allocator, compensation)
-        return PrunePlan(tuple(cuts), {"block_statistics": block_statistics(sites, stats)})
+        cuts = make_cuts(state, sites, scores, widths, stats, parts)
+        return PrunePlan(tuple(cuts), notes_of(sites, stats))

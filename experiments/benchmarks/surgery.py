@@ -15,8 +15,8 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cfsp import Cut, PrunePlan, find_sites
+from cfsp.decisions import best_units
 from cfsp.record import peak_bytes, reset_peak
-from cfsp.schedules.base import best_units
 from cfsp.surgery import apply
 
 RUNS = 3

@@ -1,0 +1,161 @@
+"""Error curves: each site as narrow as the model as a whole can best bear."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from cfsp.allocators.base import Allocator, Probes, Scores
+from cfsp.checks import check_choice, check_integer
+from cfsp.sites import Site
+from cfsp.statistics import Stats
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A width, and what the step down to it spares of the budget and adds to the error."""
+
+    width: int
+    spared: float
+    added: float
+
+
+COSTS = ("parameters", "macs", "latency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorCurves(Allocator):
+    """Widths that minimise the sum over sites of what the dense model's answers lose by each alone.
+
+    A site's loss at a few widths is probed (`cfsp.probes`): KL(dense || cut) in nats per token, with the
+    units and weights that the criterion and the compensation of the run would give it. Between the probes it
+    is a straight line, and of these lines the convex hull counts, so that taking, step by step, what costs
+    least per unit of budget is optimal to within one step.
+
+    shares: of its units that a site keeps in the probes.
+    batches: calibration batches that the probes read. Passes: sites x shares x batches, each from its
+        block on.
+    budget: what `sparsity` is a share of: "parameters", "macs" (of a pass over a calibration sample) or
+        "latency" (seconds of a pass over a calibration batch, measured here and now).
+    """
+
+    shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
+    batches: int = 4
+    budget: str = "parameters"
+    ranks: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.shares or not all(0 < share < 1 for share in self.shares):
+            raise ValueError(f"shares={[*self.shares]}: expected shares to keep, between 0 and 1")
+        check_integer("batches", self.batches, least=1)
+        check_choice("budget", self.budget, COSTS)
+
+    @property
+    def probes(self) -> Probes:
+        return Probes(tuple(self.shares), self.batches, self.budget)
+
+    def allocate(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Stats,
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, int]:
+        self.check(sites, cost, budget)
+        share = budget / sum(site.units * cost[site.name] for site in sites)
+        prices = {site.name: float(stats[site.name].get("unit_cost", cost[site.name])) for site in sites}
+        protected = self.protected_blocks(sites)
+        ladders = {
+            site.name: self.ladder(site, stats[site.name]["error_curve"], prices[site.name])
+            for site in sites
+            if site.block not in protected
+        }
+        # A share of the parameters is met to the parameter, as the schedule rounded it.
+        excess = (1 - share) * sum(site.units * prices[site.name] for site in sites)
+        rungs = descend(ladders, excess * (1 - 1e-12))
+        kept = {name: ladders[name][rung].width for name, rung in rungs.items()}
+        return {site.name: kept.get(site.name, site.units) for site in sites}
+
+    def ladder(self, site: Site, curve: Tensor, price: float) -> list[Rung]:
+        """The widths that the site can take, from all of its units down."""
+        step, least = self.step(site), self.least_units(site)
+        widths = np.array(sorted({site.units, *range(-(-least // step) * step, site.units, step)}))
+        errors = hull(widths, interpolate(widths, curve))
+        spared = np.append(np.diff(widths) * price, 0.0)  # by the step down to this width; none to the first
+        added = np.append(errors[:-1] - errors[1:], 0.0)
+        rungs = [Rung(int(w), float(s), float(e)) for w, s, e in zip(widths, spared, added, strict=True)]
+        return rungs[::-1]
+
+    def wishes(
+        self,
+        sites: Sequence[Site],
+        scores: Scores,
+        stats: Stats,
+        cost: Mapping[str, int],
+        budget: int,
+    ) -> dict[str, float]:
+        return dict(self.allocate(sites, scores, stats, cost, budget))
+
+
+def descend(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:
+    """The rung of every ladder: down by what costs least per budget until the excess is gone, then up again
+    wherever there is room for it.
+
+    Raises:
+        ValueError: the ladders end before.
+    """
+    rungs = dict.fromkeys(ladders, 0)
+
+    def below(name: str) -> list[tuple[float, str]]:
+        down = ladders[name][rungs[name] + 1 : rungs[name] + 2]
+        return [(rung.added / rung.spared, name) for rung in down]
+
+    queue = [entry for name in ladders for entry in below(name)]
+    heapq.heapify(queue)
+    while excess > 0:
+        if not queue:
+            raise ValueError(
+                "the sites cannot be cut so far; expected a lower sparsity or a smaller round_to"
+            )
+        _, name = heapq.heappop(queue)
+        rungs[name] += 1
+        excess -= ladders[name][rungs[name]].spared
+        for entry in below(name):
+            heapq.heappush(queue, entry)
+    while True:
+        here = {name: ladders[name][rung] for name, rung in rungs.items() if rung}
+        fits = [name for name, rung in here.items() if rung.spared <= -excess]
+        if not fits:
+            return rungs
+        best = max(fits, key=lambda name: here[name].added)
+        rungs[best] -= 1
+        excess += here[best].spared
+
+
+def interpolate(widths: np.ndarray, curve: Tensor) -> np.ndarray:
+    """Errors at these widths; below the narrowest probe the last slope goes on. [widths]"""
+    points, errors = curve[:, 0].numpy(), curve[:, 1].numpy()
+    slope = (errors[0] - errors[1]) / (points[1] - points[0])
+    return np.where(
+        widths < points[0], errors[0] + slope * (points[0] - widths), np.interp(widths, points, errors)
+    )
+
+
+def hull(widths: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """The largest convex curve that is nowhere above. [widths]"""
+    corners: list[int] = []
+    for place in range(len(widths)):
+        while len(corners) > 1:
+            (x, y), (u, v) = ((widths[corner], errors[corner]) for corner in corners[-2:])
+            if (v - y) * (widths[place] - x) < (errors[place] - y) * (u - x):
+                break
+            corners.pop()
+        corners.append(place)
+    return np.interp(widths, widths[corners], errors[corners])

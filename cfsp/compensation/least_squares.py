@@ -1,0 +1,85 @@
+"""Least squares: the consumer's kept weights are fitted anew, to what it should give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cfsp.checks import check_bool, check_choice
+from cfsp.compensation.base import TARGETS, Compensation
+from cfsp.regression import channels, own_output, refit, squared_error
+from cfsp.sites import UnitView
+
+RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+"""What `ridge: auto` chooses from."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeastSquares(Compensation):
+    """V = argmin E|t - V^T x_K - b|^2 + ridge |V - V_0|^2 over the kept channels K of the consumer.
+
+    With H = E[x x^T] and C = E[x t^T]: V = (H_KK + ridge I)^-1 (C_K + ridge V_0). For t = W^T x this is
+    the optimal brain surgeon's update of all removals together (Hassibi and Stork 1993).
+
+    ridge: relative to the mean of H's diagonal; or "auto": the best of 1e-5 to 1 on every 8th calibration
+        sample, after which the fit is made on all.
+    towards: what the ridge pulls to: V_0 = 0 ("zero") or the kept weights as they are ("kept").
+    constant: fit a bias b too (the consumer gets one if it had none).
+    target: "own" (t is what the consumer gives now, on the inputs that reach it), "dense" (what it gives
+        in the dense model) or "residual" (what takes the residual stream, as it is here, to where the dense
+        model's is). The last two take `schedule=blockwise`, and let no error pile up or be forgotten:
+        OSSCAR (Meng et al. 2024, arXiv:2403.12983) fits to the dense model's outputs.
+    """
+
+    ridge: float | str = 1e-3
+    towards: str = "zero"
+    constant: bool = False
+    target: str = "own"
+    rewrites = True
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.ridge, int | float) and not isinstance(self.ridge, bool)
+        if self.ridge != "auto" and not (number and 0 < self.ridge < float("inf")):
+            raise ValueError(f"ridge={self.ridge!r}: expected a number above 0, or auto")
+        check_choice("towards", self.towards, ("zero", "kept"))
+        check_bool("constant", self.constant)
+        check_choice("target", self.target, TARGETS)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        held_out = {"input_second_moment_held_out"} if self.ridge == "auto" else set()
+        return frozenset({"input_second_moment", "input_tokens"} | held_out)
+
+    def compensate(
+        self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
+    ) -> dict[str, Tensor]:
+        weight = view.consumers()[0].flatten(0, 1).double()  # [channels, outputs]
+        moment, cross = moments(stat, weight)
+        places = channels(keep, view.span, moment.device)
+        prior = weight[places] if self.towards == "kept" else None
+        ridge = self.ridge
+        if ridge == "auto":
+            ridge = self.best_ridge(stat, weight, places, prior)
+        consumer, bias = refit(moment, cross, places, ridge, prior, self.constant)
+        return {"consumer": consumer.float().cpu()} | ({} if bias is None else {"bias": bias.float().cpu()})
+
+    def best_ridge(
+        self, stat: Mapping[str, Tensor], weight: Tensor, places: Tensor, prior: Tensor | None
+    ) -> float:
+        """The ridge whose fit to the other samples errs least on the held-out ones."""
+        whole, held_out = moments(stat, weight), moments(stat, weight, "_held_out")
+        rest = [all_of_it - part for all_of_it, part in zip(whole, held_out, strict=True)]
+        errors = {}
+        for ridge in RIDGES:
+            fitted = refit(*rest, places, ridge, prior, self.constant)
+            errors[ridge] = float(squared_error(*held_out, places, *fitted))
+        return min(errors, key=errors.__getitem__)
+
+
+def moments(stat: Mapping[str, Tensor], weight: Tensor, part: str = "") -> tuple[Tensor, Tensor]:
+    """H and C of a site. Without a target from the schedule, the consumer should give what it gives now."""
+    moment = stat[f"input_second_moment{part}"]
+    target = stat.get(f"target_moment{part}")
+    return moment, own_output(moment, weight) if target is None else target

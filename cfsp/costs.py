@@ -1,0 +1,38 @@
+"""Costs: what a forward pass takes, in multiplications or in seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
+
+
+@torch.no_grad()
+def macs(model: PreTrainedModel, tokens: int) -> float:
+    """MACs of one forward pass over one sequence."""
+    ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
+    attention = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # plain products, which every version of the counter knows
+    try:
+        with FlopCounterMode(display=False) as counter:
+            model(input_ids=ids, use_cache=False)
+    finally:
+        model.set_attn_implementation(attention)
+    return counter.get_total_flops() / 2
+
+
+def seconds_of(work: Callable[[], None], device: torch.device) -> float:
+    """How long it takes, on the device's own clock."""
+    if device.type == "cuda":
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record(torch.cuda.current_stream(device))
+        work()
+        end.record(torch.cuda.current_stream(device))
+        end.synchronize()
+        return start.elapsed_time(end) / 1000
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -1,0 +1,94 @@
+"""OBS: keep what the others cannot stand for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from cfsp.checks import check_bool, check_integer, check_number
+from cfsp.criteria.base import Criterion
+from cfsp.regression import centred, cholesky, own_output, removal_path, swap
+from cfsp.sites import UnitView
+
+ONE_BY_ONE = 1024
+"""Channels up to which removals are made one by one unless `share` says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OBS(Criterion):
+    """The optimal brain surgeon over whole units, greedy: remove the cheapest, refit the others, repeat.
+
+    A unit costs tr(W_P^T [(H^-1)_PP]^-1 W_P), P its channels (one of a neuron, those of all its query heads
+    of a key/value group), H the damped second moment of the consumer's input, both of what is left by then.
+
+    score_u = what the removals so far have cost at most when u goes, per parameter of a unit, so that the
+    best units are the last to go. Unit: squared output per parameter.
+
+    Hassibi and Stork 1993; whole columns and heads: Kurtic et al. 2023 (ZipLM, arXiv:2302.04089),
+    Meng et al. 2024 (OSSCAR, arXiv:2403.12983).
+
+    ridge: damping, relative to the mean of H's diagonal.
+    share: of the units left, removed at once; 0: one by one; None: 0 up to 1,024 channels, else 1/32.
+    constant: a bias is fitted too (`compensation.constant`), so means cost nothing.
+    swaps: at most so many exchanges of a kept and a removed unit at the end, while they lower the error.
+    """
+
+    ridge: float = 1e-2
+    share: float | None = None
+    constant: bool = False
+    swaps: int = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"input_second_moment", "input_tokens"})
+
+    def __post_init__(self) -> None:
+        check_number("criterion ridge", self.ridge, least=0)
+        if not self.ridge:
+            raise ValueError("criterion ridge=0: expected a number above 0")
+        if self.share is not None:
+            check_number("share", self.share, least=0)
+            if self.share > 1:
+                raise ValueError(f"share={self.share}: expected null or a share in [0, 1]")
+        check_bool("constant", self.constant)
+        check_integer("swaps", self.swaps, least=0)
+
+    def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
+        moment, cross = self.moments(view, stat)
+        tokens = int(stat["input_tokens"])
+        if tokens < len(moment):
+            print(
+                f"cfsp: {view.name}: {tokens:,} calibration tokens for {len(moment):,} channels; the ridge "
+                f"of {self.ridge:g} decides about the rest",
+                file=sys.stderr,
+            )
+        mean = moment.diagonal().mean()
+        penalty = self.ridge * torch.where(mean > 0, mean, 1.0)
+        moment.diagonal().add_(penalty)
+        inverse = torch.cholesky_inverse(cholesky(moment, self.ridge))
+        # The damping pulls towards the weights as they are, which without a target are the solution then.
+        cross = cross + penalty * view.consumers()[0].flatten(0, 1).double()
+        share = (0 if len(moment) <= ONE_BY_ONE else 1 / 32) if self.share is None else self.share
+        order, costs = removal_path(inverse, inverse @ cross, view.span, share)
+        parameters = sum(weight[0].numel() for weight in view.members())
+        # Strictly rising, so that exact top-k keeps the last to go whatever its ties.
+        rising = costs.clamp_min(0).cummax(0).values * (1 + 1e-12 * torch.arange(len(costs)).to(costs))
+        floor = torch.finfo(costs.dtype).tiny * torch.arange(1, len(costs) + 1).to(costs)
+        return torch.empty_like(costs).index_copy(0, order, rising / parameters + floor)
+
+    def refine(self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]) -> Sequence[int]:
+        if not self.swaps:
+            return keep
+        moment, cross = self.moments(view, stat)
+        return tuple(swap(moment, cross, keep, view.span, self.ridge, self.swaps)[0])
+
+    def moments(self, view: UnitView, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """H [channels, channels] and C [channels, outputs]; about the means, if there is a constant."""
+        moment, cross = stat["input_second_moment"], stat.get("target_moment")
+        if cross is None:
+            cross = own_output(moment, view.consumers()[0].flatten(0, 1).double())
+        if self.constant:
+            return centred(moment, cross)
+        return moment[:-1, :-1].clone(), cross[:-1]

@@ -1,0 +1,163 @@
+"""Regression on moments: the best consumer for some of its channels, and what losing units costs.
+
+Notation: x the consumer's input and a constant 1 [channels + 1], t what it should give [outputs],
+H = E[x x^T] (`cfsp.moments`), C = E[x t^T] [channels + 1, outputs], W the weights [channels, outputs],
+all float64. The ridge is relative to the mean of H's diagonal over channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def own_output(moment: Tensor, weight: Tensor) -> Tensor:
+    """C, if the consumer should give what it gives now without its bias: E[x (W^T x)^T]."""
+    return moment[:, :-1] @ weight
+
+
+def damping(moment: Tensor, ridge: float) -> Tensor:
+    """ridge x mean of H's diagonal; of a consumer that reads nothing but zeros, ridge. scalar"""
+    mean = moment.diagonal()[:-1].mean()
+    return ridge * torch.where(mean > 0, mean, 1.0)
+
+
+def cholesky(matrix: Tensor, ridge: float) -> Tensor:
+    """The factor of a damped matrix. Raises ValueError if it has none."""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed.any():
+        raise ValueError(
+            f"ridge={ridge:g} does not make the second moments positive definite; expected a larger one"
+        )
+    return factor
+
+
+def refit(
+    moment: Tensor, cross: Tensor, places: Tensor, ridge: float, prior: Tensor | None, constant: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The weights of the kept channels that minimise E|t - V^T x_K - b|^2 + ridge |V - prior|^2.
+
+    V = (H_KK + ridge I)^-1 (C_K + ridge prior), b one more channel without a ridge.
+
+    places: of the kept channels [kept]. prior: towards what the ridge pulls [kept, outputs]; None: 0.
+    -> V [kept, outputs], b [outputs], or None without a constant.
+
+    Raises:
+        ValueError: the damped moments are not positive definite.
+    """
+    penalty = damping(moment, ridge)
+    kept = len(places)
+    features = torch.cat([places, places.new_tensor([len(moment) - 1])]) if constant else places
+    left = moment[features][:, features].clone()
+    left.diagonal()[:kept] += penalty
+    right = cross[features].clone()
+    if prior is not None:
+        right[:kept] += penalty * prior
+    solution = torch.cholesky_solve(right, cholesky(left, ridge))
+    return solution[:kept], solution[kept] if constant else None
+
+
+def squared_error(
+    moment: Tensor, cross: Tensor, places: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """E|t - V^T x_K - b|^2 - E|t|^2, which ranks solutions without t. scalar"""
+    if bias is not None:
+        places = torch.cat([places, places.new_tensor([len(moment) - 1])])
+        weight = torch.cat([weight, bias[None]])
+    square = (moment[places][:, places] @ weight * weight).sum()
+    return square - 2 * (cross[places] * weight).sum()
+
+
+def centred(moment: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+    """H and C of the channels about their means: what is left for them beside a constant."""
+    mean, share = moment[:-1, -1:], moment[-1, -1]
+    return moment[:-1, :-1] - mean @ mean.T / share, cross[:-1] - mean @ cross[-1:] / share
+
+
+def removal_path(inverse: Tensor, weight: Tensor, span: int, share: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Remove units greedily, always those that cost least, until none is left.
+
+    The cost of a unit with channels P, the others refitted, is tr(W_P^T [(H^-1)_PP]^-1 W_P) (block OBS:
+    Hassibi and Stork 1993; Frantar and Alistarh 2022, arXiv:2208.11580). After each removal
+
+        W    <- W    - H^-1_:P [(H^-1)_PP]^-1 W_P
+        H^-1 <- H^-1 - H^-1_:P [(H^-1)_PP]^-1 H^-1_P:
+
+    inverse: of the damped H [channels, channels]. weight: [channels, outputs]. share: of the units left,
+    removed at once before costs are taken anew; 0: one by one.
+    -> the units in the order in which they go, and what each costs [units] x 2
+    """
+    units = torch.arange(len(inverse) // span, device=inverse.device)
+    order, costs = [], []
+    while len(units):
+        cost = removal_costs(inverse, weight, span)
+        picked = cost.topk(max(1, int(share * len(units))), largest=False).indices
+        order.append(units[picked])
+        costs.append(cost[picked])
+        stays = torch.ones_like(units, dtype=torch.bool).index_fill(0, picked, False)
+        units = units[stays]
+        inverse, weight = downdate(inverse, weight, stays.repeat_interleave(span))
+    return torch.cat(order), torch.cat(costs)
+
+
+def removal_costs(inverse: Tensor, weight: Tensor, span: int) -> Tensor:
+    """tr(W_P^T [(H^-1)_PP]^-1 W_P) of every unit. [units]"""
+    if span == 1:
+        return weight.square().sum(1) / inverse.diagonal()
+    units = len(inverse) // span
+    blocks = inverse.view(units, span, units, span).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    rows = weight.view(units, span, -1)
+    return (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
+
+
+def downdate(inverse: Tensor, weight: Tensor, stays: Tensor) -> tuple[Tensor, Tensor]:
+    """H^-1 and W of the channels that stay, the best ones without the others. stays: [channels], bool"""
+    kept, gone = stays.nonzero().flatten(), stays.logical_not().nonzero().flatten()
+    across = inverse[gone][:, kept]
+    solved = torch.linalg.solve(inverse[gone][:, gone], across)  # [gone, kept]
+    return inverse[kept][:, kept] - across.T @ solved, weight[kept] - solved.T @ weight[gone]
+
+
+def swap(
+    moment: Tensor, cross: Tensor, keep: Sequence[int], span: int, ridge: float, most: int
+) -> tuple[list[int], int]:
+    """Exchange units while that lowers the error: the best one that is out comes in, the worst one goes.
+
+    moment, cross: of channels, no constant. -> the kept units, rising, and how many exchanges were made
+    """
+    penalty = ridge * moment.diagonal().mean()
+    damped = moment + penalty * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
+    inside = sorted(keep)
+    for made in range(most):
+        outside = sorted(set(range(len(moment) // span)) - set(inside))
+        if not outside:
+            return inside, made
+        best = outside[int(gains(damped, cross, inside, outside, span).argmax())]
+        wider = sorted([*inside, best])
+        places = channels(wider, span, moment.device)
+        inverse = torch.cholesky_inverse(cholesky(damped[places][:, places], ridge))
+        worst = wider[int(removal_costs(inverse, inverse @ cross[places], span).argmin())]
+        if worst == best:
+            return inside, made
+        inside = [unit for unit in wider if unit != worst]
+    return inside, most
+
+
+def gains(damped: Tensor, cross: Tensor, inside: Sequence[int], outside: Sequence[int], span: int) -> Tensor:
+    """What the error falls by if one of the units outside comes in. [outside]"""
+    kept, out = (channels(units, span, damped.device) for units in (inside, outside))
+    solved = torch.linalg.solve(damped[kept][:, kept], damped[kept][:, out])  # [kept, out]
+    left = damped[out][:, out] - damped[out][:, kept] @ solved  # what the kept cannot explain
+    rest = cross[out] - solved.T @ cross[kept]
+    units = len(outside)
+    blocks = left.view(units, span, units, span).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    rows = rest.view(units, span, -1)
+    return (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
+
+
+def channels(units: Sequence[int], span: int, device: torch.device) -> Tensor:
+    """The channels of some units. [units * span]"""
+    first = torch.tensor(list(units), dtype=torch.long, device=device)[:, None] * span
+    return (first + torch.arange(span, device=device)).flatten()

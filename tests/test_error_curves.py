@@ -1,0 +1,171 @@
+"""Error curves: widths that the whole model bears best, under a budget."""
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+import torch
+from families import batches, make
+
+import cfsp
+from cfsp.allocators.error_curves import ErrorCurves, hull, interpolate
+from cfsp.finding import find_sites
+from cfsp.progress import Progress
+from cfsp.schedules.base import parameters
+from cfsp.sites import Site, unit_cost
+
+COST = {"a": 3, "b": 5}
+SITES = [Site(name, "mlp", 12, block=number) for number, name in enumerate(COST)]
+
+
+def stats_of(**curves):
+    return {
+        name: {"error_curve": torch.tensor(points, dtype=torch.float64)} for name, points in curves.items()
+    }
+
+
+def curve(scale, power=2):
+    return [(width, scale * (1 - width / 12) ** power) for width in range(1, 13)]
+
+
+@pytest.mark.parametrize("budget", [20, 41, 55, 67, 80, 95])
+def test_no_other_widths_within_the_budget_are_better(budget):
+    curves = {"a": curve(1.0), "b": curve(2.0)}
+    keep = ErrorCurves().allocate(SITES, {}, stats_of(**curves), COST, budget)
+    errors = {name: dict(points) for name, points in curves.items()}
+
+    def error(widths):
+        return sum(errors[name][width] for name, width in widths.items())
+
+    fitting = [
+        widths
+        for widths in (
+            dict(zip(COST, pair, strict=True)) for pair in itertools.product(range(1, 13), repeat=2)
+        )
+        if sum(widths[name] * COST[name] for name in COST) <= budget
+    ]
+    spent = sum(keep[name] * COST[name] for name in COST)
+    assert budget - spent < min(COST.values())
+    # Within the step by which a budget that both prices divide badly must be missed.
+    assert error(keep) <= min(map(error, fitting)) + 0.1
+
+
+def test_a_site_that_matters_less_keeps_less():
+    keep = ErrorCurves().allocate(SITES, {}, stats_of(a=curve(0.1), b=curve(5.0)), COST, 60)
+    assert keep["a"] < keep["b"]
+
+
+def test_widths_are_multiples_and_protected_blocks_whole():
+    curves = stats_of(a=curve(1.0), b=curve(1.0))
+    keep = ErrorCurves(round_to=4).allocate(SITES, {}, curves, COST, 70)
+    assert all(width % 4 == 0 for width in keep.values())
+    assert ErrorCurves(protect=[0]).allocate(SITES, {}, curves, COST, 60)["a"] == 12
+
+
+def test_a_budget_in_another_currency():
+    curves = stats_of(a=curve(1.0), b=curve(1.0))
+    for name, price in (("a", 7.0), ("b", 1.0)):
+        curves[name]["unit_cost"] = torch.tensor(price)
+    keep = ErrorCurves(budget="macs").allocate(SITES, {}, curves, COST, 48)  # half of the parameters' cost
+    spared = 7 * (12 - keep["a"]) + (12 - keep["b"])
+    assert 48 <= spared < 55
+
+
+def test_hull_is_convex_and_nowhere_above():
+    widths = np.arange(1, 30)
+    errors = np.random.default_rng(0).random(29) + (30 - widths) ** 2 / 100
+    convex = hull(widths, errors)
+    assert (convex <= errors + 1e-12).all()
+    assert (np.diff(convex, 2) >= -1e-9).all()
+    assert convex[0] == errors[0]
+    assert convex[-1] == errors[-1]
+
+
+def test_interpolation_goes_through_the_probes_and_on():
+    points = torch.tensor([(4, 3.0), (8, 1.0), (12, 0.0)], dtype=torch.float64)
+    assert interpolate(np.array([2, 4, 6, 8, 12]), points).tolist() == [4.0, 3.0, 2.0, 1.0, 0.0]
+
+
+def test_probes_are_what_a_cut_model_loses():
+    model = make("llama")
+    samples = batches(count=4)
+    options = {"criterion": "wanda_sp", "kinds": ["mlp", "attention"], "sparsity": 0.3}
+    plan = cfsp.plan(model, samples, allocator=ErrorCurves(shares=[0.5], batches=2), **options)
+    sites = find_sites(model, ["mlp", "attention"])
+    curves = plan.notes["error_curves"]
+    assert set(curves) == {site.name for site in sites}
+    for site in sites:
+        (width, error), whole = curves[site.name]
+        assert whole == [site.units, 0.0]
+        single = cfsp.plan(model, samples, allocator="uniform", **options | {"sparsity": 0.5})
+        (cut,) = [cut for cut in single.edits if cut.site == site.name]
+        assert len(cut.keep) == width
+        with torch.no_grad():
+            dense = [model(**batch).logits.log_softmax(-1) for batch in samples[:2]]
+            with Progress(model, sites, [cut]).gates():
+                pruned = [model(**batch).logits.log_softmax(-1) for batch in samples[:2]]
+        loss = sum((d.exp() * (d - p)).sum() for d, p in zip(dense, pruned, strict=True)) / (2 * 2 * 12)
+        assert error == pytest.approx(float(loss), rel=1e-3)
+
+
+@pytest.mark.parametrize("schedule", ["one_shot", "blockwise"])
+@pytest.mark.parametrize("budget", ["parameters", "macs", "latency"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_whole_path(family, budget, schedule):
+    model = make(family)
+    parts = {"criterion": "obs", "compensation": "least_squares", "kinds": ["mlp", "attention"]}
+    parts |= {"allocator": ErrorCurves(budget=budget, shares=[0.7, 0.4]), "schedule": schedule}
+    sites = find_sites(model, parts["kinds"])
+    before = parameters(model, sites)["sites"]
+    plan = cfsp.plan(model, batches(), sparsity=0.4, **parts)
+    cfsp.apply(plan, model)
+    left = parameters(model, find_sites(model, parts["kinds"]))["sites"]
+    if budget == "parameters":
+        cheapest = min(unit_cost(make(family), site) for site in sites)
+        assert 0.6 * before - cheapest < left <= 0.6 * before + 1
+    assert left < before
+
+
+def test_what_cannot_be_probed_is_refused():
+    with pytest.raises(
+        ValueError, match="expected only mlp and attention, and schedule=one_shot or blockwise"
+    ):
+        cfsp.plan(make("llama"), batches(), schedule="iterative", allocator="error_curves", sparsity=0.5)
+    with pytest.raises(ValueError, match="cannot be cut so far"):
+        curves = stats_of(a=curve(1.0), b=curve(1.0))
+        for stat in curves.values():
+            stat["unit_cost"] = torch.tensor(1.0)
+        curves["a"]["unit_cost"] = torch.tensor(1e-9)
+        ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, COST, 70)
+
+
+@pytest.mark.parametrize("options", [{"shares": []}, {"shares": [1.0]}, {"batches": 0}, {"budget": "time"}])
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match="expected"):
+        ErrorCurves(**options)
+
+
+def test_hidden_states_on_disk_give_the_same_plan():
+    model = make("llama")
+    parts = {
+        "criterion": "obs",
+        "compensation": "least_squares",
+        "target": "residual",
+        "schedule": "blockwise",
+    }
+    parts |= {"allocator": "uniform", "kinds": ["mlp", "attention"]}
+    one, other = (cfsp.plan(model, batches(), hidden_states=place, **parts) for place in ("memory", "disk"))
+    for cut, same in zip(one.edits, other.edits, strict=True):
+        assert cut.keep == same.keep
+        assert torch.equal(cut.consumer, same.consumer)
+
+
+def test_modules_are_left_as_they_were():
+    model = make("llama")
+    cfsp.plan(model, batches(), criterion="obs", allocator="error_curves", schedule="blockwise")
+    for module in model.modules():
+        assert "forward" not in vars(module)
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+    assert sys.getrefcount(model) < 10

@@ -1,0 +1,366 @@
+"""Least squares: refitted consumers give what they should as well as they can, and nothing else changes."""
+
+import copy
+
+import pytest
+import torch
+from families import FAMILIES, batches, kinds_of, make
+
+import cfsp
+from cfsp.collection import collect
+from cfsp.compensation.least_squares import LeastSquares
+from cfsp.finding import find_sites
+from cfsp.gates import Gates
+from cfsp.progress import Progress
+from cfsp.regression import centred, channels, refit, removal_path, squared_error, swap
+
+SAMPLES = {"count": 8, "size": 2, "tokens": 24}
+
+
+def moments_of(x, t):
+    x = torch.cat([x, torch.ones(len(x), 1)], 1).double()
+    return x.T @ x / len(x), x.T @ t.double() / len(x)
+
+
+@pytest.fixture
+def data():
+    """Correlated inputs of 12 channels, weights of 5 outputs, what they give."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 12) @ torch.randn(12, 12) + torch.randn(12)
+    weight = torch.randn(12, 5)
+    return x.double(), weight.double(), (x @ weight).double()
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_refit_is_lstsq(data, constant):
+    x, _, t = data
+    keep = torch.tensor([0, 3, 4, 9])
+    weight, bias = refit(*moments_of(x, t), keep, 1e-12, None, constant)
+    features = torch.cat([x[:, keep], torch.ones(len(x), 1).double()], 1) if constant else x[:, keep]
+    expected = torch.linalg.lstsq(features, t).solution
+    torch.testing.assert_close(weight, expected[:4], rtol=1e-6, atol=1e-6)
+    if constant:
+        torch.testing.assert_close(bias, expected[4], rtol=1e-6, atol=1e-6)
+
+
+def test_a_large_ridge_leads_to_what_it_pulls_to(data):
+    x, weight, t = data
+    keep = torch.tensor([1, 2])
+    zero, _ = refit(*moments_of(x, t), keep, 1e9, None, False)
+    kept, _ = refit(*moments_of(x, t), keep, 1e9, weight[keep], False)
+    assert zero.abs().max() < 1e-6
+    torch.testing.assert_close(kept, weight[keep])
+
+
+def test_squared_error_ranks_as_the_residual_does(data):
+    x, _, t = data
+    moments = moments_of(x, t)
+    for keep in (torch.tensor([0]), torch.tensor([2, 7, 8])):
+        weight, bias = refit(*moments, keep, 1e-9, None, True)
+        residual = (t - x[:, keep] @ weight - bias).square().sum(1).mean()
+        error = squared_error(*moments, keep, weight, bias) + t.square().sum(1).mean()
+        torch.testing.assert_close(error, residual)
+
+
+@pytest.mark.parametrize("span", [1, 3])
+def test_every_step_of_the_path_costs_what_the_best_refit_loses(data, span):
+    x, weight, t = data
+    moment = moments_of(x, t)[0][:12, :12]
+    order, costs = removal_path(torch.linalg.inv(moment), weight, span)
+    units = 12 // span
+    assert sorted(order.tolist()) == list(range(units))
+    for gone in range(1, units):
+        left = sorted(order[gone:].tolist())
+        places = torch.cat([torch.arange(unit * span, (unit + 1) * span) for unit in left])
+        best, _ = refit(*moments_of(x, t), places, 1e-13, None, False)
+        residual = (t - x[:, places] @ best).square().sum(1).mean()
+        torch.testing.assert_close(costs[:gone].sum(), residual, rtol=1e-6, atol=1e-8)
+
+
+def test_the_first_removal_is_the_cheapest_of_all(data):
+    x, weight, t = data
+    moment, _ = moments_of(x, t)
+    order, _ = removal_path(torch.linalg.inv(moment[:12, :12]), weight, 1)
+    residuals = []
+    for unit in range(12):
+        keep = torch.tensor([place for place in range(12) if place != unit])
+        residuals.append(
+            squared_error(*moments_of(x, t), keep, *refit(*moments_of(x, t), keep, 1e-13, None, False))
+        )
+    assert int(order[0]) == int(torch.stack(residuals).argmin())
+
+
+def test_removing_in_rounds_starts_where_one_by_one_does(data):
+    x, weight, _ = data
+    inverse = torch.linalg.inv(moments_of(x, x)[0][:12, :12])
+    order, costs = removal_path(inverse, weight, 1, share=0.5)
+    assert sorted(order.tolist()) == list(range(12))
+    assert costs.isfinite().all()
+    assert order[0] == removal_path(inverse, weight, 1)[0][0]
+
+
+@pytest.mark.parametrize("span", [1, 3])
+def test_swaps_end_no_worse_and_where_no_step_in_and_out_helps(data, span):
+    x, _, t = data
+    moment, cross = moments_of(x, t)
+    inner = moment[:12, :12], cross[:12]
+
+    def error(keep):
+        places = channels(sorted(keep), span, moment.device)
+        return float(squared_error(moment, cross, places, *refit(moment, cross, places, 1e-9, None, False)))
+
+    end, made = swap(*inner, [0, 1], span, 1e-9, 20)
+    assert 0 < made < 20
+    assert error(end) < error([0, 1])
+    outside = set(range(12 // span)) - set(end)
+    wider = [*end, min(outside, key=lambda unit: error([*end, unit]))]
+    assert error(end) <= min(error(set(wider) - {unit}) for unit in wider) + 1e-6
+
+
+def test_centring_is_what_a_constant_does(data):
+    x, _, t = data
+    moment, cross = centred(*moments_of(x, t))
+    about = x - x.mean(0)
+    torch.testing.assert_close(moment, about.T @ about / len(x))
+    torch.testing.assert_close(cross, about.T @ (t - t.mean(0)) / len(x))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gated_and_cut_models_agree(family):
+    model = make(family)
+    kinds = kinds_of(model)
+    sites = find_sites(model, kinds)
+    plan = cfsp.plan(
+        model,
+        batches(**SAMPLES),
+        kinds=kinds,
+        criterion="obs",
+        allocator="uniform",
+        compensation=LeastSquares(constant=True),
+        sparsity=0.4,
+    )
+    assert all(cut.consumer is not None and cut.bias is not None for cut in plan.edits)
+    inputs = batches(count=1, padded=True)[0]
+    before = copy.deepcopy(model.state_dict())
+    with torch.no_grad(), Progress(model, sites, plan.edits).gates():
+        gated = model(**inputs).logits
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    cfsp.apply(plan, model)
+    with torch.no_grad():
+        cut = model(**inputs).logits
+    shown = inputs["attention_mask"].bool()
+    torch.testing.assert_close(cut[shown], gated[shown], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("target", ["own", "dense", "residual"])
+def test_each_fit_brings_the_consumer_nearer_to_its_target(target):
+    """On the calibration batches the refitted model's blocks are nearer to the dense one's than the cut one's."""
+    dense = make("llama")
+    errors = {}
+    for name in ("none", LeastSquares(target=target, ridge=1e-6)):
+        model = make("llama")
+        options = {"criterion": "wanda_sp", "allocator": "uniform", "schedule": "blockwise", "sparsity": 0.5}
+        cfsp.apply(cfsp.plan(model, batches(**SAMPLES), compensation=name, **options), model)
+        with torch.no_grad():
+            gaps = [
+                (model.model(**batch).last_hidden_state - dense.model(**batch).last_hidden_state)
+                .square()
+                .mean()
+                for batch in batches(**SAMPLES)
+            ]
+        errors[str(name)] = float(sum(gaps))
+    plain, refitted = errors.values()
+    assert refitted < plain
+
+
+def test_a_residual_target_undoes_what_came_before():
+    """A block that may give anything leads the stream back to the dense model's, whatever was lost before."""
+    model = make("llama")
+    plan = cfsp.plan(
+        model,
+        batches(**SAMPLES),
+        criterion="wanda_sp",
+        allocator="uniform",
+        schedule="blockwise",
+        compensation=LeastSquares(target="residual", ridge=1e-9),
+        sparsity=0.3,
+    )
+    own = cfsp.plan(
+        model,
+        batches(**SAMPLES),
+        criterion="wanda_sp",
+        allocator="uniform",
+        schedule="blockwise",
+        compensation=LeastSquares(ridge=1e-9),
+        sparsity=0.3,
+    )
+    # Nothing comes before the first MLP: there the targets are one.
+    torch.testing.assert_close(plan.edits[0].consumer, own.edits[0].consumer, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(plan.edits[1].consumer, own.edits[1].consumer, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["gemma2", "olmo2", "bert"])
+def test_a_residual_target_is_refused_where_there_is_none(family):
+    options = {"criterion": "magnitude", "allocator": "uniform", "schedule": "blockwise"}
+    with pytest.raises(ValueError, match="do not simply add what their MLPs give"):
+        cfsp.plan(
+            make(family), batches(**SAMPLES), compensation="least_squares", target="residual", **options
+        )
+
+
+def test_a_target_takes_a_schedule_that_can_give_it():
+    with pytest.raises(ValueError, match="schedule OneShot gives only own; expected schedule=blockwise"):
+        cfsp.plan(make("llama"), batches(), compensation="least_squares", target="dense")
+
+
+def test_sites_that_share_a_consumer_are_refused():
+    with pytest.raises(ValueError, match="fits each consumer to one site"):
+        cfsp.plan(
+            make("llama"),
+            batches(),
+            kinds=["attention", "query_heads"],
+            allocator="uniform",
+            compensation="least_squares",
+        )
+
+
+@pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), True, "some"])
+def test_impossible_ridges_are_refused(ridge):
+    with pytest.raises(ValueError, match="expected a number above 0"):
+        LeastSquares(ridge=ridge)
+
+
+def test_an_automatic_ridge_is_the_best_on_held_out_samples(data, monkeypatch):
+    model = make("llama")
+    chosen = []
+    original = LeastSquares.best_ridge
+    monkeypatch.setattr(
+        LeastSquares, "best_ridge", lambda *args: chosen.append(original(*args)) or chosen[-1]
+    )
+    few = batches(count=8, size=1, tokens=6)  # 48 tokens for 40 neurons: it must be regularised
+    many = batches(count=64, size=4, tokens=32)
+    for samples in (few, many):
+        cfsp.plan(
+            model, samples, allocator="uniform", compensation="least_squares", ridge="auto", sparsity=0.1
+        )
+    assert sum(chosen[:2]) > sum(chosen[2:])
+    with pytest.raises(ValueError, match="holds out every 8th calibration sample, and there are 6"):
+        cfsp.plan(model, batches(), allocator="uniform", compensation="least_squares", ridge="auto")
+
+
+def test_fewer_tokens_than_channels_work_and_are_said(capsys):
+    model = make("llama")
+    plan = cfsp.plan(
+        model,
+        batches(count=1, size=1, tokens=12),
+        criterion="obs",
+        compensation="least_squares",
+        allocator="uniform",
+    )
+    assert "12 calibration tokens for 40 channels" in capsys.readouterr().err
+    cfsp.apply(plan, model)
+    assert model(**batches(count=1)[0]).logits.isfinite().all()
+
+
+def test_dead_channels_go_first():
+    model = make("llama")
+    with torch.no_grad():
+        model.model.layers[0].mlp.up_proj.weight[[3, 17]] = 0
+    plan = cfsp.plan(
+        model,
+        batches(**SAMPLES),
+        criterion="obs",
+        compensation="least_squares",
+        allocator="uniform",
+        sparsity=0.05,
+    )
+    assert set(plan.edits[0].removed) == {3, 17}
+
+
+def test_constant_channels_cost_nothing_beside_a_constant():
+    torch.manual_seed(0)
+    model = make("llama_mha_biased")
+    with torch.no_grad():  # gate and up of neuron 5 are their biases alone
+        for name in ("gate_proj", "up_proj"):
+            getattr(model.model.layers[0].mlp, name).weight[5] = 0
+    parts = {"compensation": LeastSquares(constant=True), "allocator": "uniform", "sparsity": 0.025}
+    from cfsp.criteria.obs import OBS
+
+    plan = cfsp.plan(model, batches(**SAMPLES), criterion=OBS(constant=True), **parts)
+    assert plan.edits[0].removed == (5,)
+
+
+def test_nan_is_named_with_its_block():
+    model = make("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"input_second_moment is NaN or infinite at model.layers.1.mlp"):
+        cfsp.plan(model, batches(), criterion="obs", compensation="least_squares", allocator="uniform")
+
+
+@pytest.mark.parametrize("family", ["llama", "opt", "phi3", "gpt2"])
+def test_steps_between_gates_are_steps_between_surgeries(family):
+    model, twice = make(family), make(family)
+    kinds = kinds_of(model)
+    parts = {"criterion": "obs", "compensation": "least_squares", "allocator": "uniform", "kinds": kinds}
+    data = batches(**SAMPLES)
+    cfsp.apply(cfsp.plan(model, data, schedule="iterative", steps=2, sparsity=0.5, **parts), model)
+    cfsp.apply(cfsp.plan(twice, data, sparsity=0.25, **parts), twice)
+    left = 1 - sum(w.numel() for w in twice.parameters()) / sum(w.numel() for w in make(family).parameters())
+    assert left > 0
+    sites = find_sites(twice, kinds)
+    whole = find_sites(make(family), kinds)
+    from cfsp.schedules.base import parameters
+
+    all_of_it = parameters(make(family), whole)["sites"]
+    due = round(0.5 * all_of_it) - (all_of_it - parameters(twice, sites)["sites"])
+    cfsp.apply(cfsp.plan(twice, data, sparsity=due / parameters(twice, sites)["sites"], **parts), twice)
+    for one, other in zip(model.parameters(), twice.parameters(), strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)
+
+
+def test_moments_are_those_of_a_naive_computation():
+    model = make("llama")
+    site = find_sites(model)[1]
+    seen = []
+    handle = model.get_submodule(site.consumers[0].module).register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0])
+    )
+    samples = batches(count=5, padded=True)
+    names = {"input_second_moment", "input_second_moment_held_out", "input_tokens"}
+    with torch.no_grad():
+        found = collect(model, [site], samples, names)[site.name]
+    handle.remove()
+    rows = [
+        x[m.bool()]
+        for batch, xs in zip(samples, seen, strict=True)
+        for x, m in zip(xs, batch["attention_mask"], strict=True)
+    ]
+    x = torch.cat([torch.cat(rows), torch.ones(sum(map(len, rows)), 1)], 1).double()
+    torch.testing.assert_close(found["input_second_moment"], x.T @ x / len(x), rtol=1e-5, atol=1e-7)
+    held = torch.cat([rows[7], torch.ones(len(rows[7]), 1)], 1).double()
+    torch.testing.assert_close(
+        found["input_second_moment_held_out"], held.T @ held / len(x), rtol=1e-5, atol=1e-7
+    )
+    assert found["input_tokens"] == len(x)
+
+
+def test_gates_put_weights_back_after_an_error():
+    model = make("llama")
+    weight = model.model.layers[0].mlp.down_proj.weight
+    before = weight.clone()
+    path = "model.layers.0.mlp.down_proj"
+    with pytest.raises(RuntimeError), Gates(model, [], {}, weights={path: torch.zeros_like(weight)}):
+        assert not model.get_submodule(path).weight.any()
+        raise RuntimeError
+    assert torch.equal(model.get_submodule(path).weight, before)
+
+
+def test_a_plan_with_weights_survives_the_disk(tmp_path):
+    model, other = make("llama"), make("llama")
+    plan = cfsp.plan(model, batches(), compensation=LeastSquares(constant=True), allocator="uniform")
+    plan.save(tmp_path)
+    cfsp.apply(plan, model)
+    cfsp.apply(cfsp.PrunePlan.load(tmp_path), other)
+    assert all(torch.equal(*pair) for pair in zip(model.parameters(), other.parameters(), strict=True))
