@@ -99,7 +99,7 @@ class Record:
                 for stage, named in data.pop("metrics").items()
             }
             return cls(**data, metrics=metrics)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{path}: no record of this version of cfsp ({error}); overwrite=true makes it anew"
             ) from error

@@ -10,7 +10,7 @@ ROWS = [
     {"atomic", "checks", "modeling_pruned"},
     {"sites", "plans", "record"},
     {"cache", "layouts", "texts", "statistics", "gates", "surgery", "loggers", "tables"},
-    {"finding", "gradients", "overlaps"},
+    {"finding", "gradients", "overlaps", "methods", "comparison"},
     {
         "calibration",
         "instructions",
@@ -21,14 +21,15 @@ ROWS = [
         "progress",
         "description",
         "cards",
+        "plots",
     },
-    {"checkpoints", "examples"},
+    {"checkpoints", "examples", "report"},
     {"loading"},
     {"schedules", "recovery", "evaluation"},
     {"build", "measuring"},
     {"parts"},
     {"api", "run"},
-    {"cli"},
+    {"cli", "commands"},
     {"__main__", "__init__"},
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
@@ -39,6 +40,8 @@ ONLY_IN = {
     "rich": {"tables.py", "cli.py"},
     "wandb": {"wandb.py"},
     "peft": {"lora.py"},
+    "matplotlib": {path.name for path in (ROOT / "plots").iterdir()} | {"base.py"},
+    "jinja2": {"page.py"},
     "lm_eval": {"zero_shot.py"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
