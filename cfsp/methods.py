@@ -46,15 +46,18 @@ def method_names(records: Sequence[Record]) -> dict[str, str]:
 
 
 def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
-    """What a part is called in each config."""
+    """What a part is called in each config. Options that are off or empty go unsaid."""
     names = [short_name(config.get(part), part) for config in configs]
     options = [dict(leaves(config.get(part))) for config in configs]
     texts = []
     for name, own in zip(names, options, strict=True):
         peers = [other for other, peer in zip(options, names, strict=True) if peer == name]
-        differing = [key for key in own if differs(key, peers)]
+        differing = [key for key in own if differs(key, peers) and own[key] not in (None, [])]
         listed = ", ".join(option_text(key, own[key]) for key in differing)
-        texts.append(f"{name}({listed})" if listed else name)
+        if listed and len(set(names)) == 1 and part != "criterion":
+            texts.append(listed)  # of a part that is always the same one
+        else:
+            texts.append(f"{name}({listed})" if listed else name)
     return texts
 
 

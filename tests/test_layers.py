@@ -40,8 +40,7 @@ ONLY_IN = {
     "rich": {"tables.py", "cli.py"},
     "wandb": {"wandb.py"},
     "peft": {"lora.py"},
-    "matplotlib": {path.name for path in (ROOT / "plots").iterdir()} | {"base.py"},
-    "jinja2": {"page.py"},
+    "matplotlib": {path.name for path in (ROOT / "plots").iterdir()},
     "lm_eval": {"zero_shot.py"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))

@@ -29,7 +29,8 @@ def importance_by_block(records: Sequence[Record]) -> Figure:
         blocks = np.arange(values.shape[1])
         mean = values.mean(axis=0)
         axes.bar(blocks, mean, width=0.7, color=COLOURS[0], alpha=0.85)
-        spread = [mean - values.min(axis=0), values.max(axis=0) - mean]
+        # A mean of equal values may lie beyond them by a rounding.
+        spread = np.maximum(0, [mean - values.min(axis=0), values.max(axis=0) - mean])
         axes.errorbar(blocks, mean, spread, fmt="none", ecolor="#344054", elinewidth=0.9, capsize=2)
         axes.set_xticks(blocks[:: max(1, len(blocks) // 16)])
         axes.grid(visible=False, axis="x")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cfsp.comparison import Point, points
@@ -24,7 +26,9 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
     kinds = list(dict.fromkeys(kind_of(site) for site in sites))
     columns = {kind: [site for site in sites if kind_of(site) == kind] for kind in kinds}
     sizes = [len(columns[kind]) for kind in kinds]
-    figure = Figure((WIDTH, 0.8 + 0.17 * len(rows)), layout="constrained")
+    labels = [fill(f"{row.method}  {row.sparsity:.0%}", 48) for row in rows]
+    lines = max(label.count("\n") + 1 for label in labels)
+    figure = Figure((WIDTH, 0.8 + (0.06 + 0.11 * lines) * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True, width_ratios=sizes)[0]
     for axes, kind in zip(panels, kinds, strict=True):
         shares = np.array([[kept_share(row, site) for site in columns[kind]] for row in rows])
@@ -32,14 +36,14 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
         axes.set_title(kind)
         axes.grid(visible=False)
         axes.set_xlabel("block")
-        labels = [block_of(site) for site in columns[kind]]
-        every = max(1, len(labels) // 16)
-        axes.set_xticks(range(0, len(labels), every), labels[::every])
+        blocks = [block_of(site) for site in columns[kind]]
+        every = max(1, len(blocks) // 16)
+        axes.set_xticks(range(0, len(blocks), every), blocks[::every])
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
         if sum(sizes) <= 16:
             annotate(axes, shares)
-    panels[0].set_yticks(range(len(rows)), [row_label(row) for row in rows])
+    panels[0].set_yticks(range(len(rows)), labels)
     bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.01, aspect=40, label="share of units kept")
     bar.outline.set_visible(False)
     return figure
@@ -54,11 +58,6 @@ def readable(rows: list[Point]) -> list[Point]:
     return rows
 
 
-def row_label(row: Point) -> str:
-    name = row.method if len(row.method) <= 48 else f"{row.method[:47]}…"
-    return f"{name}  {row.sparsity:.0%}"
-
-
 def kept_share(row: Point, site: str) -> float:
     """Mean over the records; NaN where a site was not among those to prune."""
     shares = [
@@ -67,7 +66,7 @@ def kept_share(row: Point, site: str) -> float:
     return float(np.mean(shares))
 
 
-def annotate(axes, shares: np.ndarray) -> None:
+def annotate(axes: Axes, shares: np.ndarray) -> None:
     """The share in per cent in every cell, dark on light and light on dark."""
     for (row, column), share in np.ndenumerate(shares):
         if not np.isnan(share):

@@ -14,12 +14,10 @@ CAPTION = (
     "Mean over seeds; bars are their standard deviation. The star and the dashed line are the dense model."
 )
 COLUMNS = {
-    "method": "the shortest name that tells the methods of this page apart",
-    "asked": "sparsity asked for, of the base that the run names",
-    "sites": "measured share removed of the chosen sites",
-    "blocks": "measured share removed of all blocks",
-    "model": "measured share removed of all parameters",
     "parameters": "measured parameters of the whole model",
+    "model": "measured share removed of all parameters",
+    "blocks": "measured share removed of all blocks",
+    "sites": "measured share removed of the chosen sites",
     "runs": "records that the mean is of",
 }
 
@@ -62,11 +60,17 @@ def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:
     """A row per method and sparsity; the best of each asked sparsity stands out."""
     found = points(measure.records, names)
     tasks = measure.names if len(measure.names) > 1 else ()
-    headings = {measure.title: f"{measure.better} is better", "of dense": "this / the dense model's"}
-    headings |= dict.fromkeys(tasks, "accuracy of this task")
+    columns = {
+        "method": "the shortest name that tells the methods of this study apart",
+        "asked": "sparsity asked for, of the base that the run names",
+        measure.quantity: f"mean ± standard deviation over the runs; {measure.better} is better",
+        "of dense": "divided by the dense model's",
+        **COLUMNS,
+        **dict.fromkeys(tasks, "accuracy of this task"),
+    }
     best = {id(point) for point in best_points(found, measure)}
     rows = [quality_row(point, measure, tasks, id(point) in best) for point in found]
-    return Table("Methods by asked sparsity, the best of each in bold", COLUMNS | headings, rows)
+    return Table("Methods by asked sparsity, the best of each in bold", columns, rows)
 
 
 def quality_row(point: Point, measure: Measure, tasks: tuple[str, ...], best: bool) -> list[Cell]:
@@ -74,10 +78,10 @@ def quality_row(point: Point, measure: Measure, tasks: tuple[str, ...], best: bo
     return [
         word(point.method),
         share(point.sparsity),
-        *(share(point.removed(base)) for base in ("sites", "blocks", "model")),
-        number(round(point.parameters), ",d"),
-        number(len(point.records), "d"),
         spread(value, best),
         number(value.mean / measure.dense, ".3f"),
+        number(round(point.parameters), ",d"),
+        *(share(point.removed(base)) for base in ("model", "blocks", "sites")),
+        number(len(point.records), "d"),
         *(number(fmean(one.metrics["pruned"][task].value for one in point.records), ".4f") for task in tasks),
     ]
