@@ -185,9 +185,9 @@ def zero_shots(records: Iterable[Record]) -> list[Measure]:
     for key, members in sorted(groups.items()):
         names = tuple(name for name, *_ in key)
         dense = fmean(members[0].metrics["dense"][name].value for name in names)
-        protocols = [members[0].metrics["pruned"][name].protocol for name in names]
+        protocol = shared([members[0].metrics["pruned"][name].protocol for name in names])
         title = f"mean of {len(names)} tasks" if len(names) > 1 else names[0]
-        found.append(Measure(title, names, shared(protocols), dense, "higher", tuple(members)))
+        found.append(Measure(title, names, protocol, dense, "higher", tuple(members)))
     return found
 
 

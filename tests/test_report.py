@@ -133,9 +133,7 @@ class Ids(HTMLParser):
         for key, value in attributes:
             if key == "id":
                 self.ids.append(value)
-            if key in ("src", "href", "xlink:href", "data", "action") and not value.startswith(
-                ("#", "data:,")
-            ):
+            if key in ("src", "href", "xlink:href") and not value.startswith(("#", "data:")):
                 self.loads.append(value)
 
 

@@ -35,12 +35,15 @@ def latency_by_size(
         pairs = [(point.parameters, point.spread(measure.read).mean) for point in found]
         dense = measure.records[0].parameters["dense"]["model"]
         draw_front(axes, [*pairs, (dense, measure.dense)])
+        ends = [measure.dense]
         for point, (x, y) in zip(found, pairs, strict=True):
             low, high = timed_range(point, measure)
+            ends += [low, high]
             bars = [[max(0.0, y - low)], [max(0.0, high - y)]]
             style = styles[point.method].line | {"linestyle": "none"}
             axes.errorbar(x, y, bars, elinewidth=0.8, capsize=1.5, **style)
         axes.plot(dense, measure.dense, "*", color=DENSE, markersize=9)
+        show_logarithmic(axes, ends)
         show_parameters(axes, dense)
         axes.set_ylabel("milliseconds")
         axes.set_title(measure.title)

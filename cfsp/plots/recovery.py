@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cfsp.plots.base import Look, add_legend, grid, method_handles, styled
 from cfsp.record import Record
@@ -33,5 +34,6 @@ def recovery_curves(
                 axes.plot(steps, losses, **look.line | {"marker": few}, alpha=0.8, markersize=3)
         axes.set_title(f"{CURVES[kind]}, {share:.0%} asked")
         axes.set_xlabel("optimizer step")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(figure, method_handles(methods, styles))
     return figure

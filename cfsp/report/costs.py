@@ -36,8 +36,8 @@ def latency_section(
     """Latency against size, and perplexity against the latency of a decoded token of one sequence."""
     figure = latency_by_size(measures, names, styles)
     caption = (
-        "Medians over runs; bars are the range of all rounds; grey: what nothing beats in both. "
-        "The star is the dense model, timed in turns with each."
+        "Mean over runs of the median round; bars are the range of all rounds. "
+        "Grey: what nothing beats in both. The star is the dense model, timed in turns with each."
     )
     plots = [Plot(section_id, figure, "Latency against measured parameters", caption)]
     decode = next((one for one in measures if one.title.startswith("decode")), measures[0])

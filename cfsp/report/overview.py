@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cfsp.comparison import Measure, Point, best_points, points
+from cfsp.comparison import Measure, Point, best_points, by_model, points
 from cfsp.record import Record
 from cfsp.report.base import Cell, Section, Table, number, share, spread, word
 
@@ -36,7 +36,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Compared:
-    """The records of one dense model, named and measured. missing: figures that nothing was found for."""
+    """The records of one study, named and measured. missing: figures that nothing was found for."""
 
     title: str
     records: Sequence[Record]
@@ -51,7 +51,7 @@ def overview_section(
     records = [record for group in groups for record in group.records]
     facts = {
         "runs": len(records),
-        "dense models": len(groups),
+        "dense models": len(by_model(records)),
         "methods": len({name for group in groups for name in group.names.values()}),
         "failed runs": len(failures),
         "unreadable files": len(unreadable),
@@ -73,7 +73,7 @@ def overview_section(
 def glance_table(groups: Sequence[Compared]) -> Table:
     """The best method of each asked sparsity, by everything that is measured."""
     columns = {
-        "dense model": "",
+        "study": "the dense model, and what is measured where that takes two",
         "measured": "of what the best is shown",
         "asked": "sparsity asked for",
         "best method": "by the mean over its runs",
@@ -107,7 +107,7 @@ def bests(groups: Sequence[Compared]) -> Iterator[tuple[Compared, Measure, Point
 
 def protocol_table(groups: Sequence[Compared]) -> Table:
     columns = {
-        "dense model": "",
+        "study": "the dense model, and what is measured where that takes two",
         "parameters": "",
         "measured": "",
         "runs": "",
