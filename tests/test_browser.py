@@ -17,11 +17,13 @@ SECTIONS = "perplexity-1 zero-shot-1 widths importance latency-1 recovery".split
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """The report on a study in which one run gives no number."""
+    """The report on a study with perplexities of one to four digits, and one that is no number."""
     folder = tmp_path_factory.mktemp("report")
-    odd = record("FLAP", 0.5)
-    odd.metrics["pruned"]["perplexity/x"] = replace(odd.metrics["pruned"]["perplexity/x"], value=float("nan"))
-    for one in [*study(), odd]:
+    values = {"FLAP": float("nan"), "Taylor": 1234.5, "CFSP": 9.5}
+    odd = [record(criterion, 0.5) for criterion in values]
+    for one, value in zip(odd, values.values(), strict=True):
+        one.metrics["pruned"]["perplexity/x"] = replace(one.metrics["pruned"]["perplexity/x"], value=value)
+    for one in [*study(), *odd]:
         one.save(folder)
     report([folder / "records"], folder / "report.html", None, "Study")
     return (folder / "report.html").as_uri()
@@ -89,7 +91,7 @@ def test_numbers_sort_as_numbers_and_what_is_none_stays_last(browser):
         cells = column(browser, "perplexity/x")[1]
         assert sorted(cells) == sorted(before)
         assert cells[-1] == "nan"
-        numbers = [float(cell) for cell in cells[:-1]]
+        numbers = [float(cell.replace(",", "")) for cell in cells[:-1]]
         assert numbers == sorted(numbers, reverse=direction == "descending")
 
 
@@ -109,7 +111,7 @@ def test_cells_with_plus_minus_and_words_sort_too(browser):
         for row in table.find_elements("css selector", "tbody tr")
     ]
     assert any("±" in value for value in values)
-    numbers = [float(value.split(" ±")[0]) for value in values if value != "nan"]
+    numbers = [float(value.split(" ±")[0].replace(",", "")) for value in values if value != "nan"]
     assert numbers == sorted(numbers)
 
 
