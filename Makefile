@@ -2,14 +2,15 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint benchmark
+.PHONY: help setup demo test test-browser lint benchmark
 
 help:
-	@echo "make demo       prune the embedded model by 20 % with CFSP and show what happened"
-	@echo "make test       lint and all tests, offline"
-	@echo "make setup      the virtual environment in $(VENV), with the locked versions"
-	@echo "make lint       ruff only"
-	@echo "make benchmark  what calibration costs, against a bare forward pass"
+	@echo "make demo          prune the embedded model by 20 % with CFSP and show what happened"
+	@echo "make test          lint and all tests, offline"
+	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
+	@echo "make setup         the virtual environment in $(VENV), with the locked versions"
+	@echo "make lint          ruff only"
+	@echo "make benchmark     what calibration costs, against a bare forward pass"
 
 setup: $(VENV)/.ready
 
@@ -24,7 +25,15 @@ demo: setup
 	FORCE_COLOR=1 $(BIN)/cfsp overwrite=true
 
 test: setup lint
-	$(BIN)/pytest --numprocesses 2
+	$(BIN)/pytest --numprocesses 2 -m "not browser"
+
+test-browser: setup
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+		test "$$(id -u)" = 0 && command -v apt-get >/dev/null || { \
+			echo "make test-browser needs chromium and chromedriver: apt-get install chromium chromium-driver"; \
+			exit 1; }; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
+	$(BIN)/pytest -m browser tests/test_browser.py
 
 lint: setup
 	$(BIN)/ruff check .

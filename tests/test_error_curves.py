@@ -132,11 +132,9 @@ def test_what_cannot_be_probed_is_refused():
         ValueError, match="expected only mlp and attention, and schedule=one_shot or blockwise"
     ):
         cfsp.plan(make("llama"), batches(), schedule="iterative", allocator="error_curves", sparsity=0.5)
+    curves = stats_of(a=curve(1.0), b=curve(1.0))
+    curves["a"]["unit_cost"], curves["b"]["unit_cost"] = torch.tensor(1e-9), torch.tensor(1.0)
     with pytest.raises(ValueError, match="cannot be cut so far"):
-        curves = stats_of(a=curve(1.0), b=curve(1.0))
-        for stat in curves.values():
-            stat["unit_cost"] = torch.tensor(1.0)
-        curves["a"]["unit_cost"] = torch.tensor(1e-9)
         ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, COST, 70)
 
 

@@ -22,6 +22,7 @@ ROWS = [
         "frames",
     },
     {"failures", "filters", "finding", "gradients", "moments", "overlaps", "regression", "tables"},
+    {"comparison", "methods"},
     {
         "calibration",
         "instructions",
@@ -34,8 +35,9 @@ ROWS = [
         "cards",
         "formats",
         "papers",
+        "plots",
     },
-    {"checkpoints", "examples", "stream"},
+    {"checkpoints", "examples", "report", "stream"},
     {"decisions", "loading", "targets"},
     {"probes"},
     {"schedules", "recovery", "evaluation"},
@@ -53,6 +55,7 @@ ONLY_IN = {
     "rich": {"summary.py", "cli.py"},
     "wandb": {"wandb.py"},
     "peft": {"lora.py"},
+    "matplotlib": {path.name for path in (ROOT / "plots").iterdir()},
     "lm_eval": {"zero_shot.py"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))

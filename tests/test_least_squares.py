@@ -154,7 +154,7 @@ def test_gated_and_cut_models_agree(family):
 
 @pytest.mark.parametrize("target", ["own", "dense", "residual"])
 def test_each_fit_brings_the_consumer_nearer_to_its_target(target):
-    """On the calibration batches the refitted model's blocks are nearer to the dense one's than the cut one's."""
+    """On the calibration batches the refitted model ends nearer to the dense one than the cut one does."""
     dense = make("llama")
     errors = {}
     for name in ("none", LeastSquares(target=target, ridge=1e-6)):

@@ -1,0 +1,1 @@
+"""The report: records as one page that needs no network."""

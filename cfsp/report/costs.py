@@ -1,0 +1,116 @@
+"""Sections on time: latency, and recovery."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+from cfsp.comparison import Measure, key_of, points
+from cfsp.plots.base import Look
+from cfsp.plots.latency import latency_by_size, quality_by_latency
+from cfsp.plots.recovery import recovery_curves
+from cfsp.record import Record
+from cfsp.report.base import Plot, Section, Table, number, share, spread, word
+
+SHAPE = ("batch", "prompt")
+
+
+def by_clock(measures: Sequence[Measure]) -> list[list[Measure]]:
+    """Latencies by all of their protocol but the shape of the input, which panels tell apart."""
+    groups = defaultdict(list)
+    for measure in measures:
+        groups[key_of({key: value for key, value in measure.protocol.items() if key not in SHAPE})].append(
+            measure
+        )
+    return [groups[key] for key in sorted(groups)]
+
+
+def latency_section(
+    measures: Sequence[Measure],
+    qualities: Sequence[Measure],
+    model: str,
+    section_id: str,
+    names: Mapping[str, str],
+    styles: Mapping[str, Look],
+) -> Section:
+    """Latency against size, and perplexity against the latency of a decoded token of one sequence."""
+    figure = latency_by_size(measures, names, styles)
+    caption = (
+        "Mean over runs of the median round; bars are the range of all rounds. "
+        "Grey: what nothing beats in both. The star is the dense model, timed in turns with each."
+    )
+    plots = [Plot(section_id, figure, "Latency against measured parameters", caption)]
+    decode = next((one for one in measures if one.title.startswith("decode")), measures[0])
+    timed = {record.id for record in decode.records}
+    for place, quality in enumerate(qualities, start=1):
+        if any(record.id in timed for record in quality.records):
+            drawn = quality_by_latency(quality, decode, names, styles)
+            label = f"{quality.title} against {decode.title}"
+            plots.append(Plot(f"{section_id}-{place}", drawn, label, "Grey: what nothing beats in both."))
+    protocol = {key: value for key, value in measures[0].protocol.items() if key not in SHAPE}
+    intro = "Milliseconds of a prompt (prefill) and of a token of all sequences (decode); less is better."
+    return Section(section_id, "Latency", model, intro, protocol, plots, [latency_table(measures, names)])
+
+
+def latency_table(measures: Sequence[Measure], names: Mapping[str, str]) -> Table:
+    columns = {"method": "", "asked": "sparsity asked for", "parameters": "measured, whole model"}
+    columns |= {"shape": "what is timed: stage, batch x prompt", "ms": "milliseconds", "speed-up": "of dense"}
+    rows = []
+    for measure in measures:
+        speedup = measure.names[0].replace("_ms/", "_speedup/")
+        for point in points(measure.records, names):
+            rows.append(
+                [
+                    word(point.method),
+                    share(point.sparsity),
+                    number(round(point.parameters), ",d"),
+                    word(measure.title),
+                    spread(point.spread(measure.read)),
+                    spread(point.spread(lambda one, key=speedup: one.metrics["pruned"][key].value)),
+                ]
+            )
+    return Table("Latency, and speed-up over the dense model timed in turns", columns, rows)
+
+
+def recovery_section(
+    records: Sequence[Record],
+    model: str,
+    section_id: str,
+    names: Mapping[str, str],
+    styles: Mapping[str, Look],
+) -> Section:
+    """A figure per objective and data: losses of others are other quantities."""
+    groups = defaultdict(list)
+    for record in records:
+        config = record.config["recovery"]
+        groups[key_of([config.get("objective"), config.get("data")])].append(record)
+    plots = []
+    for place, key in enumerate(sorted(groups), start=1):
+        name = section_id if len(groups) == 1 else f"{section_id}-{place}"
+        found = groups[key]
+        objective = found[0].config["recovery"].get("objective", {}).get("_target_", "").rsplit(".", 1)[-1]
+        caption = f"Objective: {objective}. A line per run."
+        label = f"Recovery curves, {objective}"
+        plots.append(Plot(name, recovery_curves(found, names, styles), label, caption))
+    intro = "The loss as recovery trains; the best model on held-out examples counts."
+    return Section(section_id, "Recovery", model, intro, {}, plots, [recovery_table(records, names)])
+
+
+def recovery_table(records: Sequence[Record], names: Mapping[str, str]) -> Table:
+    columns = {"method": "", "asked": "sparsity asked for", "runs": "records that the mean is of"}
+    fields = {
+        "trainable": "parameters that are trained",
+        "tokens": "tokens seen",
+        "steps": "optimizer steps",
+        "seconds": "of training",
+    }
+    rows = [
+        [
+            word(point.method),
+            share(point.sparsity),
+            number(len(point.records), "d"),
+            *(spread(point.spread(lambda one, key=key: one.training[key])) for key in fields),
+        ]
+        for point in points(records, names)
+    ]
+    return Table("What recovery cost", columns | fields, rows)

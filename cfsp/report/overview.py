@@ -1,0 +1,168 @@
+"""The overview: what the page is made of, what it could not read, what failed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cfsp.comparison import Measure, Point, best_points, by_model, points
+from cfsp.record import Record
+from cfsp.report.base import Cell, Section, Table, number, share, spread, word
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended in an error."""
+
+    id: str
+    created: str
+    error: str
+    command: str | None
+    config: Any
+
+    @classmethod
+    def load(cls, path: Path) -> Failure:
+        """Read a failure. Raises ValueError if the file is none."""
+        try:
+            data = json.loads(path.read_text())
+            return cls(*(data[field] for field in ("id", "created", "error", "command", "config")))
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: no failure of this version of cfsp ({error!r})") from error
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The records of one study, named and measured. missing: figures that nothing was found for."""
+
+    title: str
+    records: Sequence[Record]
+    names: Mapping[str, str]
+    measures: Sequence[Measure]
+    missing: Sequence[str]
+
+
+def overview_section(
+    groups: Sequence[Compared], failures: Sequence[Failure], unreadable: Sequence[str]
+) -> Section:
+    records = [record for group in groups for record in group.records]
+    facts = {
+        "runs": len(records),
+        "dense models": len(by_model(records)),
+        "methods": len({name for group in groups for name in group.names.values()}),
+        "failed runs": len(failures),
+        "unreadable files": len(unreadable),
+    }
+    tables = [glance_table(groups), protocol_table(groups), code_table(records)]
+    if failures:
+        tables.append(failure_table(failures, {record.id for record in records}))
+    notes = [f"Could not be read: {problem}" for problem in unreadable]
+    notes += [
+        f"Nothing to show of {group.title}: {', '.join(group.missing)}." for group in groups if group.missing
+    ]
+    intro = (
+        "Sparsity is the share that is removed. Methods differ in what they count, so compare them by "
+        "the measured parameters, not by the sparsity they were asked for."
+    )
+    return Section("overview", "Overview", "", intro, facts, tables=tables, notes=notes)
+
+
+def glance_table(groups: Sequence[Compared]) -> Table:
+    """The best method of each asked sparsity, by everything that is measured."""
+    columns = {
+        "study": "the dense model, and what is measured where that takes two",
+        "measured": "of what the best is shown",
+        "asked": "sparsity asked for",
+        "best method": "by the mean over its runs",
+        "value": "mean ± standard deviation over runs",
+        "dense": "the dense model's value",
+        "removed": "measured share of all parameters",
+        "runs": "records that the mean is of",
+    }
+    rows = [
+        [
+            word(group.title),
+            word(measure.title),
+            share(point.sparsity),
+            word(point.method),
+            spread(point.spread(measure.read)),
+            number(measure.dense),
+            share(point.removed("model")),
+            number(len(point.records), "d"),
+        ]
+        for group, measure, point in bests(groups)
+    ]
+    return Table("At a glance: the best of each asked sparsity", columns, rows)
+
+
+def bests(groups: Sequence[Compared]) -> Iterator[tuple[Compared, Measure, Point]]:
+    for group in groups:
+        for measure in group.measures:
+            for point in best_points(points(measure.records, group.names), measure):
+                yield group, measure, point
+
+
+def protocol_table(groups: Sequence[Compared]) -> Table:
+    columns = {
+        "study": "the dense model, and what is measured where that takes two",
+        "parameters": "",
+        "measured": "",
+        "runs": "",
+        "protocol": "what it depends on",
+    }
+    rows = [
+        [
+            word(group.title),
+            number(group.records[0].parameters["dense"]["model"], ",d"),
+            word(measure.title),
+            number(len(measure.records), "d"),
+            word(", ".join(f"{key} {value}" for key, value in measure.protocol.items() if value is not None)),
+        ]
+        for group in groups
+        for measure in group.measures
+    ]
+    return Table("Dense models and protocols; others never share an axis", columns, rows)
+
+
+def code_table(records: Sequence[Record]) -> Table:
+    columns = {
+        "code": "commit of cfsp",
+        "state": "whether files differed from the commit",
+        **dict.fromkeys(("cfsp", "torch", "transformers"), "version"),
+        "device": "",
+        "runs": "",
+    }
+    found = Counter(code_of(record) for record in records)
+    rows = [[*map(word, code), number(count, "d")] for code, count in sorted(found.items())]
+    return Table("Code and machines", columns, rows)
+
+
+def code_of(record: Record) -> tuple[str, ...]:
+    """Commit, state, versions and device."""
+    versions = record.environment.get("versions", {})
+    state = "unknown" if record.git is None else ("changed" if record.git["dirty"] else "clean")
+    return (
+        "–" if record.git is None else record.git["commit"][:12],
+        state,
+        *(str(versions.get(package) or "–") for package in ("cfsp", "torch", "transformers")),
+        str(record.environment.get("device", "–")),
+    )
+
+
+def failure_table(failures: Sequence[Failure], finished: set[str]) -> Table:
+    columns = {"id": "hash of the config", "created": "UTC", "finished since": "", "error": "", "config": ""}
+    texts = [f"{one.command or ''}\n\n{json.dumps(one.config, indent=1)}".lstrip() for one in failures]
+    rows = [
+        [
+            word(failure.id),
+            word(failure.created),
+            word("yes" if failure.id in finished else "no"),
+            word(failure.error),
+            Cell("show", details=text),
+        ]
+        for failure, text in zip(failures, texts, strict=True)
+    ]
+    return Table("Failed runs", columns, rows)

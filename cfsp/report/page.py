@@ -1,0 +1,38 @@
+"""The page: sections through a template, styles and script inlined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from cfsp.plots.base import svg
+from cfsp.report.base import Plot, Section
+
+FOLDER = Path(__file__).parent
+
+
+def page(title: str, sections: Sequence[Section]) -> str:
+    """HTML that loads nothing. All that comes out of records is escaped by the template."""
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return templates.get_template("page.html.j2").render(
+        title=title,
+        chapters=[(model, [*members]) for model, members in groupby(sections, lambda one: one.model)],
+        style=Markup((FOLDER / "page.css").read_text()),
+        script=Markup((FOLDER / "page.js").read_text()),
+        draw=draw,
+    )
+
+
+def draw(plot: Plot) -> Markup:
+    """A figure as SVG; matplotlib escapes the text in it."""
+    return Markup(svg(plot.figure, plot.name))

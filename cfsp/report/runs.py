@@ -1,0 +1,88 @@
+"""The section with every run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+from cfsp.comparison import key_of
+from cfsp.record import Metric, Record
+from cfsp.report.base import MISSING, Cell, Section, Table, finite, number, share, word
+
+COLUMNS = {
+    "id": "hash of the config; the file's name",
+    "method": "the shortest name that tells the methods apart",
+    "seed": "of the run",
+    "asked": "sparsity asked for",
+    "of": "the base of the asked sparsity",
+    "sites": "measured share removed of the chosen sites",
+    "blocks": "measured share removed of all blocks",
+    "model": "measured share removed of all parameters",
+    "parameters": "measured parameters of the whole model",
+}
+LAST = {"seconds": "of all stages", "created": "UTC", "code": "commit; + if it was changed", "config": ""}
+
+
+def runs_section(records: Sequence[Record], model: str, section_id: str, names: Mapping[str, str]) -> Section:
+    """A row per record with all its metrics."""
+    metrics = metric_columns(records)
+    columns = COLUMNS | {name: f"{key[0]}, {key[1]}" for key, name in metrics.items()} | LAST
+    rows = [run_row(record, names[record.id], metrics) for record in records]
+    caption = f"{len(records)} runs with all their metrics"
+    intro = "Every record as it stands on disk. A heading sorts; the last column opens the whole config."
+    return Section(section_id, "All runs", model, intro, {}, tables=[Table(caption, columns, rows)])
+
+
+def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
+    """(metric, protocol) -> heading: the metric's name, numbered where it has several protocols."""
+    keys = {
+        (name, key_of(metric.protocol)): None
+        for record in records
+        for name, metric in record.metrics["pruned"].items()
+    }
+    protocols: dict[str, list[str]] = {}
+    for name, protocol in sorted(keys):
+        protocols.setdefault(name, []).append(protocol)
+    return {
+        (name, protocol): name if len(found) == 1 else f"{name} (protocol {place})"
+        for name, found in protocols.items()
+        for place, protocol in enumerate(found, start=1)
+    }
+
+
+def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str]) -> list[Cell]:
+    config = record.config
+    own = {(name, key_of(one.protocol)): one for name, one in record.metrics["pruned"].items()}
+    return [
+        word(record.id),
+        word(method),
+        number(config["seed"], "d"),
+        share(config["sparsity"]),
+        word(config["sparsity_of"]),
+        *(share(record.sparsity[base]) for base in ("sites", "blocks", "model")),
+        number(record.parameters["pruned"]["model"], ",d"),
+        *(metric_cell(own.get(key)) for key in metrics),
+        number(sum(record.seconds.values()), ".1f"),
+        word(record.created),
+        word(code_of(record)),
+        Cell("show", details=details(record)),
+    ]
+
+
+def metric_cell(metric: Metric | None) -> Cell:
+    if metric is None:
+        return MISSING
+    error = "" if metric.stderr is None else f" ± {metric.stderr:.2g}"
+    return Cell(f"{metric.value:,.5g}{error}", finite(metric.value))
+
+
+def code_of(record: Record) -> str:
+    """The commit that a record was made with, and a plus if files differed from it."""
+    if record.git is None:
+        return f"cfsp {record.environment.get('versions', {}).get('cfsp')}"
+    return record.git["commit"][:8] + ("+" if record.git["dirty"] else "")
+
+
+def details(record: Record) -> str:
+    command = f"{record.command}\n\n" if record.command else ""
+    return command + json.dumps(record.config, indent=1)
