@@ -129,6 +129,8 @@ class Progress:
             bias = before.bias if bias is None else before.bias + bias
         if before is not None and consumer is None:
             consumer = before.consumer
+        if consumer is not None:  # float32 would double a plan for a model of half precision
+            consumer = consumer.to(self.model.get_submodule(whole.consumers[0].module).weight.dtype)
         return Cut(site.name, whole.units, tuple(sorted(kept)), fill, consumer, bias)
 
     def _whole(self, site: Site) -> Site:
