@@ -16,13 +16,13 @@ from statistics import median
 from unittest import mock
 
 import torch
+from surgery import CONFIG, make_model
 
 import cfsp
 from cfsp import regression
 from cfsp.moments import SecondMoment
 from cfsp.record import peak_bytes, reset_peak
 from cfsp.stream import Stream
-from surgery import CONFIG, make_model
 
 SAMPLES, LENGTH, BATCH = 32, 1024, 4
 TOKENS = SAMPLES * LENGTH
@@ -91,10 +91,7 @@ def main() -> None:
     print("| of a block | seconds | operations | of these a second |\n|---|---|---|---|")
     counts = {name: len(times) / blocks for name, times in seconds.items()}
     for name, count in operations().items():
-        if name == "one pass":
-            spent = median(seconds[name])
-        else:
-            spent = sum(seconds[name]) / blocks
+        spent = median(seconds[name]) if name == "one pass" else sum(seconds[name]) / blocks
         print(f"| {name} | {spent:.1f} | {count:.2e} | {count / spent:.2e} |")
     assert counts["selection"] == 2, "every block has two sites"
 
