@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +26,12 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     failures.clear()
-    job()
+    own_launchers()
+    try:
+        job()
+    except KeyboardInterrupt:
+        print("cfsp: interrupted; what was finished before stays", file=sys.stderr)
+        raise SystemExit(130) from None
     if failures:
         raise SystemExit(1)
 
@@ -40,9 +47,14 @@ def job(cfg: DictConfig) -> None:
         message = error.args[0] if isinstance(error, KeyError) else str(error)
         failures.append(" ".join(str(message).split()))
         print(f"cfsp: error: {failures[-1]}", file=sys.stderr)
-    except KeyboardInterrupt:
-        print("cfsp: interrupted; what was finished before stays", file=sys.stderr)
-        raise SystemExit(130) from None
+
+
+def own_launchers() -> None:
+    """Let our presets be the only ones of their names: Hydra holds them to the fields of a plug-in's."""
+    Plugins.instance()  # has imported the plug-ins that are installed
+    presets = ConfigStore.instance().repo["hydra"]["launcher"]
+    for preset in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        presets.pop(preset.name, None)
 
 
 def show(cfg: DictConfig) -> None:
