@@ -2,11 +2,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint benchmark
+.PHONY: help setup demo test test-slurm lint benchmark
 
 help:
 	@echo "make demo       prune the embedded model by 20 % with CFSP and show what happened"
 	@echo "make test       lint and all tests, offline"
+	@echo "make test-slurm a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
 	@echo "make setup      the virtual environment in $(VENV), with the locked versions"
 	@echo "make lint       ruff only"
 	@echo "make benchmark  what calibration costs, against a bare forward pass"
@@ -25,6 +26,9 @@ demo: setup
 
 test: setup lint
 	$(BIN)/pytest --numprocesses 2
+
+test-slurm: setup
+	tests/slurm/start.sh $(BIN)/pytest -m slurm -rs tests/test_launchers.py
 
 lint: setup
 	$(BIN)/ruff check .

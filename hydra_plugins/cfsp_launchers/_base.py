@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
@@ -24,6 +24,7 @@ class Job:
     """One job of a sweep with all that another process needs to run it."""
 
     number: int
+    name: str  # what sets it apart from the others
     overrides: tuple[str, ...]
     context: HydraContext
     config: DictConfig
@@ -53,7 +54,7 @@ class Job:
         """Say that the process died. The job counts as done for Hydra, so that the others go on."""
         from cfsp.cli import failures  # a launcher is known before the app is
 
-        line = f"{' '.join(filter_overrides(self.overrides))}: {reason}"
+        line = f"{self.name}: {reason}"
         failures.append(line)
         print(f"cfsp: error: {line}", file=sys.stderr)
         return JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
@@ -70,8 +71,18 @@ class ProcessLauncher(Launcher):
         setup_globals()
         # Resolved here, so that all jobs agree on the time in its name.
         Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        shared = set.intersection(*map(set, job_overrides))
         jobs = [
-            Job(number, tuple(overrides), self.context, self.config, self.task, Singleton.get_state(), os.getcwd())
+            Job(
+                number,
+                " ".join(override for override in overrides if override not in shared) or f"job {number}",
+                tuple(overrides),
+                self.context,
+                self.config,
+                self.task,
+                Singleton.get_state(),
+                os.getcwd(),
+            )
             for number, overrides in enumerate(job_overrides, initial_job_idx)
         ]
         try:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
 from signal import SIG_IGN, SIGINT, signal
+from types import ModuleType
+from typing import Any
 
 from hydra.core.utils import JobReturn
 
+from cfsp.checks import check_integer
 from hydra_plugins.cfsp_launchers._base import Job, ProcessLauncher, need
 
 
@@ -24,22 +27,24 @@ class JoblibLauncher(ProcessLauncher):
 
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
         loky = need("joblib.externals.loky", "joblib")
-        for name, value in (("n_jobs", self.n_jobs), ("threads", self.threads)):
-            if not isinstance(value, int | None) or isinstance(value, bool) or (value or 1) < 1:
-                raise ValueError(f"hydra.launcher.{name}={value!r}: expected a whole number of at least 1")
+        check_integer("hydra.launcher.n_jobs", self.n_jobs, least=1)
+        if self.threads is not None:
+            check_integer("hydra.launcher.threads", self.threads, least=1)
         workers = min(self.n_jobs, len(jobs))
         threads = self.threads or threads_per_worker(workers, loky.cpu_count())
         gpus = visible_gpus()
 
-        def start(worker: int) -> loky.ProcessPoolExecutor:
-            environment = worker_environment(worker, threads, gpus)
-            # Ctrl-C reaches the whole group of processes; this one speaks, and ends the others.
-            return loky.ProcessPoolExecutor(1, env=environment, initializer=signal, initargs=(SIGINT, SIG_IGN))
+        environments = [worker_environment(worker, threads, gpus) for worker in range(workers)]
+        pools = [start(loky, environment) for environment in environments]
+        waiting, running = iter(jobs), {}
 
-        pools = [start(worker) for worker in range(workers)]
-        waiting = iter(jobs)
-        running = {pool.submit(job): (worker, job) for (worker, pool), job in zip(enumerate(pools), waiting)}
+        def begin(worker: int) -> None:
+            if job := next(waiting, None):
+                running[pools[worker].submit(job)] = worker, job
+
         try:
+            for worker in range(workers):
+                begin(worker)
             while running:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     worker, job = running.pop(future)
@@ -47,13 +52,16 @@ class JoblibLauncher(ProcessLauncher):
                         yield job, future.result()
                     except loky.BrokenProcessPool:
                         yield job, job.lost("its process was killed, perhaps for want of memory")
-                        pools[worker] = start(worker)
-                    for job in waiting:
-                        running[pools[worker].submit(job)] = worker, job
-                        break
+                        pools[worker] = start(loky, environments[worker])
+                    begin(worker)
         finally:
             for pool in pools:
                 pool.shutdown(kill_workers=bool(running))
+
+
+def start(loky: ModuleType, environment: Mapping[str, str]) -> Any:
+    """A worker that leaves Ctrl-C, which reaches all processes of a terminal, to the one that launched it."""
+    return loky.ProcessPoolExecutor(1, env=environment, initializer=signal, initargs=(SIGINT, SIG_IGN))
 
 
 def threads_per_worker(workers: int, cores: int) -> int:

@@ -70,6 +70,16 @@ PartitionName=test Nodes=ALL Default=YES State=UP
 EOF
 export SLURM_CONF="$folder/slurm.conf"
 
+# submitit asks sacct, which needs a database; squeue knows as much of jobs that ended just now.
+mkdir "$folder/bin"
+cat >"$folder/bin/sacct" <<'EOF'
+#!/bin/sh
+echo 'JobID|State|NodeList'
+exec squeue --noheader --array --states=all --format='%i|%T|%N'
+EOF
+chmod 755 "$folder/bin/sacct"
+export PATH="$folder/bin:$PATH"
+
 munged --foreground --key-file="$folder/munge/key" --socket="$folder/run/munge" \
     --pid-file="$folder/munge/pid" --seed-file="$folder/munge/seed" --log-file="$folder/munge/log" \
     2>"$folder/munged.log" &
