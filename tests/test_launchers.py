@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +25,7 @@ from cfsp.cli import main
 from hydra_plugins.cfsp_launchers.joblib import JoblibLauncher, threads_per_worker, worker_environment
 
 PRESETS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))
+SMALL_JOBS = [f"hydra.launcher.{option}" for option in ("cpus_per_task=1", "mem_gb=1", "timeout_min=5")]
 SLURM = os.environ.get("CFSP_TEST_SLURM", "no Slurm cluster for tests; make test-slurm starts one")
 
 
@@ -79,8 +83,11 @@ def serial(tmp_path_factory):
 
 
 @pytest.fixture
-def ray_head(tmp_path):
+def ray_head(tmp_path, monkeypatch):
     """A Ray cluster that was started beforehand, as `address=auto` finds it."""
+    # A token of its own: with an address, Ray asks for one only where it is told to.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
     temporary = Path("/tmp") / f"cfsp-ray-{os.getpid()}"  # a socket's path must be short
     ray = shutil.which("ray", path=str(Path(sys.executable).parent))
     command = [ray, "start", "--head", "--block", "--port=0", "--num-cpus=2", "--include-dashboard=false"]
@@ -88,6 +95,8 @@ def ray_head(tmp_path):
     with (tmp_path / "ray.log").open("w") as log:
         head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
+        # Which of several clusters of this machine is meant by auto, were others running.
+        monkeypatch.setenv("RAY_ADDRESS", address(head, tmp_path / "ray.log"))
         yield head
     finally:
         family = psutil.Process(head.pid).children(recursive=True)
@@ -174,13 +183,9 @@ def test_ray_joins_a_running_head(sweep, serial, ray_head):
 @pytest.mark.slurm
 @pytest.mark.skipif(SLURM != "1", reason=SLURM)
 def test_slurm_runs_a_sweep(sweep, serial):
-    options = [f"hydra.launcher.{option}" for option in ("cpus_per_task=1", "mem_gb=1", "timeout_min=5")]
-    code, _, err = sweep.run("submitit_slurm", *options, "sparsity=0.2,0.5")
+    code, _, err = sweep.run("submitit_slurm", *SMALL_JOBS, "sparsity=0.2,0.5")
     assert (code, err) == (0, "")
     assert sweep.metrics() == serial(sweep.overrides)
-
-
-SMALL_JOBS = ["hydra.launcher.cpus_per_task=1", "hydra.launcher.mem_gb=1"]
 
 
 @pytest.mark.slow
@@ -233,6 +238,16 @@ def test_ctrl_c_ends_the_workers_too(sweep, launcher):
     assert (out, err) == ("", "cfsp: interrupted; what was finished before stays\n")
     assert psutil.wait_procs(family, timeout=20)[1] == []
     assert sweep.metrics() == {}
+
+
+def address(head: subprocess.Popen, log: Path) -> str:
+    """Where a Ray head listens, as soon as it says so."""
+    for _ in range(1200):
+        assert head.poll() is None
+        if found := re.search(r"--address='(\S+)'", log.read_text()):
+            return found[1]
+        time.sleep(0.1)
+    return pytest.fail("the head never said its address")
 
 
 def reader(pipe: Path) -> int:

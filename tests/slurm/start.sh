@@ -28,7 +28,7 @@ without() { # REASON COMMAND...
 }
 
 [ "$(id -u)" = 0 ] || without "a Slurm cluster is started as root" "$@"
-if ! command -v slurmctld slurmd munged >/dev/null; then
+if ! (command -v slurmctld && command -v slurmd && command -v munged) >/dev/null; then
     { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes slurm-wlm munge; } \
         >"$folder/apt.log" 2>&1 ||
         without "slurm-wlm and munge cannot be installed: $(tail -n 1 "$folder/apt.log")" "$@"
