@@ -2,12 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-browser lint benchmark
+.PHONY: help setup demo test test-browser test-slurm lint benchmark
 
 help:
 	@echo "make demo          prune the embedded model by 20 % with CFSP and show what happened"
 	@echo "make test          lint and all tests, offline"
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
+	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
 	@echo "make setup         the virtual environment in $(VENV), with the locked versions"
 	@echo "make lint          ruff only"
 	@echo "make benchmark     what calibration costs, against a bare forward pass"
@@ -34,6 +35,9 @@ test-browser: setup
 			exit 1; }; \
 		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium chromium-driver; }
 	$(BIN)/pytest -m browser tests/test_browser.py
+
+test-slurm: setup
+	tests/slurm/start.sh $(BIN)/pytest -m slurm -rs tests/test_launchers.py
 
 lint: setup
 	$(BIN)/ruff check .

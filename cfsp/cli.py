@@ -6,6 +6,8 @@ import os
 import sys
 
 import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
 from cfsp.attempts import Attempt, command, failed, sweep_name
@@ -17,6 +19,7 @@ def main() -> None:
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     failed.clear()
+    own_launchers()
     try:
         job()
     except KeyboardInterrupt:
@@ -31,6 +34,14 @@ def job(cfg: DictConfig) -> None:
     """Run one job; what goes wrong in it is said, kept, and no other job's matter."""
     with Attempt(cfg):
         show(cfg)
+
+
+def own_launchers() -> None:
+    """Let our presets be the only ones of their names: Hydra holds them to the fields of a plug-in's."""
+    Plugins.instance()  # has imported the plug-ins that are installed
+    presets = ConfigStore.instance().repo["hydra"]["launcher"]
+    for preset in (CONF / "hydra" / "launcher").glob("*.yaml"):
+        presets.pop(preset.name, None)
 
 
 def show(cfg: DictConfig) -> None:

@@ -211,9 +211,9 @@ def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint):
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def open_when_read(path: Path, process: subprocess.Popen) -> int:
+def open_when_read(path: Path, process: subprocess.Popen, seconds: int = 60) -> int:
     """Open a FIFO for writing as soon as the process has opened it for reading."""
-    for _ in range(600):
+    for _ in range(10 * seconds):
         assert process.poll() is None
         try:
             return os.open(path, os.O_WRONLY | os.O_NONBLOCK)

@@ -1,0 +1,110 @@
+"""What all launchers share: a job that travels to another process, and what is said of one that died."""
+
+from __future__ import annotations
+
+import os
+import sys
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job of a sweep with all that another process needs to run it."""
+
+    number: int
+    name: str  # what sets it apart from the others
+    overrides: tuple[str, ...]
+    context: HydraContext
+    config: DictConfig
+    task: TaskFunction
+    singletons: Mapping[Any, Any]  # Hydra's own state
+    folder: str  # where the sweep was started: the config's paths are relative to it
+
+    def __call__(self) -> JobReturn:
+        """Run it here."""
+        os.chdir(self.folder)
+        Singleton.set_state(self.singletons)
+        setup_globals()
+        config = self.context.config_loader.load_sweep_config(self.config, [*self.overrides])
+        with open_dict(config.hydra.job) as job:
+            job.id = job.num = self.number
+        done = run_job(
+            hydra_context=self.context,
+            task_function=self.task,
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+        )
+        sys.stdout.flush()  # the process may live on for the next job
+        return done
+
+    def lost(self, reason: str) -> JobReturn:
+        """Say that the process died. The job counts as done for Hydra, so that the others go on."""
+        from cfsp.attempts import failed  # a launcher is known before the app is
+
+        line = f"{self.name}: {reason}"
+        failed.add(line)
+        print(f"cfsp: error: {line}", file=sys.stderr)
+        return JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
+
+
+class ProcessLauncher(Launcher):
+    """Runs jobs in other processes: a job whose process dies is named, and the others go on."""
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
+        """What became of every job, in their order; a launcher that cannot start ends in one line."""
+        setup_globals()
+        # Resolved here, so that all jobs agree on the time in its name.
+        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        shared = set.intersection(*map(set, job_overrides))
+        jobs = [
+            Job(
+                number,
+                " ".join(override for override in overrides if override not in shared) or f"job {number}",
+                tuple(overrides),
+                self.context,
+                self.config,
+                self.task,
+                Singleton.get_state(),
+                os.getcwd(),
+            )
+            for number, overrides in enumerate(job_overrides, initial_job_idx)
+        ]
+        try:
+            returns = {job.number: done for job, done in self.run(jobs)}
+        except (ValueError, ConnectionError) as error:
+            print(f"cfsp: error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(1) from error
+        return [returns[job.number] for job in jobs]
+
+    @abstractmethod
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+        """Run all jobs, in any order.
+
+        Raises:
+            ValueError, ConnectionError: no job can be started.
+        """
+
+
+def need(module: str, launcher: str) -> ModuleType:
+    """Import what a launcher stands on. Raises ValueError where it is not installed."""
+    try:
+        return import_module(module)
+    except ModuleNotFoundError:
+        package = module.split(".")[0]
+        raise ValueError(f"hydra/launcher={launcher}: expected {package}; pip install {package}") from None

@@ -1,0 +1,91 @@
+"""Jobs side by side in processes of this machine."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, wait
+from signal import SIG_IGN, SIGINT, signal
+from types import ModuleType
+from typing import Any
+
+from hydra.core.utils import JobReturn
+
+from cfsp.checks import check_integer
+from hydra_plugins.cfsp_launchers._base import Job, ProcessLauncher, need
+
+
+class JoblibLauncher(ProcessLauncher):
+    """Worker processes of joblib (loky), each with its GPU and its share of the cores.
+
+    One pool of one process per worker: a pool of several cannot say which process gets which GPU, and
+    loses all jobs with one. n_jobs: jobs at a time. threads: of each; None divides the cores.
+    """
+
+    def __init__(self, n_jobs: int, threads: int | None = None) -> None:
+        self.n_jobs, self.threads = n_jobs, threads
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+        loky = need("joblib.externals.loky", "joblib")
+        check_integer("hydra.launcher.n_jobs", self.n_jobs, least=1)
+        if self.threads is not None:
+            check_integer("hydra.launcher.threads", self.threads, least=1)
+        workers = min(self.n_jobs, len(jobs))
+        threads = self.threads or threads_per_worker(workers, loky.cpu_count())
+        gpus = visible_gpus()
+
+        environments = [worker_environment(worker, threads, gpus) for worker in range(workers)]
+        pools = [start(loky, environment) for environment in environments]
+        waiting, running = iter(jobs), {}
+
+        def begin(worker: int) -> None:
+            if job := next(waiting, None):
+                running[pools[worker].submit(job)] = worker, job
+
+        try:
+            for worker in range(workers):
+                begin(worker)
+            while running:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    worker, job = running.pop(future)
+                    try:
+                        yield job, future.result()
+                    except loky.BrokenProcessPool:
+                        yield job, job.lost("its process was killed, perhaps for want of memory")
+                        pools[worker] = start(loky, environments[worker])
+                    begin(worker)
+        finally:
+            for pool in pools:
+                pool.shutdown(kill_workers=bool(running))
+
+
+def start(loky: ModuleType, environment: Mapping[str, str]) -> Any:
+    """A worker that leaves Ctrl-C, which reaches all processes of a terminal, to the one that launched it."""
+    return loky.ProcessPoolExecutor(1, env=environment, initializer=signal, initargs=(SIGINT, SIG_IGN))
+
+
+def threads_per_worker(workers: int, cores: int) -> int:
+    """What OMP_NUM_THREADS says, as it does for one process alone, else an equal share of the cores."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else max(1, cores // workers)
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that a process started here would see, by the names that CUDA_VISIBLE_DEVICES takes."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
+    import torch
+
+    return [str(gpu) for gpu in range(torch.cuda.device_count())]
+
+
+def worker_environment(worker: int, threads: int, gpus: Sequence[str]) -> dict[str, str]:
+    """What worker 0, 1, ... is started with: one GPU in turn, and no more threads than its share.
+
+    Set before the process starts, because CUDA and OpenMP read it once. Its GPU is its `cuda`.
+    """
+    environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
+    return environment

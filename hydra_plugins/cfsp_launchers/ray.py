@@ -1,0 +1,41 @@
+"""Jobs as tasks of a Ray cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from hydra.core.utils import JobReturn
+
+from hydra_plugins.cfsp_launchers._base import Job, ProcessLauncher, need
+
+
+class RayLauncher(ProcessLauncher):
+    """One Ray task per job. Ray chooses nodes and GPUs by what a job asks for, and queues the rest.
+
+    address: of a running head, `auto` for the one of this machine, None for a cluster of this machine that
+    ends with the sweep. num_cpus: of a job, and its threads. num_gpus: of a job; 0.5 lets two share one.
+    """
+
+    def __init__(self, address: str | None, num_cpus: int, num_gpus: float) -> None:
+        self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+        ray = need("ray", "ray")
+        ray.init(address=self.address or "local", logging_level="error")
+        try:
+            # max_retries: a job that was killed for its memory would be killed again.
+            task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=0)(run_job)
+            for job, result in [(job, task.remote(job)) for job in jobs]:
+                try:
+                    yield job, ray.get(result)
+                except ray.exceptions.RayTaskError:
+                    raise
+                except ray.exceptions.RayError as error:
+                    yield job, job.lost(f"its Ray worker died ({type(error).__name__})")
+        finally:
+            ray.shutdown()
+
+
+def run_job(job: Job) -> JobReturn:
+    """The job as a function, which is what Ray takes."""
+    return job()
