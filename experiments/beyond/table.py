@@ -12,7 +12,7 @@ RESULTS = Path(__file__).parents[2] / "results" / "beyond"
 INTRODUCTION = """# Least squares, greedy OBS, error curves
 
 Written by `experiments/beyond/run.sh` and `table.py`; see their README for data and reading.
-Cells: perplexity, mean ± standard deviation over seeds if there are several, (share of all parameters gone)."""
+Cells: perplexity, mean ± standard deviation over seeds, if there are several (share of parameters gone)."""
 STEPS = {
     "reference_steps": "the embedded model, MLPs",
     "stories260k": "stories260K on TinyStories, MLPs",
