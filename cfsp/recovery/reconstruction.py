@@ -163,9 +163,10 @@ class Reconstruction(Recovery):
         pruned = Stream(setting.model, ids, counted, self.batch_size, folder, "pruned")
         places, apart = places_of(setting.model), self.target == "sublayer"
         passed, notes = 0, []
+        last = max(index for index, kinds in enumerate(wanted) if kinds)
         total = self.steps * sum(map(len, wanted))
         with tqdm(total=total, desc="reconstruction", unit="step", disable=None) as bar:
-            for index, number in enumerate(setting.change.blocks):
+            for index, number in enumerate(setting.change.blocks[: last + 1]):
                 for between in range(passed, number):  # blocks that the pruned model lacks
                     dense.advance(between)
                 passed, kinds = number + 1, wanted[index]
