@@ -182,7 +182,7 @@ def test_it_learns(target, tmp_path):
         follow=lambda values, step: told.append((step, values["eval_loss"])),
         rows=examples(train=80),
     )
-    assert all(one["after"] < 0.9 * one["before"] for one in training["sublayers"])
+    assert all(one["after"] < 0.97 * one["before"] for one in training["sublayers"])
     assert training["steps"] == 4 * 60
     assert training["tokens"] == 40 * 12 + 40 * 9
     assert training["curve"][-1]["loss"] < training["curve"][-3]["loss"]
