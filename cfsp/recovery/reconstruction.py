@@ -164,7 +164,7 @@ class Reconstruction(Recovery):
         places, apart = places_of(setting.model), self.target == "sublayer"
         passed, notes = 0, []
         last = max(index for index, kinds in enumerate(wanted) if kinds)
-        total = self.steps * sum(map(len, wanted))
+        total, since = self.steps * sum(map(len, wanted)), time.perf_counter()
         with tqdm(total=total, desc="reconstruction", unit="step", disable=None) as bar:
             for index, number in enumerate(setting.change.blocks[: last + 1]):
                 for between in range(passed, number):  # blocks that the pruned model lacks
@@ -179,6 +179,8 @@ class Reconstruction(Recovery):
                     for kind in kinds:
                         lesson, before = Lesson(goals, kind), sum(note["steps"] for note in notes)
                         notes.append(self.teach(lesson, len(train), before, setting.follow, bar))
+                        notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # and what led here
+                        since = time.perf_counter()
                     store(block, notes[-len(kinds) :], file)
                 pruned.advance(index)
         return notes
@@ -225,7 +227,6 @@ class Reconstruction(Recovery):
             "after": after,
             "steps": step,
             "best_step": best["step"],
-            "seconds": round(time.perf_counter() - start, 3),
             "curve": curve,
             "held_out_curve": looks,
         }
