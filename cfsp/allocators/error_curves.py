@@ -51,7 +51,7 @@ class ErrorCurves(Allocator):
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
     batches: int = 4
     budget: str = "parameters"
-    others: str = "cut"
+    others: str = "whole"
     ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

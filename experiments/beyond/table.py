@@ -39,8 +39,8 @@ def step(record: Record) -> str:
             more.append(f"{name} {compensation[name]}".replace(" True", ""))
     if criterion.get("swaps"):
         more.append(f"swaps {criterion['swaps']}")
-    if allocator.get("others") == "whole":
-        more.append("others whole")
+    if allocator.get("others") == "cut":
+        more.append("others cut")
     return ", ".join([combination(record), *more])
 
 
