@@ -115,7 +115,9 @@ def test_probes_among_cut_sites_are_what_they_add_to_the_others():
     model = make("llama")
     samples = batches(count=4)
     options = {"criterion": "magnitude", "sparsity": 0.5}
-    curves = cfsp.plan(model, samples, allocator=ErrorCurves(shares=[0.5, 0.25], others="cut"), **options).notes
+    curves = cfsp.plan(
+        model, samples, allocator=ErrorCurves(shares=[0.5, 0.25], others="cut"), **options
+    ).notes
     sites = find_sites(model)
     half = cfsp.plan(model, samples, allocator="uniform", **options)
     with torch.no_grad():
