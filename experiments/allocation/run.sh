@@ -14,7 +14,7 @@ plan() {
 temperatures=$(python experiments/coarse_vs_fine/temperatures.py "${common[@]}")
 plan allocator=uniform 'sites=[mlp],[mlp,attention]'
 plan allocator=cfsp allocator.metric=angular,cosine,mse,mae \
-  "+temperatures=$temperatures" 'allocator.temperature=${temperatures.${allocator.metric}}'
+  "+temperatures=$temperatures" 'allocator.temperature="${temperatures.${allocator.metric}}"'
 plan allocator=cfsp_released allocator.round_to=1,128
 plan allocator=global_rank criterion=cfsp,wanda_sp,flap
 plan allocator=global_rank,global_rank_released criterion=flap 'sites=[mlp,attention]'

@@ -5,17 +5,18 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
 export OMP_NUM_THREADS=1  # so that any launcher adds up in the same order
-common=(results=results/coarse_vs_fine cache=results/cache evaluation.perplexity.windows=32 "$@")
+study=results/coarse_vs_fine
+common=(cache=results/cache evaluation.perplexity.windows=32 "$@")
 steps=allocator.round_to=1,128
 
 fine() {  # fine OVERRIDES...: one fine score under all five coarse ones, with and without adjustment
-  cfsp -m "${common[@]}" sparsity=0.2,0.5 "$steps" allocator=uniform "$@"
-  cfsp -m "${common[@]}" sparsity=0.2,0.5 "$steps" allocator=cfsp allocator.metric=angular,cosine,mse,mae \
-    "+temperatures=$temperatures" 'allocator.temperature=${temperatures.${allocator.metric}}' "$@"
+  cfsp -m results=$study/ablation "${common[@]}" sparsity=0.2,0.5 "$steps" allocator=uniform "$@"
+  cfsp -m results=$study/ablation "${common[@]}" sparsity=0.2,0.5 "$steps" allocator=cfsp allocator.metric=angular,cosine,mse,mae \
+    "+temperatures=$temperatures" 'allocator.temperature="${temperatures.${allocator.metric}}"' "$@"
 }
 
 calibrated() {  # calibrated OVERRIDES...: one method on two texts and three sample counts
-  cfsp -m "${common[@]}" sparsity=0.5 seed=0,1,2 calibration.samples=8,32,128 \
+  cfsp -m results=$study/calibration "${common[@]}" sparsity=0.5 seed=0,1,2 calibration.samples=8,32,128 \
     +calibration.text.content=documentation,source "$@"
 }
 
