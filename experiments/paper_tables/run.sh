@@ -13,4 +13,8 @@ shift
 for row in "${rows[@]}"; do
   cfsp -m results="results/paper_tables/$table" "+experiment=paper/$table/$(basename "$row" .yaml)" "$@"
 done
-cfsp-tables "results/paper_tables/$table" --rows criterion,criterion.order,allocator --metric 'perplexity*'
+case $table in
+  llm_pruner_*) fields=criterion,criterion.order ;;
+  *) fields=criterion,allocator ;;
+esac
+cfsp-tables "results/paper_tables/$table" --rows "$fields" --metric 'perplexity*'
