@@ -26,6 +26,8 @@ fine criterion=wanda_sp
 fine criterion=magnitude criterion.weights=consumers
 steps=allocator.round_to=8,64
 fine criterion=cfsp
+cfsp -m results=$study/steepness "${common[@]}" sparsity=0.2,0.5 seed=0,1,2 criterion=cfsp allocator=cfsp \
+  allocator.temperature=0,0.8,1.6,3.3,6.6,13.1072,26.2
 calibrated criterion=cfsp allocator=cfsp,uniform
 calibrated criterion=cfsp criterion.variant=released allocator=cfsp_released allocator.round_to=1
 python experiments/coarse_vs_fine/table.py "${common[@]}"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 from calibrated import calibrated
+from pandas.core.groupby import DataFrameGroupBy
 from released import agreement
 from temperatures import METRICS, temperatures
 
@@ -33,6 +34,7 @@ def row(record: Record) -> dict[str, object]:
         "fine": FINE[criterion.get("variant", criterion["_target_"].split(".")[-2])],
         "released": name == "CFSPReleased",
         "step": allocator["round_to"],
+        "temperature": allocator.get("temperature"),
         "sparsity": config["sparsity"],
         "text": config["calibration"]["text"].get("content", "documentation"),
         "samples": config["calibration"]["samples"],
@@ -65,20 +67,30 @@ def adjustment(table: pd.DataFrame) -> str:
     )
 
 
+def steepness(table: pd.DataFrame) -> str:
+    """The temperature of angular distances."""
+    cells = spread(table.groupby(["sparsity", "temperature"]))
+    return cells.unstack("sparsity").reset_index().to_markdown(index=False)
+
+
 def calibration(table: pd.DataFrame) -> str:
-    """Text and samples: mean and standard deviation over seeds, and how far widths are apart."""
+    """Text and samples."""
     method = table.coarse.where(~table.released, "as released") + " / " + table.fine
-    cells = table.assign(method=method).groupby(["method", "text", "samples"])
-    found = cells.agg(
+    cells = spread(table.assign(method=method).groupby(["method", "text", "samples"]))
+    return cells.unstack("samples").reset_index().to_markdown(index=False)
+
+
+def spread(groups: DataFrameGroupBy) -> pd.Series:
+    """Mean and standard deviation over seeds, and how far widths are apart."""
+    found = groups.agg(
         mean=("perplexity", "mean"),
         std=("perplexity", "std"),
         low=("narrowest", "mean"),
         high=("widest", "mean"),
     )
-    text = found.apply(
+    return found.apply(
         lambda cell: f"{cell['mean']:.2f} ± {cell['std']:.2f} ({cell.low:.0%} to {cell.high:.0%})", axis=1
     )
-    return text.unstack("samples").reset_index().to_markdown(index=False)
 
 
 def blocks(overrides: list[str]) -> str:
@@ -107,6 +119,8 @@ def main() -> None:
     sections += [
         "## Dimension adjustment, criterion cfsp\n\nColumns: the step of the 512 neurons.\n\n"
         + adjustment(ablation),
+        "## Steepness: the temperature of angular distances\n\nMean ± standard deviation over three seeds "
+        "(narrowest to widest MLP); 0 is uniform.\n\n" + steepness(read("steepness")),
         "## Calibration text and samples of 512 tokens, 50 %\n\nMean ± standard deviation over three seeds "
         "(narrowest to widest MLP).\n\n" + calibration(read("calibration")),
         "## The release's fine scores\n\nShare of the kept neurons that activation alone keeps, the least "
