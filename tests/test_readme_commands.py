@@ -29,8 +29,8 @@ TINY = {
 
 def commands() -> list[str]:
     """The lines of all blocks without a language, comments taken off and continued lines joined."""
-    blocks = re.findall(r"```\n(.*?)```", README, flags=re.DOTALL)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", README, flags=re.DOTALL | re.MULTILINE)
+    lines = "\n".join(text for language, text in blocks if not language).replace("\\\n", " ").splitlines()
     return [re.sub(r"\s+# .*", "", line) for line in lines if line.startswith("cfsp")]
 
 
