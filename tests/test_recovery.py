@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import cfsp
 from cfsp.build import CONF, build, choices
 from cfsp.evaluation.perplexity import Perplexity
+from cfsp.evaluation.size import Size
 from cfsp.examples import Examples, Prose
 from cfsp.loading import REFERENCE, local_device
 from cfsp.record import Record, record_path
@@ -331,7 +332,7 @@ def test_every_recovery_runs_from_the_command_line(recovery, cli, text_file, tmp
 
 
 def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path):
-    from peft import PeftModel
+    from peft import AutoPeftModelForCausalLM, PeftModel
 
     done = cli(
         "recovery=lora",
@@ -351,6 +352,14 @@ def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path
     with_adapters = PeftModel.from_pretrained(model, tmp_path / "model" / "adapters")
     named = json.loads((tmp_path / "model" / "adapters" / "adapter_config.json").read_text())
     assert named["base_model_name_or_path"] == str(tmp_path / "model")
+    evaluated = Size(context=8).run(with_adapters.get_base_model(), tokenizer)  # adapters are read too
+    plain_size = Size(context=8).run(cfsp.load(tmp_path / "model")[0], tokenizer)
+    extra = evaluated["parameters"].value - plain_size["parameters"].value
+    assert extra == record.training["adapters"]
+    assert evaluated["macs_per_token"].value == pytest.approx(plain_size["macs_per_token"].value + extra)
+    auto = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "model" / "adapters", trust_remote_code=True)
+    ids = torch.arange(5, 15)[None]
+    torch.testing.assert_close(auto(ids).logits, with_adapters(ids).logits)
     assert "FOLDER/adapters" in (tmp_path / "model" / "README.md").read_text()
     evaluator = Perplexity(Files(str(text_file)), 32, 8)
     (name,) = [name for name in record.metrics["pruned"] if name.startswith("perplexity")]
