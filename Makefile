@@ -2,10 +2,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-browser test-slurm lint benchmark
+.PHONY: help setup demo paper test test-browser test-slurm lint benchmark
+
+# Two processes of one thread are faster than one of two; LAUNCHER= runs one job after the other.
+LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
 
 help:
 	@echo "make demo          prune the embedded model by 20 % with CFSP and show what happened"
+	@echo "make paper         the sparsity sweep and CFSP's ablation on the embedded model, results/tables/ and a report"
 	@echo "make test          lint and all tests, offline"
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
 	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
@@ -45,3 +49,10 @@ lint: setup
 
 benchmark: setup
 	$(BIN)/python experiments/benchmarks/calibration_cost.py
+
+paper: setup
+	experiments/sparsity_sweep/run.sh $(LAUNCHER)
+	experiments/coarse_vs_fine/run.sh $(LAUNCHER)
+	experiments/allocation/run.sh $(LAUNCHER)
+	$(BIN)/cfsp-report results/sparsity_sweep/records results/coarse_vs_fine/*/records \
+		-o results/report.html --title "The embedded model"

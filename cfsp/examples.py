@@ -113,6 +113,7 @@ class Examples:
         the ones before it. Otherwise a passage is a window: prose goes on in the next one, an
         instruction is cut off.
     held_out: examples to hold back for early stopping (0: none), drawn by seed.
+    limit: train on so many of the others at most; None: on all. What is left out depends on the seed.
     bos: begin every example with BOS. pad_token: null is the tokenizer's own.
     """
 
@@ -124,10 +125,13 @@ class Examples:
     seed: int
     bos: bool = False
     pad_token: str | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         for name, least in (("window", 2), ("held_out", 0), ("seed", 0)):
             check_integer(f"recovery {name}", getattr(self, name), least)
+        if self.limit is not None:
+            check_integer("recovery limit", self.limit, least=1)
         check_bool("packing", self.packing)
         check_bool("bos", self.bos)
         if not self.sources:
@@ -178,7 +182,7 @@ class Examples:
                 f"held_out={self.held_out} leaves nothing of {len(mixed)} examples to train on; expected "
                 f"less than {len(mixed)}, or more text"
             )
-        return Split(mixed[self.held_out :], mixed[: self.held_out], lost)
+        return Split(mixed[self.held_out :][: self.limit], mixed[: self.held_out], lost)
 
     def tell(self, source: Source, lost: Mapping[str, int]) -> None:
         """Name on stderr what does not fit into the window."""

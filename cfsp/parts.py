@@ -73,7 +73,7 @@ class Parts:
     ) -> dict[str, int]:
         """Parameters of a unit of every site. Raises ValueError if the parts cannot do what is asked."""
         check_positions(model, self.calibration.seqlen, "calibration seqlen")
-        self.schedule.check(sites, self.criterion, self.compensation)
+        self.schedule.check(sites, self.criterion, self.allocator, self.compensation)
         cost = {site.name: unit_cost(model, site) for site in sites}
         whole = sum(site.units * cost[site.name] for site in sites)
         self.allocator.check(sites, cost, whole - self.schedule.removed(model, sites))

@@ -1,8 +1,8 @@
-"""Probes: what the whole model loses when one site alone is cut, and what a unit costs.
+"""Probes: what the whole model loses with the width of one site, and what a unit costs.
 
-Each site is cut to a few widths as the run's own criterion and compensation would cut it in the dense
-model, the others whole, and the model's answers are compared with the dense model's. A pass begins at the
-site's block, from hidden states that are kept.
+Each site is cut to a few widths as the run's own criterion and compensation would cut it, the others being
+whole or cut to one share, and the model's answers are compared with the dense model's. A pass begins at
+the site's block, from hidden states that are kept.
 """
 
 from __future__ import annotations
@@ -39,38 +39,40 @@ def probe(
     model: PreTrainedModel,
     sites: Sequence[Site],
     batches: Sequence[Mapping[str, Tensor]],
-    criterion: Criterion,
-    compensation: Compensation,
+    method: tuple[Criterion, Compensation],
     probes: Probes,
+    share: float,
 ) -> Stats:
-    """Site name -> `error_curve` [points, 2]: units kept (rising, the last all), and KL(dense || cut) per
+    """Site name -> `error_curve` [points, 2]: units kept (rising, the last all), and KL(dense || model) per
     token in nats; and `unit_cost`, in MACs or seconds of a pass, if they are wanted.
 
-    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on,
-    and one more over all batches for the statistics.
+    share: of their units that the other sites keep meanwhile, if they are to be cut.
+
+    Cost: `len(sites) * (len(shares) + 1)` passes over `probes.batches` batches, each from the site's block
+    on; and over all batches a pass for each site and one through all blocks (twice, if the others are cut).
     """
     chosen = batches[: probes.batches]
     dense = [log_probabilities(model, batch) for batch in chosen]
-    needs = criterion.needs | compensation.needs
+    others = cut_all(model, sites, batches, method, share) if probes.others == "cut" else {}
     stats: Stats = {}
     with Stream(model, batches) as stream:
         for block in tqdm(range(len(stream.blocks)), "probes", unit="block", disable=None):
-            for site in (site for site in sites if site.block == block):
-                state = Progress(model, [site])
-                stat: Mapping[str, Tensor] = {}
-                if needs:
-                    with stream.resumed():
-                        stat = collect(model, [site], batches, needs, site.blocks[0])[site.name]
-                score = criterion.score(state.view(site), stat)
-                points = [(site.units, 0.0)]
-                for width in widths(site, probes.shares):
-                    keep = best_units(score, width, site.groups)
-                    cut = make_cut(state, site, keep, stat, criterion, compensation)
-                    with Progress(model, [site], [cut]).gates():
+            own = [site for site in sites if site.block == block]
+            ahead = [site for site in sites if site.block >= block]
+            for site in own:
+                tried = [*widths(site, probes.shares), site.units, *widths(site, [share])]
+                cuts = dict(zip(tried, cut_alone(stream, site, tried, method), strict=True))
+                points = []
+                for width in sorted({*tried[: len(probes.shares)], site.units}):
+                    held = others | {site.name: cuts[width]}
+                    with Progress(model, ahead, held.values()).gates():
                         points.append((width, divergence(stream, chosen, dense)))
-                stats[site.name] = {"error_curve": torch.tensor(points[::-1], dtype=torch.float64)}
+                stats[site.name] = {"error_curve": torch.tensor(points, dtype=torch.float64)}
+                if others:
+                    others[site.name] = cuts[tried[-1]]
             if block < len(stream.blocks) - 1:
-                stream.advance()
+                with Progress(model, own, [others[site.name] for site in own if others]).gates():
+                    stream.advance()
     if probes.cost != "parameters":
         for kind in dict.fromkeys(site.kind for site in sites):
             alike = [site for site in sites if site.kind == kind]
@@ -78,6 +80,40 @@ def probe(
             for site in alike:
                 stats[site.name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
+
+
+def cut_all(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Sequence[Mapping[str, Tensor]],
+    method: tuple[Criterion, Compensation],
+    share: float,
+) -> dict[str, Cut]:
+    """Every site at one share of its units, by what it is in the dense model."""
+    cuts = {}
+    with Stream(model, batches) as stream:
+        for block in range(max(site.block for site in sites) + 1):
+            for site in (site for site in sites if site.block == block):
+                (cuts[site.name],) = cut_alone(stream, site, widths(site, [share]) or [site.units], method)
+            if block < len(stream.blocks) - 1:
+                stream.advance()
+    return cuts
+
+
+def cut_alone(
+    stream: Stream, site: Site, counts: Sequence[int], method: tuple[Criterion, Compensation]
+) -> list[Cut]:
+    """One site cut to these numbers of units, by what comes to it."""
+    criterion, compensation = method
+    state, stat = Progress(stream.model, [site]), {}
+    if needs := criterion.needs | compensation.needs:
+        with stream.resumed():
+            stat = collect(stream.model, [site], stream.batches, needs, site.blocks[0])[site.name]
+    score = criterion.score(state.view(site), stat)
+    return [
+        make_cut(state, site, best_units(score, count, site.groups), stat, criterion, compensation)
+        for count in counts
+    ]
 
 
 def widths(site: Site, shares: Sequence[float]) -> list[int]:

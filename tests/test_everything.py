@@ -18,7 +18,7 @@ def kinds_for(criterion, allocator, schedule, model) -> list[str]:
     kinds = [kind for kind in all_kinds(model) if kind in able]
     if able == {"block"}:
         return kinds
-    if schedule == "blockwise" or allocator in (*BY_BLOCK, "global_rank_released"):
+    if schedule == "blockwise" or allocator in (*BY_BLOCK, "global_rank_released", "error_curves"):
         return kinds_of(model)
     return kinds
 
@@ -31,6 +31,8 @@ def refusal(criterion, allocator, schedule, family) -> str | None:
         return "belongs to none; expected only mlp and attention in sites"
     if criterion == "depth" and allocator == "global_rank_released":
         return "knows mlp and attention"
+    if allocator == "error_curves" and (criterion == "depth" or schedule == "iterative"):
+        return "probes sites that lie in blocks"
     if criterion == "taylor" and family not in DECODERS:
         return "does not predict the next token; expected labels"
     return None
@@ -50,6 +52,7 @@ def test_everything_goes_with_everything_or_says_why_not(criterion, allocator, s
     takes_steps = allocator not in ("uniform_released", "global_rank_released")
     options = {"round_to": 4} if takes_steps else {}
     options |= {"steps": 2} if schedule == "iterative" else {}
+    options |= {"shares": [0.5]} if allocator == "error_curves" else {}
     message = refusal(criterion, allocator, schedule, family)
     if message:
         with pytest.raises(ValueError, match=message):

@@ -101,6 +101,13 @@ def test_held_out_examples_are_never_trained_on(tmp_path, tokenizer):
     assert tuple(data.split(tokenizer)) == (train, held_out)
 
 
+def test_a_limit_takes_the_first_of_the_same_examples(tmp_path, tokenizer):
+    (tmp_path / "numbers.txt").write_text(" ".join(map(str, range(1000))))
+    source = {"text": Prose(Files(str(tmp_path / "numbers.txt")))}
+    whole, held_out = examples(source, packing=True, held_out=3).split(tokenizer)
+    assert examples(source, packing=True, held_out=3, limit=2).split(tokenizer).train == whole[:2]
+
+
 def test_a_mixture_has_the_weights_asked_for(file, tokenizer):
     def source(word, number):
         rows = [{"prompt": f"{word} {index}", "response": word} for index in range(number)]

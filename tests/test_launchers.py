@@ -213,8 +213,9 @@ def test_a_killed_job_is_named_and_the_sweep_goes_on(sweep, text_file, launcher,
     _, err = process.communicate(timeout=300)
     os.close(writer)
     assert process.returncode == 1
-    assert len(err.splitlines()) == 1
-    assert err.startswith("cfsp: error: calibration.text.paths=pipe.txt: ")
+    named, counted = err.splitlines()
+    assert named.startswith("cfsp: error: calibration.text.paths=pipe.txt: ")
+    assert counted.startswith("cfsp: 1 job of the sweep failed: ")
     (finished,) = sweep.metrics()
     pipe.unlink()
     shutil.copy(text_file, pipe)

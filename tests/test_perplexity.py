@@ -54,6 +54,21 @@ def test_stride_scores_each_token_once_with_more_context(loaded, text):
     assert metric.protocol["stride"] == 8
 
 
+def test_some_windows_are_spread_evenly_and_said(loaded, text):
+    ids = torch.arange(42)
+    rows = {count: Perplexity(text, 4, 1, windows=count).rows(ids, None)[0] for count in (1, 3, 10)}
+    assert rows[1][:, 0].tolist() == [0]
+    assert rows[3][:, 0].tolist() == [0, 12, 24]  # of 10 windows the first, fourth and seventh
+    assert rows[10].flatten().tolist() == [*range(40)]
+    found = value(text, loaded, windows=2)
+    assert {metric.protocol["windows"] for metric in found.values()} == {2}
+    assert found["perplexity/files:text.txt"].n == 2 * 31
+    whole = value(text, loaded)["perplexity/files:text.txt"]
+    assert "windows" not in whole.protocol
+    every = value(text, loaded, windows=whole.n // 31)["perplexity/files:text.txt"]
+    assert every.value == whole.value
+
+
 def test_batch_size_does_not_matter(loaded, text):
     one, other = (value(text, loaded, batch_size=size) for size in (1, 7))
     name = "perplexity/files:text.txt"
@@ -63,7 +78,7 @@ def test_batch_size_does_not_matter(loaded, text):
 
 def test_bos_takes_a_place_in_the_window_and_is_not_scored(loaded, text):
     evaluator = Perplexity(text, window=32, batch_size=3, bos=True)
-    rows, first = evaluator.windows(torch.arange(100), bos=7)
+    rows, first = evaluator.rows(torch.arange(100), bos=7)
     assert rows[:, 0].tolist() == [7, 7, 7]
     assert rows[1, 1:].tolist() == [*range(31, 62)]
     assert first == 1
@@ -86,6 +101,10 @@ def test_what_cannot_be_measured(loaded, text, tmp_path):
         value(Files(f"{tmp_path}/a.txt"), loaded)
     with pytest.raises(ValueError, match="expected null or 1 to 31"):
         value(text, loaded, stride=32)
+    with pytest.raises(ValueError, match=r"windows=9999: text 'files:text.txt' has \d+ of window=32"):
+        value(text, loaded, windows=9999)
+    with pytest.raises(ValueError, match="perplexity windows=0: expected a whole number of at least 1"):
+        value(text, loaded, windows=0)
     with pytest.raises(ValueError, match="perplexity window=1: expected a whole number of at least 2"):
         value(text, loaded, window=1)
 

@@ -30,12 +30,16 @@ COSTS = ("parameters", "macs", "latency")
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorCurves(Allocator):
-    """Widths that minimise the sum over sites of what the dense model's answers lose by each alone.
+    """Widths that minimise the sum over sites of what the model's answers lose by each.
 
     A site's loss at a few widths is probed (`cfsp.probes`): KL(dense || cut) in nats per token, with the
     units and weights that the criterion and the compensation of the run would give it. Between the probes it
     is a straight line, and of these lines the convex hull counts, so that taking, step by step, what costs
     least per unit of budget is optimal to within one step.
+
+    others: what the other sites are meanwhile. "whole": as in the dense model; the losses of several sites
+        together are more than their sum. "cut": to the share that is asked for, so that a site's loss is
+        what it adds to theirs.
 
     shares: of its units that a site keeps in the probes.
     batches: calibration batches that the probes read. Passes: sites x shares x batches, each from its
@@ -47,6 +51,7 @@ class ErrorCurves(Allocator):
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
     batches: int = 4
     budget: str = "parameters"
+    others: str = "whole"
     ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -55,10 +60,11 @@ class ErrorCurves(Allocator):
             raise ValueError(f"shares={[*self.shares]}: expected shares to keep, between 0 and 1")
         check_integer("batches", self.batches, least=1)
         check_choice("budget", self.budget, COSTS)
+        check_choice("others", self.others, ("whole", "cut"))
 
     @property
     def probes(self) -> Probes:
-        return Probes(tuple(self.shares), self.batches, self.budget)
+        return Probes(tuple(self.shares), self.batches, self.budget, self.others)
 
     def allocate(
         self,

@@ -35,6 +35,7 @@ class Perplexity(Evaluator):
     stride: tokens between the starts of two windows; each window scores its last `stride` tokens,
         with at least window - stride before them. null: windows follow each other without overlap,
         and each one scores all tokens but its first.
+    windows: measure so many of them, spread evenly over the text, which makes a sweep cheap. null: all.
     named: say the window in the metrics' names.
     bos: put the tokenizer's BOS token before every window (it counts towards `window`).
     """
@@ -43,6 +44,7 @@ class Perplexity(Evaluator):
     window: int | Sequence[int]
     batch_size: int
     stride: int | None = None
+    windows: int | None = None
     bos: bool = False
     named: bool = False
 
@@ -52,6 +54,8 @@ class Perplexity(Evaluator):
         for window in self.window if self.several else [self.window]:
             check_integer("perplexity window", window, least=2)
         check_integer("perplexity batch_size", self.batch_size, least=1)
+        if self.windows is not None:
+            check_integer("perplexity windows", self.windows, least=1)
         check_bool("bos", self.bos)
         if self.stride is not None and self.stride not in range(1, self.window):
             raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.window - 1}")
@@ -81,7 +85,9 @@ class Perplexity(Evaluator):
         check_positions(model, self.window, "perplexity window")
         if self.bos:
             bos_token(tokenizer)
-        return {
+        # Named only where it leaves something out: a figure of the whole text is what it always was.
+        part = {} if self.windows is None else {"windows": self.windows}
+        return part | {
             "measure": "perplexity",
             "text": self.text.label,
             "text_sha256": hashlib.sha256(self._joined.encode()).hexdigest()[:16],
@@ -98,17 +104,18 @@ class Perplexity(Evaluator):
         """Returns `perplexity/<text>` and `bits_per_byte/<text>`, which ignores the vocabulary.
 
         stderr: by the delta method from the spread of the windows' means. n: scored tokens.
+        Bytes per token are those of the whole text.
 
         Raises:
             ValueError: no causal model, a window longer than its positions, or a text too short.
         """
         protocol = self.protocol(model, tokenizer)
         ids = token_ids(tokenizer, self._joined)
-        windows, first_scored = self.windows(ids, bos_token(tokenizer) if self.bos else None)
+        rows, first_scored = self.rows(ids, bos_token(tokenizer) if self.bos else None)
         losses = torch.cat(
             [
                 token_losses(model, batch)[:, first_scored - 1 :]
-                for batch in tqdm(windows.split(self.batch_size), "perplexity", unit="batch", disable=None)
+                for batch in tqdm(rows.split(self.batch_size), "perplexity", unit="batch", disable=None)
             ]
         ).double()  # [windows, scored]
         mean = losses.mean().item()
@@ -131,7 +138,7 @@ class Perplexity(Evaluator):
             f"bits_per_byte/{name}": metric(mean * bits, bits),
         }
 
-    def windows(self, ids: Tensor, bos: int | None) -> tuple[Tensor, int]:
+    def rows(self, ids: Tensor, bos: int | None) -> tuple[Tensor, int]:
         """[windows, window], and the first place in a window whose token counts.
 
         Tokens after the last whole window are left out.
@@ -143,6 +150,13 @@ class Perplexity(Evaluator):
                 f"text {self.text.label!r} has {len(ids)} tokens; expected at least window={self.window}"
             )
         rows = ids.unfold(0, length, stride)
+        if self.windows is not None:
+            if self.windows > len(rows):
+                raise ValueError(
+                    f"perplexity windows={self.windows}: text {self.text.label!r} has {len(rows)} of "
+                    f"window={self.window}; expected at most that, or null for all"
+                )
+            rows = rows[torch.arange(self.windows) * len(rows) // self.windows]
         if bos is not None:
             rows = torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
         return rows, (1 if self.stride is None else self.window - stride)

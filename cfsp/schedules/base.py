@@ -39,6 +39,9 @@ class Schedule(ABC):
     targets: ClassVar[tuple[str, ...]] = ("own",)
     """Targets of a compensation that it can give."""
 
+    probes: ClassVar[bool] = True
+    """Whether it decides widths in the dense model, which is what can be probed."""
+
     sparsity: float
     sparsity_of: str = "sites"
     checkpointing: bool = False
@@ -98,9 +101,20 @@ class Schedule(ABC):
                 stats = collect_once(cache, state.model, whole, batches, needs, self.checkpointing)
         return {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
 
-    def check(self, sites: Sequence[Site], criterion: Criterion, compensation: Compensation) -> None:
+    def check(
+        self,
+        sites: Sequence[Site],
+        criterion: Criterion,
+        allocator: Allocator,
+        compensation: Compensation,
+    ) -> None:
         """Raise ValueError if these cannot work together."""
         check_kinds(criterion, sites)
+        if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
+            raise ValueError(
+                f"allocator {type(allocator).__name__} probes sites that lie in blocks, in the dense model; "
+                "expected only mlp and attention, and schedule=one_shot or blockwise"
+            )
         if compensation.target not in self.targets:
             raise ValueError(
                 f"compensation target={compensation.target}: schedule {type(self).__name__} gives only "
@@ -125,12 +139,9 @@ class Schedule(ABC):
         criterion, allocator, compensation = parts
         if allocator.probes is None:
             return
-        if state.cuts or any(site.block is None for site in sites):
-            raise ValueError(
-                f"allocator {type(allocator).__name__} probes sites that lie in blocks, in the dense model; "
-                "expected only mlp and attention, and schedule=one_shot or blockwise"
-            )
-        found = probe(state.model, sites, batches, criterion, compensation, allocator.probes)
+        share = 1 - self.removed(state.model, sites) / site_parameters(state.model, sites)
+        method = (criterion, compensation)
+        found = probe(state.model, sites, batches, method, allocator.probes, share)
         for name, tried in found.items():
             stats[name] |= tried
 

@@ -64,7 +64,7 @@ class Blockwise(Schedule):
             raise ValueError(
                 "schedule blockwise needs sites that lie in blocks; expected only mlp and attention"
             )
-        self.check(sites, criterion, compensation)
+        self.check(sites, criterion, allocator, compensation)
         batches = list(batches)  # read once per block
         parts = (criterion, allocator, compensation)
         widths, notes = self.widths(model, sites, batches, parts, cache)

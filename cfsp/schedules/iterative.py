@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 from tqdm import tqdm
@@ -35,6 +36,7 @@ class Iterative(Schedule):
     """
 
     steps: int = 4
+    probes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +52,7 @@ class Iterative(Schedule):
         compensation: Compensation,
         cache: Cache = OFF,
     ) -> PrunePlan:
-        self.check(sites, criterion, compensation)
+        self.check(sites, criterion, allocator, compensation)
         batches = list(batches)  # read once per step
         removed = self.removed(model, sites)
         dense = round(Progress(model, sites).parameters())
@@ -62,7 +64,6 @@ class Iterative(Schedule):
             left = [site for site in state.sites if site.units]
             stats = self.collect(state, left, batches, needs, cache=cache)
             parts = (criterion, allocator, compensation)
-            self.probe(state, left, batches, parts, stats)
             notes = notes or notes_of(sites, stats)
             scores = score_sites(state, left, stats, criterion)
             due = removed * step // self.steps - (dense - round(state.parameters()))

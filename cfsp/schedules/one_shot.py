@@ -33,7 +33,7 @@ class OneShot(Schedule):
         compensation: Compensation,
         cache: Cache = OFF,
     ) -> PrunePlan:
-        self.check(sites, criterion, compensation)
+        self.check(sites, criterion, allocator, compensation)
         batches = list(batches)
         state = Progress(model, sites)
         needs = criterion.needs | allocator.needs | compensation.needs

@@ -20,6 +20,8 @@ Cells: perplexity, mean ± standard deviation over three seeds, (share of all pa
 def recovery(record: Record) -> str:
     """What trains, how its rank is shared out, and what it learns from."""
     config = record.config["recovery"]
+    if "target" in config:
+        return f"reconstruction of {config['sublayers']} sub-layers; learns the dense {config['target']}"
     if "parameters" not in config:
         return "none"
     parameters, objective = config["parameters"], config["objective"]
@@ -27,6 +29,11 @@ def recovery(record: Record) -> str:
     weights = {"labels": objective.get("label_weight", 1), "logits": objective.get("logit_weight", 0)}
     learned = " and ".join(f"{weight:g} {name}" for name, weight in weights.items() if weight)
     return f"{part_name(parameters)}{ranks}; learns {learned.removeprefix('1 ')}"
+
+
+def learning_rate(record: Record) -> float:
+    config = record.config["recovery"]
+    return config.get("training", config)["learning_rate"]
 
 
 def perplexity(record: Record) -> float:
@@ -39,7 +46,7 @@ def costs(trained: list[Record]) -> pd.DataFrame:
         {
             "recovery": recovery(record),
             "sparsity": f"{record.config['sparsity']:.0%}",
-            "learning rate": record.config["recovery"]["training"]["learning_rate"],
+            "learning rate": learning_rate(record),
             **{name: record.training[name] for name in ("trainable", "tokens", "seconds")},
         }
         for record in trained
@@ -70,16 +77,20 @@ def rates(found: list[Record]) -> pd.DataFrame:
     frame = pd.DataFrame(
         {
             "recovery": recovery(record),
-            "rate": record.config["recovery"]["training"]["learning_rate"],
+            "rate": learning_rate(record),
+            "steps": record.training["steps"],
             "perplexity": perplexity(record),
         }
         for record in found
     )
-    table = frame.pivot(index="recovery", columns="rate", values="perplexity")
-    return table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
+    table = frame.pivot(index=["recovery", "steps"], columns="rate", values="perplexity")
+    return table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}").reset_index()
 
 
-def page(found: list[Record], tried: list[Record]) -> str:
+def page(results: Path) -> str:
+    found, tried, tenth, tenth_tried = (
+        list(records(results / folder / "records")) for folder in (".", "rates", "tenth", "tenth_rates")
+    )
     trained = [record for record in found if record.training]
     uniform = "lora, rank by uniform; learns labels"
     pairs = {
@@ -95,11 +106,14 @@ def page(found: list[Record], tried: list[Record]) -> str:
     for name, one in pairs.items():
         parts.append(f"## {name.capitalize()}: perplexity above LoRA of uniform rank on labels, seed by seed")
         parts.append(paired(trained, one, uniform).to_markdown(disable_numparse=True))
-    parts.append("## Learning rates: perplexity at 50 %, seed 0")
-    parts.append(rates(tried).to_markdown(disable_numparse=True))
+    parts.append("## On a tenth of the tokens, 40,960")
+    parts.append(compare(tenth, METRIC, recovery).to_markdown())
+    parts.append(costs(tenth).reset_index().to_markdown(index=False, disable_numparse=True))
+    for where, some in (("", tried), (", on a tenth of the tokens", tenth_tried)):
+        parts.append(f"## Learning rates: perplexity at 50 %, seed 0{where}")
+        parts.append(rates(some).to_markdown(index=False, disable_numparse=True))
     return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
-    results = Path(sys.argv[1])
-    print(page(list(records(results / "records")), list(records(results / "rates" / "records"))))
+    print(page(Path(sys.argv[1])))

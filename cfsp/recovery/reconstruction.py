@@ -1,0 +1,295 @@
+"""Local reconstruction: sub-layer by sub-layer, what is left learns to give what was there."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.nn.utils.rnn import pad_sequence
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
+
+from cfsp.atomic import replacing
+from cfsp.checks import check_choice, check_integer, check_number
+from cfsp.examples import Examples, Split
+from cfsp.layouts import block_modules, check_positions, is_causal, places_of
+from cfsp.lessons import ORDER, Goals, Lesson
+from cfsp.record import peak_bytes, reset_peak
+from cfsp.recovery.base import Recovered, Recovery, Setting
+from cfsp.replay import Stream
+from cfsp.texts import Text
+from cfsp.windows import Example
+
+Note = dict[str, Any]
+Follow = Callable[[Mapping[str, float], int], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(Recovery):
+    """Tune each sub-layer alone: min over its weights of E |f(x) - t|², block by block, without labels.
+
+    x is what enters the block in the pruned model, whose blocks before are tuned already, so that errors
+    do not pile up. Attention and MLP are tuned apart, as Wagner et al. found best (arXiv 2510.14444, whose
+    abstract alone was available; steps and rates are ours). No gradient leaves the block. Errors are in
+    units of the mean square of what the dense model has there.
+
+    target: "stream" compares what leaves the block with what leaves the dense one, in units of what the
+        dense one adds. While attention is tuned, the MLP gives what the dense MLP gives, so attention
+        answers for its own error and those before it, whether the two follow each other or stand side by
+        side. "sublayer" compares what the sub-layer itself gives, the dense one on the dense model's inputs.
+    sublayers: "cut" tunes those that lost units, "all" the others too.
+    steps: for each sub-layer, of `batch_size` examples; what no step can reach is not read.
+    evaluate_every: steps between looks at the held-out part. The best weights seen count, those of before
+        the first step among them. patience: looks without better ones before it stops; null: never.
+    hidden_on: where the hidden states of all examples are, in "memory" or on "disk".
+
+    Weights are tuned in float32 and rounded to the model's dtype. transformers' Trainer is no use here:
+    it wants a model that runs from end to end.
+    """
+
+    needs_dense = True
+    data: Examples
+    target: str
+    sublayers: str
+    steps: int
+    learning_rate: float
+    batch_size: int
+    warmup: int
+    scheduler: str
+    evaluate_every: int
+    patience: int | None
+    hidden_on: str
+    seed: int
+
+    def __post_init__(self) -> None:
+        check_choice("recovery.target", self.target, ("stream", "sublayer"))
+        check_choice("recovery.sublayers", self.sublayers, ("cut", "all"))
+        check_choice("recovery.hidden_on", self.hidden_on, ("memory", "disk"))
+        for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("evaluate_every", 1)):
+            check_integer(f"recovery.{name}", getattr(self, name), least)
+        if self.patience is not None:
+            check_integer("recovery.patience", self.patience, least=1)
+        check_number("recovery.learning_rate", self.learning_rate, least=0)
+
+    def reads(self) -> list[Text]:
+        return self.data.texts
+
+    def prepare(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
+    ) -> Split:
+        if not is_causal(model):
+            raise ValueError(f"recovery trains causal language models, not {type(model).__name__}")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("recovery=reconstruction runs in one process; expected no torchrun")
+        check_positions(model, self.data.window, "recovery.data.window")
+        self.optimizer([nn.Parameter(torch.zeros(1))])
+        split = self.data.split(tokenizer)
+        train, held_out = split
+        if not held_out:
+            raise ValueError("recovery.data.held_out=0: expected some examples to judge the weights by")
+        if len(train) < self.batch_size:
+            raise ValueError(
+                f"{len(train)} examples to train on are less than recovery.batch_size={self.batch_size}; "
+                "expected more data, or less of these"
+            )
+        return Split(train[: self.steps * self.batch_size], held_out, split.lost)
+
+    def optimizer(self, weights: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, Any]:
+        """Adam and its schedule. Raises ValueError if transformers has no such scheduler."""
+        adam = torch.optim.Adam(weights, self.learning_rate)
+        return adam, get_scheduler(self.scheduler, adam, self.warmup, self.steps)
+
+    def run(self, setting: Setting, examples: Split) -> Recovered:
+        """Tune, from the first block that setting.folder has no weights of.
+
+        Raises:
+            ValueError: channels of the residual stream were cut; an error or a gradient is NaN or infinite.
+        """
+        if setting.change.residual_cut:
+            raise ValueError(
+                "hidden states of the dense model are wider: channels of the residual stream were cut; "
+                "expected sites without hidden"
+            )
+        reset_peak(str(setting.model.device))
+        train, held_out = examples
+        wanted = self.wanted(setting)
+        if not any(wanted):
+            print("cfsp: no sub-layer lost units; reconstruction has nothing to do", file=sys.stderr)
+        notes = self.tune(setting, examples, wanted) if any(wanted) else []
+        training = {
+            "trainable": sum(note["trainable"] for note in notes),
+            "examples": len(train),
+            "held_out": len(held_out),
+            "data": self.data.labels,
+            "lost": examples.lost,
+            "tokens": sum(len(one["input_ids"]) for one in train) if notes else 0,
+            "batch": self.batch_size,
+            **outcome(notes),
+            "peak_bytes": peak_bytes(setting.model.device),
+        }
+        return Recovered(setting.model.eval(), training)
+
+    def wanted(self, setting: Setting) -> list[list[str]]:
+        """The kinds of sub-layers to tune in every block that is left."""
+        places, dense = places_of(setting.model), block_modules(setting.dense)
+        found = []
+        for path, number in zip(block_modules(setting.model), setting.change.blocks, strict=True):
+            kinds = []
+            for kind in (kind for kind in ORDER if kind in places):
+                consumer = places[kind].consumer
+                ours = setting.model.get_submodule(f"{path}.{consumer}").weight
+                theirs = setting.dense.get_submodule(f"{dense[number]}.{consumer}").weight
+                if ours.numel() and (self.sublayers == "all" or ours.shape != theirs.shape):
+                    kinds.append(kind)  # what is gone as a whole has no weights to tune
+            found.append(kinds)
+        return found
+
+    def tune(self, setting: Setting, examples: Split, wanted: Sequence[Sequence[str]]) -> list[Note]:
+        """Go through the blocks of both models, side by side. -> what tuning each sub-layer was"""
+        train, held_out = examples
+        ids, counted = rows_of([*train, *held_out])
+        folder = setting.folder / "states" if self.hidden_on == "disk" else None
+        dense = Stream(setting.dense, ids, counted, self.batch_size, folder, "dense")
+        pruned = Stream(setting.model, ids, counted, self.batch_size, folder, "pruned")
+        places, apart = places_of(setting.model), self.target == "sublayer"
+        passed, notes = 0, []
+        last = max(index for index, kinds in enumerate(wanted) if kinds)
+        total, since = self.steps * sum(map(len, wanted)), time.perf_counter()
+        with tqdm(total=total, desc="reconstruction", unit="step", disable=None) as bar:
+            for index, number in enumerate(setting.change.blocks[: last + 1]):
+                for between in range(passed, number):  # blocks that the pruned model lacks
+                    dense.advance(between)
+                passed, kinds = number + 1, wanted[index]
+                goals = Goals.of(dense, number, pruned, index, places, kinds, apart)
+                block, file = pruned.replay.blocks[index], setting.folder / f"block-{index}.safetensors"
+                if file.exists():
+                    notes += restore(block, file)
+                    bar.update(self.steps * len(kinds))
+                elif kinds:
+                    for kind in kinds:
+                        lesson, before = Lesson(goals, kind), sum(note["steps"] for note in notes)
+                        notes.append(self.teach(lesson, len(train), before, setting.follow, bar))
+                        notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # and what led here
+                        since = time.perf_counter()
+                    store(block, notes[-len(kinds) :], file)
+                pruned.advance(index)
+        return notes
+
+    def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, bar: tqdm) -> Note:
+        """Tune one sub-layer on the first `examples` rows; the others judge. before: steps of the others."""
+        start, losses, curve = time.perf_counter(), [], []
+        batches = shuffled(examples, self.batch_size, f"{self.seed} {lesson.name}")
+        adam, schedule = self.optimizer([*lesson.weights.values()])
+        first = kept = lesson.learned()
+        looks = [{"step": 0, "loss": lesson.judge(examples)}]
+        best = looks[0]
+        for step in range(1, self.steps + 1):
+            rate = schedule.get_last_lr()[0]
+            losses.append(descend(lesson, next(batches), adam, step))
+            schedule.step()
+            bar.update()
+            if step % self.evaluate_every and step < self.steps:
+                continue
+            looks.append({"step": step, "loss": lesson.judge(examples)})
+            curve.append(
+                {
+                    "step": step,
+                    "loss": sum(losses) / len(losses),
+                    "learning_rate": rate,
+                    "seconds": round(time.perf_counter() - start, 3),
+                }
+            )
+            losses = []
+            told = {"loss": curve[-1]["loss"], "eval_loss": looks[-1]["loss"], "learning_rate": rate}
+            follow(told, before + step)
+            if looks[-1]["loss"] < best["loss"]:
+                best, kept = looks[-1], lesson.learned()
+            if self.patience and step - best["step"] >= self.patience * self.evaluate_every:
+                break
+        after = lesson.put(kept, examples)
+        if after > looks[0]["loss"]:  # rounding to the model's dtype took more than training gave
+            after = lesson.put(first, examples)
+        return {
+            "block": lesson.goals.index,
+            "kind": lesson.kind,
+            "trainable": sum(weight.numel() for weight in lesson.weights.values()),
+            "before": looks[0]["loss"],
+            "after": after,
+            "steps": step,
+            "best_step": best["step"],
+            "curve": curve,
+            "held_out_curve": looks,
+        }
+
+
+def rows_of(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Tokens, and which of them are no padding, which stands on the right. [rows, tokens] each"""
+    rows = [torch.tensor(example["input_ids"]) for example in examples]
+    sizes = torch.tensor([len(row) for row in rows])
+    ids = pad_sequence(rows, batch_first=True)  # with token 0: nothing that counts sees it
+    return ids, torch.arange(ids.shape[1]) < sizes[:, None]
+
+
+def shuffled(examples: int, size: int, seed: str) -> Iterator[list[int]]:
+    """Full batches of row numbers, epoch after epoch, each in another order."""
+    dice, order = random.Random(seed), list(range(examples))
+    while True:
+        dice.shuffle(order)
+        for first in range(0, examples - size + 1, size):
+            yield order[first : first + size]
+
+
+def descend(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: int) -> float:
+    """One step downhill. -> the error before it. Raises ValueError before a NaN reaches the weights."""
+    error = lesson.error(rows)
+    adam.zero_grad()
+    error.backward()
+    norm = get_total_norm([weight.grad for weight in lesson.weights.values()])
+    for what, value in (("error", error), ("gradient", norm)):
+        if not value.isfinite():
+            raise ValueError(
+                f"reconstruction of {lesson.name}, step {step}: the {what} is NaN or infinite; the blocks "
+                "before are kept. Expected a lower recovery.learning_rate, or finite weights"
+            )
+    adam.step()
+    return error.item()
+
+
+def store(block: nn.Module, notes: Sequence[Note], file: Path) -> None:
+    """Keep a tuned block: all of the file is there or none of it."""
+    weights = {name: tensor.contiguous() for name, tensor in block.state_dict().items()}
+    with replacing(file) as part:
+        save_file(weights, part, {"notes": json.dumps(notes)})
+
+
+def restore(block: nn.Module, file: Path) -> list[Note]:
+    """Give a block the weights that `store` kept. -> the notes"""
+    with safe_open(file, "pt") as kept:
+        block.load_state_dict({name: kept.get_tensor(name) for name in kept.keys()})  # noqa: SIM118
+        return json.loads(kept.metadata()["notes"])
+
+
+def outcome(notes: Sequence[Note]) -> dict[str, Any]:
+    """What all of the tuning came to. Steps and seconds of the curves run through."""
+    steps, seconds, found = 0, 0.0, {"curve": [], "held_out_curve": []}
+    for note in notes:
+        name = f"block {note['block']}, {note['kind']}"
+        for key, rows in found.items():
+            for row in note[key]:
+                on = {"seconds": round(seconds + row["seconds"], 3)} if "seconds" in row else {}
+                rows.append({**row, **on, "step": steps + row["step"], "sublayer": name})
+        steps, seconds = steps + note["steps"], seconds + note["seconds"]
+    short = [{key: value for key, value in note.items() if key not in found} for note in notes]
+    return {"steps": steps, "seconds": round(seconds, 3), "sublayers": short, **found}

@@ -1,0 +1,25 @@
+"""The model of a config, its MLPs and what calibration measures there, for the scripts of this study."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from hydra import compose, initialize_config_dir
+from transformers import PreTrainedModel
+
+from cfsp.build import CONF, build
+from cfsp.cache import Cache
+from cfsp.collection import collect_once
+from cfsp.finding import find_sites
+from cfsp.sites import Site
+from cfsp.statistics import Stats
+
+
+def calibrated(overrides: Sequence[str], needs: Collection[str]) -> tuple[PreTrainedModel, list[Site], Stats]:
+    """overrides: as on the command line of `cfsp`."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", list(overrides))
+    model, tokenizer = build(config.model)
+    sites = find_sites(model, ["mlp"])
+    batches = build(config.calibration).batches(tokenizer)
+    return model, sites, collect_once(Cache.at(config.cache), model, sites, batches, needs)

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# One table of a paper: every row of conf/experiment/paper/TABLE, one after the other; then what came out.
+#   experiments/paper_tables/run.sh TABLE [OVERRIDES]     TABLE: cfsp, flap, llm_pruner_20, llm_pruner_50
+#   experiments/paper_tables/run.sh flap setting=reference      on the embedded model, here
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PATH="$PWD/.venv/bin:$PATH"
+table=${1:?expected a table: cfsp, flap, llm_pruner_20 or llm_pruner_50}
+rows=(conf/experiment/paper/"$table"/*.yaml)
+[[ -e ${rows[0]} ]] || { echo "unknown table $table; expected cfsp, flap, llm_pruner_20, llm_pruner_50" >&2; exit 1; }
+shift
+
+for row in "${rows[@]}"; do
+  cfsp -m results="results/paper_tables/$table" "+experiment=paper/$table/$(basename "$row" .yaml)" "$@"
+done
+case $table in
+  llm_pruner_*) fields=criterion,criterion.order ;;
+  *) fields=criterion,allocator ;;
+esac
+cfsp-tables "results/paper_tables/$table" --rows "$fields" --metric 'perplexity*'

@@ -1,0 +1,322 @@
+"""Local reconstruction: what it tunes, towards what, and that nothing else changes."""
+
+import copy
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families import DECODERS, LLAMA, batches, kinds_of, make
+from hydra import compose, initialize_config_dir
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import cfsp
+from cfsp.build import CONF
+from cfsp.examples import Split
+from cfsp.layouts import block_modules, places_of
+from cfsp.plans import Cut, PrunePlan
+from cfsp.record import Record, record_path
+from cfsp.recovery.base import Setting, block_parameters, change_of
+from cfsp.recovery.reconstruction import Reconstruction
+from cfsp.replay import Stream
+from cfsp.run import run as run_config
+from cfsp.summary import summary
+
+TINY = [
+    "recovery=reconstruction",
+    "recovery/data=text",
+    "recovery.data.window=16",
+    "recovery.data.held_out=8",
+    "recovery.data.limit=24",
+    "recovery.steps=6",
+    "recovery.evaluate_every=2",
+    "recovery.batch_size=4",
+    "recovery.warmup=0",
+]
+
+
+def reconstruction(**options) -> Reconstruction:
+    defaults = {
+        "data": SimpleNamespace(labels=["random"], sources={}),
+        "target": "stream",
+        "sublayers": "cut",
+        "steps": 8,
+        "learning_rate": 1e-2,
+        "batch_size": 4,
+        "warmup": 0,
+        "scheduler": "cosine",
+        "evaluate_every": 2,
+        "patience": None,
+        "hidden_on": "memory",
+        "seed": 0,
+    }
+    return Reconstruction(**{**defaults, **options})
+
+
+def examples(train: int = 10, held_out: int = 6, tokens: int = 12) -> Split:
+    """Random tokens; every other row is a few shorter, so that there is padding."""
+    ids = batches(count=1, size=train + held_out, tokens=tokens)[0]["input_ids"].tolist()
+    rows = [{"input_ids": row[: tokens - 3 * (number % 2)]} for number, row in enumerate(ids)]
+    return Split(rows[:train], rows[train:], {})
+
+
+def cut(model, keep: dict[str, tuple[int, ...]]):
+    """The pruned copy of a model, and what was done. keep: kind -> the units of all of its sites."""
+    pruned = copy.deepcopy(model)
+    sites = cfsp.find_sites(pruned, list(keep))
+    plan = PrunePlan(tuple(Cut(site.name, site.units, keep[site.kind]) for site in sites), {})
+    cfsp.apply(plan, pruned)
+    return pruned, change_of(block_parameters(model), pruned, plan)
+
+
+def halves(model) -> dict[str, tuple[int, ...]]:
+    sites = cfsp.find_sites(model, kinds_of(model))
+    return {site.kind: tuple(range(0, site.units, 2)) for site in sites}
+
+
+def tune(recovery, dense, pruned, change, folder, follow=lambda values, step: None, rows=None):
+    setting = Setting(pruned, None, change, folder, dense, follow)
+    return recovery.run(setting, rows or examples()).training
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_stream_is_the_models_own_pass(name):
+    model, _ = cut(make(name), halves(make(name)))
+    batch = batches(count=1, size=5, padded=True)[0]
+    counted = batch["attention_mask"].bool()
+    stream = Stream(model, batch["input_ids"], counted, 2, None, "x")
+    left = []
+    for path in block_modules(model):
+        model.get_submodule(path).register_forward_hook(
+            lambda block, args, out: left.append(out if isinstance(out, torch.Tensor) else out[0])
+        )
+    with torch.no_grad():
+        model(**batch)
+    for index, expected in enumerate(copy.copy(left)):
+        stream.advance(index)
+        torch.testing.assert_close(stream.hidden[counted], expected[counted], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["stream", "sublayer"])
+@pytest.mark.parametrize("name", DECODERS)
+def test_errors_never_rise_and_nothing_else_changes(name, target, tmp_path):
+    dense = make(name)
+    pruned, change = cut(dense, halves(dense))
+    before = weights(pruned)
+    training = tune(reconstruction(target=target), dense, pruned, change, tmp_path)
+    done = training["sublayers"]
+    assert [(one["block"], one["kind"]) for one in done] == [
+        (block, kind) for block in (0, 1) for kind in sorted(kinds_of(dense))
+    ]
+    assert all(one["after"] <= one["before"] for one in done)
+    assert sum(one["after"] < one["before"] for one in done) >= len(done) / 2
+    places = places_of(dense).values()
+    tuned = {path for place in places for path in (*place.producers, place.consumer)}
+    changed = {key for key, value in weights(pruned).items() if not torch.equal(value, before[key])}
+    assert changed
+    assert all(any(f".{path}." in key for path in tuned) for key in changed)
+    assert training["trainable"] == sum(
+        value.numel() for key, value in before.items() if any(f".{path}." in key for path in tuned)
+    )
+    assert all(torch.equal(weight, make(name).state_dict()[key]) for key, weight in weights(dense).items())
+
+
+@pytest.mark.parametrize("name", [name for name in DECODERS if "attention" in kinds_of(make(name))])
+def test_a_whole_attention_has_nothing_to_answer_for(name, tmp_path):
+    """While it is tuned the MLP gives what the dense one gives, in series or side by side."""
+    dense = make(name)
+    pruned, change = cut(dense, {"mlp": (0, 2, 5)})
+    training = tune(reconstruction(sublayers="all"), dense, pruned, change, tmp_path)
+    first, second = training["sublayers"][:2]
+    assert first["kind"] == "attention"
+    assert first["before"] == pytest.approx(0, abs=1e-9)
+    assert second["before"] > 0.01
+
+
+def test_errors_in_closed_form(tmp_path):
+    torch.manual_seed(0)
+    dense = LlamaForCausalLM(LlamaConfig(**LLAMA | {"num_hidden_layers": 3})).eval()
+    pruned, change = cut(dense, {"block": (0, 2)})
+    rows = examples()
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row["input_ids"]) for row in rows.held_out], True)
+    counted = torch.arange(12) < torch.tensor([len(row["input_ids"]) for row in rows.held_out])[:, None]
+    training = tune(reconstruction(sublayers="all", learning_rate=0), dense, pruned, change, tmp_path)
+
+    def left(model, block):
+        found = []
+        handle = model.model.layers[block].register_forward_hook(lambda *call: found.append(call[2]))
+        with torch.no_grad():
+            model(ids)
+        handle.remove()
+        return found[0][counted]
+
+    all_ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row["input_ids"]) for part in rows for row in part], True
+    )
+    all_counted = (
+        torch.arange(12) < torch.tensor([len(row["input_ids"]) for part in rows for row in part])[:, None]
+    )
+    hidden = dense(all_ids, output_hidden_states=True).hidden_states
+    inner = []
+    dense.model.layers[2].register_forward_hook(lambda *call: inner.append(call[2]))
+    dense(all_ids)
+    unit = (inner[0] - hidden[2])[all_counted].square().mean()
+    expected = (left(pruned, 1) - left(dense, 2)).square().mean() / unit
+    mlp = training["sublayers"][3]
+    assert (mlp["block"], mlp["kind"]) == (1, "mlp")
+    assert mlp["before"] == mlp["after"] == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("target", ["stream", "sublayer"])
+def test_it_learns(target, tmp_path):
+    dense = make("llama")
+    pruned, change = cut(dense, halves(dense))
+    told = []
+    training = tune(
+        reconstruction(target=target, steps=60, evaluate_every=20),
+        dense,
+        pruned,
+        change,
+        tmp_path,
+        follow=lambda values, step: told.append((step, values["eval_loss"])),
+        rows=examples(train=80),
+    )
+    assert all(one["after"] < 0.97 * one["before"] for one in training["sublayers"])
+    assert training["steps"] == 4 * 60
+    assert training["tokens"] == 40 * 12 + 40 * 9
+    assert training["curve"][-1]["loss"] < training["curve"][-3]["loss"]
+    assert [step for step, _ in told] == [row["step"] for row in training["curve"]]
+    assert [step for step, _ in told] == list(range(20, 241, 20))
+
+
+def test_the_same_seed_gives_the_same_weights(tmp_path):
+    dense = make("gemma2")
+    found = []
+    for number, options in enumerate(({}, {}, {"hidden_on": "disk"}, {"seed": 1})):
+        pruned, change = cut(dense, halves(dense))
+        torch.manual_seed(number)
+        tune(reconstruction(**options), dense, pruned, change, tmp_path / str(number))
+        found.append(weights(pruned))
+    first, *others = found
+    same = [all(torch.equal(first[key], other[key]) for key in first) for other in others]
+    assert same == [True, True, False]
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt_neox"])
+def test_an_interrupted_run_goes_on_with_the_next_block(name, tmp_path):
+    dense = make(name)
+    whole, change = cut(dense, halves(dense))
+    killed, _ = cut(dense, halves(dense))
+    expected = tune(reconstruction(), dense, whole, change, tmp_path / "whole")
+
+    def kill(values, step):
+        if step > 2 * 8:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        tune(reconstruction(), dense, killed, change, tmp_path / "killed", kill)
+    again, _ = cut(dense, halves(dense))
+    steps = []
+    found = tune(
+        reconstruction(), dense, again, change, tmp_path / "killed", lambda values, step: steps.append(step)
+    )
+    assert min(steps) > 2 * 8
+    assert all(torch.equal(weight, weights(whole)[key]) for key, weight in weights(again).items())
+    for key in ("held_out_curve", "steps", "trainable"):
+        assert found[key] == expected[key]
+
+
+def test_what_is_gone_as_a_whole_is_passed_over(tmp_path):
+    dense = make("llama")
+    for gone, left in (("mlp", "attention"), ("attention", "mlp")):
+        pruned, change = cut(dense, halves(dense) | {gone: ()})
+        training = tune(reconstruction(), dense, pruned, change, tmp_path / gone)
+        assert [one["kind"] for one in training["sublayers"]] == [left, left]
+
+
+def test_where_nothing_was_cut_nothing_is_done(tmp_path, capsys):
+    dense = make("llama")
+    pruned, change = cut(dense, {"mlp": tuple(range(40))})
+    before = weights(pruned)
+    training = tune(reconstruction(), dense, pruned, change, tmp_path)
+    assert "nothing to do" in capsys.readouterr().err
+    assert (training["steps"], training["trainable"], training["tokens"]) == (0, 0, 0)
+    assert all(torch.equal(weight, before[key]) for key, weight in weights(pruned).items())
+
+
+def test_weights_keep_their_dtype(tmp_path):
+    dense = make("llama").to(torch.bfloat16)
+    pruned, change = cut(dense, halves(dense))
+    training = tune(reconstruction(), dense, pruned, change, tmp_path)
+    assert {weight.dtype for weight in pruned.parameters()} == {torch.bfloat16}
+    assert all(one["after"] <= one["before"] for one in training["sublayers"])
+    assert any(one["after"] < one["before"] for one in training["sublayers"])
+
+
+def test_nan_is_refused_before_it_reaches_the_weights(tmp_path):
+    dense = make("llama")
+    pruned, change = cut(dense, halves(dense))
+    before = weights(pruned)
+    with pytest.raises(ValueError, match=r"block 0, attention, step \d: the .* is NaN.*learning_rate"):
+        tune(reconstruction(learning_rate=1e30, evaluate_every=100), dense, pruned, change, tmp_path)
+    assert all(torch.equal(weight, before[key]) for key, weight in weights(pruned).items())
+    assert not list(tmp_path.glob("block-*"))
+
+
+def test_patience_ends_a_sublayer_that_gets_no_better(tmp_path):
+    dense = make("llama")
+    pruned, change = cut(dense, halves(dense))
+    recovery = reconstruction(learning_rate=0, steps=40, patience=2)
+    training = tune(recovery, dense, pruned, change, tmp_path)
+    assert [one["steps"] for one in training["sublayers"]] == [4, 4, 4, 4]
+
+
+def test_a_cut_stream_is_refused(tmp_path):
+    dense = make("llama")
+    pruned, change = cut(dense, {"hidden": tuple(range(16))})
+    with pytest.raises(ValueError, match="sites without hidden"):
+        tune(reconstruction(), dense, pruned, change, tmp_path)
+
+
+@pytest.fixture
+def cli(tiny_overrides, text_file, tmp_path):
+    def call(*overrides):
+        own = [*TINY, f"recovery.data.sources.text.text.paths={text_file}", f"results={tmp_path}/results"]
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", [*tiny_overrides(*overrides), *own, *overrides])
+        return Record.load(record_path(cfg.results, run_config(cfg).id))
+
+    return call
+
+
+def test_it_runs_from_the_command_line_and_the_model_loads_again(cli, tmp_path):
+    record = cli("sites=[mlp,attention]", "sparsity=0.4", f"save={tmp_path / 'model'}")
+    assert record.training["tokens"] == 24 * 16
+    assert record.training["held_out"] == 8
+    assert record.training["peak_bytes"]["host"] > 0
+    assert not any((tmp_path / "results" / "recovery").iterdir())
+    summary(record)
+    model, _ = cfsp.load(tmp_path / "model")
+    assert model.num_parameters() == record.parameters["pruned"]["model"]
+    again = cli("recovery.hidden_on=disk", "sites=[mlp,attention]", "sparsity=0.4")
+    assert again.metrics["pruned"] == record.metrics["pruned"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["recovery.data.held_out=0"], "held_out=0: expected some"),
+        (["recovery.target=logits"], "recovery.target='logits': expected one of stream, sublayer"),
+        (["recovery.scheduler=cosin"], "cosin"),
+        (["recovery.data.limit=2"], "2 examples to train on are less than recovery.batch_size=4"),
+        (["recovery.data.limit=0"], "limit=0"),
+        (["recovery.steps=0"], "recovery.steps=0"),
+        (["recovery.data.window=4096"], "the model has 64 positions"),
+    ],
+)
+def test_bad_input_is_one_line(overrides, message, cli):
+    with pytest.raises(ValueError, match=message):
+        cli(*overrides)
