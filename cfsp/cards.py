@@ -51,7 +51,7 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 ```python
 {load_example(config["model"]["head"], needs_remote_code)}
 ```
-
+{adapters(record)}
 `plan.json` lists what every site keeps, `record.json` holds config, versions, protocol and metrics.
 
 ## Made by
@@ -109,6 +109,21 @@ def load_example(head: str, needs_remote_code: bool) -> str:
         f'model = {auto}.from_pretrained("FOLDER"{trust}){note}\n'
         'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
     )
+
+
+def adapters(record: Record) -> str:
+    """How to load what was trained and kept apart; nothing if nothing was."""
+    if not (record.training or {}).get("adapters"):
+        return ""
+    return f"""
+The figures above are with the {record.training["adapters"]:,} parameters of the adapters, which are apart:
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(model, "FOLDER/adapters")
+```
+"""
 
 
 def base_license(path: str) -> str | None:

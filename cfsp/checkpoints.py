@@ -40,8 +40,8 @@ def save(
 
     card: makes the README.md, told whether the model needs its modelling file to load.
     files: more text files to put in: name -> text.
-    adapters: a peft model around `model`, whose adapters go into the folder `adapters`; what they
-        sit on is then written without them.
+    adapters: a peft model around `model`, whose adapters go into the folder `adapters`, and name this
+        folder as what they sit on; that is then written without them.
 
     Raises:
         ValueError: the folder holds something and `overwrite` is not given, or it holds no model;
@@ -52,6 +52,8 @@ def save(
     check_target(folder, overwrite)
     with whole_folder(folder) as part, as_os_errors(folder), valid_generation_config(model):
         if adapters is not None:
+            for config in adapters.peft_config.values():
+                config.base_model_name_or_path = str(folder)  # peft takes a relative path from where it runs
             adapters.save_pretrained(part / "adapters")
             model = adapters.unload()
         config = describe(model)

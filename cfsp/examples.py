@@ -7,23 +7,20 @@ Labels of -100 do not count.
 from __future__ import annotations
 
 import random
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.calibration import bos_token
 from cfsp.checks import check_bool, check_integer, check_number
 from cfsp.instructions import Conversations
+from cfsp.record import is_main
 from cfsp.texts import Text
-
-IGNORED = -100
-Example = dict[str, list[int]]
+from cfsp.windows import IGNORED, Collator, Example, counts, packed, single
 
 
 class Source(ABC):
@@ -31,8 +28,13 @@ class Source(ABC):
 
     @property
     @abstractmethod
+    def reads(self) -> Text:
+        """Where they come from."""
+
+    @property
     def label(self) -> str:
         """What a record calls it."""
+        return self.reads.label
 
     @abstractmethod
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
@@ -46,8 +48,8 @@ class Prose(Source):
     text: Text
 
     @property
-    def label(self) -> str:
-        return self.text.label
+    def reads(self) -> Text:
+        return self.text
 
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
@@ -67,8 +69,8 @@ class Instructions(Source):
         check_bool("answers_only", self.answers_only)
 
     @property
-    def label(self) -> str:
-        return self.conversations.label
+    def reads(self) -> Text:
+        return self.conversations
 
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
         if not tokenizer.is_fast:
@@ -83,6 +85,22 @@ class Instructions(Source):
             ]
             labels = [token if count else IGNORED for token, count in zip(ids, counted, strict=True)]
             yield {"input_ids": ids, "labels": labels}
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training and the held-out examples, which it unpacks to.
+
+    lost: source -> `passages` read, those `dropped` because nothing that counts fits into the window, and
+        those of which some that counts was `cut` off.
+    """
+
+    train: list[Example]
+    held_out: list[Example]
+    lost: Mapping[str, Mapping[str, int]]
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        return iter((self.train, self.held_out))
 
 
 @dataclass(frozen=True)
@@ -133,8 +151,13 @@ class Examples:
         """What a record calls the sources."""
         return [source.label for source in self.sources.values()]
 
-    def split(self, tokenizer: PreTrainedTokenizerBase) -> tuple[list[Example], list[Example]]:
-        """The training and the held-out examples, shuffled.
+    @property
+    def texts(self) -> list[Text]:
+        """What the sources read."""
+        return [source.reads for source in self.sources.values()]
+
+    def split(self, tokenizer: PreTrainedTokenizerBase) -> Split:
+        """The training and the held-out examples, shuffled; what is lost is counted, and named on stderr.
 
         Raises:
             ValueError: no examples are left to train on, or there is no token to pad or to begin with.
@@ -142,9 +165,11 @@ class Examples:
         if not self.packing:
             self.padding(tokenizer)
         dice = random.Random(self.seed)
-        pools = {}
+        pools, lost = {}, {}
         for name, source in self.sources.items():
-            pools[name] = list(self.windows(source, tokenizer))
+            lost[name] = {"passages": 0, "dropped": 0, "cut": 0}
+            pools[name] = list(self.windows(source, tokenizer, lost[name]))
+            self.tell(source, lost[name])
             if not pools[name]:
                 raise ValueError(
                     f"{source.label!r} has not one example of window={self.window} with a token that counts; "
@@ -157,7 +182,16 @@ class Examples:
                 f"held_out={self.held_out} leaves nothing of {len(mixed)} examples to train on; expected "
                 f"less than {len(mixed)}, or more text"
             )
-        return mixed[self.held_out :][: self.limit], mixed[: self.held_out]
+        return Split(mixed[self.held_out :][: self.limit], mixed[: self.held_out], lost)
+
+    def tell(self, source: Source, lost: Mapping[str, int]) -> None:
+        """Name on stderr what does not fit into the window."""
+        if is_main() and (lost["dropped"] or lost["cut"]):
+            print(
+                f"cfsp: {source.label}: of {lost['passages']:,} passages {lost['dropped']:,} have nothing "
+                f"that counts within window={self.window} and are dropped, {lost['cut']:,} are cut",
+                file=sys.stderr,
+            )
 
     def mix(self, pools: Mapping[str, list[Example]], dice: random.Random) -> list[Example]:
         """One list, in random order."""
@@ -166,28 +200,43 @@ class Examples:
             shares = {name: weight / whole for name, weight in self.weights.items() if weight}
             total = min(len(pools[name]) / share for name, share in shares.items())
             pools = {name: pools[name][: round(total * share)] for name, share in shares.items()}
+            for name in (name for name, pool in pools.items() if not pool):
+                raise ValueError(
+                    f"weight of {name}={self.weights[name]}: that is not one of {round(total)} examples; "
+                    "expected a larger weight, 0, or more text"
+                )
         mixed = [example for pool in pools.values() for example in pool]
         dice.shuffle(mixed)
         return mixed
 
-    def windows(self, source: Source, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-        """Examples of at most `window` tokens with something that counts."""
+    def windows(
+        self, source: Source, tokenizer: PreTrainedTokenizerBase, lost: dict[str, int]
+    ) -> Iterator[Example]:
+        """Examples of at most `window` tokens with something that counts. lost: is counted up."""
         start = [bos_token(tokenizer)] if self.bos else []
         length = self.window - len(start)
-        passages = tqdm(source.passages(tokenizer), f"read {source.label}", unit="passage", disable=None)
-        for example in packed(passages, length) if self.packing else self.single(passages, source, length):
-            if any(label != IGNORED for label in example["labels"][0 if start else 1 :]):
+        first = 0 if start else 1  # nothing says the very first token
+        read = tqdm(source.passages(tokenizer), f"read {source.label}", unit="passage", disable=None)
+        passages = counted(read, lost)
+        if not (self.packing or isinstance(source, Prose)):
+            passages = self.fitting(passages, length, first, lost)
+        for example in packed(passages, length) if self.packing else single(passages, length):
+            if counts(example["labels"][first:]):
                 yield {
                     "input_ids": start + example["input_ids"],
                     "labels": [IGNORED] * len(start) + example["labels"],
                 }
 
-    def single(self, passages: Iterator[Example], source: Source, length: int) -> Iterator[Example]:
-        """One passage to a window, or to several of them where it is prose."""
+    def fitting(
+        self, passages: Iterator[Example], length: int, first: int, lost: dict[str, int]
+    ) -> Iterator[Example]:
+        """What a window takes of each passage, if anything of it counts."""
         for passage in passages:
-            size = len(passage["input_ids"]) if isinstance(source, Prose) else length
-            for first in range(0, size, length):
-                yield {key: ids[first : first + length] for key, ids in passage.items()}
+            if not counts(passage["labels"][first:length]):
+                lost["dropped"] += 1
+                continue
+            lost["cut"] += counts(passage["labels"][length:])
+            yield {key: ids[:length] for key, ids in passage.items()}
 
     def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """The id to pad with. Raises ValueError if there is none."""
@@ -209,34 +258,8 @@ class Examples:
         return Collator(0 if self.packing else self.padding(tokenizer))
 
 
-def packed(passages: Iterator[Example], length: int) -> Iterator[Example]:
-    """Full windows of passages, one after the other; the rest at the end is left out."""
-    rest: Example = {"input_ids": [], "labels": []}
+def counted(passages: Iterable[Example], lost: dict[str, int]) -> Iterator[Example]:
+    """The passages, counted as they go by."""
     for passage in passages:
-        rest = {key: rest[key] + passage[key] for key in rest}
-        whole = len(rest["input_ids"]) // length * length
-        for first in range(0, whole, length):
-            yield {key: ids[first : first + length] for key, ids in rest.items()}
-        rest = {key: ids[whole:] for key, ids in rest.items()}
-
-
-@dataclass(frozen=True)
-class Collator:
-    """Pads on the right. -> input_ids, attention_mask, labels [batch, tokens]"""
-
-    pad: int
-
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
-        length = max(len(example["input_ids"]) for example in examples)
-
-        def rows(key: str, filler: int) -> Tensor:
-            return torch.tensor(
-                [example[key] + [filler] * (length - len(example[key])) for example in examples]
-            )
-
-        sizes = torch.tensor([len(example["input_ids"]) for example in examples])
-        return {
-            "input_ids": rows("input_ids", self.pad),
-            "attention_mask": (torch.arange(length) < sizes[:, None]).long(),
-            "labels": rows("labels", IGNORED),
-        }
+        lost["passages"] += 1
+        yield passage

@@ -12,7 +12,8 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_choice
-from cfsp.texts import hub_rows, json_rows, matching
+from cfsp.overlaps import strings
+from cfsp.texts import Text, hub_rows, json_rows, matching
 
 Rendered = tuple[str, list[tuple[int, int]]]
 """A text, and from where to where in it the answers go."""
@@ -37,8 +38,8 @@ COLUMNS = {
 
 
 @dataclass(frozen=True)
-class Conversations:
-    """Rows of instruction data.
+class Conversations(Text):
+    """Rows of instruction data; as a text, one document a row.
 
     paths: .json (a list) or .jsonl files or globs; or `hub`, the name of a data set there.
     form: "alpaca" has instruction, input (may be missing) and output; "pairs" has prompt and response,
@@ -62,6 +63,9 @@ class Conversations:
             return f"{self.hub}:{self.split}"
         paths = [self.paths] if isinstance(self.paths, str) else self.paths
         return "files:" + ",".join(Path(path).name for path in paths)
+
+    def documents(self) -> list[str]:
+        return [" ".join(strings(row)) for _, row in self.rows()]
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Where each row stands, and the row. Raises ValueError at the first that lacks a column."""

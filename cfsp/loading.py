@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +43,7 @@ def load(
 
     path: a folder, a hub id, or "reference" for the embedded model.
     dtype: "auto" (what the checkpoint asks for), "float32", "bfloat16" or "float16".
+    device: "cuda" is the GPU of this process, if there are several.
     head: what the model ends in: causal_lm, masked_lm, sequence_classification, question_answering.
 
     Raises:
@@ -50,6 +52,7 @@ def load(
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    device = local_device(device)
     check_device(device)
     if not isinstance(path, str | Path):
         raise ValueError(f"model path {path!r} cannot be loaded; expected a folder or a hub id")
@@ -119,6 +122,12 @@ def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
             f"model path {str(path)!r}: {len(unexpected)} weights belong to no module, such as "
             f"{unexpected[0]}; expected a checkpoint of the model that config.json describes"
         )
+
+
+def local_device(device: str) -> str:
+    """The device of this process: of several on a machine (torchrun) each has a GPU of its own."""
+    number = os.environ.get("LOCAL_RANK")
+    return f"cuda:{number}" if device == "cuda" and number is not None else device
 
 
 def check_device(device: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.allocators.base import Allocator
 from cfsp.build import build
-from cfsp.cache import Cache
+from cfsp.cache import Cache, fingerprint, fingerprint_batches
 from cfsp.calibration import Batch, RandomWindows
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
@@ -22,11 +21,13 @@ from cfsp.layouts import check_positions
 from cfsp.loggers.base import Logger
 from cfsp.overlaps import overlaps
 from cfsp.plans import PrunePlan
-from cfsp.record import is_main
+from cfsp.record import digest, is_main
 from cfsp.recovery.base import Recovery
 from cfsp.recovery.none import NoRecovery
+from cfsp.restarts import keep_plan, kept_plan
 from cfsp.schedules.base import Schedule
 from cfsp.sites import Site, unit_cost
+from cfsp.windows import fingerprint_examples
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,8 @@ class Parts:
         self.allocator.check(sites, cost, whole - self.schedule.removed(model, sites))
         for evaluator in [*self.evaluators, *self.paired]:
             evaluator.protocol(model, tokenizer)
+        for sampler in self.samplers:
+            sampler.check(model, tokenizer)
         return cost
 
     def about(self, model: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,24 +97,28 @@ class Parts:
 
     def overlaps(self) -> list[str]:
         """What calibration or recovery reads and evaluation measures on."""
-        read = [text for evaluator in self.evaluators for text in evaluator.reads()]
-        return overlaps([self.calibration.text, *self.recovery.reads()], read) if read else []
+        read = [text for evaluator in self.evaluators for text in evaluator.reads()] if is_main() else []
+        return overlaps([self.calibration.text, *self.recovery.reads()], read)
 
     def plan(
         self,
         model: PreTrainedModel,
         sites: Sequence[Site],
         batches: Sequence[Batch],
+        examples: Any,
         kept: Path,
         cache: Cache,
     ) -> PrunePlan:
-        """The plan: made, or, if training was interrupted, the one that it began with, in `kept`."""
-        if (kept / "plan.json").exists():
-            print(f"cfsp: going on with the training in {kept}; delete it to begin anew", file=sys.stderr)
-            return PrunePlan.load(kept)
+        """The plan: made, or, if training was interrupted, the one that it began with, in `kept`.
+
+        examples: what recovery will train on; with other ones training begins anew.
+        """
+        seen = [fingerprint(model), fingerprint_batches(batches), fingerprint_examples(examples)]
+        if (plan := kept_plan(kept, digest(seen))) is not None:
+            return plan
         plan = self.schedule.plan(
             model, sites, batches, self.criterion, self.allocator, self.compensation, cache
         )
         if not isinstance(self.recovery, NoRecovery):
-            plan.save(kept)
+            keep_plan(kept, plan, digest(seen))
         return plan

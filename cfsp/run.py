@@ -24,7 +24,7 @@ from cfsp.checks import check_bool, check_integer
 from cfsp.description import check_hidden
 from cfsp.failures import forget
 from cfsp.finding import find_sites
-from cfsp.loading import check_device
+from cfsp.loading import check_device, local_device
 from cfsp.loggers.base import Job, Log
 from cfsp.measuring import join, measure, measure_pairs, say
 from cfsp.parts import Parts
@@ -65,9 +65,14 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
             check_target(target, cfg.overwrite)
         check_integer("seed", cfg.seed, least=0)
         set_seed(cfg.seed)
-        check_device(cfg.device)
-        record.reset_peak(cfg.device)
+        check_device(local_device(cfg.device))
+        record.reset_peak(local_device(cfg.device))
         parts = Parts.of(cfg)
+        if parts.recovery.keeps_apart and target is None:
+            raise ValueError(
+                "recovery.parameters.merge=false keeps adapters beside a saved model; expected save=true, "
+                "save=FOLDER or merge=true"
+            )
         with Log(parts.loggers, Job(path.stem, config, Path(cfg.results), command, sweep)) as log:
             made = prune(cfg, config, parts, target, log)
         if record.is_main():
@@ -103,15 +108,18 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path
             check_hidden(model, sites, parts.allocator.round_to)
         examples = parts.recovery.prepare(model, tokenizer, parts.needs)
         batches = parts.calibration.batches(tokenizer)
+        shared = parts.overlaps()
     with clock("dense evaluation"):
         dense = measure(parts.evaluators, model, tokenizer, cache)
         said = say(parts.samplers, model, tokenizer)
         log.metrics("dense", dense)
     with clock("plan"):
-        plan = parts.plan(model, sites, batches, training, replace(cache, about=parts.about(config["model"])))
+        about = parts.about(config["model"])
+        plan = parts.plan(model, sites, batches, examples, training, replace(cache, about=about))
     with clock("surgery"):
         original = copy.deepcopy(model) if parts.need_dense else None
         apply(plan, sites, model)
+        after = parameters(model, find_sites(model, config["sites"]))  # before adapters may sit inside
     with clock("recovery"):
         change = change_of(sizes, model, plan)
         setting = Setting(model, tokenizer, change, training, original, log.curve)
@@ -127,7 +135,6 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path
             prompt: {"dense": said[prompt], "pruned": text}
             for prompt, text in say(parts.samplers, model, tokenizer).items()
         }
-    after = parameters(model, find_sites(model, config["sites"]))
     outcome = Record(
         id=log.job.id,
         created=record.now(),
@@ -145,7 +152,7 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path
         command=log.job.command,
         training=recovered.training,
         samples=samples,
-        overlaps=parts.overlaps(),
+        overlaps=shared,
     )
     if not record.is_main():
         return outcome

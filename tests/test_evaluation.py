@@ -1,5 +1,7 @@
 """Evaluation: sizes in closed form, times that compare, texts that must not be seen before."""
 
+import json
+
 import pytest
 import torch
 from families import FAMILIES, make
@@ -11,6 +13,8 @@ from cfsp.evaluation.latency import Latency
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.samples import Samples
 from cfsp.evaluation.size import Size
+from cfsp.evaluation.zero_shot import ZeroShot
+from cfsp.instructions import Conversations
 from cfsp.layouts import is_causal
 from cfsp.loading import load
 from cfsp.overlaps import overlaps
@@ -118,8 +122,50 @@ def test_overlaps_go_by_content_not_by_name(tmp_path):
     made = text("made", shared, "another one that is only in the first")
     measured = text("measured", shared + "\n", "something else altogether, and long", "short")
     (warning,) = overlaps([made], [measured])
-    assert "1 of its 2 documents" in warning
+    assert "50.00% of it (1 of 2 windows of 20 words)" in warning
     assert overlaps([made], [text("other", "nothing of it is anywhere else")]) == []
+
+
+def test_overlaps_are_seen_inside_documents_that_are_cut_otherwise(tmp_path):
+    words = [f"word{number * 7919 % 1009}" for number in range(1000)]
+    (tmp_path / "whole.txt").write_text(" ".join(words))
+    (tmp_path / "half.txt").write_text("before it\n" + "\n".join(words[300:800]) + " and behind")
+    whole, half = Files(str(tmp_path / "whole.txt")), Files(str(tmp_path / "half.txt"))
+    (warning,) = overlaps([whole], [half])
+    assert float(warning.split("and ")[1].split("%")[0]) > 90
+    (warning,) = overlaps([half], [whole])
+    assert 35 < float(warning.split("and ")[1].split("%")[0]) < 65
+
+
+def test_overlaps_are_seen_in_instructions_and_questions(tmp_path):
+    goal = "how to open a jar that has a tight lid"
+    question = {"goal": goal, "sol1": "twist it", "sol2": "sing", "label": 0}
+    (tmp_path / "piqa.jsonl").write_text(json.dumps(question))
+    row = {"prompt": f"{goal} twist it sing", "response": ""}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    made = Conversations(form="pairs", paths=str(tmp_path / "rows.jsonl"))
+    task = ZeroShot(["piqa"], 0, None, 1, files={"piqa": str(tmp_path / "piqa.jsonl")})
+    (warning,) = overlaps([made], task.reads())
+    assert warning.startswith("piqa is measured on, and 100.00% of it")
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        (["a " * 80], "new_tokens=.*the model has 64 positions"),
+        ([""], "prompt '' has no token"),
+        ([3], "expected a list of texts"),
+    ],
+)
+def test_bad_samples_are_found_before_anything_runs(prompts, message, tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    with pytest.raises(ValueError, match=message):
+        Samples(prompts, 5).check(model, tokenizer)
+
+
+def test_an_encoder_does_not_speak():
+    with pytest.raises(ValueError, match="causal"):
+        Samples(["a"], 5).check(make("bert"), None)
 
 
 def test_a_run_flags_the_text_it_was_calibrated_on(tiny_overrides, tmp_path):

@@ -10,6 +10,7 @@ from cfsp.examples import IGNORED, Examples, Instructions, Prose
 from cfsp.instructions import WITH_INPUT, Conversations
 from cfsp.loading import REFERENCE
 from cfsp.texts import Files
+from cfsp.windows import fingerprint_examples
 
 ALPACA = [
     {"instruction": "Add one.", "input": "41", "output": "42"},
@@ -97,14 +98,15 @@ def test_held_out_examples_are_never_trained_on(tmp_path, tokenizer):
     train, held_out = data.split(tokenizer)
     assert len(held_out) == 5
     assert not {str(example) for example in train} & {str(example) for example in held_out}
-    assert data.split(tokenizer) == (train, held_out)
+    assert tuple(data.split(tokenizer)) == (train, held_out)
 
 
 def test_a_limit_takes_the_first_of_the_same_examples(tmp_path, tokenizer):
     (tmp_path / "numbers.txt").write_text(" ".join(map(str, range(1000))))
     source = {"text": Prose(Files(str(tmp_path / "numbers.txt")))}
     whole, held_out = examples(source, packing=True, held_out=3).split(tokenizer)
-    assert examples(source, packing=True, held_out=3, limit=2).split(tokenizer) == (whole[:2], held_out)
+    limited = examples(source, packing=True, held_out=3, limit=2).split(tokenizer)
+    assert tuple(limited) == (whole[:2], held_out)
 
 
 def test_a_mixture_has_the_weights_asked_for(file, tokenizer):
@@ -155,7 +157,7 @@ def test_a_pad_token_is_asked_for(file, tokenizer):
     source = {"a": Instructions(Conversations(form="alpaca", paths=file(ALPACA)))}
     with pytest.raises(ValueError, match=r"no pad token; expected recovery\.data\.pad_token=.* or .*packing"):
         examples(source).split(tokenizer)
-    assert examples(source, pad_token=tokenizer.eos_token, window=128).split(tokenizer)[0]
+    assert examples(source, pad_token=tokenizer.eos_token, window=128).split(tokenizer).train
 
 
 def test_what_is_cut_off_before_the_answer_is_left_out(file, tokenizer):
@@ -167,3 +169,33 @@ def test_what_is_cut_off_before_the_answer_is_left_out(file, tokenizer):
 def test_either_files_or_the_hub():
     with pytest.raises(ValueError, match="either paths or hub"):
         Conversations(form="alpaca")
+
+
+def test_what_does_not_fit_is_counted_and_told(file, tokenizer, capsys):
+    rows = [
+        {"prompt": "one two three", "response": " four"},
+        {"prompt": "one two three", "response": " four five six seven eight nine ten" * 9},
+        {"prompt": "one two three four five six seven eight nine ten" * 9, "response": " eleven"},
+    ]
+    split = examples({"a": Instructions(Conversations(form="pairs", paths=file(rows)))}).split(tokenizer)
+    assert len(split.train) == 2
+    assert split.lost == {"a": {"passages": 3, "dropped": 1, "cut": 1}}
+    assert "of 3 passages 1 have nothing that counts within window=32" in capsys.readouterr().err
+
+
+def test_a_weight_of_less_than_one_example_is_refused(file, tokenizer):
+    def source(word, number):
+        rows = [{"prompt": f"{word} {index}", "response": word} for index in range(number)]
+        return Instructions(Conversations(form="pairs", paths=file(rows, f"{word}.jsonl")))
+
+    sources = {"a": source("alpha", 40), "b": source("beta", 40)}
+    with pytest.raises(ValueError, match=r"weight of b=0.001: that is not one of 40 examples"):
+        examples(sources, weights={"a": 1, "b": 0.001}).split(tokenizer)
+    assert len(examples(sources, weights={"a": 1, "b": 0}).split(tokenizer).train) == 40
+
+
+def test_examples_are_named_by_what_is_in_them():
+    one, other = {"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [1, 2], "labels": [IGNORED, 2]}
+    parts = [([one], [other]), ([one, other], []), ([one], [one]), ([], [one, other])]
+    assert len({fingerprint_examples(part) for part in parts}) == 4
+    assert fingerprint_examples(([dict(one)], [other])) == fingerprint_examples(parts[0])

@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
-    {"atomic", "checks", "modeling_pruned"},
+    {"atomic", "checks", "modeling_pruned", "windows"},
     {"sites", "plans", "record"},
     {
         "cache",
@@ -21,8 +21,18 @@ ROWS = [
         "summary",
         "frames",
     },
-    {"failures", "filters", "finding", "gradients", "moments", "overlaps", "regression", "tables"},
-    {"comparison", "methods"},
+    {
+        "failures",
+        "filters",
+        "finding",
+        "gradients",
+        "moments",
+        "overlaps",
+        "regression",
+        "restarts",
+        "tables",
+    },
+    {"comparison", "methods", "questions", "trainer"},
     {
         "calibration",
         "instructions",

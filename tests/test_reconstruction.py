@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp
 from cfsp.build import CONF
+from cfsp.examples import Split
 from cfsp.layouts import block_modules, places_of
 from cfsp.plans import Cut, PrunePlan
 from cfsp.record import Record, record_path
@@ -18,6 +19,7 @@ from cfsp.recovery.base import Setting, block_parameters, change_of
 from cfsp.recovery.reconstruction import Reconstruction
 from cfsp.replay import Stream
 from cfsp.run import run as run_config
+from cfsp.summary import summary
 
 TINY = [
     "recovery=reconstruction",
@@ -50,11 +52,11 @@ def reconstruction(**options) -> Reconstruction:
     return Reconstruction(**{**defaults, **options})
 
 
-def examples(train: int = 10, held_out: int = 6, tokens: int = 12) -> tuple[list, list]:
+def examples(train: int = 10, held_out: int = 6, tokens: int = 12) -> Split:
     """Random tokens; every other row is a few shorter, so that there is padding."""
     ids = batches(count=1, size=train + held_out, tokens=tokens)[0]["input_ids"].tolist()
     rows = [{"input_ids": row[: tokens - 3 * (number % 2)]} for number, row in enumerate(ids)]
-    return rows[:train], rows[train:]
+    return Split(rows[:train], rows[train:], {})
 
 
 def cut(model, keep: dict[str, tuple[int, ...]]):
@@ -139,8 +141,8 @@ def test_errors_in_closed_form(tmp_path):
     dense = LlamaForCausalLM(LlamaConfig(**LLAMA | {"num_hidden_layers": 3})).eval()
     pruned, change = cut(dense, {"block": (0, 2)})
     rows = examples()
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row["input_ids"]) for row in rows[1]], True)
-    counted = torch.arange(12) < torch.tensor([len(row["input_ids"]) for row in rows[1]])[:, None]
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row["input_ids"]) for row in rows.held_out], True)
+    counted = torch.arange(12) < torch.tensor([len(row["input_ids"]) for row in rows.held_out])[:, None]
     training = tune(reconstruction(sublayers="all", learning_rate=0), dense, pruned, change, tmp_path)
 
     def left(model, block):
@@ -296,7 +298,7 @@ def test_it_runs_from_the_command_line_and_the_model_loads_again(cli, tmp_path):
     assert record.training["held_out"] == 8
     assert record.training["peak_bytes"]["host"] > 0
     assert not any((tmp_path / "results" / "recovery").iterdir())
-    cfsp.tables.summary(record)
+    summary(record)
     model, _ = cfsp.load(tmp_path / "model")
     assert model.num_parameters() == record.parameters["pruned"]["model"]
     again = cli("recovery.hidden_on=disk", "sites=[mlp,attention]", "sparsity=0.4")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,8 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import cfsp
 from cfsp.build import CONF, build, choices
 from cfsp.evaluation.perplexity import Perplexity
+from cfsp.evaluation.size import Size
 from cfsp.examples import Examples, Prose
-from cfsp.loading import REFERENCE
+from cfsp.loading import REFERENCE, local_device
 from cfsp.record import Record, record_path
 from cfsp.recovery.base import Change, Setting
 from cfsp.recovery.distillation import Distillation
@@ -31,6 +33,7 @@ from cfsp.recovery.lora import Lora, block_ranks
 from cfsp.recovery.next_token import NextToken
 from cfsp.run import run as run_config
 from cfsp.texts import Files
+from cfsp.trainer import SKIPS, LossTrainer, Watch, not_finite
 
 CHANGE = Change(blocks=(0, 1), removed=(0.1, 0.3), importance=(0.4, 0.2))
 TINY = [
@@ -191,11 +194,19 @@ def test_the_best_model_counts_and_training_stops_early(tiny, tokenizer, trained
         assert found.model(**batch).loss.item() == pytest.approx(min(looks.values()), rel=1e-3)
 
 
-def test_accumulation_changes_memory_not_the_result(tiny, tokenizer, trained_with, tmp_path):
+@pytest.mark.parametrize(
+    "objective",
+    [NextToken(), Distillation(label_weight=0.5, logit_weight=1, hidden_weight=5, temperature=2)],
+    ids=["next_token", "distillation"],
+)
+def test_accumulation_changes_memory_not_the_result(objective, tiny, tokenizer, trained_with, tmp_path):
+    dense = copy.deepcopy(tiny)
+    with torch.no_grad():
+        dense.model.embed_tokens.weight.mul_(torch.linspace(0.2, 5, len(tokenizer))[:, None])
     weights = []
     for batch, accumulation in ((8, 1), (2, 4)):
-        recovery = trained_with(batch_size=batch, accumulation=accumulation, held_out=0)
-        found = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / f"{batch}")
+        recovery = trained_with(objective=objective, batch_size=batch, accumulation=accumulation, held_out=0)
+        found = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / f"{batch}", dense)
         weights.append(found.model.lm_head.weight)
     torch.testing.assert_close(*weights, atol=2e-5, rtol=1e-3)
 
@@ -233,7 +244,7 @@ def test_distillation_in_closed_form(tiny, tiny_checkpoint):
     errors = []
     for place in (1, 2):
         a, b = (output.hidden_states[place][:, :-1][counted] for output in (ours, theirs))
-        errors.append(((a - b) ** 2).mean() / (b**2).mean())
+        errors.append((((a - b) ** 2).sum(-1) / (b**2).sum(-1)).mean())
     objective = Distillation(label_weight=0, logit_weight=0, hidden_weight=3, temperature=1)
     torch.testing.assert_close(objective.loss(tiny, batch, dense, CHANGE, None), 3 * sum(errors) / 2)
 
@@ -263,7 +274,7 @@ def test_without_its_last_block_a_model_is_held_to_the_last_normed_state(tiny):
         one(batch["input_ids"], output_hidden_states=True).hidden_states[-1][:, :-1]
         for one in (shorter, tiny)
     )
-    expected = ((ours - theirs) ** 2).mean() / (theirs**2).mean()
+    expected = (((ours - theirs) ** 2).sum(-1) / (theirs**2).sum(-1)).mean()
     objective = Distillation(label_weight=0, logit_weight=0, hidden_weight=1, temperature=1)
     change = Change((0,), (0.0,), None)
     torch.testing.assert_close(objective.loss(shorter, batch, tiny, change, None), expected)
@@ -321,7 +332,7 @@ def test_every_recovery_runs_from_the_command_line(recovery, cli, text_file, tmp
 
 
 def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path):
-    from peft import PeftModel
+    from peft import AutoPeftModelForCausalLM, PeftModel
 
     done = cli(
         "recovery=lora",
@@ -333,7 +344,23 @@ def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path
     )
     record = Record.load(done)
     model, tokenizer = cfsp.load(tmp_path / "model")
+    plain = Record.load(cli("overwrite=true"))
+    assert record.parameters == plain.parameters
+    assert record.sparsity == plain.sparsity
+    assert record.parameters["pruned"]["model"] == model.num_parameters()
+    assert record.training["adapters"] == record.training["trainable"] > 0
     with_adapters = PeftModel.from_pretrained(model, tmp_path / "model" / "adapters")
+    named = json.loads((tmp_path / "model" / "adapters" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(tmp_path / "model")
+    evaluated = Size(context=8).run(with_adapters.get_base_model(), tokenizer)  # adapters are read too
+    plain_size = Size(context=8).run(cfsp.load(tmp_path / "model")[0], tokenizer)
+    extra = evaluated["parameters"].value - plain_size["parameters"].value
+    assert extra == record.training["adapters"]
+    assert evaluated["macs_per_token"].value == pytest.approx(plain_size["macs_per_token"].value + extra)
+    auto = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "model" / "adapters", trust_remote_code=True)
+    ids = torch.arange(5, 15)[None]
+    torch.testing.assert_close(auto(ids).logits, with_adapters(ids).logits)
+    assert "FOLDER/adapters" in (tmp_path / "model" / "README.md").read_text()
     evaluator = Perplexity(Files(str(text_file)), 32, 8)
     (name,) = [name for name in record.metrics["pruned"] if name.startswith("perplexity")]
     found = evaluator.run(with_adapters.get_base_model(), tokenizer)[name].value
@@ -393,6 +420,13 @@ def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):
         ),
         (["recovery.data.window=4096"], "recovery.data.window=4096: the model has 64 positions"),
         (["recovery=importance_lora", "allocator=uniform"], "nothing here measures"),
+        (
+            ["recovery=importance_lora", "allocator=uniform", "criterion=depth", "sites=[block]"],
+            "criterion.metric=angular",
+        ),
+        (["recovery.training.precision=fp16"], "a CPU trains in float32 or bfloat16; expected bf16 or null"),
+        (["+recovery.training.arguments.fsdp=full_shard"], "arguments.fsdp: a model in pieces"),
+        (["recovery.parameters.merge=false"], "expected save=true, save=FOLDER or merge=true"),
         (["recovery.parameters.rank=0"], "rank=0"),
         (["+recovery.training.arguments.fdsp=full_shard"], "fdsp"),
     ],
@@ -403,6 +437,106 @@ def test_bad_input_is_one_line_before_training(overrides, message, cli, text_fil
     with pytest.raises(ValueError, match=message):
         cli(*recovery, *data, "recovery.data.window=16", *overrides)
     assert not list(tmp_path.glob("results/recovery/*/checkpoint*"))
+
+
+def test_a_training_that_had_stopped_is_not_gone_on_with(
+    tiny, tokenizer, trained_with, tmp_path, monkeypatch
+):
+    recovery = trained_with(max_steps=60, evaluate_every=2, learning_rate=0.5, patience=2)
+    first = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x")
+    assert first.training["stopped_early"]
+    monkeypatch.setattr(LossTrainer, "train", lambda *_, **__: pytest.fail("trained on"))
+    again = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x")
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weight), name
+    for key in ("steps", "best_step", "stopped_early", "tokens", "curve", "held_out_curve"):
+        assert again.training[key] == first.training[key], key
+
+
+def test_adapters_of_a_training_that_had_stopped_are_there_again(tiny, tokenizer, trained_with, tmp_path):
+    recovery = trained_with(Lora(rank=4, alpha=8, dropout=0.0), max_steps=40, learning_rate=0.1, patience=1)
+    first, again = (run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x") for _ in range(2))
+    assert first.training["best_step"] < first.training["steps"] < 40
+    torch.testing.assert_close(again.model.state_dict(), first.model.state_dict())
+    assert not torch.equal(
+        again.model.state_dict()["model.layers.0.mlp.up_proj.weight"],
+        tiny.state_dict()["model.layers.0.mlp.up_proj.weight"],
+    )
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(
+    tiny, tokenizer, trained_with, tmp_path, capsys
+):
+    recovery, folder = trained_with(), tmp_path / "x"
+    first = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
+    torn = folder / "checkpoint-6"
+    (torn / "whole.json").unlink()
+    (torn / "trainer_state.json").write_text('{"epoch": 0.')
+    (torn / "optimizer.pt").unlink()
+    assert "the last good checkpoint is" in not_finite("the loss", 7, str(folder))
+    assert "checkpoint-6" not in not_finite("the loss", 7, str(folder))
+    capsys.readouterr()
+    again = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
+    assert f"{torn} was not written to its end and is left out" in capsys.readouterr().err
+    torch.testing.assert_close(again.model.state_dict(), first.model.state_dict())
+    assert again.training["held_out_curve"] == first.training["held_out_curve"]
+
+
+def test_other_data_under_the_same_name_begin_the_training_anew(
+    cli, tmp_path, text_file, capsys, monkeypatch
+):
+    data = tmp_path / "data.txt"
+    data.write_text(text_file.read_text())
+    overrides = [
+        "recovery=full",
+        "recovery/data=text",
+        f"recovery.data.sources.text.text.paths={data}",
+        *TINY,
+    ]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cfsp.recovery.finetune.outcome", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cli(*overrides)
+    (folder,) = (tmp_path / "results" / "recovery").iterdir()
+    assert (folder / "checkpoint-6" / "whole.json").is_file()
+    data.write_text(text_file.read_text().replace("cat", "cow"))
+    capsys.readouterr()
+    changed = Record.load(cli(*overrides))
+    assert "begins anew" in capsys.readouterr().err
+    fresh = Record.load(cli(*overrides, "overwrite=true"))
+    assert changed.training["held_out_curve"] == fresh.training["held_out_curve"]
+
+
+def test_a_scaler_may_skip_steps_but_not_all_of_them(tmp_path):
+    module = torch.nn.Linear(2, 2)
+    args, state = SimpleNamespace(output_dir=str(tmp_path)), SimpleNamespace(global_step=3)
+
+    def step(watch, value):
+        module.weight.grad = torch.full_like(module.weight, value)
+        watch.on_pre_optimizer_step(args, state, None, model=module)
+
+    scaled = Watch(lambda *_: None, scaled=True)
+    for value in [float("inf")] * SKIPS + [1.0] + [float("nan")] * SKIPS:
+        step(scaled, value)
+    with pytest.raises(ValueError, match="a gradient is NaN or infinite"):
+        step(scaled, float("inf"))
+    with pytest.raises(ValueError, match="a gradient is NaN or infinite"):
+        step(Watch(lambda *_: None), float("inf"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "rank", "expected"),
+    [("cuda", "1", "cuda:1"), ("cuda", None, "cuda"), ("cuda:0", "1", "cuda:0"), ("cpu", "1", "cpu")],
+)
+def test_each_process_has_a_gpu_of_its_own(asked, rank, expected, monkeypatch):
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("LOCAL_RANK", rank)
+    assert local_device(asked) == expected
 
 
 @pytest.mark.parametrize("part", ["", "parameters", "objective", "data", "training"])

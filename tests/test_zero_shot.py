@@ -6,7 +6,7 @@ from unittest.mock import patch
 import datasets
 import pytest
 
-from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, metrics, read, with_data
+from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, metrics, read, with_data, with_errors
 from cfsp.loading import load
 
 HUB = {
@@ -158,8 +158,57 @@ def test_a_broken_line_is_named(file, tmp_path):
         out.write('\n{"goal": ')
     with pytest.raises(ValueError, match=r"piqa\.jsonl, line 5"):
         read("piqa", path)
-    with pytest.raises(ValueError, match=r"boolq\.jsonl, line 1: not a question of boolq"):
-        read("boolq", file("boolq", [{"question": "x", "passage": "y"}]))
+
+
+@pytest.mark.parametrize("task", LOCAL)
+def test_a_row_that_lacks_a_column_is_named_before_anything_runs(task, file, tiny_checkpoint):
+    task = "mmlu" if task.startswith("mmlu") else task
+    row = LOCAL.get(task, HUB["mmlu_anatomy"])
+    broken = {key: value for key, value in row.items() if key != [*row][-1]}
+    path = file(task, [row, broken])
+    model, tokenizer = load(tiny_checkpoint)
+    message = rf"{task}\.jsonl, line 2: not a question of {task}; expected .*{[*row][-1]}"
+    with pytest.raises(ValueError, match=message):
+        evaluator([task], files={task: str(path)}).protocol(model, tokenizer)
+
+
+def test_zero_shots_are_none_whatever_the_task_has_of_its_own(file, tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    seen = {}
+
+    def stop(**options):
+        seen.update(options)
+        raise InterruptedError
+
+    with patch("cfsp.evaluation.zero_shot.simple_evaluate", stop), pytest.raises(InterruptedError):
+        evaluator(["piqa"], files={"piqa": str(file("piqa"))}).run(model, tokenizer)
+    assert seen["num_fewshot"] == 0
+
+
+def test_a_task_with_other_metrics_too_gives_its_accuracy(file, tiny_checkpoint, capfd):
+    model, tokenizer = load(tiny_checkpoint)
+    rows = [{"text": "the cat sat on a mat"}, {"text": "two dogs ran far away"}]
+    task = evaluator(["lambada_openai"], files={"lambada_openai": str(file("lambada_openai", rows))})
+    found = task.run(model, tokenizer)
+    assert set(found) == {"acc/lambada_openai"}
+    assert found["acc/lambada_openai"].stderr is not None
+    assert "bootstrapping" not in capfd.readouterr().out
+
+
+def test_errors_are_those_of_means():
+    samples = [{"filter": "none", "acc": value} for value in (1.0, 0.0, 0.0, 1.0, 1.0)]
+    (figures,) = with_errors({"results": {"a": {}}, "samples": {"a": samples}})["results"].values()
+    assert figures["acc_stderr,none"] == pytest.approx((0.6 * 0.4 / 4) ** 0.5)
+
+
+@pytest.mark.parametrize(("task", "leaf"), [("gsm8k", "gsm8k"), ("wikitext", "wikitext"), ("glue", "cola")])
+def test_a_task_without_an_accuracy_is_refused(task, leaf):
+    with pytest.raises(ValueError, match=f"{task!r}.*{leaf!r} has neither acc nor acc_norm"):
+        evaluator([task])
+
+
+def test_groups_and_tags_of_accuracies_are_taken():
+    assert evaluator(["mmlu", "ai2_arc", "mmlu_continuation", "blimp"])
 
 
 def test_a_missing_file_is_an_error_before_anything_runs(tiny_checkpoint):

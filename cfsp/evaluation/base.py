@@ -53,5 +53,9 @@ class Sampler(ABC):
     """Lets a model speak, for people to read."""
 
     @abstractmethod
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise ValueError if this model cannot go on after these prompts; nothing costly runs before."""
+
+    @abstractmethod
     def say(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
         """Prompt -> how the model goes on."""

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import Sampler
+from cfsp.layouts import check_positions, is_causal
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,18 @@ class Samples(Sampler):
 
     def __post_init__(self) -> None:
         check_integer("samples new_tokens", self.new_tokens, least=1)
-        if isinstance(self.prompts, str) or not self.prompts:
+        texts = not isinstance(self.prompts, str) and all(isinstance(prompt, str) for prompt in self.prompts)
+        if not texts or not self.prompts:
             raise ValueError(f"samples prompts={self.prompts!r}: expected a list of texts")
+
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        if not is_causal(model):
+            raise ValueError(f"samples needs a causal language model, not {type(model).__name__}")
+        for prompt in self.prompts:
+            length = len(tokenizer(prompt, verbose=False)["input_ids"])
+            if not length:
+                raise ValueError(f"samples prompt {prompt!r} has no token; expected some text")
+            check_positions(model, length + self.new_tokens, f"samples prompt {prompt[:30]!r} + new_tokens")
 
     @torch.no_grad()
     def say(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:

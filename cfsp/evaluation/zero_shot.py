@@ -7,24 +7,27 @@ import difflib
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 import datasets
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks._index import Kind
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import is_causal
+from cfsp.questions import Questions, read
 from cfsp.record import Metric
-from cfsp.texts import json_rows
+from cfsp.texts import Text
 
 PAPERS = {
     "boolq": "acc",
@@ -38,6 +41,8 @@ PAPERS = {
 }
 """What the pruning papers report, as readers of LLM-Pruner's tables found out (its issue 25)."""
 
+MEASURES = ("acc", "acc_norm")
+
 MMLU_TAGS = {f"mmlu_{part}_tasks" for part in ("stem", "other", "social_sciences", "humanities")}
 
 
@@ -45,10 +50,10 @@ MMLU_TAGS = {f"mmlu_{part}_tasks" for part in ("stem", "other", "social_sciences
 class ZeroShot(Evaluator):
     """Accuracy with and without normalisation by length, as the harness defines the tasks.
 
-    tasks: names of the harness's tasks or groups.
+    tasks: names of the harness's tasks or groups, of which each task has an accuracy.
     files: task -> a local .jsonl (.gz) file with the columns of the task's data set, or split -> file;
         no network is needed then. Prompts, answers and metrics stay the harness's own.
-    shots: examples before each question. limit: questions per task; null takes all.
+    shots: examples before each question, for 0 none at all. limit: questions per task; null takes all.
     """
 
     tasks: Sequence[str]
@@ -73,8 +78,20 @@ class ZeroShot(Evaluator):
                     f"zero_shot task {task!r}: lm-eval {version('lm_eval')} has none of that name{hint}"
                 )
 
+        for task in self.tasks:
+            for leaf in leaves(task):
+                if not has_accuracy(leaf):
+                    raise ValueError(
+                        f"zero_shot task {task!r}: {leaf!r} has neither acc nor acc_norm; expected a task of "
+                        "multiple choice"
+                    )
+
     def parts(self) -> list[ZeroShot]:
         return [replace(self, tasks=[task]) for task in self.tasks]
+
+    def reads(self) -> list[Text]:
+        """Local files; what the harness loads from the hub itself is not compared with other texts."""
+        return [Questions(task, path) for task in self.tasks for path in self.splits(task).values()]
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         if not is_causal(model):
@@ -84,6 +101,7 @@ class ZeroShot(Evaluator):
             for split, path in self.splits(task).items():
                 if not Path(path).is_file():
                     raise FileNotFoundError(f"zero_shot file of {task}: {path} is no file")
+                read(task, Path(path))
                 sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
         return {
             "measure": "zero_shot",
@@ -116,13 +134,13 @@ class ZeroShot(Evaluator):
             outcome = simple_evaluate(
                 model=wrapped,
                 tasks=[self.spec(task)],
-                num_fewshot=self.shots or None,
+                num_fewshot=self.shots,
                 limit=self.limit,
                 task_manager=manager(),
-                bootstrap_iters=1,  # errors of means are closed forms, and without this there are none
-                log_samples=False,
+                bootstrap_iters=0,  # it would draw for other metrics too, in a pool of processes
+                log_samples=True,  # which errors are taken of
             )
-            found |= metrics(task, outcome, protocol)
+            found |= metrics(task, with_errors(outcome), protocol)
         return found
 
     def splits(self, task: str) -> dict[str, str]:
@@ -158,6 +176,32 @@ def manager() -> TaskManager:
     return TaskManager()
 
 
+def leaves(task: str) -> list[str]:
+    """The tasks that a name stands for: itself, or all of a group or a tag."""
+    entry = manager().task_index[task]
+    if entry.kind == Kind.TAG:
+        return sorted(entry.tags)
+    return members(entry.cfg["task"]) if entry.kind == Kind.GROUP else [task]
+
+
+def members(given: object) -> list[str]:
+    """The tasks in a group's list, whose items are names or tasks and groups written out."""
+    if isinstance(given, list):
+        return [name for one in given for name in members(one)]
+    if isinstance(given, Mapping):
+        return members(given["task"])
+    return leaves(given) if given in manager().task_index else []
+
+
+def has_accuracy(task: str) -> bool:
+    """Whether a task is measured by what we report."""
+    config = manager().task_index[task].cfg or {}
+    measures = config.get("metric_list")
+    if measures is None:  # those that the harness gives it by its kind
+        return config.get("output_type") in ("multiple_choice", "loglikelihood")
+    return any(one["metric"] in MEASURES for one in measures)
+
+
 def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """A registered task, its data set replaced. A split without a name is the one that is evaluated."""
 
@@ -180,32 +224,15 @@ def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, 
     return spec
 
 
-def read(task: str, path: Path) -> list[dict[str, Any]]:
-    """Rows with the columns that the harness's task reads. Raises ValueError at one that is broken."""
-    rows = []
-    for where, row in json_rows(path):
-        try:
-            rows.append(COLUMNS.get(task, dict)(row))
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{where}: not a question of {task} ({error!r})") from error
-    if not rows:
-        raise ValueError(f"{path}: no questions")
-    return rows
-
-
-def boolq(row: dict[str, Any]) -> dict[str, Any]:
-    """SuperGLUE's label 0 or 1, also of the rows that google/boolq has."""
-    return row if "label" in row else {**row, "label": int(row["answer"])}
-
-
-def hellaswag(row: dict[str, Any]) -> dict[str, Any]:
-    """Raw rows, or questions that were put together before: query, choices, gold."""
-    if "query" not in row:
-        return dict(row)
-    return {"query": row["query"], "choices": row["choices"], "gold": row["gold"], "label": str(row["gold"])}
-
-
-COLUMNS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"boolq": boolq, "hellaswag": hellaswag}
+def with_errors(outcome: dict[str, Any]) -> dict[str, Any]:
+    """The harness's figures with the standard errors of their means, where there are two questions."""
+    for leaf, figures in outcome["results"].items():
+        samples = [one for one in outcome["samples"].get(leaf, ()) if one["filter"] == "none"]
+        for measure in MEASURES:
+            values = [float(one[measure]) for one in samples if measure in one]
+            if len(values) > 1:
+                figures[f"{measure}_stderr,none"] = stdev(values) / math.sqrt(len(values))
+    return outcome
 
 
 def metrics(task: str, outcome: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Metric]:
@@ -214,7 +241,7 @@ def metrics(task: str, outcome: Mapping[str, Any], protocol: Mapping[str, Any]) 
     whole = sum(sizes.values())
     versions = sorted({str(outcome["versions"].get(leaf)) for leaf in sizes})
     found = {}
-    for measure in ("acc", "acc_norm"):
+    for measure in MEASURES:
         rows = [(sizes[leaf], outcome["results"][leaf]) for leaf in sizes]
         if not all(f"{measure},none" in row for _, row in rows):
             continue

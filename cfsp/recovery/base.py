@@ -57,6 +57,9 @@ class Recovery(ABC):
     needs_dense: bool = False
     """Whether the dense model must stay beside the pruned one."""
 
+    keeps_apart: bool = False
+    """Whether what it trained stays beside the model, in files of its own."""
+
     def reads(self) -> Sequence[Text]:
         """Texts that it trains on."""
         return []
@@ -77,6 +80,9 @@ class Recovery(ABC):
 
 class Parameters(ABC):
     """Which weights are trained."""
+
+    apart: bool = False
+    """Whether they stay beside the model when training ends."""
 
     @property
     def needs(self) -> frozenset[str]:

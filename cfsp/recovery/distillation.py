@@ -20,8 +20,9 @@ class Distillation(Objective):
 
     CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions at
     temperature T (Hinton et al., arXiv 1503.02531); E is the mean over blocks of
-    |h_pruned - h_dense|² / mean |h_dense|², the hidden states leaving each block that is left; behind
-    the last one it is those after the final norm, the dense model's last against the pruned one's.
+    |h_pruned - h_dense|² / |h_dense|², the hidden states leaving each block that is left; behind the
+    last one it is those after the final norm, the dense model's last against the pruned one's. Each
+    token is in units of its own, so that no term depends on how a step is cut into batches.
     """
 
     needs_dense = True
@@ -80,9 +81,10 @@ class Distillation(Objective):
 
 
 def relative_error(ours: Tensor, theirs: Tensor, counts: Tensor) -> Tensor:
-    """Sum over tokens of the squared error, in units of the mean square of what was to be hit. []
+    """Sum over tokens of the squared error, each in units of what was to be hit. []
 
     ours, theirs: [batch, tokens, hidden]; counts: [batch, tokens - 1], which tokens do.
     """
     ours, theirs = ours[:, :-1][counts].float(), theirs[:, :-1][counts].float()
-    return (ours - theirs).square().mean(1).sum() / theirs.square().mean().clamp_min(1e-12)
+    errors, goals = (ours - theirs).square().sum(1), theirs.square().sum(1)  # [counted]
+    return (errors / goals.clamp_min(1e-12)).sum()

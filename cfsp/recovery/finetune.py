@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,22 +14,24 @@ from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
-    Trainer,
-    TrainerCallback,
     TrainingArguments,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 
 from cfsp.checks import check_bool, check_choice, check_integer, check_number
-from cfsp.examples import Example, Examples, Prose
+from cfsp.examples import Examples, Split
 from cfsp.layouts import check_positions, is_causal
 from cfsp.record import peak_bytes, reset_peak
-from cfsp.recovery.base import Change, Objective, Parameters, Recovered, Recovery, Setting
+from cfsp.recovery.base import Objective, Parameters, Recovered, Recovery, Setting
 from cfsp.texts import Text
+from cfsp.trainer import LossTrainer, outcome
 
-Split = tuple[list[Example], list[Example]]
+SHARDED = {
+    "fsdp": "ACCELERATE_USE_FSDP",
+    "fsdp_config": "ACCELERATE_USE_FSDP",
+    "deepspeed": "ACCELERATE_USE_DEEPSPEED",
+}
+"""Arguments, and what `accelerate launch` sets, that leave each process a part of every weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +45,8 @@ class Training:
         model seen is the one that counts, if anything is held out.
     precision: null is the model's own; "bf16" or "fp16" multiply in that and keep weights as they are.
     checkpointing: less memory for activations, and a second forward pass.
-    arguments: anything else that transformers' TrainingArguments takes, for example fsdp.
+    arguments: anything else that transformers' TrainingArguments takes, but for what shards weights
+        (fsdp, deepspeed): each process needs the whole model when training is over.
     """
 
     epochs: float
@@ -72,6 +74,19 @@ class Training:
             check_number(name, getattr(self, name), least=0)
         check_choice("precision", self.precision, (None, "bf16", "fp16"))
         check_bool("checkpointing", self.checkpointing)
+
+    def check(self, device: torch.device) -> None:
+        """Raise ValueError if this device cannot train so, or the trained model would be in pieces."""
+        if self.precision == "fp16" and device.type == "cpu":
+            raise ValueError(
+                "recovery.training.precision=fp16: a CPU trains in float32 or bfloat16; expected bf16 or null"
+            )
+        for name, variable in SHARDED.items():
+            if self.arguments.get(name) or os.environ.get(variable, "").lower() in ("1", "true"):
+                raise ValueError(
+                    f"recovery.training.arguments.{name}: a model in pieces cannot be measured or saved; "
+                    "expected none of fsdp and deepspeed, but checkpointing=true or recovery=lora for memory"
+                )
 
     def for_trainer(self, folder: Path, device: torch.device, seed: int, held_out: bool) -> TrainingArguments:
         """As transformers wants it. Raises ValueError for what it does not accept."""
@@ -139,8 +154,12 @@ class Finetune(Recovery):
     def needs_dense(self) -> bool:
         return self.objective.needs_dense
 
+    @property
+    def keeps_apart(self) -> bool:
+        return self.parameters.apart
+
     def reads(self) -> list[Text]:
-        return [one.text for one in self.data.sources.values() if isinstance(one, Prose)]
+        return self.data.texts
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
@@ -149,150 +168,72 @@ class Finetune(Recovery):
             raise ValueError(f"recovery trains causal language models, not {type(model).__name__}")
         check_positions(model, self.data.window, "recovery.data.window")
         self.parameters.check(model)
+        self.training.check(model.device)
         self.training.for_trainer(Path(), model.device, self.seed, held_out=True)
         if missing := self.parameters.needs - set(statistics):
             raise ValueError(
                 f"recovery follows {', '.join(sorted(missing))}, which nothing here measures; expected "
-                "allocator=cfsp or criterion=depth, or recovery.parameters.proportional_to=removed"
+                "allocator=cfsp, criterion.metric=angular with criterion=depth, or "
+                "recovery.parameters.proportional_to=removed or uniform"
             )
-        train, held_out = self.data.split(tokenizer)
+        split = self.data.split(tokenizer)
         step = self.training.batch_size * self.training.accumulation
-        if len(train) < step:
+        if len(split.train) < step:
             raise ValueError(
-                f"{len(train)} examples to train on are less than one step of "
+                f"{len(split.train)} examples to train on are less than one step of "
                 f"batch_size={self.training.batch_size} x accumulation={self.training.accumulation}; "
                 "expected more data, or less of these"
             )
-        return train, held_out
+        return split
 
     def run(self, setting: Setting, examples: Split) -> Recovered:
-        """Train from the last checkpoint in setting.folder, or from the start.
+        """Train from the last whole checkpoint in setting.folder, or from the start.
 
         Raises:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
         """
-        train, held_out = examples
         self.objective.check(setting.change)
         device = setting.model.device
         if device.type == "cuda":
             torch.cuda.set_device(device)
         reset_peak(str(device))
         set_seed(self.seed)  # whatever was drawn before: adapters and batches depend on the seed alone
+        held_out = examples.held_out
         arguments = self.training.for_trainer(setting.folder, device, self.seed, bool(held_out))
         grads = [weight.requires_grad for weight in setting.model.parameters()]
         module, notes = self.parameters.attach(setting.model, setting.change)
-        patience = self.training.patience if held_out else None
-        trainer = ObjectiveTrainer(
+        dense = None if setting.dense is None else setting.dense.to(arguments.device)
+
+        def loss(
+            model: nn.Module, inputs: Mapping[str, Tensor], labels_in_step: Tensor | int | None
+        ) -> Tensor:
+            return self.objective.loss(model, inputs, dense, setting.change, labels_in_step)
+
+        trainer = LossTrainer(
+            loss=loss,
+            follow=setting.follow,
             model=module,
             args=arguments,
-            train_dataset=train,
+            train_dataset=examples.train,
             eval_dataset=held_out or None,
             data_collator=self.data.collator(setting.tokenizer),
-            objective=self.objective,
-            setting=setting,
         )
-        trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Watch(setting.follow))
-        if patience is not None:
-            trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=patience))
+        if held_out and self.training.patience is not None:
+            trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=self.training.patience))
         trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
-        start = get_last_checkpoint(setting.folder) if setting.folder.is_dir() else None
-        trainer.train(resume_from_checkpoint=start)
+        trainer.go_on()
         model, adapters = self.parameters.detach(module)
         for weight, needed in zip(model.parameters(), grads, strict=False):
             weight.requires_grad_(needed)
         training = {
             "trainable": trainable,
-            "examples": len(train),
+            "adapters": 0 if adapters is None else trainable,
+            "examples": len(examples.train),
             "held_out": len(held_out),
             "data": self.data.labels,
+            "lost": examples.lost,
             **outcome(trainer, arguments),
             "peak_bytes": peak_bytes(device),
             **notes,
         }
         return Recovered(model.eval(), training, adapters)
-
-
-def outcome(trainer: Trainer, arguments: TrainingArguments) -> dict[str, Any]:
-    """What training came to, from the trainer's own log."""
-    state = trainer.state
-    curve = [row for row in state.log_history if "loss" in row]
-    looks = [row for row in state.log_history if "eval_loss" in row]
-    planned = state.max_steps
-    return {
-        "steps": state.global_step,
-        "stopped_early": state.global_step < planned,
-        "best_step": state.best_global_step if looks else None,
-        "epochs": round(state.epoch or 0.0, 4),
-        "tokens": int(state.num_input_tokens_seen),
-        "seconds": max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0),
-        "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
-        "curve": [
-            {
-                "step": row["step"],
-                "loss": row["loss"],
-                "learning_rate": row["learning_rate"],
-                "tokens": row["num_input_tokens_seen"],
-                "seconds": row["seconds"],
-            }
-            for row in curve
-        ],
-        "held_out_curve": [{"step": row["step"], "loss": row["eval_loss"]} for row in looks],
-    }
-
-
-class ObjectiveTrainer(Trainer):
-    """A Trainer whose loss is an objective's, and that stops where the loss is no number."""
-
-    def __init__(self, *, objective: Objective, setting: Setting, **options: Any) -> None:
-        super().__init__(**options)
-        self.objective = objective
-        self.change: Change = setting.change
-        self.dense = setting.dense
-        self.model_accepts_loss_kwargs = True  # our losses are divided by the labels of the whole step
-
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        loss = self.objective.loss(model, inputs, self.dense, self.change, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise ValueError(not_finite("the loss", self.state.global_step + 1, self.args.output_dir))
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
-        return (loss, {"loss": loss}) if return_outputs else loss
-
-
-class Watch(TrainerCallback):
-    """Refuses gradients that are no numbers, before they reach the weights; keeps the time; tells."""
-
-    def __init__(self, follow: Callable[[Mapping[str, float], int], None]) -> None:
-        self.follow = follow
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        spent = max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0)
-        self.start = time.perf_counter() - spent
-
-    def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        row = state.log_history[-1]
-        row["seconds"] = round(time.perf_counter() - self.start, 3)
-        told = {name: row[name] for name in ("loss", "eval_loss", "learning_rate") if name in row}
-        if told and state.is_world_process_zero:
-            self.follow(told, state.global_step)
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        grads = [weight.grad for weight in others["model"].parameters() if weight.grad is not None]
-        if not torch.stack([grad.norm() for grad in grads]).isfinite().all():
-            raise ValueError(not_finite("a gradient", state.global_step + 1, args.output_dir))
-
-
-def not_finite(what: str, step: int, folder: str) -> str:
-    last = get_last_checkpoint(folder) if Path(folder).is_dir() else None
-    kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
-    return (
-        f"recovery step {step}: {what} is NaN or infinite; {kept}. Expected a lower "
-        "recovery.training.learning_rate, or model.dtype=float32"
-    )

@@ -59,6 +59,10 @@ class Lora(Parameters):
     def needs(self) -> frozenset[str]:
         return frozenset({"block_angular"} if self.proportional_to == "importance" else ())
 
+    @property
+    def apart(self) -> bool:
+        return not self.merge
+
     def check(self, model: PreTrainedModel) -> None:
         self.layers(model)
 
@@ -92,8 +96,8 @@ class Lora(Parameters):
         weights = change.removed if self.proportional_to == "removed" else change.importance
         if weights is None:
             raise ValueError(
-                "proportional_to='importance': the plan has no block_angular; expected allocator=cfsp or "
-                "criterion=depth, or proportional_to=removed or uniform"
+                "proportional_to='importance': the plan has no block_angular; expected allocator=cfsp, "
+                "criterion.metric=angular with criterion=depth, or proportional_to=removed or uniform"
             )
         return block_ranks(weights, self.rank * len(weights), self.min_rank)
 

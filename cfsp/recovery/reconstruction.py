@@ -23,15 +23,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from cfsp.atomic import replacing
 from cfsp.checks import check_choice, check_integer, check_number
-from cfsp.examples import Example, Examples, Prose
+from cfsp.examples import Examples, Split
 from cfsp.layouts import block_modules, check_positions, is_causal, places_of
 from cfsp.lessons import ORDER, Goals, Lesson
 from cfsp.record import peak_bytes, reset_peak
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.replay import Stream
 from cfsp.texts import Text
+from cfsp.windows import Example
 
-Split = tuple[list[Example], list[Example]]
 Note = dict[str, Any]
 Follow = Callable[[Mapping[str, float], int], None]
 
@@ -84,7 +84,7 @@ class Reconstruction(Recovery):
         check_number("recovery.learning_rate", self.learning_rate, least=0)
 
     def reads(self) -> list[Text]:
-        return [one.text for one in self.data.sources.values() if isinstance(one, Prose)]
+        return self.data.texts
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
@@ -95,7 +95,8 @@ class Reconstruction(Recovery):
             raise ValueError("recovery=reconstruction runs in one process; expected no torchrun")
         check_positions(model, self.data.window, "recovery.data.window")
         self.optimizer([nn.Parameter(torch.zeros(1))])
-        train, held_out = self.data.split(tokenizer)
+        split = self.data.split(tokenizer)
+        train, held_out = split
         if not held_out:
             raise ValueError("recovery.data.held_out=0: expected some examples to judge the weights by")
         if len(train) < self.batch_size:
@@ -103,7 +104,7 @@ class Reconstruction(Recovery):
                 f"{len(train)} examples to train on are less than recovery.batch_size={self.batch_size}; "
                 "expected more data, or less of these"
             )
-        return train[: self.steps * self.batch_size], held_out
+        return Split(train[: self.steps * self.batch_size], held_out, split.lost)
 
     def optimizer(self, weights: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, Any]:
         """Adam and its schedule. Raises ValueError if transformers has no such scheduler."""
@@ -132,6 +133,7 @@ class Reconstruction(Recovery):
             "examples": len(train),
             "held_out": len(held_out),
             "data": self.data.labels,
+            "lost": examples.lost,
             "tokens": sum(len(one["input_ids"]) for one in train) if notes else 0,
             "batch": self.batch_size,
             **outcome(notes),
