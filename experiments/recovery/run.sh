@@ -37,20 +37,21 @@ teachers() {
 
 locally() { # local reconstruction, 200 steps for each sub-layer, on the same 800 windows
     "$python" -m cfsp -m results="$results" sparsity=0.3,0.5 seed=0,1,2 recovery=reconstruction \
-        recovery.data.limit=800
+        recovery.data.limit=800 recovery.learning_rate=1e-2
 }
 
 tenth() { # 80 windows, 40,960 tokens, for everybody; LoRA sees them three times
     local here=(results="$results/tenth" sparsity=0.3,0.5 seed=0,1,2 recovery.data.limit=80)
-    "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.steps=100 recovery.evaluate_every=25
-    cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=1e-2 recovery.training.max_steps=30 \
+    "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.steps=100 recovery.evaluate_every=25 \
+        recovery.learning_rate=1e-2
+    cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=3e-3 recovery.training.max_steps=30 \
         recovery.training.warmup=3 recovery.training.evaluate_every=5
 }
 
 tenth_rates() { # what the learning rates of the tenth were chosen by: seed 0, 50 %
     local here=(results="$results/tenth_rates" sparsity=0.5 recovery.data.limit=80)
     "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.steps=100 recovery.evaluate_every=25 \
-        recovery.learning_rate=1e-3,3e-3,1e-2 recovery.target=stream,sublayer
+        recovery.learning_rate=1e-3,3e-3,1e-2,3e-2 recovery.target=stream,sublayer
     cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=3e-3,1e-2 \
         recovery.training.max_steps=10,30 recovery.training.warmup=3 recovery.training.evaluate_every=5
 }
