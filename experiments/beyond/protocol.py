@@ -1,0 +1,99 @@
+"""A few ways to prune MLPs without training, on a model and texts of one's own, in windows of 256 tokens.
+
+    python experiments/beyond/protocol.py MODEL TRAIN TEST [--characters TRAIN TEST] [--sparsity 0.2 0.3 0.5]
+
+Calibration: 64 windows that start at `random.randint(0, tokens - 257)` after `random.seed(0)`. Perplexity:
+over all whole windows of the test text. No special tokens, float32. What is printed is a markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import random
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+import cfsp
+from cfsp.allocators.error_curves import ErrorCurves
+from cfsp.compensation.least_squares import LeastSquares
+from cfsp.criteria.obs import OBS
+
+WINDOW, WINDOWS, BATCH = 256, 64, 16
+BLOCKWISE = {"schedule": "blockwise", "criterion": OBS(), "compensation": LeastSquares(target="residual")}
+WAYS = {
+    "CFSP as released": {"variant": "released", "allocator": "cfsp_released"},
+    "CFSP, least squares, uniform": {"compensation": LeastSquares(), "allocator": "uniform"},
+    "OBS, least squares, uniform": {
+        "criterion": OBS(),
+        "compensation": LeastSquares(),
+        "allocator": "uniform",
+    },
+    "the same, block by block": BLOCKWISE | {"compensation": LeastSquares(), "allocator": "uniform"},
+    "the same, target residual": BLOCKWISE | {"allocator": "uniform"},
+    "the same, error curves": BLOCKWISE | {"allocator": ErrorCurves()},
+    "the same, 30 swaps": BLOCKWISE | {"allocator": ErrorCurves(), "criterion": OBS(swaps=30)},
+}
+
+
+@torch.no_grad()
+def perplexity(model: PreTrainedModel, windows: Tensor) -> float:
+    """windows: [windows, tokens]"""
+    total = 0.0
+    for ids in windows.split(BATCH):
+        losses = model(ids).logits[:, :-1].log_softmax(-1).gather(-1, ids[:, 1:, None])
+        total -= losses.double().sum().item()
+    return math.exp(total / windows[:, 1:].numel())
+
+
+def calibration(ids: Tensor) -> list[dict[str, Tensor]]:
+    dice = random.Random(0)
+    starts = [dice.randint(0, len(ids) - WINDOW - 1) for _ in range(WINDOWS)]
+    windows = torch.stack([ids[start : start + WINDOW] for start in starts])
+    return [{"input_ids": part} for part in windows.split(BATCH)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model")
+    parser.add_argument("train", type=Path)
+    parser.add_argument("test", type=Path)
+    parser.add_argument(
+        "--characters", nargs=2, type=int, default=(None, None), help="read so many of each text"
+    )
+    parser.add_argument("--sparsity", nargs="+", type=float, default=(0.2, 0.3, 0.5))
+    given = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    dense = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
+    train, test = (
+        tokenizer(
+            path.read_text(encoding="utf-8")[:characters], add_special_tokens=False, return_tensors="pt"
+        ).input_ids[0]
+        for path, characters in zip((given.train, given.test), given.characters, strict=True)
+    )
+    batches = calibration(train)
+    windows = test[: len(test) // WINDOW * WINDOW].view(-1, WINDOW)
+    print(f"dense: {perplexity(dense, windows):.3f}\n")
+    print(f"| way | {' | '.join(f'{share:.0%}' for share in given.sparsity)} | seconds of a plan |")
+    print("|---" * (len(given.sparsity) + 2) + "|", flush=True)
+    for name, way in WAYS.items():
+        cells, seconds = [], []
+        for sparsity in given.sparsity:
+            model = copy.deepcopy(dense)
+            start = time.perf_counter()
+            plan = cfsp.plan(model, batches, sparsity=sparsity, **way)
+            seconds.append(time.perf_counter() - start)
+            cfsp.apply(plan, model)
+            cells.append(f"{perplexity(model, windows):.3f}")
+        print(f"| {name} | {' | '.join(cells)} | {max(seconds):.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
