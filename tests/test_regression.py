@@ -1,0 +1,114 @@
+"""Regression: refits, removal costs and swaps against what plain least squares says."""
+
+import pytest
+import torch
+
+from cfsp.regression import centred, channels, refit, removal_path, squared_error, swap
+
+
+def moments_of(x, t):
+    x = torch.cat([x, torch.ones(len(x), 1)], 1).double()
+    return x.T @ x / len(x), x.T @ t.double() / len(x)
+
+
+@pytest.fixture
+def data():
+    """Correlated inputs of 12 channels, weights of 5 outputs, what they give."""
+    torch.manual_seed(0)
+    x = torch.randn(400, 12) @ torch.randn(12, 12) + torch.randn(12)
+    weight = torch.randn(12, 5)
+    return x.double(), weight.double(), (x @ weight).double()
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_refit_is_lstsq(data, constant):
+    x, _, t = data
+    keep = torch.tensor([0, 3, 4, 9])
+    weight, bias = refit(*moments_of(x, t), keep, 1e-12, None, constant)
+    features = torch.cat([x[:, keep], torch.ones(len(x), 1).double()], 1) if constant else x[:, keep]
+    expected = torch.linalg.lstsq(features, t).solution
+    torch.testing.assert_close(weight, expected[:4], rtol=1e-6, atol=1e-6)
+    if constant:
+        torch.testing.assert_close(bias, expected[4], rtol=1e-6, atol=1e-6)
+
+
+def test_a_large_ridge_leads_to_what_it_pulls_to(data):
+    x, weight, t = data
+    keep = torch.tensor([1, 2])
+    zero, _ = refit(*moments_of(x, t), keep, 1e9, None, False)
+    kept, _ = refit(*moments_of(x, t), keep, 1e9, weight[keep], False)
+    assert zero.abs().max() < 1e-6
+    torch.testing.assert_close(kept, weight[keep])
+
+
+def test_squared_error_ranks_as_the_residual_does(data):
+    x, _, t = data
+    moments = moments_of(x, t)
+    for keep in (torch.tensor([0]), torch.tensor([2, 7, 8])):
+        weight, bias = refit(*moments, keep, 1e-9, None, True)
+        residual = (t - x[:, keep] @ weight - bias).square().sum(1).mean()
+        error = squared_error(*moments, keep, weight, bias) + t.square().sum(1).mean()
+        torch.testing.assert_close(error, residual)
+
+
+@pytest.mark.parametrize("span", [1, 3])
+def test_every_step_of_the_path_costs_what_the_best_refit_loses(data, span):
+    x, weight, t = data
+    moment = moments_of(x, t)[0][:12, :12]
+    order, costs = removal_path(torch.linalg.inv(moment), weight, span)
+    units = 12 // span
+    assert sorted(order.tolist()) == list(range(units))
+    for gone in range(1, units):
+        left = sorted(order[gone:].tolist())
+        places = torch.cat([torch.arange(unit * span, (unit + 1) * span) for unit in left])
+        best, _ = refit(*moments_of(x, t), places, 1e-13, None, False)
+        residual = (t - x[:, places] @ best).square().sum(1).mean()
+        torch.testing.assert_close(costs[:gone].sum(), residual, rtol=1e-6, atol=1e-8)
+
+
+def test_the_first_removal_is_the_cheapest_of_all(data):
+    x, weight, t = data
+    moment, _ = moments_of(x, t)
+    order, _ = removal_path(torch.linalg.inv(moment[:12, :12]), weight, 1)
+    residuals = []
+    for unit in range(12):
+        keep = torch.tensor([place for place in range(12) if place != unit])
+        residuals.append(
+            squared_error(*moments_of(x, t), keep, *refit(*moments_of(x, t), keep, 1e-13, None, False))
+        )
+    assert int(order[0]) == int(torch.stack(residuals).argmin())
+
+
+def test_removing_in_rounds_starts_where_one_by_one_does(data):
+    x, weight, _ = data
+    inverse = torch.linalg.inv(moments_of(x, x)[0][:12, :12])
+    order, costs = removal_path(inverse, weight, 1, share=0.5)
+    assert sorted(order.tolist()) == list(range(12))
+    assert costs.isfinite().all()
+    assert order[0] == removal_path(inverse, weight, 1)[0][0]
+
+
+@pytest.mark.parametrize("span", [1, 3])
+def test_swaps_end_no_worse_and_where_no_step_in_and_out_helps(data, span):
+    x, _, t = data
+    moment, cross = moments_of(x, t)
+    inner = moment[:12, :12], cross[:12]
+
+    def error(keep):
+        places = channels(sorted(keep), span, moment.device)
+        return float(squared_error(moment, cross, places, *refit(moment, cross, places, 1e-9, None, False)))
+
+    end, made = swap(*inner, [0, 1], span, 1e-9, 20)
+    assert 0 < made < 20
+    assert error(end) < error([0, 1])
+    outside = set(range(12 // span)) - set(end)
+    wider = [*end, min(outside, key=lambda unit: error([*end, unit]))]
+    assert error(end) <= min(error(set(wider) - {unit}) for unit in wider) + 1e-6
+
+
+def test_centring_is_what_a_constant_does(data):
+    x, _, t = data
+    moment, cross = centred(*moments_of(x, t))
+    about = x - x.mean(0)
+    torch.testing.assert_close(moment, about.T @ about / len(x))
+    torch.testing.assert_close(cross, about.T @ (t - t.mean(0)) / len(x))
