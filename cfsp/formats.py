@@ -70,7 +70,7 @@ def html_page(tables: list[Comparison]) -> str:
 
 
 def csv(tables: list[Comparison]) -> str:
-    """A row per cell, numbers as they are; the protocol as JSON."""
+    """A row per cell, in order of what names it, numbers as they are; the protocol as JSON."""
     frames = [
         one.cells.assign(
             metric=one.metric,
@@ -85,7 +85,8 @@ def csv(tables: list[Comparison]) -> str:
     first = ["metric", "model", "dense", "better"]
     whole = pd.concat(frames)
     order = [*first, *(name for name in whole.columns if name not in (*first, "protocol")), "protocol"]
-    return whole[order].to_csv(index=False)
+    names = order[: order.index("mean")]
+    return whole[order].sort_values(names, key=lambda column: column.map(str)).to_csv(index=False)
 
 
 FORMS: dict[str, Callable[[list[Comparison]], str]] = {

@@ -16,9 +16,9 @@ from cfsp.statistics import Stats
 
 
 def calibrated(overrides: Sequence[str], needs: Collection[str]) -> tuple[PreTrainedModel, list[Site], Stats]:
-    """overrides: as on the command line of `cfsp`."""
+    """overrides: as on the command line of `cfsp`; a launcher among them does not matter here."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = compose("config", list(overrides))
+        config = compose("config", [one for one in overrides if not one.startswith("hydra")])
     model, tokenizer = build(config.model)
     sites = find_sites(model, ["mlp"])
     batches = build(config.calibration).batches(tokenizer)
