@@ -129,6 +129,9 @@ class Cache:
 
 OFF = Cache(None)
 
+BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Bytes of an element -> the integers that its bits are read as."""
+
 
 @contextmanager
 def holding(lock: Path, why: str) -> Iterator[None]:
@@ -155,19 +158,23 @@ def holding(lock: Path, why: str) -> Iterator[None]:
 
 @torch.no_grad()
 def fingerprint(model: PreTrainedModel) -> str:
-    """Name a model by its config and, of every weight, name, shape, dtype and 1,024 spread elements.
+    """Name a model by its config and, of every weight, name, shape, dtype and the sums of its bits.
 
-    A fine-tuned or pruned copy differs; the same checkpoint agrees from wherever it was loaded.
+    The sums run along each axis, in integers, so they are exact, the same on every machine, and several times
+    faster than a hash of all bytes; a change of one element, or of two places, changes them. A fine-tuned or
+    pruned copy differs; the same checkpoint agrees from wherever it was loaded.
     """
     config = model.config.to_dict()
     for place in ("_name_or_path", "transformers_version"):
         config.pop(place, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, weight in model.named_parameters():
-        flat = weight.flatten()
-        picked = flat[torch.linspace(0, len(flat) - 1, min(1024, len(flat)), dtype=torch.float64).long()]
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(picked.double().cpu().numpy().tobytes())
+        bits = weight.detach().contiguous().view(BITS[weight.element_size()])
+        for axis in range(bits.dim()):
+            others = [other for other in range(bits.dim()) if other != axis]
+            sums = bits.sum(others, dtype=torch.int64) if others else bits
+            digest.update(sums.cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

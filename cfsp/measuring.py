@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
+from functools import cache as cache_once
 from functools import partial
+from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -30,7 +33,7 @@ def measure(
     weights = fingerprint(model)
     protocols = [evaluator.protocol(model, tokenizer) for evaluator in evaluators]
     for evaluator, protocol in zip(evaluators, protocols, strict=True):
-        name = f"metrics/{digest([weights, protocol])}.json"
+        name = f"metrics/{digest([weights, protocol, code(type(evaluator))])}.json"
         with cache.alone(name):
             metrics = None if again else cache.get(name, read_metrics)
             if metrics is None:
@@ -38,6 +41,12 @@ def measure(
                 cache.put(name, partial(write_metrics, metrics=metrics))
         join(found, metrics)
     return found
+
+
+@cache_once
+def code(kind: type[Evaluator]) -> str:
+    """Names the code of an evaluator: what an older version measured is not read."""
+    return digest(Path(inspect.getfile(kind)).read_text())
 
 
 def measure_pairs(

@@ -194,14 +194,23 @@ def wide(
     )
 
 
+ALIKE = 0.01
+"""By what the shares of all parameters gone may differ in a column that has a best."""
+
+
 def is_best(one: Comparison, digits: int) -> pd.Series:
-    """Whether a cell of ours is the best of several in its column, as shown: equal ones all are."""
+    """Whether a cell of ours is the best of several in its column, as shown: equal ones all are.
+
+    A column whose cells have lost unlike shares of all parameters has none: the least pruned would win.
+    """
     ours = one.cells[one.cells["source"] == ""]
     shown = ours["mean"].round(digits)
     columns = shown.groupby([ours[field] for field in one.columns])
     extreme = columns.transform("min" if one.better == "lower" else "max")
     several = columns.transform("count") > 1
-    return ((shown == extreme) & several).reindex(one.cells.index, fill_value=False)
+    gone = ours["removed"].groupby([ours[field] for field in one.columns])
+    alike = ~(gone.transform("max") - gone.transform("min") > ALIKE)
+    return ((shown == extreme) & several & alike).reindex(one.cells.index, fill_value=False)
 
 
 def cell_text(cell: Mapping[str, Any], digits: int, usual: float) -> str:

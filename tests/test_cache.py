@@ -10,9 +10,10 @@ import time
 
 import pytest
 import torch
+from families import make
 
 from cfsp import collection
-from cfsp.cache import OFF, Cache, fingerprint_batches, holding
+from cfsp.cache import OFF, Cache, fingerprint, fingerprint_batches, holding
 from cfsp.collection import SHARED, collect, collect_once
 from cfsp.commands.cache import main
 from cfsp.finding import find_sites
@@ -208,3 +209,22 @@ def test_clearing(tiny, sites, tmp_path):
     assert not cache.clear(older=3600)
     assert len(cache.clear()) == len(SHARED)
     assert [*tmp_path.iterdir()] == [other]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_s_name_sees_every_element(dtype):
+    model = make("llama").to(dtype)
+    name = fingerprint(model)
+    dice = torch.Generator().manual_seed(0)
+    for weight in model.parameters():
+        place = tuple(int(torch.randint(size, (), generator=dice)) for size in weight.shape)
+        before = weight.detach()[place].clone()
+        with torch.no_grad():
+            weight[place] = before + 1
+            assert fingerprint(model) != name
+            weight[place] = before
+    assert fingerprint(model) == name
+    with torch.no_grad():  # two neurons change places
+        weight = model.model.layers[0].mlp.down_proj.weight
+        weight[:, [3, 4]] = weight[:, [4, 3]]
+    assert fingerprint(model) != name

@@ -215,13 +215,16 @@ def test_a_killed_job_is_named_and_the_sweep_goes_on(sweep, text_file, launcher,
     assert process.returncode == 1
     named, counted = err.splitlines()
     assert named.startswith("cfsp: error: calibration.text.paths=pipe.txt: ")
-    assert counted.startswith("cfsp: 1 job of the sweep failed: ")
+    assert counted.startswith("cfsp: 1 job of the sweep failed: results/failures/")
+    (failure,) = (sweep.folder / "results" / "failures").glob("*.json")
+    assert json.loads(failure.read_text())["config"]["calibration"]["text"]["paths"] == "pipe.txt"
     (finished,) = sweep.metrics()
     pipe.unlink()
     shutil.copy(text_file, pipe)
     stamp = (sweep.folder / "results" / "records" / f"{finished}.json").stat().st_mtime_ns
     assert sweep.run(launcher, *arguments)[0] == 0
     assert len(sweep.metrics()) == 2
+    assert not failure.exists()
     assert (sweep.folder / "results" / "records" / f"{finished}.json").stat().st_mtime_ns == stamp
 
 

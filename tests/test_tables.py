@@ -142,6 +142,13 @@ def test_best_of_a_column_is_bold_and_ties_are(better, best):
     assert cells.iloc[0] == ("**5.00 (−10.0%)**" if better == "lower" else "**9.00 (−10.0%)**")
 
 
+def test_a_column_of_unlike_shares_has_no_best():
+    more, less = record("a", 0.2, 5), record("b", 0.2, 4)
+    less = replace(less, sparsity=less.sparsity | {"model": 0.05})
+    cells = wide(only([more, less]), bold=lambda text: f"**{text}**")["20% removed"]
+    assert not any("**" in cell for cell in cells)
+
+
 def test_absent_cells_and_odd_numbers_of_seeds():
     records = [record(name, 0.2, 5 + seed, seed=seed) for name in "abc" for seed in range(3)]
     table = wide(only([*records[:-1], record("a", 0.5, 9)]))

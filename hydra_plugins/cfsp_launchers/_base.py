@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,20 @@ class Job:
         return done
 
     def lost(self, reason: str) -> JobReturn:
-        """Say that the process died. The job counts as done for Hydra, so that the others go on."""
+        """Say that the process died, and keep that. For Hydra the job is done, so that the others go on."""
         from cfsp.attempts import failed  # a launcher is known before the app is
+        from cfsp.failures import Failure
+        from cfsp.record import run_id
 
-        line = f"{self.name}: {reason}"
-        failed.add(line)
-        print(f"cfsp: error: {line}", file=sys.stderr)
+        composed = self.context.config_loader.load_sweep_config(self.config, [*self.overrides])
+        sweep = Path(composed.hydra.sweep.dir).name
+        config = OmegaConf.to_container(
+            OmegaConf.masked_copy(composed, [*composed.keys() - {"hydra"}]), resolve=True
+        )
+        command = shlex.join(["cfsp", *self.overrides])
+        failure = Failure.of(ChildProcessError(reason), run_id(config), config, command, sweep)
+        failed.add(str(failure.save(config["results"])))
+        print(f"cfsp: error: {self.name}: {reason}", file=sys.stderr)
         return JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
 
 
