@@ -14,7 +14,7 @@ from calibrated import calibrated
 from torch import Tensor
 
 from cfsp.criteria.cfsp import CFSP
-from cfsp.schedules.base import best_units
+from cfsp.decisions import best_units
 from cfsp.sites import UnitView
 
 
