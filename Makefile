@@ -53,6 +53,5 @@ benchmark: setup
 paper: setup
 	experiments/sparsity_sweep/run.sh $(LAUNCHER)
 	experiments/coarse_vs_fine/run.sh $(LAUNCHER)
-	experiments/allocation/run.sh $(LAUNCHER)
 	$(BIN)/cfsp-report results/sparsity_sweep/records results/coarse_vs_fine/*/records \
 		-o results/report.html --title "The embedded model"

@@ -120,7 +120,9 @@ def notes(one: Comparison) -> list[str]:
         parts.insert(0, "paper / ours / difference")
     parts.append("in brackets the measured share of all parameters that is gone")
     if one.cells["mean"].count() > 1:
-        parts.append(f"bold: best of its column ({one.better} is better)")
+        parts.append(
+            f"bold: best of its column ({one.better} is better), where shares differ by a point at most"
+        )
     protocol = ", ".join(
         f"{key} {value if isinstance(value, str) else json.dumps(value)}"
         for key, value in one.protocol.items()
