@@ -1,6 +1,6 @@
 """A few ways to prune MLPs without training, on a model and texts of one's own, in windows of 256 tokens.
 
-    python experiments/beyond/protocol.py MODEL TRAIN TEST [--characters TRAIN TEST] [--sparsity 0.2 0.3 0.5]
+    python experiments/beyond/protocol.py MODEL TRAIN TEST [--characters TRAIN TEST] [--sparsity 0.2 0.3 0.5] [--ways WAY ...]
 
 Calibration: 64 windows that start at `random.randint(0, tokens - 257)` after `random.seed(0)`. Perplexity:
 over all whole windows of the test text. No special tokens, float32. What is printed is a markdown table.
@@ -69,6 +69,7 @@ def main() -> None:
         "--characters", nargs=2, type=int, default=(None, None), help="read so many of each text"
     )
     parser.add_argument("--sparsity", nargs="+", type=float, default=(0.2, 0.3, 0.5))
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS], metavar="WAY")
     given = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(given.model)
     dense = AutoModelForCausalLM.from_pretrained(given.model, dtype=torch.float32).eval()
@@ -83,12 +84,12 @@ def main() -> None:
     print(f"dense: {perplexity(dense, windows):.3f}\n")
     print(f"| way | {' | '.join(f'{share:.0%}' for share in given.sparsity)} | seconds of a plan |")
     print("|---" * (len(given.sparsity) + 2) + "|", flush=True)
-    for name, way in WAYS.items():
+    for name in given.ways:
         cells, seconds = [], []
         for sparsity in given.sparsity:
             model = copy.deepcopy(dense)
             start = time.perf_counter()
-            plan = cfsp.plan(model, batches, sparsity=sparsity, **way)
+            plan = cfsp.plan(model, batches, sparsity=sparsity, **WAYS[name])
             seconds.append(time.perf_counter() - start)
             cfsp.apply(plan, model)
             cells.append(f"{perplexity(model, windows):.3f}")
