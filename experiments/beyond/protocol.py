@@ -1,6 +1,6 @@
 """A few ways to prune MLPs without training, on a model and texts of one's own, in windows of 256 tokens.
 
-    python experiments/beyond/protocol.py MODEL TRAIN TEST [--characters TRAIN TEST] [--sparsity 0.2 0.3 0.5] [--ways WAY ...]
+    python experiments/beyond/protocol.py MODEL TRAIN TEST [--characters TRAIN TEST] [--ways WAY ...]
 
 Calibration: 64 windows that start at `random.randint(0, tokens - 257)` after `random.seed(0)`. Perplexity:
 over all whole windows of the test text. No special tokens, float32. What is printed is a markdown table.
