@@ -185,7 +185,7 @@ def test_a_config_that_cannot_say_it_is_an_error_before_anything_is_written(tmp_
         ('{"format": 0, "edits": []}', "format 0; this version of cfsp reads 2"),
         ('{"format": 2, "edits": [{"site": "a"}], "notes": {}}', "is broken"),
         (
-            '{"format": 2, "notes": {}, "edits": [{"site": "a", "units": 2, "keep": [0], "tensors": ["fill"]}]}',
+            '{"format": 2, "notes": {}, "edits": [{"site": "a", "units": 2, "keep": [0], "tensors": ["x"]}]}',
             "broken",
         ),
     ],

@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 import cfsp
+from cfsp.allocators.cfsp import CFSPReleased
 from cfsp.allocators.error_curves import ErrorCurves
 from cfsp.compensation.least_squares import LeastSquares
 from cfsp.criteria.obs import OBS
@@ -27,7 +28,7 @@ from cfsp.criteria.obs import OBS
 WINDOW, WINDOWS, BATCH = 256, 64, 16
 BLOCKWISE = {"schedule": "blockwise", "criterion": OBS(), "compensation": LeastSquares(target="residual")}
 WAYS = {
-    "CFSP as released": {"variant": "released", "allocator": "cfsp_released"},
+    "CFSP as released": {"variant": "released", "allocator": CFSPReleased()},
     "CFSP, least squares, uniform": {"compensation": LeastSquares(), "allocator": "uniform"},
     "OBS, least squares, uniform": {
         "criterion": OBS(),
