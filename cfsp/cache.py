@@ -27,6 +27,8 @@ T = TypeVar("T")
 KINDS = ("metrics", "statistics")
 ABOUT = "about.json"
 """Beside statistics: which model and text they are of, for people; no program reads it back."""
+ABANDONED = 86400.0
+"""Seconds after which nobody writes a part file any more; a younger one may be a running job's."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,15 @@ class Cache:
         return sorted(entries, key=lambda entry: (entry.age, entry.path))
 
     def clear(self, older: float = 0.0, kinds: Collection[str] = KINDS) -> list[Entry]:
-        """Delete entries that are older than so many seconds, and what killed jobs left; return them."""
+        """Delete entries older than so many seconds, and what killed jobs left; return the entries."""
         gone = [entry for entry in self.entries(kinds) if entry.age >= older]
         for entry in gone:
             entry.path.unlink(missing_ok=True)
         for kind in (*kinds, "locks") if self.folder is not None else ():
             for part in (self.folder / kind).rglob(".*.part"):
-                part.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    if time.time() - part.stat().st_mtime >= max(older, ABANDONED):
+                        part.unlink()
             for folder in sorted((self.folder / kind).glob("**/"), reverse=True):  # the inner ones first
                 with suppress(OSError):  # it holds something still
                     if [path.name for path in folder.iterdir()] == [ABOUT]:

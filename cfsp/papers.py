@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,25 +93,31 @@ def with_papers(one: Comparison, papers: pd.DataFrame, model: str | None) -> Com
 def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str) -> Comparison:
     """The table with a paper's figure to hold against each cell that has a counterpart.
 
-    pairs: `row=method` with commas; other rows are held against the method of their name, if any.
+    pairs: `row=method` with commas, where `row` is any value of the row; other rows are held against
+        the method that their first field names, if any.
 
     Raises:
-        ValueError: neither rows nor columns are sparsities, a method that no paper has, or several
-            figures for one cell.
+        ValueError: neither rows nor columns are sparsities, a method that no paper has, several rows
+            for one method, or several methods or figures for one cell.
     """
     if "sparsity" not in (*one.rows, *one.columns):
         raise ValueError("--against: expected sparsity among rows or columns")
     found = matching(one, papers, model)
     methods = named_methods(pairs, papers)
+    fields = [field for field in one.rows if field != "sparsity"]
     figures, meant = [], []
+    held: dict[str, tuple[str, ...]] = {}  # method -> its row
     for cell in one.cells.to_dict("records"):
-        name = str(cell[one.rows[0]])
-        method = methods.get(name, name)
+        row = tuple(str(cell[field]) for field in fields)
+        method = method_of(row, methods)
         same = found[(found["method"].map(plain) == plain(method)) & (found["sparsity"] == cell["sparsity"])]
         if "authors" in set(same["trust"]):
             same = same[same["trust"] == "authors"]
         if len(same) > 1:
             raise ValueError(f"--against {method}: several figures, of {'; '.join(same['source'])}")
+        if len(same) and held.setdefault(plain(method), row) != row:
+            rows = " and ".join("/".join(values) for values in (held[plain(method)], row))
+            raise ValueError(f"--against {method}: rows {rows}; expected a pair or a filter for one of them")
         figures.append(same["value"].iloc[0] if len(same) else math.nan)
         meant += [
             f"{figure['method']}: sparsity of {figure['sparsity_means']}; {figure['source']}"
@@ -122,6 +128,18 @@ def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str
         meant = [f"papers: no counterpart of a row for {wanted(one, model)} at these sparsities"]
     cells = one.cells.assign(paper=figures)
     return replace(one, cells=cells, notes=(*one.notes, *dict.fromkeys(meant)))
+
+
+def method_of(row: tuple[str, ...], methods: Mapping[str, str]) -> str:
+    """The method that a pair gives one of the row's values, else the row's first value, "" if none.
+
+    Raises:
+        ValueError: pairs give it several.
+    """
+    named = dict.fromkeys(methods[value] for value in row if value in methods)
+    if len(named) > 1:
+        raise ValueError(f"--against {', '.join(named)}: all of row {'/'.join(row)}; expected one of them")
+    return next(iter([*named, *row]), "")
 
 
 def named_methods(pairs: str, papers: pd.DataFrame) -> dict[str, str]:

@@ -187,9 +187,21 @@ def test_the_command_lists_and_clears(tiny, sites, tmp_path, capsys):
     assert "deleted, 0 entries" in capsys.readouterr().out
     main([str(tmp_path), "--clear", "--kind", "statistics"])
     assert [entry.kind for entry in Cache(tmp_path).entries()] == ["metrics"] * 2
-    (tmp_path / "metrics" / ".c.json.0123.part").write_text("what a killed job left")
     main([str(tmp_path), "--clear"])
     assert not [*tmp_path.iterdir()]
+
+
+def test_clearing_spares_what_a_running_job_writes(tmp_path):
+    cache = Cache(tmp_path)
+    running, killed = (tmp_path / "metrics" / f".{name}.json.0123.part" for name in "ab")
+    running.parent.mkdir()
+    for part, days in ((running, 0.9), (killed, 1.1)):
+        part.write_text("half")
+        os.utime(part, (time.time() - days * 86400,) * 2)
+    cache.clear(older=2 * 86400)
+    assert killed.exists()
+    cache.clear()
+    assert [*running.parent.iterdir()] == [running]
 
 
 @pytest.mark.parametrize("arguments", [["nowhere"], [".", "--older", "7"], [".", "--kind", "x"]])

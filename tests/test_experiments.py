@@ -1,5 +1,6 @@
 """Studies: every row of the papers' tables composes for real weights and runs on tiny ones."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -79,3 +80,24 @@ def test_every_setting_is_small_and_says_what_it_is(name):
 def test_every_study_is_a_script_with_a_readme(path):
     subprocess.run(["bash", "-n", str(path)], check=True)
     assert (path.parent / "README.md").is_file()
+
+
+def test_a_row_that_fails_holds_up_no_other(tmp_path):
+    script = tmp_path / "experiments" / "paper_tables" / "run.sh"
+    rows = tmp_path / "conf" / "experiment" / "paper" / "llm_pruner_20"
+    programs = tmp_path / ".venv" / "bin"
+    for folder in (script.parent, rows, programs):
+        folder.mkdir(parents=True)
+    shutil.copy(ROOT / "experiments" / "paper_tables" / "run.sh", script)
+    for name, lines in {"cfsp": '[[ "$*" != *fails* ]]', "cfsp-tables": "true"}.items():
+        (programs / name).write_text(f'#!/bin/bash\necho "{name} $*"\n{lines}\n')
+        (programs / name).chmod(0o755)
+    for row in ("fails", "works"):
+        (rows / f"{row}.yaml").touch()
+    run = ["bash", str(script), "llm_pruner_20"]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["cfsp", "cfsp", "cfsp-tables"]
+    assert "recovery" in done.stdout.splitlines()[-1]  # tuned and untuned rows share the folder
+    assert done.returncode == 1
+    (rows / "fails.yaml").unlink()
+    assert subprocess.run(run, capture_output=True, check=False).returncode == 0

@@ -132,6 +132,20 @@ def test_row_may_be_held_against_a_method_of_another_name():
         against(ours(), PAPERS, None, "taylor=Nothing")
 
 
+def test_a_pair_may_name_any_field_of_the_row():
+    one = ours(rows=["taylor"])
+    orders = [one.cells.assign(order=order) for order in ("first", "second")]
+    one = replace(one, rows=["criterion", "order"], cells=pd.concat(orders, ignore_index=True))
+    pairs = "first=LLM-Pruner Element1,second=LLM-Pruner Element2"
+    assert against(one, PAPERS, None, pairs).cells["paper"].tolist() == [19.09, 112.44, 19.77, 106.07]
+    only = against(one, PAPERS, None, "first=LLM-Pruner Element1").cells["paper"]
+    assert only.notna().tolist() == [True, True, False, False]
+    with pytest.raises(ValueError, match="rows taylor/first and taylor/second; expected a pair or a filter"):
+        against(one, PAPERS, None, "taylor=LLM-Pruner Element1")
+    with pytest.raises(ValueError, match="all of row taylor/first; expected one of them"):
+        against(one, PAPERS, None, "taylor=FLAP,first=LLM-Pruner Element1")
+
+
 def test_folder_is_found_above_the_records(tmp_path):
     (tmp_path / "papers").mkdir()
     (tmp_path / "papers" / "a.csv").write_text("method\n")

@@ -170,3 +170,7 @@ def study_sections(
     sections = [section for sections in found.values() for section in sections]
     sections.append(runs_section(records, title, f"{prefix}-runs", names))
     return Compared(title, records, names, [*qualities, *accuracies], missing), sections
+
+
+if __name__ == "__main__":
+    main()

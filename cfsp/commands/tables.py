@@ -30,7 +30,8 @@ examples:
   cfsp-tables results/records --papers --papers-model LLaMA-7B
       what papers report for this model, metric, window and these sparsities, in rows below ours
   cfsp-tables results/records --papers --against taylor='LLM-Pruner Element1',flap=FLAP
-      paper / ours / difference in the cells of these rows
+      paper / ours / difference in the cells of these rows; with several fields in --rows any value
+      that tells the row from the others will do: --rows criterion,criterion.order --against first=...
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
 gone. Runs that differ in more than their seeds do not share a cell; protocols and dense models do not

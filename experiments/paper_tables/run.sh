@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # One table of a paper: every row of conf/experiment/paper/TABLE, one after the other; then what came out.
+# A row that fails does not hold up the others; the exit code is 1 then.
 #   experiments/paper_tables/run.sh TABLE [OVERRIDES]     TABLE: cfsp, flap, llm_pruner_20, llm_pruner_50
 #   experiments/paper_tables/run.sh flap setting=reference      on the embedded model, here
 set -euo pipefail
@@ -10,11 +11,13 @@ rows=(conf/experiment/paper/"$table"/*.yaml)
 [[ -e ${rows[0]} ]] || { echo "unknown table $table; expected cfsp, flap, llm_pruner_20, llm_pruner_50" >&2; exit 1; }
 shift
 
+failed=0
 for row in "${rows[@]}"; do
-  cfsp -m results="results/paper_tables/$table" "+experiment=paper/$table/$(basename "$row" .yaml)" "$@"
+  cfsp -m results="results/paper_tables/$table" "+experiment=paper/$table/$(basename "$row" .yaml)" "$@" || failed=1
 done
 case $table in
-  llm_pruner_*) fields=criterion,criterion.order ;;
+  llm_pruner_*) fields=criterion,criterion.order,recovery ;;  # tuned or not
   *) fields=criterion,allocator ;;
 esac
 cfsp-tables "results/paper_tables/$table" --rows "$fields" --metric 'perplexity*'
+exit $failed
