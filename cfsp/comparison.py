@@ -106,7 +106,7 @@ def worse_if_nan(value: float) -> float:
 
 
 def by_model(records: Iterable[Record]) -> list[list[Record]]:
-    """Records of one dense model each, by the model's path."""
+    """Records of one dense model each: of one path, one way to load it and one size."""
     groups = defaultdict(list)
     for record in records:
         model = {key: value for key, value in record.config["model"].items() if key != "device"}
