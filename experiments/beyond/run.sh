@@ -34,7 +34,7 @@ steps() {  # FOLDER OVERRIDES...: ours, taken apart; each line adds or changes o
   cfsp "$1" +experiment=obs compensation.constant=true criterion.constant=true "${@:2}"
   cfsp "$1" +experiment=obs compensation.towards=kept "${@:2}"
   cfsp "$1" +experiment=obs compensation.ridge=auto "${@:2}"
-  cfsp "$1" +experiment=obs criterion.swaps=50 "${@:2}"
+  cfsp "$1" +experiment=obs criterion.swaps=0 "${@:2}"
 }
 
 excerpt() {  # excerpt FILE CHARACTERS NAME: the beginning of a text
