@@ -256,11 +256,19 @@ def address(head: subprocess.Popen, log: Path) -> str:
 
 def reader(pipe: Path) -> int:
     """The process that reads a FIFO."""
-    for process in psutil.process_iter():
-        try:
-            links = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
-        except OSError:  # it ended meanwhile
-            continue
-        if str(pipe) in links and process.pid != os.getpid():
-            return process.pid
+    for _ in range(100):
+        for folder in Path("/proc").glob("[0-9]*/fd"):
+            if int(folder.parent.name) != os.getpid() and str(pipe) in targets(folder):
+                return int(folder.parent.name)
+        time.sleep(0.1)
     return pytest.fail("no process reads the pipe")
+
+
+def targets(folder: Path) -> list[str]:
+    """Where the links in a folder lead; what goes meanwhile is passed over."""
+    found = []
+    with suppress(OSError):
+        for link in folder.iterdir():
+            with suppress(OSError):
+                found.append(os.readlink(link))
+    return found
