@@ -59,7 +59,10 @@ def desk(tmp_path, monkeypatch, tiny_checkpoint, text_file):
 
 def tiny(line: str) -> list[str]:
     """More overrides that make a run small, and two jobs of a sweep."""
-    more = [] if "model.path" in line else ["model.path=my/model"]
+    own = (
+        "model.path" in line or "instructions" in line
+    )  # whose prompts are longer than the tiny model's context
+    more = [] if own else ["model.path=my/model"]
     more += ["calibration.samples=6", "calibration.seqlen=16"]
     chosen = re.search(r"evaluation=\[?([a-z_,]+)", line)
     for name in chosen.group(1).split(",") if chosen else ["perplexity"]:
@@ -69,7 +72,8 @@ def tiny(line: str) -> list[str]:
     if "recovery=reconstruction" in line:
         more += ["recovery.steps=2"]
     if "recovery=" in line:
-        more += ["recovery.data.window=32", "recovery.data.held_out=8", "recovery.data.limit=24"]
+        window = 128 if "instructions" in line else 32
+        more += [f"recovery.data.window={window}", "recovery.data.held_out=8", "recovery.data.limit=24"]
     if "+experiment=cfsp" in line or "round_to=" in line:
         more += ["allocator.round_to=8"]
     return more
