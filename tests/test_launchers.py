@@ -41,10 +41,10 @@ class Sweep:
         command = [sys.executable, "-m", "cfsp", "-m", *self.overrides, f"hydra/launcher={launcher}", *others]
         environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        # A session of its own has a process group of its own, for Ctrl-C and for clearing up.
-        self.started.append(
-            subprocess.Popen(command, cwd=self.folder, env=environment, start_new_session=True, **pipes)
-        )
+        # A session of its own has a process group of its own, for Ctrl-C and for clearing up. Tests that were
+        # started in the background ignore Ctrl-C, and so would what they start.
+        own = {"start_new_session": True, "preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+        self.started.append(subprocess.Popen(command, cwd=self.folder, env=environment, **own, **pipes))
         return self.started[-1]
 
     def run(self, launcher, *others):
