@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -46,6 +47,12 @@ class LossTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        # Of sharded weights nothing is written here, and each process then looks whether the folder of the
+        # best checkpoint is there: made by the first of them, or not yet.
+        Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        super().save_model(output_dir, _internal_call)
 
     def compute_loss(
         self,
@@ -93,7 +100,8 @@ class Watch(TrainerCallback):
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         grads = [weight.grad for weight in others["model"].parameters() if weight.grad is not None]
-        if torch.stack([grad.norm() for grad in grads]).isfinite().all():
+        total = nn.utils.get_total_norm(grads)
+        if (total.full_tensor() if isinstance(total, DTensor) else total).isfinite():
             self.skipped = 0
         elif self.skipped < self.allowed:
             self.skipped += 1

@@ -23,15 +23,9 @@ from cfsp.examples import Examples, Split
 from cfsp.layouts import check_positions, is_causal
 from cfsp.record import peak_bytes, reset_peak
 from cfsp.recovery.base import Objective, Parameters, Recovered, Recovery, Setting
+from cfsp.sharding import gathered, outline
 from cfsp.texts import Text
 from cfsp.trainer import LossTrainer, outcome
-
-SHARDED = {
-    "fsdp": "ACCELERATE_USE_FSDP",
-    "fsdp_config": "ACCELERATE_USE_FSDP",
-    "deepspeed": "ACCELERATE_USE_DEEPSPEED",
-}
-"""Arguments, and what `accelerate launch` sets, that leave each process a part of every weight."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +39,9 @@ class Training:
         model seen is the one that counts, if anything is held out.
     precision: null is the model's own; "bf16" or "fp16" multiply in that and keep weights as they are.
     checkpointing: less memory for activations, and a second forward pass.
-    arguments: anything else that transformers' TrainingArguments takes, but for what shards weights
-        (fsdp, deepspeed): each process needs the whole model when training is over.
+    arguments: anything else that transformers' TrainingArguments takes, but for deepspeed. With `fsdp`,
+        or under `accelerate launch` with an FSDP config, each process trains a piece of every weight
+        and gets the whole model back when training is over.
     """
 
     epochs: float
@@ -76,17 +71,26 @@ class Training:
         check_bool("checkpointing", self.checkpointing)
 
     def check(self, device: torch.device) -> None:
-        """Raise ValueError if this device cannot train so, or the trained model would be in pieces."""
+        """Raise ValueError if this device cannot train so, or the trained model would stay in pieces."""
         if self.precision == "fp16" and device.type == "cpu":
             raise ValueError(
                 "recovery.training.precision=fp16: a CPU trains in float32 or bfloat16; expected bf16 or null"
             )
-        for name, variable in SHARDED.items():
-            if self.arguments.get(name) or os.environ.get(variable, "").lower() in ("1", "true"):
-                raise ValueError(
-                    f"recovery.training.arguments.{name}: a model in pieces cannot be measured or saved; "
-                    "expected none of fsdp and deepspeed, but checkpointing=true or recovery=lora for memory"
-                )
+        if self.arguments.get("deepspeed") or asked_for("ACCELERATE_USE_DEEPSPEED"):
+            raise ValueError(
+                "recovery.training.arguments.deepspeed: its pieces cannot be put together here to measure "
+                "and save the model; expected fsdp, checkpointing=true or recovery=lora for memory"
+            )
+        if self.sharded and device.type == "cpu":
+            raise ValueError(
+                "recovery.training.arguments.fsdp: accelerate shards over GPUs and trains whole copies on a "
+                "CPU; expected device=cuda, or no fsdp"
+            )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process keeps a piece of every weight while it trains."""
+        return bool(self.arguments.get("fsdp")) or asked_for("ACCELERATE_USE_FSDP")
 
     def for_trainer(self, folder: Path, device: torch.device, seed: int, held_out: bool) -> TrainingArguments:
         """As transformers wants it. Raises ValueError for what it does not accept."""
@@ -132,6 +136,12 @@ class Training:
             )
         except TypeError as error:
             raise ValueError(f"recovery.training.arguments: {error}") from error
+        version = (arguments.fsdp_plugin_args or {}).get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))
+        if self.sharded and str(version) != "2":
+            raise ValueError(
+                f"FSDP of version {version}: expected recovery.training.arguments.fsdp_config.version=2, or "
+                "fsdp_version: 2 in the file for accelerate launch"
+            )
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs are no wish for DataParallel
         return arguments
@@ -202,6 +212,7 @@ class Finetune(Recovery):
         arguments = self.training.for_trainer(setting.folder, device, self.seed, bool(held_out))
         grads = [weight.requires_grad for weight in setting.model.parameters()]
         module, notes = self.parameters.attach(setting.model, setting.change)
+        shape = outline(module) if self.training.sharded else None
         dense = None if setting.dense is None else setting.dense.to(arguments.device)
 
         def loss(
@@ -222,6 +233,8 @@ class Finetune(Recovery):
             trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=self.training.patience))
         trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
         trainer.go_on()
+        if shape is not None:
+            module = gathered(trainer.model, shape)
         model, adapters = self.parameters.detach(module)
         for weight, needed in zip(model.parameters(), grads, strict=False):
             weight.requires_grad_(needed)
@@ -237,3 +250,8 @@ class Finetune(Recovery):
             **notes,
         }
         return Recovered(model.eval(), training, adapters)
+
+
+def asked_for(variable: str) -> bool:
+    """Whether `accelerate launch` set this."""
+    return os.environ.get(variable, "").lower() in ("1", "true")
