@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict
 from functools import cache as cache_once
 from functools import partial
@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from cfsp.cache import Cache, fingerprint, fingerprint_batches
 from cfsp.gradients import TAYLOR, backpropagate
 from cfsp.layouts import check_positions
+from cfsp.modes import evaluating
 from cfsp.moments import MOMENTS
 from cfsp.record import digest
 from cfsp.sites import Site
@@ -78,25 +79,17 @@ def observe(
 ) -> Stats:
     """The statistics of activations, in one forward pass. Raises what `collect` raises."""
     watchers = assign(sites, needs)
-    training = [module for module in model.modules() if module.training]
-    handles = []
     number = -1
-    try:
-        model.eval()
+    with evaluating(model), ExitStack() as stack:
         for (path, _), statistic in watchers.items():
-            handles.append(statistic.watch(model.get_submodule(path)))
+            stack.callback(statistic.watch(model.get_submodule(path)).remove)
         if last_block:  # after the statistics, whose hooks on this block must have run
-            handles.append(model.get_submodule(last_block).register_forward_hook(stop))
+            stack.callback(model.get_submodule(last_block).register_forward_hook(stop).remove)
         for number, batch in enumerate(tqdm(batches, "calibration", unit="batch", disable=None)):
             check_batch(batch, number)
             check_positions(model, batch["input_ids"].shape[1], "calibration seqlen")
             feed(model, batch, watchers.values(), number)
             check_finite(watchers, number)
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module in training:
-            module.training = True
     if number < 0:
         raise ValueError("calibration gave no batches; expected at least one")
     results = {key: statistic.result() for key, statistic in watchers.items()}
@@ -226,7 +219,8 @@ def check_finite(watchers: Mapping[tuple[str, str], Statistic], batch: int) -> N
 
     All running results are tested together, which costs a GPU one synchronisation per batch.
     """
-    finite = torch.stack([statistic.finite() for statistic in watchers.values()])
+    flags = [statistic.finite() for statistic in watchers.values()]
+    finite = torch.stack([flag.to(flags[0].device) for flag in flags])  # counts lie on the CPU
     if not finite.all():
         path, name = list(watchers)[int(finite.logical_not().nonzero()[0])]
         raise ValueError(

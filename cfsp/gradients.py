@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from cfsp.layouts import block_modules, check_positions, is_causal
+from cfsp.modes import evaluating
 from cfsp.sites import Site, learned_weights
 from cfsp.statistics import Stats
 
@@ -146,17 +147,15 @@ def split(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[
 @contextmanager
 def only_gradients_of(model: PreTrainedModel, moments: Mapping[int, Moments]) -> Iterator[None]:
     """Take gradients of these weights alone, in eval mode, and leave the model as it was."""
-    training = [module for module in model.modules() if module.training]
     before = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
     handles = []
     try:
-        model.eval()
         for weight, _, _ in before:
             weight.requires_grad_(id(weight) in moments)
             weight.grad = None
             if id(weight) in moments:
                 handles.append(weight.register_post_accumulate_grad_hook(moments[id(weight)].take))
-        with torch.enable_grad():
+        with evaluating(model), torch.enable_grad():
             yield
     finally:
         for handle in handles:
@@ -164,8 +163,6 @@ def only_gradients_of(model: PreTrainedModel, moments: Mapping[int, Moments]) ->
         for weight, required, grad in before:
             weight.requires_grad_(required)
             weight.grad = grad
-        for module in training:
-            module.training = True
 
 
 @contextmanager

@@ -1,10 +1,16 @@
 """Moments: second moments of a consumer's input, from which least squares and OBS follow.
 
 A constant 1 is appended to the channels, so that one matrix holds second moments, means and the share
-of the tokens that it was made of: [channels + 1, channels + 1], float64.
+of the tokens that it was made of: [channels + 1, channels + 1], float64. Products of up to 1,024 tokens are
+float32, their sums float64.
 """
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +23,28 @@ TILE = 2048
 
 HELD_OUT = 8
 """One sample of so many is held out."""
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Products of float32 in float32, where a GPU may be allowed TF32: ridges are below its 1e-3."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@cache
+def warn_of_few_tokens(site: str, tokens: int, channels: int) -> None:
+    """Say once, on stderr, that second moments of fewer tokens than channels leave the rest to the ridge."""
+    if tokens < channels:
+        print(
+            f"cfsp: {site}: {tokens:,} calibration tokens for {channels:,} channels; the ridge decides about "
+            "the rest",
+            file=sys.stderr,
+        )
 
 
 class SecondMoment(InputStatistic):
@@ -44,13 +72,16 @@ class SecondMoment(InputStatistic):
             for second in range(first, size, TILE):
                 columns = channels[:, second : second + TILE]
                 tile = self.total[first : first + TILE, second : second + TILE]
-                tile[: rows.shape[1], : columns.shape[1]] += rows.T @ columns
+                with full_float32():
+                    tile[: rows.shape[1], : columns.shape[1]] += rows.T @ columns
         self.total[:size, size] += channels.sum(0)
         self.total[size, size] += len(channels)
 
     def result(self) -> Tensor:
-        upper = self.total.triu()
-        return (upper + upper.triu(1).T) / self.count
+        upper = self.total.triu_()  # in place: these are the largest matrices of a run
+        whole = upper.triu(1)
+        whole.T.add_(upper).div_(self.count)
+        return whole
 
     def finite(self) -> Tensor:
         """Whether it is so far, by its diagonal: a product that is not finite makes a square that is not."""

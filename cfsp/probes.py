@@ -11,6 +11,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,7 +23,7 @@ from cfsp.collection import collect
 from cfsp.compensation.base import Compensation
 from cfsp.costs import macs, seconds_of
 from cfsp.criteria.base import Criterion
-from cfsp.decisions import best_units, make_cut
+from cfsp.decisions import best_units
 from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
 from cfsp.sites import Site
@@ -42,34 +43,42 @@ def probe(
     method: tuple[Criterion, Compensation],
     probes: Probes,
     share: float,
+    place: str = "memory",
 ) -> Stats:
-    """Site name -> `error_curve` [points, 2]: units kept (rising, the last all), and KL(dense || model) per
-    token in nats; and `unit_cost`, in MACs or seconds of a pass, if they are wanted.
+    """What the whole model loses with each site, and what its units cost.
 
-    share: of their units that the other sites keep meanwhile, if they are to be cut.
+    -> site name -> `error_probes` [points, 2]: units kept (rising, the last all), and KL(dense || model) per
+    token in nats; `error_curve` [widths, 2]: the same at every width; and `unit_cost`, in MACs or seconds of
+    a pass, if they are wanted.
+
+    share: of their units that the other sites keep meanwhile, if they are to be cut. place: of what is kept
+    of all batches, the hidden states and the dense model's answers (`cfsp.stream`).
 
     Cost: `len(sites) * (len(shares) + 1)` passes over `probes.batches` batches, each from the site's block
     on; and over all batches a pass for each site and one through all blocks (twice, if the others are cut).
     """
     chosen = batches[: probes.batches]
-    dense = [log_probabilities(model, batch) for batch in chosen]
-    others = cut_all(model, sites, batches, method, share) if probes.others == "cut" else {}
+    others = cut_all(model, sites, batches, method, share, place) if probes.others == "cut" else {}
     stats: Stats = {}
-    with Stream(model, batches) as stream:
+    with Stream(model, batches, place) as stream:
+        dense = [stream.keep(log_probabilities(model, batch), f"dense.{n}") for n, batch in enumerate(chosen)]
         for block in tqdm(range(len(stream.blocks)), "probes", unit="block", disable=None):
             own = [site for site in sites if site.block == block]
             ahead = [site for site in sites if site.block >= block]
             for site in own:
-                tried = [*widths(site, probes.shares), site.units, *widths(site, [share])]
-                cuts = dict(zip(tried, cut_alone(stream, site, tried, method), strict=True))
-                points = []
-                for width in sorted({*tried[: len(probes.shares)], site.units}):
-                    held = others | {site.name: cuts[width]}
-                    with Progress(model, ahead, held.values()).gates():
-                        points.append((width, divergence(stream, chosen, dense)))
-                stats[site.name] = {"error_curve": torch.tensor(points, dtype=torch.float64)}
+                score, stat = judged(stream, site, method)
+                points = {}
+                for width in [*widths(site, probes.shares)[::-1], site.units]:
+                    cut = cut_alone(stream, site, width, score, stat, method)
+                    with Progress(model, ahead, (others | {site.name: cut}).values()).gates():
+                        points[width] = divergence(stream, chosen, dense)
+                stats[site.name] = {
+                    "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
+                    "error_curve": curve(points, score, site.groups),
+                }
                 if others:
-                    others[site.name] = cuts[tried[-1]]
+                    (width,) = widths(site, [share]) or [site.units]
+                    others[site.name] = cut_alone(stream, site, width, score, stat, method)
             if block < len(stream.blocks) - 1:
                 with Progress(model, own, [others[site.name] for site in own if others]).gates():
                     stream.advance()
@@ -88,32 +97,66 @@ def cut_all(
     batches: Sequence[Mapping[str, Tensor]],
     method: tuple[Criterion, Compensation],
     share: float,
+    place: str,
 ) -> dict[str, Cut]:
     """Every site at one share of its units, by what it is in the dense model."""
     cuts = {}
-    with Stream(model, batches) as stream:
+    with Stream(model, batches, place) as stream:
         for block in range(max(site.block for site in sites) + 1):
             for site in (site for site in sites if site.block == block):
-                (cuts[site.name],) = cut_alone(stream, site, widths(site, [share]) or [site.units], method)
+                (width,) = widths(site, [share]) or [site.units]
+                cuts[site.name] = cut_alone(stream, site, width, *judged(stream, site, method), method)
             if block < len(stream.blocks) - 1:
                 stream.advance()
     return cuts
 
 
-def cut_alone(
-    stream: Stream, site: Site, counts: Sequence[int], method: tuple[Criterion, Compensation]
-) -> list[Cut]:
-    """One site cut to these numbers of units, by what comes to it."""
+def judged(
+    stream: Stream, site: Site, method: tuple[Criterion, Compensation]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Scores of a site's units by what comes to it [units], and its statistics."""
     criterion, compensation = method
-    state, stat = Progress(stream.model, [site]), {}
+    stat: dict[str, Tensor] = {}
     if needs := criterion.needs | compensation.needs:
         with stream.resumed():
             stat = collect(stream.model, [site], stream.batches, needs, site.blocks[0])[site.name]
-    score = criterion.score(state.view(site), stat)
-    return [
-        make_cut(state, site, best_units(score, count, site.groups), stat, criterion, compensation)
-        for count in counts
-    ]
+    return criterion.score(Progress(stream.model, [site]).view(site), stat), stat
+
+
+def cut_alone(
+    stream: Stream,
+    site: Site,
+    count: int,
+    score: Tensor,
+    stat: Mapping[str, Tensor],
+    method: tuple[Criterion, Compensation],
+) -> Cut:
+    """One site cut to its best units, which are not refined: that is for the width that will count."""
+    state, keep = Progress(stream.model, [site]), best_units(score, count, site.groups)
+    if count == site.units:
+        return state.cut(site, keep)
+    return state.cut(site, keep, **method[1].compensate(state.view(site), stat, keep))
+
+
+def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
+    """The loss at every width that a site can have, from that at a few of them, rising. [widths, 2]
+
+    Between two of them it rises as the scores of the units that go add up (by greedy OBS: as its squared
+    error does); below the narrowest as between the last two.
+    """
+    if len(points) == 1:
+        return torch.tensor([*points.items()], dtype=torch.float64)
+    run = len(score) // groups
+    added = score.double().cpu().clamp_min(0).view(groups, run).sort(dim=1).values.sum(0)
+    added += 1e-6 * added.mean() + torch.finfo(added.dtype).tiny  # strictly rising
+    gone = np.concatenate([[0.0], added.cumsum(0).numpy()])[::-1]  # by units of each group that stay
+    steps = [width // groups for width in points][::-1]
+    known, losses = gone[steps], np.array([*points.values()][::-1])
+    slope = (losses[-1] - losses[-2]) / (known[-1] - known[-2])
+    found = np.where(
+        gone > known[-1], losses[-1] + slope * (gone - known[-1]), np.interp(gone, known, losses)
+    )
+    return torch.stack([torch.arange(run + 1) * groups, torch.from_numpy(found)], dim=1)
 
 
 def widths(site: Site, shares: Sequence[float]) -> list[int]:
@@ -124,12 +167,18 @@ def widths(site: Site, shares: Sequence[float]) -> list[int]:
 
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Of all tokens that the mask shows. [tokens, vocabulary]"""
+    """Of the answers at all tokens that the mask shows, or of each text's. [answers, choices]"""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-    logits = model(**inputs).logits
+    logits = getattr(model(**inputs), "logits", None)
+    if logits is None:
+        raise ValueError(
+            f"error curves compare what models answer, and {type(model).__name__} gives no logits; expected "
+            "a model with a head, or another allocator"
+        )
     mask = inputs.get("attention_mask")
-    flat = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
-    return flat.float().log_softmax(-1)
+    if logits.dim() == 3:  # an answer for every token, not one for every text
+        logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
+    return logits.float().log_softmax(-1)
 
 
 def divergence(stream: Stream, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[Tensor]) -> float:
@@ -138,7 +187,7 @@ def divergence(stream: Stream, batches: Sequence[Mapping[str, Tensor]], dense: S
     for number, (batch, wanted) in enumerate(zip(batches, dense, strict=True)):
         with stream.resumed(number):
             given = log_probabilities(stream.model, batch)
-        total += F.kl_div(given, wanted, log_target=True, reduction="sum").item()
+        total += F.kl_div(given, wanted.to(given.device), log_target=True, reduction="sum").item()
         count += len(wanted)
     return total / count
 
@@ -146,15 +195,23 @@ def divergence(stream: Stream, batches: Sequence[Mapping[str, Tensor]], dense: S
 def unit_price(
     model: PreTrainedModel, sites: Sequence[Site], batch: Mapping[str, Tensor], cost: str
 ) -> float:
-    """What a pass over the batch takes less per unit that goes, by a copy that lost half of these sites."""
-    half = copy.deepcopy(model)
-    cuts = tuple(
-        Cut(site.name, site.units, best_units(torch.zeros(site.units), width, site.groups))
+    """What a pass over the batch takes less per unit that goes, by a copy that lost half of these sites.
+
+    A straight line through two widths: where a kernel's time is a staircase, it is the mean of its stairs.
+
+    Raises:
+        ValueError: the copy is no faster.
+    """
+    cuts = {
+        site.name: Cut(site.name, site.units, best_units(torch.zeros(site.units), width, site.groups))
         for site in sites
         for width in widths(site, [0.5])
-    )
-    apply(PrunePlan(cuts), sites, half)
-    gone = sum(site.units - len(cut.keep) for site, cut in zip(sites, cuts, strict=True))
+    }
+    if not cuts:
+        return 0.0
+    half = copy.deepcopy(model)
+    apply(PrunePlan(tuple(cuts.values())), [site for site in sites if site.name in cuts], half)
+    gone = sum(cut.units - len(cut.keep) for cut in cuts.values())
     if cost == "macs":
         tokens = batch["input_ids"].shape[1]
         return (macs(model, tokens) - macs(half, tokens)) / gone
@@ -163,4 +220,10 @@ def unit_price(
         [seconds_of(lambda one=one: one(**inputs), model.device) for one in (model, half)]
         for _ in range(ROUNDS + 1)
     ][1:]
-    return max(median(whole - less for whole, less in times), 1e-9) / gone
+    gain = median(whole - less for whole, less in times)
+    if gain <= 0:
+        raise ValueError(
+            f"budget=latency: without half of its {sites[0].kind} units the model takes no less time on a "
+            "calibration batch; expected longer or more samples in a batch, or budget=macs"
+        )
+    return gain / gone

@@ -56,7 +56,7 @@ class Progress:
 
     def view(self, site: Site) -> UnitView:
         """The weights that are left of one of `sites`."""
-        return UnitView(self.model, self._whole(site), self.masks, site.units, self.weights)
+        return UnitView(self.model, self._whole(site), self.masks, site.units, self.weights, site.groups)
 
     def stat(self, site: Site, stat: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The statistics of the units that are left."""

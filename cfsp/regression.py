@@ -121,24 +121,27 @@ def downdate(inverse: Tensor, weight: Tensor, stays: Tensor) -> tuple[Tensor, Te
 
 
 def swap(
-    moment: Tensor, cross: Tensor, keep: Sequence[int], span: int, ridge: float, most: int
+    damped: Tensor, cross: Tensor, keep: Sequence[int], span: int, most: int, groups: int = 1
 ) -> tuple[list[int], int]:
     """Exchange units while that lowers the error: the best one that is out comes in, the worst one goes.
 
-    moment, cross: of channels, no constant. -> the kept units, rising, and how many exchanges were made
+    damped: H of channels with its ridge, no constant; cross: C, with what the ridge pulls to. groups: equal
+    runs of units, within which units are exchanged.
+    -> the kept units, rising, and how many exchanges were made
     """
-    penalty = ridge * moment.diagonal().mean()
-    damped = moment + penalty * torch.eye(len(moment), dtype=moment.dtype, device=moment.device)
-    inside = sorted(keep)
+    inside, run = sorted(keep), len(damped) // span // groups
     for made in range(most):
-        outside = sorted(set(range(len(moment) // span)) - set(inside))
+        outside = sorted(set(range(run * groups)) - set(inside))
         if not outside:
             return inside, made
         best = outside[int(gains(damped, cross, inside, outside, span).argmax())]
         wider = sorted([*inside, best])
-        places = channels(wider, span, moment.device)
-        inverse = torch.cholesky_inverse(cholesky(damped[places][:, places], ridge))
-        worst = wider[int(removal_costs(inverse, inverse @ cross[places], span).argmin())]
+        places = channels(wider, span, damped.device)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped[places][:, places]))
+        costs = removal_costs(inverse, inverse @ cross[places], span).tolist()
+        worst = min(
+            (cost, unit) for cost, unit in zip(costs, wider, strict=True) if unit // run == best // run
+        )[1]
         if worst == best:
             return inside, made
         inside = [unit for unit in wider if unit != worst]

@@ -127,7 +127,8 @@ def unit_cost(model: nn.Module, site: Site) -> int:
 class UnitView:
     """The weights of one site, unit-major, in float32: what a criterion may see of a model.
 
-    masks: what is left of the axes while cuts are held as gates; `units` counts the units left.
+    masks: what is left of the axes while cuts are held as gates; `units` counts the units left, `groups` the
+        equal runs of them that keep equal numbers.
     weights: module -> the weight that stands for its own (a consumer's that was fitted anew).
     """
 
@@ -138,10 +139,12 @@ class UnitView:
         masks: Masks | None = None,
         units: int | None = None,
         weights: Mapping[str, Tensor] | None = None,
+        groups: int | None = None,
     ):
         self._model, self._site, self._masks, self._weights = model, site, masks or {}, weights or {}
         self.name, self.kind = site.name, site.kind
         self.units = site.units if units is None else units
+        self.groups = site.groups if groups is None else groups
 
     @property
     def span(self) -> int:

@@ -22,15 +22,16 @@ from transformers import PreTrainedModel
 from cfsp.checks import check_choice
 from cfsp.collection import feed, stop
 from cfsp.layouts import block_modules
+from cfsp.modes import evaluating
 
 PLACES = ("memory", "disk")
 """Where hidden states can be kept."""
 
 
 class Stream:
-    """Where all batches stand. at: the index of the block that they reach next.
+    """Where all batches stand, the model in eval mode. at: the index of the block that they reach next.
 
-    place: keep the states in "memory", on the model's device, or on "disk", in a temporary folder.
+    place: keep the states in "memory", on the model's device, or on "disk", in a folder under $TMPDIR.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Stream:
         self.at = 0
         self._states: list[Tensor] = []
         self._tuples: list[bool] = []
+        self._mode = evaluating(model)
         self._folder = tempfile.TemporaryDirectory(prefix="cfsp-") if place == "disk" else None
 
     @property
@@ -52,6 +54,7 @@ class Stream:
     def resumed(self, first: int = 0) -> Iterator[None]:
         """Let forward passes, over the batches from `first` on and in order, begin at block `at`."""
         passed = [self.model.get_submodule(path) for path in self.blocks[: self.at]]
+        theirs = [vars(block).get("forward") for block in passed]  # of accelerate's hooks, say
         rows = cycle(row for states in self._states[first:] for row in states)
         try:
             for number, block in enumerate(passed):
@@ -59,8 +62,11 @@ class Stream:
                 block.forward = passing(self._tuples[number], rows if last else None)
             yield
         finally:
-            for block in passed:
-                del block.forward
+            for block, forward in zip(passed, theirs, strict=True):
+                if forward is None:
+                    vars(block).pop("forward", None)
+                else:
+                    block.forward = forward
 
     @torch.no_grad()
     def run(self, number: int) -> None:
@@ -82,14 +88,23 @@ class Stream:
                 self.run(number)
                 output = outputs.pop()
                 states = (output[0] if isinstance(output, tuple) else output).detach()
-                kept.append(states if self._folder is None else self._on_disk(states, number))
+                kept.append(self.keep(states, f"{number}.{self.at % 2}"))  # two files take turns
         finally:
             handle.remove()
         self._tuples.append(isinstance(output, tuple))
         self._states = kept
         self.at += 1
 
+    def keep(self, tensor: Tensor, name: str) -> Tensor:
+        """The same, or on disk a copy that lies in a file and is read as it is used."""
+        if self._folder is None:
+            return tensor
+        path = Path(self._folder.name) / name
+        copy = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
+        return copy.view(tensor.shape).copy_(tensor)
+
     def __enter__(self) -> Stream:
+        self._mode.__enter__()
         return self
 
     def __exit__(
@@ -99,14 +114,9 @@ class Stream:
         trace: TracebackType | None,
     ) -> None:
         self._states = []
+        self._mode.__exit__(kind, error, trace)
         if self._folder is not None:
             self._folder.cleanup()
-
-    def _on_disk(self, states: Tensor, number: int) -> Tensor:
-        """A copy that lies in a file and is read as it is used. Two files take turns for each batch."""
-        path = Path(self._folder.name) / f"{number}.{self.at % 2}"
-        copy = torch.from_file(str(path), shared=True, size=states.numel(), dtype=states.dtype)
-        return copy.view(states.shape).copy_(states)
 
 
 def passing(as_tuple: bool, rows: Iterator[Tensor] | None) -> Callable:

@@ -143,7 +143,8 @@ def refitted(cut: Cut, member: Member, weight: Tensor) -> Tensor:
     """A consumer's whole weight with the cut's new values where channels stay, and zeros where they go."""
     new = torch.zeros_like(weight)
     places = member.places(cut.keep).to(weight.device)
-    new.movedim(member.dim, 0)[places] = cut.consumer.to(weight).view(len(places), -1)
+    rows = new.movedim(member.dim, 0)
+    rows[places] = cut.consumer.to(weight).view(len(places), *rows.shape[1:])
     return new
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from cfsp.gates import Gates
 from cfsp.layouts import places_of
-from cfsp.moments import HELD_OUT
+from cfsp.moments import HELD_OUT, full_float32
 from cfsp.sites import Site
 from cfsp.stream import Stream
 
@@ -51,8 +51,14 @@ def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates
             wanted = ideal.output + ideal.before - seen.before
         shown, held = counted(batch, samples, wanted.device)
         inputs = torch.cat([seen.inputs, torch.ones_like(seen.inputs[:, :1])], dim=1)
-        total = total + (inputs[shown].T @ wanted[shown]).double()
-        held_out = held_out + (inputs[held].T @ wanted[held]).double()
+        with full_float32():
+            total = total + (inputs[shown].T @ wanted[shown]).double()
+            held_out = held_out + (inputs[held].T @ wanted[held]).double()
+        if not total.isfinite().all():
+            raise ValueError(
+                f"the target of {site.name} is NaN or infinite at calibration batch {number}; check the "
+                "weights, or load the model with dtype=float32"
+            )
         samples += len(batch["input_ids"])
         count += int(shown.sum())
     return {"target_moment": total / count, "target_moment_held_out": held_out / count}

@@ -6,11 +6,21 @@ import sys
 import numpy as np
 import pytest
 import torch
-from families import batches, make
+from families import ENCODER, LLAMA, batches, make
+from transformers import (
+    BertConfig,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 import cfsp
-from cfsp.allocators.error_curves import ErrorCurves, hull, interpolate
+from cfsp import collection, probes
+from cfsp.allocators.error_curves import ErrorCurves, hull
+from cfsp.costs import macs
 from cfsp.finding import find_sites
+from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
 from cfsp.schedules.base import parameters
 from cfsp.sites import Site, unit_cost
@@ -82,9 +92,16 @@ def test_hull_is_convex_and_nowhere_above():
     assert convex[-1] == errors[-1]
 
 
-def test_interpolation_goes_through_the_probes_and_on():
-    points = torch.tensor([(4, 3.0), (8, 1.0), (12, 0.0)], dtype=torch.float64)
-    assert interpolate(np.array([2, 4, 6, 8, 12]), points).tolist() == [4.0, 3.0, 2.0, 1.0, 0.0]
+def test_a_curve_goes_through_the_probes_and_follows_the_scores():
+    points = {4: 3.0, 8: 1.0, 12: 0.0}
+    even = dict(probes.curve(points, torch.ones(12), groups=1).tolist())
+    assert [even[width] for width in (0, 4, 6, 8, 10, 12)] == pytest.approx([5, 3, 2, 1, 0.5, 0], abs=1e-4)
+    rising = dict(probes.curve(points, torch.arange(12.0), groups=1).tolist())  # 0, 1, 2, 3 go before 8
+    assert [rising[width] for width in (12, 11, 10, 9, 8)] == pytest.approx([0, 0, 1 / 6, 0.5, 1], abs=1e-4)
+    paired = probes.curve(points, torch.arange(12.0), groups=2)
+    assert paired[:, 0].tolist() == [*range(0, 13, 2)]
+    assert dict(paired.tolist())[4] == 3.0
+    assert probes.curve({1: 0.0}, torch.ones(1), groups=1).tolist() == [[1, 0]]
 
 
 def test_probes_are_what_a_cut_model_loses():
@@ -132,11 +149,17 @@ def test_probes_among_cut_sites_are_what_they_add_to_the_others():
         assert errors[40] < errors[20]
 
 
+def seconds_by_size(work, device):
+    (model,) = work.__defaults__
+    return 1e-9 * sum(weight.numel() for weight in model.parameters())
+
+
 @pytest.mark.parametrize("others", ["cut", "whole"])
 @pytest.mark.parametrize("schedule", ["one_shot", "blockwise"])
 @pytest.mark.parametrize("budget", ["parameters", "macs", "latency"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
-def test_whole_path(family, budget, schedule, others):
+def test_whole_path(family, budget, schedule, others, monkeypatch):
+    monkeypatch.setattr(probes, "seconds_of", seconds_by_size)  # models so small take no less time
     model = make(family)
     parts = {"criterion": "obs", "compensation": "least_squares", "kinds": ["mlp", "attention"]}
     parts |= {"allocator": ErrorCurves(budget=budget, shares=[0.7, 0.4], others=others), "schedule": schedule}
@@ -145,19 +168,82 @@ def test_whole_path(family, budget, schedule, others):
     plan = cfsp.plan(model, batches(), sparsity=0.4, **parts)
     cfsp.apply(plan, model)
     left = parameters(model, find_sites(model, parts["kinds"]))["sites"]
+    if budget == "macs":
+        asked = 0.4 * (macs(make(family), 12) - macs(emptied(family, parts["kinds"]), 12))
+        gone = macs(make(family), 12) - macs(model, 12)
+        assert 0.9 * asked < gone < 1.5 * asked  # a head is a fifth of all that can go
     if budget == "parameters":
         cheapest = min(unit_cost(make(family), site) for site in sites)
         assert 0.6 * before - cheapest < left <= 0.6 * before + 1
     assert left < before
 
 
-def test_what_cannot_be_probed_is_refused():
+def emptied(family, kinds):
+    """The model with one unit, or one for each group, left in every site: nearly all that can go is gone."""
+    model = make(family)
+    sites = find_sites(model, kinds)
+    first = [tuple(range(0, site.units, site.units // site.groups)) for site in sites]
+    cuts = [Cut(site.name, site.units, keep) for site, keep in zip(sites, first, strict=True)]
+    cfsp.apply(PrunePlan(tuple(cuts)), model)
+    return model
+
+
+def test_a_site_with_nothing_to_try_stays_whole():
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA | {"num_key_value_heads": 1})).eval()
+    parts = {"criterion": "obs", "compensation": "least_squares", "kinds": ["mlp", "attention"]}
+    for budget in ("parameters", "macs"):
+        plan = cfsp.plan(model, batches(), sparsity=0.2, allocator=ErrorCurves(budget=budget), **parts)
+        widths = {cut.site: len(cut.keep) for cut in plan.edits}
+        assert widths["model.layers.0.attention"] == widths["model.layers.1.attention"] == 1
+        assert widths["model.layers.0.mlp"] + widths["model.layers.1.mlp"] < 80
+
+
+def test_answers_for_whole_texts_are_compared_too():
+    torch.manual_seed(0)
+    model = BertForSequenceClassification(BertConfig(**ENCODER)).eval()
+    plain = [{"input_ids": batch["input_ids"]} for batch in batches()]
+    for samples in (batches(padded=True), plain):
+        assert probes.log_probabilities(model, samples[0]).shape == (2, 2)
+        plan = cfsp.plan(model, samples, criterion="magnitude", allocator="error_curves", sparsity=0.3)
+        assert all(loss >= 0 for curve in plan.notes["error_curves"].values() for _, loss in curve)
+    with pytest.raises(ValueError, match="BertForQuestionAnswering gives no logits"):
+        probes.log_probabilities(BertForQuestionAnswering(BertConfig(**ENCODER)), plain[0])
+
+
+def test_no_statistics_are_kept_for_all_sites_at_once(monkeypatch):
+    """Second moments are large: blockwise, an allocation by probes needs those of one block at a time."""
+    sites = []
+    observe = collection.observe
+    monkeypatch.setattr(
+        collection, "observe", lambda model, *args: sites.append(len(args[0])) or observe(model, *args)
+    )
+    parts = {"criterion": "obs", "compensation": "least_squares", "schedule": "blockwise"}
+    cfsp.plan(make("llama"), batches(), allocator="error_curves", **parts)
+    assert set(sites) == {1}
+
+
+def test_dropout_is_off_and_the_mode_is_kept():
+    model, training = make("gpt2"), make("gpt2").train()
+    parts = {"criterion": "obs", "compensation": "least_squares", "schedule": "blockwise"}
+    parts |= {"target": "residual", "allocator": "error_curves"}
+    expected, plan = (cfsp.plan(one, batches(), **parts) for one in (model, training))
+    assert training.training
+    for cut, same in zip(plan.edits, expected.edits, strict=True):
+        assert cut.keep == same.keep
+        assert torch.equal(cut.consumer, same.consumer)
+
+
+def test_what_cannot_be_probed_is_refused(monkeypatch):
     with pytest.raises(
         ValueError, match="expected only mlp and attention, and schedule=one_shot or blockwise"
     ):
         cfsp.plan(make("llama"), batches(), schedule="iterative", allocator="error_curves", sparsity=0.5)
     curves = stats_of(a=curve(1.0), b=curve(1.0))
     curves["a"]["unit_cost"], curves["b"]["unit_cost"] = torch.tensor(1e-9), torch.tensor(1.0)
+    monkeypatch.setattr(probes, "seconds_of", lambda work, device: 1.0)
+    with pytest.raises(ValueError, match="takes no less time on a calibration batch; expected longer"):
+        cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(budget="latency"))
     with pytest.raises(ValueError, match="cannot be cut so far"):
         ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, COST, 70)
 
@@ -187,9 +273,11 @@ def test_hidden_states_on_disk_give_the_same_plan():
 
 def test_modules_are_left_as_they_were():
     model = make("llama")
+    model.model.layers[0].forward = theirs = model.model.layers[0].forward  # as accelerate's hooks do
     cfsp.plan(model, batches(), criterion="obs", allocator="error_curves", schedule="blockwise")
+    assert model.model.layers[0].forward is theirs
     for module in model.modules():
-        assert "forward" not in vars(module)
+        assert ("forward" in vars(module)) == (module is model.model.layers[0])
         assert not module._forward_hooks
         assert not module._forward_pre_hooks
     assert sys.getrefcount(model) < 10

@@ -9,9 +9,14 @@ from families import FAMILIES, batches, kinds_of, make
 import cfsp
 from cfsp.collection import collect
 from cfsp.compensation.least_squares import LeastSquares
+from cfsp.criteria.obs import OBS
 from cfsp.finding import find_sites
 from cfsp.gates import Gates
+from cfsp.moments import warn_of_few_tokens
+from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
+from cfsp.stream import Stream
+from cfsp.targets import target_moments
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 
@@ -139,16 +144,18 @@ def test_an_automatic_ridge_is_the_best_on_held_out_samples(monkeypatch):
         cfsp.plan(model, batches(), allocator="uniform", compensation="least_squares", ridge="auto")
 
 
-def test_fewer_tokens_than_channels_work_and_are_said(capsys):
+@pytest.mark.parametrize("criterion", ["obs", "wanda_sp"])
+def test_fewer_tokens_than_channels_work_and_are_said(criterion, capsys):
+    warn_of_few_tokens.cache_clear()
     model = make("llama")
     plan = cfsp.plan(
         model,
         batches(count=1, size=1, tokens=12),
-        criterion="obs",
+        criterion=criterion,
         compensation="least_squares",
         allocator="uniform",
     )
-    assert "12 calibration tokens for 40 channels" in capsys.readouterr().err
+    assert capsys.readouterr().err.count("12 calibration tokens for 40 channels") == 2  # once for each site
     cfsp.apply(plan, model)
     assert model(**batches(count=1)[0]).logits.isfinite().all()
 
@@ -175,8 +182,6 @@ def test_constant_channels_cost_nothing_beside_a_constant():
         for name in ("gate_proj", "up_proj"):
             getattr(model.model.layers[0].mlp, name).weight[5] = 0
     parts = {"compensation": LeastSquares(constant=True), "allocator": "uniform", "sparsity": 0.025}
-    from cfsp.criteria.obs import OBS
-
     plan = cfsp.plan(model, batches(**SAMPLES), criterion=OBS(constant=True), **parts)
     assert plan.edits[0].removed == (5,)
 
@@ -187,6 +192,97 @@ def test_nan_is_named_with_its_block():
         model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
     with pytest.raises(ValueError, match=r"input_second_moment is NaN or infinite at model.layers.1.mlp"):
         cfsp.plan(model, batches(), criterion="obs", compensation="least_squares", allocator="uniform")
+
+
+@pytest.mark.parametrize("target", ["own", "dense"])
+def test_a_weight_that_is_not_finite_is_never_fitted_to(target):
+    model = make("llama")
+    with torch.no_grad():
+        model.model.layers[1].mlp.down_proj.weight[0, 0] = torch.nan
+    parts = {"allocator": "uniform", "schedule": "blockwise", "compensation": LeastSquares(target=target)}
+    with pytest.raises(ValueError, match=r"model.layers.1.mlp.* NaN or infinite"):
+        cfsp.plan(model, batches(), criterion="chance", **parts)
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_an_mlp_may_go_as_a_whole(constant):
+    model = make("llama")
+    bias = torch.ones(32) if constant else None
+    plan = PrunePlan((Cut("model.layers.0.mlp", 40, (), consumer=torch.zeros(0, 32), bias=bias),))
+    inputs = batches(count=1)[0]
+    with torch.no_grad(), Progress(model, find_sites(model), plan.edits).gates():
+        gated = model(**inputs).logits
+    cfsp.apply(plan, model)
+    torch.testing.assert_close(model(**inputs).logits, gated, rtol=1e-4, atol=1e-4)
+    empty = cfsp.plan(
+        make("llama"), batches(), compensation=LeastSquares(constant=constant), sparsity=0.6,
+        allocator="global_rank", criterion="cfsp",
+    )  # fmt: skip
+    assert len(empty.edits) == 2
+
+
+def test_query_heads_are_exchanged_within_their_groups():
+    parts = {"kinds": ["query_heads"], "criterion": OBS(swaps=30, ridge=1e-6), "allocator": "uniform"}
+    for seed in range(4):
+        model = make("llama", seed=seed)
+        plan = cfsp.plan(model, batches(seed=seed), sparsity=0.5, compensation="least_squares", **parts)
+        cfsp.apply(plan, model)
+        assert model.config.num_attention_heads >= 4
+
+
+@pytest.mark.parametrize("target", ["dense", "residual"])
+@pytest.mark.parametrize("kind", ["mlp", "attention"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
+def test_targets_are_those_of_a_naive_computation(family, kind, target):
+    """Of the second block, once the first is cut: from whole passes of the two models, side by side."""
+    dense, model = make(family), make(family)
+    sites = find_sites(model, ["mlp", "attention"])
+    first = [site for site in sites if site.block == 0]
+    (site,) = [site for site in sites if site.block == 1 and site.kind == kind]
+    samples = batches(count=9, size=1, padded=False) + batches(count=1, padded=True)
+    cuts = [Cut(one.name, one.units, tuple(range(0, one.units, 2))) for one in first]
+    gates = Progress(model, first, cuts).gates()
+    with Stream(dense, samples) as ideal, Stream(model, samples) as pruned:
+        ideal.advance()
+        with gates:
+            pruned.advance()
+        found = target_moments(ideal, pruned, site, target, Progress(model, [site]).gates())["target_moment"]
+
+    def seen(one, batch):
+        inputs, outputs, states = [], [], []
+        module = one.get_submodule(site.consumers[0].module)
+        block = one.get_submodule(site.blocks[0])
+
+        def of_consumer(_, args, output):
+            inputs.append(args[0])
+            outputs.append(output)
+
+        def of_block(_, args, output):
+            states.extend([args[0], output[0] if isinstance(output, tuple) else output])
+
+        handles = [module.register_forward_hook(of_consumer), block.register_forward_hook(of_block)]
+        with torch.no_grad():
+            one(**batch)
+        for handle in handles:
+            handle.remove()
+        return inputs[0], outputs[0], *states
+
+    total, count = 0, 0
+    for batch in samples:
+        _, output, before, after = seen(dense, batch)
+        with gates:
+            x, own, entered, left = seen(model, batch)
+        wanted = output
+        if target == "residual":
+            # Whatever the stream has become, the consumer's output makes up for the difference.
+            wanted = output + before - entered if kind == "attention" else own + after - left
+        bias = model.get_submodule(site.consumers[0].module).bias
+        wanted = wanted - (0 if bias is None else bias)
+        shown = batch["attention_mask"].bool()
+        ones = torch.ones(int(shown.sum()), 1)
+        total = total + torch.cat([x[shown].flatten(1), ones], 1).double().T @ wanted[shown].double()
+        count += len(ones)
+    torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "phi3", "gpt2"])

@@ -98,12 +98,41 @@ def test_swaps_end_no_worse_and_where_no_step_in_and_out_helps(data, span):
         places = channels(sorted(keep), span, moment.device)
         return float(squared_error(moment, cross, places, *refit(moment, cross, places, 1e-9, None, False)))
 
-    end, made = swap(*inner, [0, 1], span, 1e-9, 20)
+    end, made = swap(*inner, [0, 1], span, 20)
     assert 0 < made < 20
     assert error(end) < error([0, 1])
     outside = set(range(12 // span)) - set(end)
     wider = [*end, min(outside, key=lambda unit: error([*end, unit]))]
     assert error(end) <= min(error(set(wider) - {unit}) for unit in wider) + 1e-6
+
+
+def test_units_are_exchanged_within_their_group(data):
+    x, _, t = data
+    moment, cross = moments_of(x, t)
+    inner = moment[:12, :12], cross[:12]
+    free, _ = swap(*inner, [0, 1, 3, 5, 6, 7], 1, 20)
+    held, made = swap(*inner, [0, 1, 3, 5, 6, 7], 1, 20, groups=2)
+    assert made > 0
+    assert sum(unit < 6 for unit in held) == 4
+    assert held != free
+
+
+def test_greedy_removals_and_swaps_lower_one_error(data):
+    """From where the greedy choice ends no exchange raises what its costs add up to."""
+    x, weight, t = data
+    moment, cross = moments_of(x, t)
+    damped = moment[:12, :12] + 0.05 * moment.diagonal()[:12].mean() * torch.eye(12, dtype=moment.dtype)
+    pulled = cross[:12] + (damped - moment[:12, :12]) @ weight
+
+    def error(keep):
+        places = torch.tensor(sorted(keep))
+        return float(-(pulled[places] * torch.linalg.solve(damped[places][:, places], pulled[places])).sum())
+
+    inverse = torch.linalg.inv(damped)
+    order, _ = removal_path(inverse, inverse @ pulled, 1)
+    for gone in range(1, 12):
+        keep = order[gone:].tolist()
+        assert error(swap(damped, pulled, keep, 1, 20)[0]) <= error(keep) + 1e-9
 
 
 def test_centring_is_what_a_constant_does(data):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -34,8 +33,9 @@ class ErrorCurves(Allocator):
 
     A site's loss at a few widths is probed (`cfsp.probes`): KL(dense || cut) in nats per token, with the
     units and weights that the criterion and the compensation of the run would give it. Between the probes it
-    is a straight line, and of these lines the convex hull counts, so that taking, step by step, what costs
-    least per unit of budget is optimal to within one step.
+    follows the criterion's scores, and of this curve the convex hull counts: step by step goes what costs
+    least per unit of budget, which for the hulls is optimal to within one step. A site with one unit, or one
+    for each group, has nothing to try, and stays.
 
     others: what the other sites are meanwhile. "whole": as in the dense model; the losses of several sites
         together are more than their sum. "cut": to the share that is asked for, so that a site's loss is
@@ -52,7 +52,6 @@ class ErrorCurves(Allocator):
     batches: int = 4
     budget: str = "parameters"
     others: str = "whole"
-    ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -81,7 +80,7 @@ class ErrorCurves(Allocator):
         ladders = {
             site.name: self.ladder(site, stats[site.name]["error_curve"], prices[site.name])
             for site in sites
-            if site.block not in protected
+            if site.block not in protected and len(stats[site.name]["error_curve"]) > 1
         }
         # A share of the parameters is met to the parameter, as the schedule rounded it.
         excess = (1 - share) * sum(site.units * prices[site.name] for site in sites)
@@ -93,7 +92,7 @@ class ErrorCurves(Allocator):
         """The widths that the site can take, from all of its units down."""
         step, least = self.step(site), self.least_units(site)
         widths = np.array(sorted({site.units, *range(-(-least // step) * step, site.units, step)}))
-        errors = hull(widths, interpolate(widths, curve))
+        errors = hull(widths, np.interp(widths, *curve.numpy().T))
         spared = np.append(np.diff(widths) * price, 0.0)  # by the step down to this width; none to the first
         added = np.append(errors[:-1] - errors[1:], 0.0)
         rungs = [Rung(int(w), float(s), float(e)) for w, s, e in zip(widths, spared, added, strict=True)]
@@ -143,15 +142,6 @@ def descend(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, i
         best = max(fits, key=lambda name: here[name].added)
         rungs[best] -= 1
         excess += here[best].spared
-
-
-def interpolate(widths: np.ndarray, curve: Tensor) -> np.ndarray:
-    """Errors at these widths; below the narrowest probe the last slope goes on. [widths]"""
-    points, errors = curve[:, 0].numpy(), curve[:, 1].numpy()
-    slope = (errors[0] - errors[1]) / (points[1] - points[0])
-    return np.where(
-        widths < points[0], errors[0] + slope * (points[0] - widths), np.interp(widths, points, errors)
-    )
 
 
 def hull(widths: np.ndarray, errors: np.ndarray) -> np.ndarray:

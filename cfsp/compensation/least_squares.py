@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from cfsp.checks import check_bool, check_choice
 from cfsp.compensation.base import TARGETS, Compensation
+from cfsp.moments import warn_of_few_tokens
 from cfsp.regression import channels, own_output, refit, squared_error
 from cfsp.sites import UnitView
 
@@ -56,6 +58,7 @@ class LeastSquares(Compensation):
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
     ) -> dict[str, Tensor]:
         weight = view.consumers()[0].flatten(0, 1).double()  # [channels, outputs]
+        warn_of_few_tokens(view.name, int(stat["input_tokens"]), len(weight))
         moment, cross = moments(stat, weight)
         places = channels(keep, view.span, moment.device)
         prior = weight[places] if self.towards == "kept" else None
@@ -63,6 +66,11 @@ class LeastSquares(Compensation):
         if ridge == "auto":
             ridge = self.best_ridge(stat, weight, places, prior)
         consumer, bias = refit(moment, cross, places, ridge, prior, self.constant)
+        if not consumer.isfinite().all():
+            raise ValueError(
+                f"{view.name}: a fitted weight is NaN or infinite; check the weights of the model, or "
+                "load it with dtype=float32"
+            )
         return {"consumer": consumer.float().cpu()} | ({} if bias is None else {"bias": bias.float().cpu()})
 
     def best_ridge(
@@ -73,9 +81,10 @@ class LeastSquares(Compensation):
         rest = [all_of_it - part for all_of_it, part in zip(whole, held_out, strict=True)]
         errors = {}
         for ridge in RIDGES:
-            fitted = refit(*rest, places, ridge, prior, self.constant)
-            errors[ridge] = float(squared_error(*held_out, places, *fitted))
-        return min(errors, key=errors.__getitem__)
+            with suppress(ValueError):  # too small a ridge; with none large enough the last fit will say so
+                fitted = refit(*rest, places, ridge, prior, self.constant)
+                errors[ridge] = float(squared_error(*held_out, places, *fitted))
+        return min(errors, key=errors.__getitem__, default=RIDGES[-1])
 
 
 def moments(stat: Mapping[str, Tensor], weight: Tensor, part: str = "") -> tuple[Tensor, Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from cfsp.checks import check_bool, check_integer, check_number
 from cfsp.criteria.base import Criterion
+from cfsp.moments import warn_of_few_tokens
 from cfsp.regression import centred, cholesky, own_output, removal_path, swap
 from cfsp.sites import UnitView
 
@@ -35,7 +35,8 @@ class OBS(Criterion):
     ridge: damping, relative to the mean of H's diagonal.
     share: of the units left, removed at once; 0: one by one; None: 0 up to 1,024 channels, else 1/32.
     constant: a bias is fitted too (`compensation.constant`), so means cost nothing.
-    swaps: at most so many exchanges of a kept and a removed unit at the end, while they lower the error.
+    swaps: at most so many exchanges of a kept and a removed unit at the end, while they lower the error
+        that the greedy choice adds up; each factorises H again.
     """
 
     ridge: float = 1e-2
@@ -56,20 +57,9 @@ class OBS(Criterion):
         check_integer("swaps", self.swaps, least=0)
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
-        moment, cross = self.moments(view, stat)
-        tokens = int(stat["input_tokens"])
-        if tokens < len(moment):
-            print(
-                f"cfsp: {view.name}: {tokens:,} calibration tokens for {len(moment):,} channels; the ridge "
-                f"of {self.ridge:g} decides about the rest",
-                file=sys.stderr,
-            )
-        mean = moment.diagonal().mean()
-        penalty = self.ridge * torch.where(mean > 0, mean, 1.0)
-        moment.diagonal().add_(penalty)
+        moment, cross = self.problem(view, stat)
+        warn_of_few_tokens(view.name, int(stat["input_tokens"]), len(moment))
         inverse = torch.cholesky_inverse(cholesky(moment, self.ridge))
-        # The damping pulls towards the weights as they are, which without a target are the solution then.
-        cross = cross + penalty * view.consumers()[0].flatten(0, 1).double()
         share = (0 if len(moment) <= ONE_BY_ONE else 1 / 32) if self.share is None else self.share
         order, costs = removal_path(inverse, inverse @ cross, view.span, share)
         parameters = sum(weight[0].numel() for weight in view.members())
@@ -81,14 +71,19 @@ class OBS(Criterion):
     def refine(self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]) -> Sequence[int]:
         if not self.swaps:
             return keep
-        moment, cross = self.moments(view, stat)
-        return tuple(swap(moment, cross, keep, view.span, self.ridge, self.swaps)[0])
+        return tuple(swap(*self.problem(view, stat), keep, view.span, self.swaps, view.groups)[0])
 
-    def moments(self, view: UnitView, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """H [channels, channels] and C [channels, outputs]; about the means, if there is a constant."""
+    def problem(self, view: UnitView, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """H + ridge I [channels, channels] and C + ridge W [channels, outputs]; with a constant about means.
+
+        The damping pulls towards the weights as they are, which without a target are the solution then.
+        """
         moment, cross = stat["input_second_moment"], stat.get("target_moment")
+        weight = view.consumers()[0].flatten(0, 1).double()
         if cross is None:
-            cross = own_output(moment, view.consumers()[0].flatten(0, 1).double())
-        if self.constant:
-            return centred(moment, cross)
-        return moment[:-1, :-1].clone(), cross[:-1]
+            cross = own_output(moment, weight)
+        moment, cross = centred(moment, cross) if self.constant else (moment[:-1, :-1].clone(), cross[:-1])
+        mean = moment.diagonal().mean()
+        penalty = self.ridge * torch.where(mean > 0, mean, 1.0)
+        moment.diagonal().add_(penalty)
+        return moment, cross + penalty * weight

@@ -134,6 +134,7 @@ class Schedule(ABC):
         batches: Sequence[Mapping[str, Tensor]],
         parts: tuple[Criterion, Allocator, Compensation],
         stats: Stats,
+        place: str = "memory",
     ) -> None:
         """Add to the statistics what the allocator wants tried on the dense model, if anything."""
         criterion, allocator, compensation = parts
@@ -141,7 +142,7 @@ class Schedule(ABC):
             return
         share = 1 - self.removed(state.model, sites) / site_parameters(state.model, sites)
         method = (criterion, compensation)
-        found = probe(state.model, sites, batches, method, allocator.probes, share)
+        found = probe(state.model, sites, batches, method, allocator.probes, share, place)
         for name, tried in found.items():
             stats[name] |= tried
 
@@ -167,5 +168,5 @@ def notes_of(sites: Sequence[Site], stats: Stats) -> dict[str, Any]:
         for name, value in stats[first_of_block[block].name].items():
             if name.startswith("block_") and value.dim() == 0:
                 columns.setdefault(name, []).append(float(value))
-    curves = {name: stat["error_curve"].tolist() for name, stat in stats.items() if "error_curve" in stat}
+    curves = {name: stat["error_probes"].tolist() for name, stat in stats.items() if "error_probes" in stat}
     return {"block_statistics": columns} | ({"error_curves": curves} if curves else {})
