@@ -45,8 +45,9 @@ class Goals:
         apart: bool,
     ) -> Goals:
         """Take the dense stream through its block `number`, for these kinds of sub-layers to learn."""
-        heard = kinds if apart else [kind for kind in ORDER if kind in places and kind not in kinds[:1]]
-        paths = {kind: places[kind].consumer for kind in (heard if kinds else ())}
+        after = ORDER[ORDER.index(kinds[0]) + 1 :] if kinds else ()  # what is forced while the first learns
+        heard = kinds if apart else [kind for kind in after if kind in places]
+        paths = {kind: places[kind].consumer for kind in heard}
         outputs, added = dense.advance(number, list(paths.values()))
         outputs = {kind: outputs[path] for kind, path in paths.items()}
         return cls(pruned, index, places, dense.hidden, outputs, added, apart)

@@ -42,8 +42,8 @@ class ErrorCurves(Allocator):
         what it adds to theirs.
 
     shares: of its units that a site keeps in the probes.
-    batches: calibration batches that the probes read. Passes: sites x shares x batches, each from its
-        block on.
+    batches: calibration batches that the probes read. Passes: sites x (shares + 1) x batches, each from
+        the site's block on, and one over all batches for each site's statistics, through its block alone.
     budget: what `sparsity` is a share of: "parameters", "macs" (of a pass over a calibration sample) or
         "latency" (seconds of a pass over a calibration batch, measured here and now).
     """

@@ -1,8 +1,8 @@
 """A few ways to prune MLPs without training, on a model and texts of one's own, in windows of 256 tokens.
 
-    python experiments/beyond/protocol.py MODEL TRAIN TEST [--characters TRAIN TEST] [--ways WAY ...]
+    python protocol.py MODEL TRAIN TEST [--characters TRAIN TEST] [--ways WAY...] [--seed N]
 
-Calibration: 64 windows that start at `random.randint(0, tokens - 257)` after `random.seed(0)`. Perplexity:
+Calibration: 64 windows that start at `random.randint(0, tokens - 257)` after `random.seed(N)`. Perplexity:
 over all whole windows of the test text. No special tokens, float32. What is printed is a markdown table.
 """
 
@@ -26,20 +26,24 @@ from cfsp.compensation.least_squares import LeastSquares
 from cfsp.criteria.obs import OBS
 
 WINDOW, WINDOWS, BATCH = 256, 64, 16
-BLOCKWISE = {"schedule": "blockwise", "criterion": OBS(), "compensation": LeastSquares(target="residual")}
+RESIDUAL = {"schedule": "blockwise", "criterion": OBS(), "compensation": LeastSquares(target="residual")}
+CONSTANT = RESIDUAL | {
+    "criterion": OBS(constant=True),
+    "compensation": LeastSquares(target="residual", constant=True),
+}
 WAYS = {
     "CFSP as released": {"variant": "released", "allocator": CFSPReleased()},
-    "CFSP, least squares, uniform": {"compensation": LeastSquares(), "allocator": "uniform"},
-    "OBS, least squares, uniform": {
-        "criterion": OBS(),
-        "compensation": LeastSquares(),
-        "allocator": "uniform",
-    },
-    "the same, block by block": BLOCKWISE | {"compensation": LeastSquares(), "allocator": "uniform"},
-    "the same, target residual": BLOCKWISE | {"allocator": "uniform"},
-    "the same, error curves": BLOCKWISE | {"allocator": ErrorCurves()},
-    "the same, 30 swaps": BLOCKWISE | {"allocator": ErrorCurves(), "criterion": OBS(swaps=30)},
+    "its units, uniform": {"variant": "released", "allocator": "uniform"},
+    "least squares": {"variant": "released", "compensation": LeastSquares(), "allocator": "uniform"},
+    "greedy OBS": {"criterion": OBS(), "compensation": LeastSquares(), "allocator": "uniform"},
+    "block by block": RESIDUAL | {"compensation": LeastSquares(), "allocator": "uniform"},
+    "target residual": RESIDUAL | {"allocator": "uniform"},
+    "a constant": CONSTANT | {"allocator": "uniform"},
+    "error curves": RESIDUAL | {"allocator": ErrorCurves()},
+    "error curves, a constant": CONSTANT | {"allocator": ErrorCurves()},
+    "30 swaps too": CONSTANT | {"criterion": OBS(constant=True, swaps=30), "allocator": ErrorCurves()},
 }
+"""Each changes one thing of the one before it, but for the error curves, which follow the target residual."""
 
 
 @torch.no_grad()
@@ -52,8 +56,8 @@ def perplexity(model: PreTrainedModel, windows: Tensor) -> float:
     return math.exp(total / windows[:, 1:].numel())
 
 
-def calibration(ids: Tensor) -> list[dict[str, Tensor]]:
-    dice = random.Random(0)
+def calibration(ids: Tensor, seed: int) -> list[dict[str, Tensor]]:
+    dice = random.Random(seed)
     starts = [dice.randint(0, len(ids) - WINDOW - 1) for _ in range(WINDOWS)]
     windows = torch.stack([ids[start : start + WINDOW] for start in starts])
     return [{"input_ids": part} for part in windows.split(BATCH)]
@@ -70,6 +74,7 @@ def main() -> None:
         "--characters", nargs=2, type=int, default=(None, None), help="read so many of each text"
     )
     parser.add_argument("--sparsity", nargs="+", type=float, default=(0.2, 0.3, 0.5))
+    parser.add_argument("--seed", type=int, default=0, help="of the calibration windows")
     parser.add_argument("--ways", nargs="+", choices=[*WAYS], default=[*WAYS], metavar="WAY")
     given = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(given.model)
@@ -80,7 +85,7 @@ def main() -> None:
         ).input_ids[0]
         for path, characters in zip((given.train, given.test), given.characters, strict=True)
     )
-    batches = calibration(train)
+    batches = calibration(train, given.seed)
     windows = test[: len(test) // WINDOW * WINDOW].view(-1, WINDOW)
     print(f"dense: {perplexity(dense, windows):.3f}\n")
     print(f"| way | {' | '.join(f'{share:.0%}' for share in given.sparsity)} | seconds of a plan |")
