@@ -12,6 +12,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+COMPACT = 0.8
+"""Share of the channels held below which those that are gone are dropped, which copies the others."""
+
 
 def own_output(moment: Tensor, weight: Tensor) -> Tensor:
     """C, if the consumer should give what it gives now without its bias: E[x (W^T x)^T]."""
@@ -89,35 +92,48 @@ def removal_path(inverse: Tensor, weight: Tensor, span: int, share: float = 0.0)
     removed at once before costs are taken anew; 0: one by one.
     -> the units in the order in which they go, and what each costs [units] x 2
     """
+    inverse, weight = inverse.clone(), weight.clone()
     units = torch.arange(len(inverse) // span, device=inverse.device)
-    order, costs = [], []
-    while len(units):
-        cost = removal_costs(inverse, weight, span)
-        picked = cost.topk(max(1, int(share * len(units))), largest=False).indices
+    out = torch.zeros(len(units), dtype=torch.bool, device=inverse.device)
+    left, order, costs = len(units), [], []
+    while left:
+        cost = removal_costs(inverse, weight, span, out)
+        picked = cost.topk(max(1, int(share * left)), largest=False).indices
         order.append(units[picked])
         costs.append(cost[picked])
-        stays = torch.ones_like(units, dtype=torch.bool).index_fill(0, picked, False)
-        units = units[stays]
-        inverse, weight = downdate(inverse, weight, stays.repeat_interleave(span))
+        downdate(inverse, weight, channels(picked, span, inverse.device))
+        out[picked] = True
+        left -= len(picked)
+        if left < COMPACT * len(units):
+            stays = (~out).repeat_interleave(span).nonzero().flatten()
+            inverse, weight = inverse[stays][:, stays], weight[stays]
+            units, out = units[~out], out[~out]
     return torch.cat(order), torch.cat(costs)
 
 
-def removal_costs(inverse: Tensor, weight: Tensor, span: int) -> Tensor:
-    """tr(W_P^T [(H^-1)_PP]^-1 W_P) of every unit. [units]"""
-    if span == 1:
-        return weight.square().sum(1) / inverse.diagonal()
+def removal_costs(inverse: Tensor, weight: Tensor, span: int, out: Tensor | None = None) -> Tensor:
+    """tr(W_P^T [(H^-1)_PP]^-1 W_P) of every unit. out: units that are gone, which cost infinity. [units]"""
     units = len(inverse) // span
     blocks = inverse.view(units, span, units, span).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    if out is not None and out.any():
+        blocks = torch.where(out[:, None, None], torch.eye(span).to(blocks), blocks)
     rows = weight.view(units, span, -1)
-    return (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
+    if span == 1:
+        costs = rows.square().sum((1, 2)) / blocks.flatten()
+    else:
+        costs = (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
+    return costs if out is None else costs.masked_fill(out, torch.inf)
 
 
-def downdate(inverse: Tensor, weight: Tensor, stays: Tensor) -> tuple[Tensor, Tensor]:
-    """H^-1 and W of the channels that stay, the best ones without the others. stays: [channels], bool"""
-    kept, gone = stays.nonzero().flatten(), stays.logical_not().nonzero().flatten()
-    across = inverse[gone][:, kept]
-    solved = torch.linalg.solve(inverse[gone][:, gone], across)  # [gone, kept]
-    return inverse[kept][:, kept] - across.T @ solved, weight[kept] - solved.T @ weight[gone]
+def downdate(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
+    """H^-1 and W of the best fit without these channels, in place; nothing is left in their own rows.
+
+    gone: [channels]
+    """
+    across = inverse[gone]
+    solved = torch.linalg.solve(across[:, gone], across)  # [gone, channels]
+    weight.addmm_(solved.T, weight[gone], alpha=-1)
+    inverse.addmm_(across.T, solved, alpha=-1)
 
 
 def swap(
@@ -160,7 +176,7 @@ def gains(damped: Tensor, cross: Tensor, inside: Sequence[int], outside: Sequenc
     return (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
 
 
-def channels(units: Sequence[int], span: int, device: torch.device) -> Tensor:
+def channels(units: Sequence[int] | Tensor, span: int, device: torch.device) -> Tensor:
     """The channels of some units. [units * span]"""
-    first = torch.tensor(list(units), dtype=torch.long, device=device)[:, None] * span
+    first = torch.as_tensor(units, dtype=torch.long, device=device)[:, None] * span
     return (first + torch.arange(span, device=device)).flatten()

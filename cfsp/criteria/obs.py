@@ -57,11 +57,14 @@ class OBS(Criterion):
         check_integer("swaps", self.swaps, least=0)
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
-        moment, cross = self.problem(view, stat)
+        moment, penalty = self.damped(stat)
         warn_of_few_tokens(view.name, int(stat["input_tokens"]), len(moment))
         inverse = torch.cholesky_inverse(cholesky(moment, self.ridge))
+        best = weight = view.consumers()[0].flatten(0, 1).double()  # damping pulls to what is best anyway
+        if "target_moment" in stat:
+            best = inverse @ self.pulled(weight, stat, penalty)
         share = (0 if len(moment) <= ONE_BY_ONE else 1 / 32) if self.share is None else self.share
-        order, costs = removal_path(inverse, inverse @ cross, view.span, share)
+        order, costs = removal_path(inverse, best, view.span, share)
         parameters = sum(weight[0].numel() for weight in view.members())
         # Strictly rising, so that exact top-k keeps the last to go whatever its ties.
         rising = costs.clamp_min(0).cummax(0).values * (1 + 1e-12 * torch.arange(len(costs)).to(costs))
@@ -71,19 +74,22 @@ class OBS(Criterion):
     def refine(self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]) -> Sequence[int]:
         if not self.swaps:
             return keep
-        return tuple(swap(*self.problem(view, stat), keep, view.span, self.swaps, view.groups)[0])
+        moment, penalty = self.damped(stat)
+        cross = self.pulled(view.consumers()[0].flatten(0, 1).double(), stat, penalty)
+        return tuple(swap(moment, cross, keep, view.span, self.swaps, view.groups)[0])
 
-    def problem(self, view: UnitView, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """H + ridge I [channels, channels] and C + ridge W [channels, outputs]; with a constant about means.
-
-        The damping pulls towards the weights as they are, which without a target are the solution then.
-        """
-        moment, cross = stat["input_second_moment"], stat.get("target_moment")
-        weight = view.consumers()[0].flatten(0, 1).double()
-        if cross is None:
-            cross = own_output(moment, weight)
-        moment, cross = centred(moment, cross) if self.constant else (moment[:-1, :-1].clone(), cross[:-1])
+    def damped(self, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """H + ridge I [channels, channels], with a constant about the means; and that ridge, scalar."""
+        moment = stat["input_second_moment"]
+        moment = centred(moment, moment[:, :0])[0] if self.constant else moment[:-1, :-1].clone()
         mean = moment.diagonal().mean()
         penalty = self.ridge * torch.where(mean > 0, mean, 1.0)
         moment.diagonal().add_(penalty)
-        return moment, cross + penalty * weight
+        return moment, penalty
+
+    def pulled(self, weight: Tensor, stat: Mapping[str, Tensor], penalty: Tensor) -> Tensor:
+        """C + ridge W: the damping pulls towards the weights as they are. [channels, outputs]"""
+        moment, cross = stat["input_second_moment"], stat.get("target_moment")
+        if cross is None:
+            cross = own_output(moment, weight)
+        return (centred(moment, cross)[1] if self.constant else cross[:-1]) + penalty * weight

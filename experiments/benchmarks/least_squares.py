@@ -16,7 +16,8 @@ from statistics import median
 from unittest import mock
 
 import torch
-from surgery import CONFIG, make_model
+from surgery import CONFIG
+from transformers import AutoModelForCausalLM
 
 import cfsp
 from cfsp import regression
@@ -63,7 +64,7 @@ def operations() -> dict[str, float]:
 def main() -> None:
     torch.manual_seed(0)
     reset_peak("cpu")
-    model = make_model()
+    model = AutoModelForCausalLM.from_config(CONFIG, dtype=torch.bfloat16)
     ids = torch.randint(CONFIG.vocab_size, (SAMPLES, LENGTH))
     batches = [{"input_ids": part} for part in ids.split(BATCH)]
     parts = {"criterion": "obs", "compensation": "least_squares", "schedule": "blockwise"}
