@@ -1,7 +1,7 @@
 """Probes: what the whole model loses with the width of one site, and what a unit costs.
 
 Each site is cut to a few widths as the run's own criterion and compensation would cut it, the others being
-whole or cut to one share, and the model's answers are compared with the dense model's. A pass begins at
+whole, and the model's answers are compared with the dense model's. A pass begins at
 the site's block, from hidden states that are kept.
 """
 
@@ -42,7 +42,6 @@ def probe(
     batches: Sequence[Mapping[str, Tensor]],
     method: tuple[Criterion, Compensation],
     probes: Probes,
-    share: float,
     place: str = "memory",
 ) -> Stats:
     """What the whole model loses with each site, and what its units cost.
@@ -51,37 +50,30 @@ def probe(
     token in nats; `error_curve` [widths, 2]: the same at every width; and `unit_cost`, in MACs or seconds of
     a pass, if they are wanted.
 
-    share: of their units that the other sites keep meanwhile, if they are to be cut. place: of what is kept
-    of all batches, the hidden states and the dense model's answers (`cfsp.stream`).
+    place: of what is kept of all batches, the hidden states and the dense model's answers (`cfsp.stream`).
 
-    Cost: `len(sites) * (len(shares) + 1)` passes over `probes.batches` batches, each from the site's block
-    on; and over all batches a pass for each site and one through all blocks (twice, if the others are cut).
+    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on; and
+    over all batches one pass, and one more through its block for each site.
     """
     chosen = batches[: probes.batches]
-    others = cut_all(model, sites, batches, method, share, place) if probes.others == "cut" else {}
     stats: Stats = {}
     with Stream(model, batches, place) as stream:
         dense = [stream.keep(log_probabilities(model, batch), f"dense.{n}") for n, batch in enumerate(chosen)]
         for block in tqdm(range(len(stream.blocks)), "probes", unit="block", disable=None):
-            own = [site for site in sites if site.block == block]
-            ahead = [site for site in sites if site.block >= block]
-            for site in own:
+            for site in (site for site in sites if site.block == block):
                 score, stat = judged(stream, site, method)
                 points = {}
-                for width in [*widths(site, probes.shares)[::-1], site.units]:
+                for width in widths(site, probes.shares):
                     cut = cut_alone(stream, site, width, score, stat, method)
-                    with Progress(model, ahead, (others | {site.name: cut}).values()).gates():
+                    with Progress(model, [site], [cut]).gates():
                         points[width] = divergence(stream, chosen, dense)
+                points[site.units] = 0.0
                 stats[site.name] = {
                     "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
                     "error_curve": curve(points, score, site.groups),
                 }
-                if others:
-                    (width,) = widths(site, [share]) or [site.units]
-                    others[site.name] = cut_alone(stream, site, width, score, stat, method)
             if block < len(stream.blocks) - 1:
-                with Progress(model, own, [others[site.name] for site in own if others]).gates():
-                    stream.advance()
+                stream.advance()
     if probes.cost != "parameters":
         for kind in dict.fromkeys(site.kind for site in sites):
             alike = [site for site in sites if site.kind == kind]
@@ -89,26 +81,6 @@ def probe(
             for site in alike:
                 stats[site.name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
-
-
-def cut_all(
-    model: PreTrainedModel,
-    sites: Sequence[Site],
-    batches: Sequence[Mapping[str, Tensor]],
-    method: tuple[Criterion, Compensation],
-    share: float,
-    place: str,
-) -> dict[str, Cut]:
-    """Every site at one share of its units, by what it is in the dense model."""
-    cuts = {}
-    with Stream(model, batches, place) as stream:
-        for block in range(max(site.block for site in sites) + 1):
-            for site in (site for site in sites if site.block == block):
-                (width,) = widths(site, [share]) or [site.units]
-                cuts[site.name] = cut_alone(stream, site, width, *judged(stream, site, method), method)
-            if block < len(stream.blocks) - 1:
-                stream.advance()
-    return cuts
 
 
 def judged(
@@ -133,8 +105,6 @@ def cut_alone(
 ) -> Cut:
     """One site cut to its best units, which are not refined: that is for the width that will count."""
     state, keep = Progress(stream.model, [site]), best_units(score, count, site.groups)
-    if count == site.units:
-        return state.cut(site, keep)
     return state.cut(site, keep, **method[1].compensate(state.view(site), stat, keep))
 
 
@@ -160,10 +130,10 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
 
 
 def widths(site: Site, shares: Sequence[float]) -> list[int]:
-    """Units at these shares, each once, none of them all or nothing; falling."""
+    """Units at these shares, each once, none of them all or nothing; rising."""
     step = site.groups
     found = {max(1, round(share * site.units / step)) * step for share in shares}
-    return sorted(found - {site.units}, reverse=True)
+    return sorted(found - {site.units})
 
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:

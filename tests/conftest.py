@@ -1,6 +1,7 @@
 """Shared fixtures. The suite runs on CPU, without a network, with one thread per worker."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -83,3 +84,44 @@ def tiny_overrides(tiny_checkpoint, text_file):
         return base
 
     return overrides
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from transformers import AutoTokenizer
+
+    from cfsp.loading import REFERENCE
+
+    return AutoTokenizer.from_pretrained(REFERENCE)
+
+
+@pytest.fixture
+def tiny(tiny_checkpoint):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+
+
+@pytest.fixture
+def trained_with(text_file):
+    """A recovery that is small enough to run in a moment."""
+    import training
+
+    return partial(training.trained_with, text_file)
+
+
+@pytest.fixture
+def cli(tiny_overrides, tmp_path):
+    """Run overrides on a tiny model; the path of the record."""
+    from hydra import compose, initialize_config_dir
+
+    from cfsp.build import CONF
+    from cfsp.record import record_path
+    from cfsp.run import run
+
+    def call(*overrides):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            cfg = compose("config", [*tiny_overrides(*overrides), f"results={tmp_path}/results", *overrides])
+        return record_path(cfg.results, run(cfg).id)
+
+    return call

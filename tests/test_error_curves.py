@@ -108,9 +108,7 @@ def test_probes_are_what_a_cut_model_loses():
     model = make("llama")
     samples = batches(count=4)
     options = {"criterion": "wanda_sp", "kinds": ["mlp", "attention"], "sparsity": 0.3}
-    plan = cfsp.plan(
-        model, samples, allocator=ErrorCurves(shares=[0.5], batches=2, others="whole"), **options
-    )
+    plan = cfsp.plan(model, samples, allocator=ErrorCurves(shares=[0.5], batches=2), **options)
     sites = find_sites(model, ["mlp", "attention"])
     curves = plan.notes["error_curves"]
     assert set(curves) == {site.name for site in sites}
@@ -128,41 +126,19 @@ def test_probes_are_what_a_cut_model_loses():
         assert error == pytest.approx(float(loss), rel=1e-3)
 
 
-def test_probes_among_cut_sites_are_what_they_add_to_the_others():
-    model = make("llama")
-    samples = batches(count=4)
-    options = {"criterion": "magnitude", "sparsity": 0.5}
-    curves = cfsp.plan(
-        model, samples, allocator=ErrorCurves(shares=[0.5, 0.25], others="cut"), **options
-    ).notes
-    sites = find_sites(model)
-    half = cfsp.plan(model, samples, allocator="uniform", **options)
-    with torch.no_grad():
-        dense = [model(**batch).logits.log_softmax(-1) for batch in samples]
-        with Progress(model, sites, half.edits).gates():
-            pruned = [model(**batch).logits.log_softmax(-1) for batch in samples]
-    loss = sum((d.exp() * (d - p)).sum() for d, p in zip(dense, pruned, strict=True)) / (4 * 2 * 12)
-    for site in sites:  # at half of its units each site makes the same model, the one that is half of all
-        errors = dict(curves["error_curves"][site.name])
-        assert set(errors) == {10, 20, 40}
-        assert errors[20] == pytest.approx(float(loss), rel=1e-3)
-        assert errors[40] < errors[20]
-
-
 def seconds_by_size(work, device):
     (model,) = work.__defaults__
     return 1e-9 * sum(weight.numel() for weight in model.parameters())
 
 
-@pytest.mark.parametrize("others", ["cut", "whole"])
 @pytest.mark.parametrize("schedule", ["one_shot", "blockwise"])
 @pytest.mark.parametrize("budget", ["parameters", "macs", "latency"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
-def test_whole_path(family, budget, schedule, others, monkeypatch):
+def test_whole_path(family, budget, schedule, monkeypatch):
     monkeypatch.setattr(probes, "seconds_of", seconds_by_size)  # models so small take no less time
     model = make(family)
     parts = {"criterion": "obs", "compensation": "least_squares", "kinds": ["mlp", "attention"]}
-    parts |= {"allocator": ErrorCurves(budget=budget, shares=[0.7, 0.4], others=others), "schedule": schedule}
+    parts |= {"allocator": ErrorCurves(budget=budget, shares=[0.7, 0.4]), "schedule": schedule}
     sites = find_sites(model, parts["kinds"])
     before = parameters(model, sites)["sites"]
     plan = cfsp.plan(model, batches(), sparsity=0.4, **parts)
@@ -248,9 +224,7 @@ def test_what_cannot_be_probed_is_refused(monkeypatch):
         ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, COST, 70)
 
 
-@pytest.mark.parametrize(
-    "options", [{"shares": []}, {"shares": [1.0]}, {"batches": 0}, {"budget": "time"}, {"others": "gone"}]
-)
+@pytest.mark.parametrize("options", [{"shares": []}, {"shares": [1.0]}, {"batches": 0}, {"budget": "time"}])
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match="expected"):
         ErrorCurves(**options)

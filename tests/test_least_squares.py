@@ -15,8 +15,6 @@ from cfsp.gates import Gates
 from cfsp.moments import warn_of_few_tokens
 from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
-from cfsp.stream import Stream
-from cfsp.targets import target_moments
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 
@@ -46,67 +44,6 @@ def test_gated_and_cut_models_agree(family):
         cut = model(**inputs).logits
     shown = inputs["attention_mask"].bool()
     torch.testing.assert_close(cut[shown], gated[shown], rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("target", ["own", "dense", "residual"])
-def test_each_fit_brings_the_consumer_nearer_to_its_target(target):
-    """On the calibration batches the refitted model ends nearer to the dense one than the cut one does."""
-    dense = make("llama")
-    errors = {}
-    for name in ("none", LeastSquares(target=target, ridge=1e-6)):
-        model = make("llama")
-        options = {"criterion": "wanda_sp", "allocator": "uniform", "schedule": "blockwise", "sparsity": 0.5}
-        cfsp.apply(cfsp.plan(model, batches(**SAMPLES), compensation=name, **options), model)
-        with torch.no_grad():
-            gaps = [
-                (model.model(**batch).last_hidden_state - dense.model(**batch).last_hidden_state)
-                .square()
-                .mean()
-                for batch in batches(**SAMPLES)
-            ]
-        errors[str(name)] = float(sum(gaps))
-    plain, refitted = errors.values()
-    assert refitted < plain
-
-
-def test_a_residual_target_undoes_what_came_before():
-    """A block that may give anything leads the stream back to the dense model's, whatever was lost before."""
-    model = make("llama")
-    plan = cfsp.plan(
-        model,
-        batches(**SAMPLES),
-        criterion="wanda_sp",
-        allocator="uniform",
-        schedule="blockwise",
-        compensation=LeastSquares(target="residual", ridge=1e-9),
-        sparsity=0.3,
-    )
-    own = cfsp.plan(
-        model,
-        batches(**SAMPLES),
-        criterion="wanda_sp",
-        allocator="uniform",
-        schedule="blockwise",
-        compensation=LeastSquares(ridge=1e-9),
-        sparsity=0.3,
-    )
-    # Nothing comes before the first MLP: there the targets are one.
-    torch.testing.assert_close(plan.edits[0].consumer, own.edits[0].consumer, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(plan.edits[1].consumer, own.edits[1].consumer, rtol=1e-2, atol=1e-2)
-
-
-@pytest.mark.parametrize("family", ["gemma2", "olmo2", "bert"])
-def test_a_residual_target_is_refused_where_there_is_none(family):
-    options = {"criterion": "magnitude", "allocator": "uniform", "schedule": "blockwise"}
-    with pytest.raises(ValueError, match="do not simply add what their MLPs give"):
-        cfsp.plan(
-            make(family), batches(**SAMPLES), compensation="least_squares", target="residual", **options
-        )
-
-
-def test_a_target_takes_a_schedule_that_can_give_it():
-    with pytest.raises(ValueError, match="schedule OneShot gives only own; expected schedule=blockwise"):
-        cfsp.plan(make("llama"), batches(), compensation="least_squares", target="dense")
 
 
 def test_sites_that_share_a_consumer_are_refused():
@@ -228,61 +165,6 @@ def test_query_heads_are_exchanged_within_their_groups():
         plan = cfsp.plan(model, batches(seed=seed), sparsity=0.5, compensation="least_squares", **parts)
         cfsp.apply(plan, model)
         assert model.config.num_attention_heads >= 4
-
-
-@pytest.mark.parametrize("target", ["dense", "residual"])
-@pytest.mark.parametrize("kind", ["mlp", "attention"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])
-def test_targets_are_those_of_a_naive_computation(family, kind, target):
-    """Of the second block, once the first is cut: from whole passes of the two models, side by side."""
-    dense, model = make(family), make(family)
-    sites = find_sites(model, ["mlp", "attention"])
-    first = [site for site in sites if site.block == 0]
-    (site,) = [site for site in sites if site.block == 1 and site.kind == kind]
-    samples = batches(count=9, size=1, padded=False) + batches(count=1, padded=True)
-    cuts = [Cut(one.name, one.units, tuple(range(0, one.units, 2))) for one in first]
-    gates = Progress(model, first, cuts).gates()
-    with Stream(dense, samples) as ideal, Stream(model, samples) as pruned:
-        ideal.advance()
-        with gates:
-            pruned.advance()
-        found = target_moments(ideal, pruned, site, target, Progress(model, [site]).gates())["target_moment"]
-
-    def seen(one, batch):
-        inputs, outputs, states = [], [], []
-        module = one.get_submodule(site.consumers[0].module)
-        block = one.get_submodule(site.blocks[0])
-
-        def of_consumer(_, args, output):
-            inputs.append(args[0])
-            outputs.append(output)
-
-        def of_block(_, args, output):
-            states.extend([args[0], output[0] if isinstance(output, tuple) else output])
-
-        handles = [module.register_forward_hook(of_consumer), block.register_forward_hook(of_block)]
-        with torch.no_grad():
-            one(**batch)
-        for handle in handles:
-            handle.remove()
-        return inputs[0], outputs[0], *states
-
-    total, count = 0, 0
-    for batch in samples:
-        _, output, before, after = seen(dense, batch)
-        with gates:
-            x, own, entered, left = seen(model, batch)
-        wanted = output
-        if target == "residual":
-            # Whatever the stream has become, the consumer's output makes up for the difference.
-            wanted = output + before - entered if kind == "attention" else own + after - left
-        bias = model.get_submodule(site.consumers[0].module).bias
-        wanted = wanted - (0 if bias is None else bias)
-        shown = batch["attention_mask"].bool()
-        ones = torch.ones(int(shown.sum()), 1)
-        total = total + torch.cat([x[shown].flatten(1), ones], 1).double().T @ wanted[shown].double()
-        count += len(ones)
-    torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("family", ["llama", "opt", "phi3", "gpt2"])

@@ -2,166 +2,25 @@
 
 import copy
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
-from families import make
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from training import CHANGE, TINY, run
 
 import cfsp
 from cfsp.build import CONF, build, choices
-from cfsp.evaluation.perplexity import Perplexity
-from cfsp.evaluation.size import Size
-from cfsp.examples import Examples, Prose
-from cfsp.loading import REFERENCE, local_device
-from cfsp.record import Record, record_path
-from cfsp.recovery.base import Change, Setting
+from cfsp.loading import local_device
+from cfsp.record import Record
+from cfsp.recovery.base import Change
 from cfsp.recovery.distillation import Distillation
-from cfsp.recovery.finetune import Finetune, Training
 from cfsp.recovery.full import Full
-from cfsp.recovery.lora import Lora, block_ranks
+from cfsp.recovery.lora import Lora
 from cfsp.recovery.next_token import NextToken
-from cfsp.run import run as run_config
-from cfsp.texts import Files
-from cfsp.trainer import SKIPS, LossTrainer, Watch, not_finite
-
-CHANGE = Change(blocks=(0, 1), removed=(0.1, 0.3), importance=(0.4, 0.2))
-TINY = [
-    "recovery.data.window=16",
-    "recovery.data.held_out=8",
-    "recovery.training.max_steps=6",
-    "recovery.training.evaluate_every=2",
-    "recovery.training.batch_size=4",
-    "recovery.training.warmup=0",
-]
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(REFERENCE)
-
-
-@pytest.fixture
-def tiny(tiny_checkpoint):
-    return AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
-
-
-@pytest.fixture
-def trained_with(text_file):
-    """A recovery that is small enough to run in a moment."""
-
-    def recovery(parameters=None, objective=None, held_out=8, window=16, **options):
-        defaults = {
-            "epochs": 1,
-            "max_steps": 6,
-            "learning_rate": 1e-3,
-            "batch_size": 4,
-            "accumulation": 1,
-            "warmup": 0,
-            "scheduler": "linear",
-            "weight_decay": 0.0,
-            "evaluate_every": 2,
-            "patience": None,
-        }
-        return Finetune(
-            parameters=parameters or Full(),
-            objective=objective or NextToken(),
-            data=Examples(
-                sources={"text": Prose(Files(str(text_file)))},
-                weights=None,
-                window=window,
-                packing=True,
-                held_out=held_out,
-                seed=0,
-            ),
-            training=Training(**{**defaults, **options}),
-            seed=0,
-        )
-
-    return recovery
-
-
-@pytest.fixture
-def cli(tiny_overrides, tmp_path):
-    """Run overrides on a tiny model; the path of the record."""
-
-    def call(*overrides):
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", [*tiny_overrides(*overrides), f"results={tmp_path}/results", *overrides])
-        return record_path(cfg.results, run_config(cfg).id)
-
-    return call
-
-
-def run(recovery, model, tokenizer, folder, dense=None, change=CHANGE):
-    examples = recovery.prepare(model, tokenizer, {"block_angular"})
-    return recovery.run(Setting(model, tokenizer, change, folder, dense), examples)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_ranks_sum_to_the_total_and_follow_the_weights(seed):
-    weights = torch.rand(12, generator=torch.Generator().manual_seed(seed)).square().tolist()
-    ranks = block_ranks(weights, total=96, least=2)
-    assert sum(ranks) == 96
-    assert min(ranks) >= 2
-    order = sorted(range(12), key=weights.__getitem__)
-    assert [ranks[block] for block in order] == sorted(ranks)
-    free = [block for block in range(12) if ranks[block] > 3]
-    exact = (96 - 2 * (12 - len(free))) / sum(weights[block] for block in free)
-    assert all(abs(ranks[block] - weights[block] * exact) < 3 for block in free)
-
-
-def test_ranks_in_closed_form():
-    assert block_ranks([1, 2, 3], total=12, least=1) == [2, 4, 6]
-    assert block_ranks([0, 0, 5], total=12, least=1) == [1, 1, 10]
-    assert block_ranks([1, 1, 1], total=10, least=1) == [4, 3, 3]
-    with pytest.raises(ValueError, match="not all of them 0"):
-        block_ranks([0.0, 0.0], total=4, least=1)
-
-
-@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox", "phi3", "gemma3_text"])
-@pytest.mark.parametrize("proportional_to", ["uniform", "importance", "removed"])
-def test_adapters_have_the_ranks_of_their_blocks(name, proportional_to):
-    model = make(name)
-    count = len(cfsp.layouts.block_modules(model))
-    change = Change(tuple(range(count)), (0.1,) * (count - 1) + (0.5,), (0.6,) + (0.1,) * (count - 1))
-    lora = Lora(rank=4, alpha=8, dropout=0.0, proportional_to=proportional_to)
-    before = {path: model.get_submodule(path).weight.shape for paths in lora.layers(model) for path in paths}
-    module, notes = lora.attach(model, change)
-    assert sum(notes["ranks"]) == 4 * count
-    for paths, rank in zip(lora.layers(module.get_base_model()), notes["ranks"], strict=True):
-        for path in paths:
-            if path in before:
-                layer = module.get_base_model().get_submodule(path)
-                assert layer.r["default"] == rank
-                assert layer.scaling["default"] == pytest.approx(2.0)
-    trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
-    expected = 0
-    for path, shape in before.items():
-        block = next(int(part) for part in path.split(".") if part.isdigit())
-        expected += notes["ranks"][block] * sum(shape)
-    assert trainable == expected
-
-
-def test_merged_adapters_compute_the_same(tiny, tokenizer, trained_with, tmp_path):
-    lora = {"rank": 4, "alpha": 8, "dropout": 0.0}
-    apart = run(trained_with(Lora(**lora, merge=False)), copy.deepcopy(tiny), tokenizer, tmp_path / "a")
-    merged = run(trained_with(Lora(**lora)), copy.deepcopy(tiny), tokenizer, tmp_path / "b")
-    ids = torch.arange(5, 15)[None]
-    assert type(merged.model) is type(tiny)
-    assert merged.adapters is None
-    assert not any("lora" in name for name, _ in merged.model.named_modules())
-    assert not torch.allclose(tiny(ids).logits, merged.model(ids).logits, atol=1e-3)
-    torch.testing.assert_close(apart.model(ids).logits, merged.model(ids).logits, atol=1e-4, rtol=1e-4)
+from cfsp.trainer import SKIPS, Watch
 
 
 @pytest.mark.parametrize("parameters", [Full(), Lora(rank=4, alpha=8, dropout=0.0)])
@@ -314,83 +173,6 @@ def test_every_recovery_runs_from_the_command_line(recovery, cli, text_file, tmp
     assert model.num_parameters() == record.parameters["pruned"]["model"]
 
 
-def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path):
-    from peft import AutoPeftModelForCausalLM, PeftModel
-
-    done = cli(
-        "recovery=lora",
-        "recovery.parameters.merge=false",
-        "recovery/data=text",
-        f"recovery.data.sources.text.text.paths={text_file}",
-        *TINY,
-        f"save={tmp_path / 'model'}",
-    )
-    record = Record.load(done)
-    model, tokenizer = cfsp.load(tmp_path / "model")
-    plain = Record.load(cli("overwrite=true"))
-    assert record.parameters == plain.parameters
-    assert record.sparsity == plain.sparsity
-    assert record.parameters["pruned"]["model"] == model.num_parameters()
-    assert record.training["adapters"] == record.training["trainable"] > 0
-    with_adapters = PeftModel.from_pretrained(model, tmp_path / "model" / "adapters")
-    named = json.loads((tmp_path / "model" / "adapters" / "adapter_config.json").read_text())
-    assert named["base_model_name_or_path"] == str(tmp_path / "model")
-    evaluated = Size(context=8).run(with_adapters.get_base_model(), tokenizer)  # adapters are read too
-    plain_size = Size(context=8).run(cfsp.load(tmp_path / "model")[0], tokenizer)
-    extra = evaluated["parameters"].value - plain_size["parameters"].value
-    assert extra == record.training["adapters"]
-    assert evaluated["macs_per_token"].value == pytest.approx(plain_size["macs_per_token"].value + extra)
-    auto = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "model" / "adapters", trust_remote_code=True)
-    ids = torch.arange(5, 15)[None]
-    torch.testing.assert_close(auto(ids).logits, with_adapters(ids).logits)
-    assert "FOLDER/adapters" in (tmp_path / "model" / "README.md").read_text()
-    evaluator = Perplexity(Files(str(text_file)), 32, 8)
-    (name,) = [name for name in record.metrics["pruned"] if name.startswith("perplexity")]
-    found = evaluator.run(with_adapters.get_base_model(), tokenizer)[name].value
-    assert found == pytest.approx(record.metrics["pruned"][name].value, rel=1e-5)
-
-
-def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):
-    overrides = [
-        *tiny_overrides(),
-        "recovery=full",
-        "recovery/data=text",
-        f"recovery.data.sources.text.text.paths={text_file}",
-        *TINY,
-        "recovery.training.max_steps=200",
-        "recovery.training.evaluate_every=5",
-        "recovery.training.patience=null",
-    ]
-
-    def start(results):
-        command = [sys.executable, "-m", "cfsp", *overrides, f"results={results}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-
-    killed = start(tmp_path / "killed")
-    folder = tmp_path / "killed" / "recovery"
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("*/checkpoint-10/trainer_state.json")) and time.monotonic() < deadline:
-        assert killed.poll() is None, killed.communicate()
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not (tmp_path / "killed" / "records").exists()
-    again = start(tmp_path / "killed")
-    out, err = again.communicate()
-    assert "going on with the training" in err
-    whole = start(tmp_path / "whole")
-    expected, _ = whole.communicate()
-    found, expected = (Record.load(text.strip()) for text in (out, expected))
-    for key in ("steps", "tokens", "best_step", "held_out_curve"):
-        assert found.training[key] == expected.training[key], key
-    for name, metric in expected.metrics["pruned"].items():
-        assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
-    assert not list(folder.iterdir())
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -420,78 +202,6 @@ def test_bad_input_is_one_line_before_training(overrides, message, cli, text_fil
     with pytest.raises(ValueError, match=message):
         cli(*recovery, *data, "recovery.data.window=16", *overrides)
     assert not list(tmp_path.glob("results/recovery/*/checkpoint*"))
-
-
-def test_a_training_that_had_stopped_is_not_gone_on_with(
-    tiny, tokenizer, trained_with, tmp_path, monkeypatch
-):
-    recovery = trained_with(max_steps=60, evaluate_every=2, learning_rate=0.5, patience=2)
-    first = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x")
-    assert first.training["stopped_early"]
-    monkeypatch.setattr(LossTrainer, "train", lambda *_, **__: pytest.fail("trained on"))
-    again = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x")
-    for name, weight in first.model.state_dict().items():
-        assert torch.equal(again.model.state_dict()[name], weight), name
-    for key in ("steps", "best_step", "stopped_early", "tokens", "curve", "held_out_curve"):
-        assert again.training[key] == first.training[key], key
-
-
-def test_adapters_of_a_training_that_had_stopped_are_there_again(tiny, tokenizer, trained_with, tmp_path):
-    recovery = trained_with(Lora(rank=4, alpha=8, dropout=0.0), max_steps=40, learning_rate=0.1, patience=1)
-    first, again = (run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x") for _ in range(2))
-    assert first.training["best_step"] < first.training["steps"] < 40
-    torch.testing.assert_close(again.model.state_dict(), first.model.state_dict())
-    assert not torch.equal(
-        again.model.state_dict()["model.layers.0.mlp.up_proj.weight"],
-        tiny.state_dict()["model.layers.0.mlp.up_proj.weight"],
-    )
-
-
-def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(
-    tiny, tokenizer, trained_with, tmp_path, capsys
-):
-    recovery, folder = trained_with(), tmp_path / "x"
-    first = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
-    torn = folder / "checkpoint-6"
-    (torn / "whole.json").unlink()
-    (torn / "trainer_state.json").write_text('{"epoch": 0.')
-    (torn / "optimizer.pt").unlink()
-    assert "the last good checkpoint is" in not_finite("the loss", 7, str(folder))
-    assert "checkpoint-6" not in not_finite("the loss", 7, str(folder))
-    capsys.readouterr()
-    again = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
-    assert f"{torn} was not written to its end and is left out" in capsys.readouterr().err
-    torch.testing.assert_close(again.model.state_dict(), first.model.state_dict())
-    assert again.training["held_out_curve"] == first.training["held_out_curve"]
-
-
-def test_other_data_under_the_same_name_begin_the_training_anew(
-    cli, tmp_path, text_file, capsys, monkeypatch
-):
-    data = tmp_path / "data.txt"
-    data.write_text(text_file.read_text())
-    overrides = [
-        "recovery=full",
-        "recovery/data=text",
-        f"recovery.data.sources.text.text.paths={data}",
-        *TINY,
-    ]
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr("cfsp.recovery.finetune.outcome", killed)
-        with pytest.raises(KeyboardInterrupt):
-            cli(*overrides)
-    (folder,) = (tmp_path / "results" / "recovery").iterdir()
-    assert (folder / "checkpoint-6" / "whole.json").is_file()
-    data.write_text(text_file.read_text().replace("cat", "cow"))
-    capsys.readouterr()
-    changed = Record.load(cli(*overrides))
-    assert "begins anew" in capsys.readouterr().err
-    fresh = Record.load(cli(*overrides, "overwrite=true"))
-    assert changed.training["held_out_curve"] == fresh.training["held_out_curve"]
 
 
 def test_a_scaler_may_skip_steps_but_not_all_of_them(tmp_path):

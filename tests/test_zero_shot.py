@@ -100,7 +100,9 @@ def test_prompts_are_the_harness_s_own(task, file):
     assert len(asked) >= 8
 
 
-def test_figures_are_kept_with_all_that_they_depend_on(file, tiny_checkpoint):
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_figures_are_kept_with_all_that_they_depend_on(rank, file, tiny_checkpoint, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", rank)  # as under torchrun
     model, tokenizer = load(tiny_checkpoint)
     model.config.max_position_embeddings = 256
     files = {task: str(file(task)) for task in ("piqa", "openbookqa")}

@@ -23,14 +23,12 @@ class Probes:
     """What an allocator wants tried on the whole model (`cfsp.probes`).
 
     shares: of a site's units kept. batches: how many to read. cost: of a unit: "parameters" (nothing is
-    tried for these), "macs" or "latency". others: what the other sites are meanwhile: "whole", or "cut" to
-    the share that is asked for.
+    tried for these), "macs" or "latency".
     """
 
     shares: tuple[float, ...]
     batches: int
     cost: str
-    others: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,13 +37,9 @@ class ErrorCurves(Allocator):
     least per unit of budget, which for the hulls is optimal to within one step. A site with one unit, or one
     for each group, has nothing to try, and stays.
 
-    others: what the other sites are meanwhile. "whole": as in the dense model; the losses of several sites
-        together are more than their sum. "cut": to the share that is asked for, so that a site's loss is
-        what it adds to theirs.
-
     shares: of its units that a site keeps in the probes.
-    batches: calibration batches that the probes read. Passes: sites x (shares + 1) x batches, each from
-        the site's block on, and one over all batches for each site's statistics, through its block alone.
+    batches: calibration batches that the probes read. Passes: sites x shares x batches, each from the
+        site's block on, and one over all batches for each site's statistics, through its block alone.
     budget: what `sparsity` is a share of: "parameters", "macs" (of a pass over a calibration sample) or
         "latency" (seconds of a pass over a calibration batch, measured here and now).
     """
@@ -51,7 +47,6 @@ class ErrorCurves(Allocator):
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
     batches: int = 4
     budget: str = "parameters"
-    others: str = "whole"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -59,11 +54,10 @@ class ErrorCurves(Allocator):
             raise ValueError(f"shares={[*self.shares]}: expected shares to keep, between 0 and 1")
         check_integer("batches", self.batches, least=1)
         check_choice("budget", self.budget, COSTS)
-        check_choice("others", self.others, ("whole", "cut"))
 
     @property
     def probes(self) -> Probes:
-        return Probes(tuple(self.shares), self.batches, self.budget, self.others)
+        return Probes(tuple(self.shares), self.batches, self.budget)
 
     def allocate(
         self,

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -14,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import stdev
 from typing import Any
+from unittest import mock
 
 import datasets
 from lm_eval import simple_evaluate
@@ -131,15 +133,16 @@ class ZeroShot(Evaluator):
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         found = {}
         for task in self.tasks:
-            outcome = simple_evaluate(
-                model=wrapped,
-                tasks=[self.spec(task)],
-                num_fewshot=self.shots,
-                limit=self.limit,
-                task_manager=manager(),
-                bootstrap_iters=0,  # it would draw for other metrics too, in a pool of processes
-                log_samples=True,  # which errors are taken of
-            )
+            with mock.patch.dict(os.environ, LOCAL_RANK="0"):  # it tells no other process its results
+                outcome = simple_evaluate(
+                    model=wrapped,
+                    tasks=[self.spec(task)],
+                    num_fewshot=self.shots,
+                    limit=self.limit,
+                    task_manager=manager(),
+                    bootstrap_iters=0,  # it would draw for other metrics too, in a pool of processes
+                    log_samples=True,  # which errors are taken of
+                )
             found |= metrics(task, with_errors(outcome), protocol)
         return found
 

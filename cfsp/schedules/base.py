@@ -140,9 +140,8 @@ class Schedule(ABC):
         criterion, allocator, compensation = parts
         if allocator.probes is None:
             return
-        share = 1 - self.removed(state.model, sites) / site_parameters(state.model, sites)
         method = (criterion, compensation)
-        found = probe(state.model, sites, batches, method, allocator.probes, share, place)
+        found = probe(state.model, sites, batches, method, allocator.probes, place)
         for name, tried in found.items():
             stats[name] |= tried
 

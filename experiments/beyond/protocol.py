@@ -40,6 +40,11 @@ WAYS = {
     "target residual": RESIDUAL | {"allocator": "uniform"},
     "a constant": CONSTANT | {"allocator": "uniform"},
     "error curves": RESIDUAL | {"allocator": ErrorCurves()},
+    "error curves, towards the kept weights": RESIDUAL
+    | {
+        "compensation": LeastSquares(target="residual", towards="kept", ridge=1e-2),
+        "allocator": ErrorCurves(),
+    },
     "error curves, a constant": CONSTANT | {"allocator": ErrorCurves()},
     "30 swaps too": CONSTANT | {"criterion": OBS(constant=True, swaps=30), "allocator": ErrorCurves()},
 }

@@ -30,11 +30,10 @@ steps() {  # FOLDER OVERRIDES...: ours, taken apart; each line adds or changes o
   cfsp "$1" "${ls[@]}" allocator=uniform,error_curves schedule=blockwise "${@:2}"
   cfsp "$1" "${ls[@]}" allocator=uniform schedule=blockwise compensation.target=dense "${@:2}"
   cfsp "$1" "${ls[@]}" allocator=uniform,error_curves schedule=blockwise compensation.target=residual "${@:2}"
-  cfsp "$1" +experiment=obs allocator.others=cut "${@:2}"
   cfsp "$1" +experiment=obs compensation.constant=true criterion.constant=true "${@:2}"
   cfsp "$1" +experiment=obs compensation.towards=kept "${@:2}"
   cfsp "$1" +experiment=obs compensation.ridge=auto "${@:2}"
-  cfsp "$1" +experiment=obs criterion.swaps=0 "${@:2}"
+  cfsp "$1" +experiment=obs criterion.swaps=30 "${@:2}"
 }
 
 excerpt() {  # excerpt FILE CHARACTERS NAME: the beginning of a text

@@ -1,14 +1,18 @@
-"""Turn the records of this study into one markdown page on stdout."""
+"""Turn the records of this study into one markdown page on stdout, and into its figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
 from cfsp.record import Record, records
 from cfsp.tables import compare, part_name
 
-RESULTS = Path(__file__).parents[2] / "results" / "beyond"
+ROOT = Path(__file__).parents[2] / "results"
 INTRODUCTION = """# Least squares, greedy OBS, error curves
 
 Written by `experiments/beyond/run.sh` and `table.py`; see their README for data and reading.
@@ -19,19 +23,25 @@ STEPS = {
     "llama_6m": "a Llama of 5.8 M parameters on WikiText-2, MLPs",
 }
 DEFAULTS = {"towards": "zero", "constant": False, "ridge": 0.001}
+GRIDS = {"mlp": "MLPs", "mlp, attention": "MLPs and attention"}
+COLORS = {"none": "#999999", "mean": "#e69f00", "least_squares": "#0072b2"}
+MARKERS = {"uniform": "o", "cfsp": "s", "global_rank": "^", "error_curves": "D"}
+
+
+def part(record: Record, name: str) -> str:
+    return part_name(record.config[name]).removesuffix("_compensation")
 
 
 def combination(record: Record) -> str:
     """Criterion / compensation / allocator."""
-    names = (part_name(record.config[part]) for part in ("criterion", "compensation", "allocator"))
-    return " / ".join(name.removesuffix("_compensation") for name in names)
+    return " / ".join(part(record, name) for name in ("criterion", "compensation", "allocator"))
 
 
 def step(record: Record) -> str:
     """The combination, its schedule, and what is not as it comes."""
     config = record.config
-    compensation, criterion, allocator = (config[part] for part in ("compensation", "criterion", "allocator"))
-    more = [part_name(config["schedule"])] if part_name(config["schedule"]) != "one_shot" else []
+    compensation, criterion = config["compensation"], config["criterion"]
+    more = [part(record, "schedule")] if part(record, "schedule") != "one_shot" else []
     if compensation.get("target", "own") != "own":
         more.append(f"target {compensation['target']}")
     for name, usual in DEFAULTS.items():
@@ -39,8 +49,6 @@ def step(record: Record) -> str:
             more.append(f"{name} {compensation[name]}".replace(" True", ""))
     if criterion.get("swaps"):
         more.append(f"swaps {criterion['swaps']}")
-    if allocator.get("others") == "cut":
-        more.append("others cut")
     return ", ".join([combination(record), *more])
 
 
@@ -54,11 +62,77 @@ def metric_of(found: Sequence[Record]) -> str:
 
 
 def read(folder: str) -> list[Record]:
-    return list(records(RESULTS / folder / "records"))
+    return list(records(ROOT / "beyond" / folder / "records"))
+
+
+def grid() -> pd.DataFrame:
+    """One row for each run of every criterion x compensation x allocator."""
+    found = read("reference")
+    metric = metric_of(found) if found else ""
+    return pd.DataFrame(
+        {
+            "sites": ", ".join(record.config["sites"]),
+            **{name: part(record, name) for name in ("criterion", "compensation", "allocator")},
+            "asked": f"{record.config['sparsity']:.0%}",
+            "perplexity": record.metrics["pruned"][metric].value,
+            "gone": record.sparsity["model"],
+        }
+        for record in found
+    )
+
+
+def best(rows: pd.DataFrame) -> str:
+    """Of each criterion and compensation, the allocator that served it best."""
+    first = rows.loc[rows.groupby(["criterion", "compensation", "asked"])["perplexity"].idxmin()]
+    cells = [
+        f"{row.perplexity:.2f} (−{row.gone:.1%}, {row.allocator})" for row in first.itertuples(index=False)
+    ]
+    wide = first.assign(cell=cells).pivot(index=["criterion", "compensation"], columns="asked", values="cell")
+    order = first.groupby(["criterion", "compensation"])["perplexity"].last().sort_values().index
+    return wide.loc[order].reset_index().to_markdown(index=False)
+
+
+def whole(rows: pd.DataFrame) -> str:
+    """Every run, by how well it did at the highest sparsity."""
+    names = ["criterion", "compensation", "allocator"]
+    cells = [f"{row.perplexity:.2f} (−{row.gone:.1%})" for row in rows.itertuples(index=False)]
+    wide = rows.assign(cell=cells).pivot(index=names, columns="asked", values="cell")
+    last = rows[rows.asked == rows.asked.max()].set_index(names)["perplexity"].sort_values().index
+    return wide.loc[last].reset_index().to_markdown(index=False)
+
+
+def draw(rows: pd.DataFrame) -> Figure:
+    """Perplexity of every run at the highest sparsity, by criterion; one panel for each choice of sites."""
+    rows = rows[rows.asked == rows.asked.max()]
+    kinds = [kind for kind in GRIDS if kind in {*rows.sites}]
+    figure = Figure(figsize=(4.2 * len(kinds), 3.6), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
+        own = rows[rows.sites == kind]
+        order = own.groupby("criterion")["perplexity"].min().sort_values(ascending=False).index
+        shift = dict(zip(COLORS, (-0.25, 0, 0.25), strict=True))
+        for row in own.itertuples():
+            x = order.get_loc(row.criterion) + shift[row.compensation]
+            look = {"marker": MARKERS[row.allocator], "color": COLORS[row.compensation]}
+            axes.plot(x, row.perplexity, markersize=5, alpha=0.8, **look)
+        axes.set_yscale("log")
+        axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
+        axes.set_title(f"{GRIDS[kind]}, {rows.asked.max()} removed", fontsize=9)
+        axes.set_ylabel("perplexity (lower is better)")
+        axes.grid(axis="y", which="both", alpha=0.25)
+    keys = [Line2D([], [], marker="s", linestyle="", color=color, label=n) for n, color in COLORS.items()]
+    keys += [Line2D([], [], marker=m, linestyle="", color="black", label=n) for n, m in MARKERS.items()]
+    figure.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    return figure
 
 
 def sections() -> list[str]:
     parts = [INTRODUCTION]
+    rows = grid()
+    for kind, title in GRIDS.items():
+        if len(rows) and len(own := rows[rows.sites == kind]):
+            parts += [f"## The embedded model, {title}: each criterion's best allocator", best(own)]
+    if len(rows):
+        parts += ["![every combination](../figures/beyond.png)"]
     for folder, title in STEPS.items():
         if found := read(folder):
             parts += [f"## Step by step: {title}", compare(found, metric_of(found), step).to_markdown()]
@@ -66,15 +140,14 @@ def sections() -> list[str]:
         table = compare(found, metric_of(found), ridge, "calibration.samples")
         parts += ["## Calibration windows of 512 tokens and the ridge: OBS, least squares, uniform, 50 %"]
         parts += [table.to_markdown()]
-    grid = read("reference")
-    for sites in (["mlp"], ["mlp", "attention"]):
-        if found := [record for record in grid if record.config["sites"] == sites]:
-            parts.append(
-                f"## Every criterion / compensation / allocator: the embedded model, {' + '.join(sites)}"
-            )
-            parts.append(compare(found, metric_of(found), combination).to_markdown())
+    for kind, title in GRIDS.items():
+        if len(rows) and len(own := rows[rows.sites == kind]):
+            parts += [f"## All of it: {title}", whole(own)]
     return parts
 
 
 if __name__ == "__main__":
     print("\n\n".join(sections()))
+    if len(grid()):
+        (ROOT / "figures").mkdir(exist_ok=True)
+        draw(grid()).savefig(ROOT / "figures" / "beyond.png", dpi=160, metadata={"Software": None})

@@ -1,0 +1,110 @@
+"""LoRA: ranks, and adapters that are merged or kept apart."""
+
+import copy
+import json
+
+import pytest
+import torch
+from families import make
+from training import TINY, run
+
+import cfsp
+from cfsp.evaluation.perplexity import Perplexity
+from cfsp.evaluation.size import Size
+from cfsp.record import Record
+from cfsp.recovery.base import Change
+from cfsp.recovery.lora import Lora, block_ranks
+from cfsp.texts import Files
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ranks_sum_to_the_total_and_follow_the_weights(seed):
+    weights = torch.rand(12, generator=torch.Generator().manual_seed(seed)).square().tolist()
+    ranks = block_ranks(weights, total=96, least=2)
+    assert sum(ranks) == 96
+    assert min(ranks) >= 2
+    order = sorted(range(12), key=weights.__getitem__)
+    assert [ranks[block] for block in order] == sorted(ranks)
+    free = [block for block in range(12) if ranks[block] > 3]
+    exact = (96 - 2 * (12 - len(free))) / sum(weights[block] for block in free)
+    assert all(abs(ranks[block] - weights[block] * exact) < 3 for block in free)
+
+
+def test_ranks_in_closed_form():
+    assert block_ranks([1, 2, 3], total=12, least=1) == [2, 4, 6]
+    assert block_ranks([0, 0, 5], total=12, least=1) == [1, 1, 10]
+    assert block_ranks([1, 1, 1], total=10, least=1) == [4, 3, 3]
+    with pytest.raises(ValueError, match="not all of them 0"):
+        block_ranks([0.0, 0.0], total=4, least=1)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "gpt_neox", "phi3", "gemma3_text"])
+@pytest.mark.parametrize("proportional_to", ["uniform", "importance", "removed"])
+def test_adapters_have_the_ranks_of_their_blocks(name, proportional_to):
+    model = make(name)
+    count = len(cfsp.layouts.block_modules(model))
+    change = Change(tuple(range(count)), (0.1,) * (count - 1) + (0.5,), (0.6,) + (0.1,) * (count - 1))
+    lora = Lora(rank=4, alpha=8, dropout=0.0, proportional_to=proportional_to)
+    before = {path: model.get_submodule(path).weight.shape for paths in lora.layers(model) for path in paths}
+    module, notes = lora.attach(model, change)
+    assert sum(notes["ranks"]) == 4 * count
+    for paths, rank in zip(lora.layers(module.get_base_model()), notes["ranks"], strict=True):
+        for path in paths:
+            if path in before:
+                layer = module.get_base_model().get_submodule(path)
+                assert layer.r["default"] == rank
+                assert layer.scaling["default"] == pytest.approx(2.0)
+    trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+    expected = 0
+    for path, shape in before.items():
+        block = next(int(part) for part in path.split(".") if part.isdigit())
+        expected += notes["ranks"][block] * sum(shape)
+    assert trainable == expected
+
+
+def test_merged_adapters_compute_the_same(tiny, tokenizer, trained_with, tmp_path):
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.0}
+    apart = run(trained_with(Lora(**lora, merge=False)), copy.deepcopy(tiny), tokenizer, tmp_path / "a")
+    merged = run(trained_with(Lora(**lora)), copy.deepcopy(tiny), tokenizer, tmp_path / "b")
+    ids = torch.arange(5, 15)[None]
+    assert type(merged.model) is type(tiny)
+    assert merged.adapters is None
+    assert not any("lora" in name for name, _ in merged.model.named_modules())
+    assert not torch.allclose(tiny(ids).logits, merged.model(ids).logits, atol=1e-3)
+    torch.testing.assert_close(apart.model(ids).logits, merged.model(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path):
+    from peft import AutoPeftModelForCausalLM, PeftModel
+
+    done = cli(
+        "recovery=lora",
+        "recovery.parameters.merge=false",
+        "recovery/data=text",
+        f"recovery.data.sources.text.text.paths={text_file}",
+        *TINY,
+        f"save={tmp_path / 'model'}",
+    )
+    record = Record.load(done)
+    model, tokenizer = cfsp.load(tmp_path / "model")
+    plain = Record.load(cli("overwrite=true"))
+    assert record.parameters == plain.parameters
+    assert record.sparsity == plain.sparsity
+    assert record.parameters["pruned"]["model"] == model.num_parameters()
+    assert record.training["adapters"] == record.training["trainable"] > 0
+    with_adapters = PeftModel.from_pretrained(model, tmp_path / "model" / "adapters")
+    named = json.loads((tmp_path / "model" / "adapters" / "adapter_config.json").read_text())
+    assert named["base_model_name_or_path"] == str(tmp_path / "model")
+    evaluated = Size(context=8).run(with_adapters.get_base_model(), tokenizer)  # adapters are read too
+    plain_size = Size(context=8).run(cfsp.load(tmp_path / "model")[0], tokenizer)
+    extra = evaluated["parameters"].value - plain_size["parameters"].value
+    assert extra == record.training["adapters"]
+    assert evaluated["macs_per_token"].value == pytest.approx(plain_size["macs_per_token"].value + extra)
+    auto = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "model" / "adapters", trust_remote_code=True)
+    ids = torch.arange(5, 15)[None]
+    torch.testing.assert_close(auto(ids).logits, with_adapters(ids).logits)
+    assert "FOLDER/adapters" in (tmp_path / "model" / "README.md").read_text()
+    evaluator = Perplexity(Files(str(text_file)), 32, 8)
+    (name,) = [name for name in record.metrics["pruned"] if name.startswith("perplexity")]
+    found = evaluator.run(with_adapters.get_base_model(), tokenizer)[name].value
+    assert found == pytest.approx(record.metrics["pruned"][name].value, rel=1e-5)

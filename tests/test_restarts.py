@@ -1,0 +1,129 @@
+"""Restarts: a training that was killed, stopped or torn goes on where it was, or begins anew."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from training import TINY, run
+
+from cfsp.record import Record
+from cfsp.recovery.lora import Lora
+from cfsp.trainer import LossTrainer, not_finite
+
+
+def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):
+    overrides = [
+        *tiny_overrides(),
+        "recovery=full",
+        "recovery/data=text",
+        f"recovery.data.sources.text.text.paths={text_file}",
+        *TINY,
+        "recovery.training.max_steps=200",
+        "recovery.training.evaluate_every=5",
+        "recovery.training.patience=null",
+    ]
+
+    def start(results):
+        command = [sys.executable, "-m", "cfsp", *overrides, f"results={results}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    killed = start(tmp_path / "killed")
+    folder = tmp_path / "killed" / "recovery"
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("*/checkpoint-10/trainer_state.json")) and time.monotonic() < deadline:
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert not (tmp_path / "killed" / "records").exists()
+    again = start(tmp_path / "killed")
+    out, err = again.communicate()
+    assert "going on with the training" in err
+    whole = start(tmp_path / "whole")
+    expected, _ = whole.communicate()
+    found, expected = (Record.load(text.strip()) for text in (out, expected))
+    for key in ("steps", "tokens", "best_step", "held_out_curve"):
+        assert found.training[key] == expected.training[key], key
+    for name, metric in expected.metrics["pruned"].items():
+        assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
+    assert not list(folder.iterdir())
+
+
+def test_a_training_that_had_stopped_is_not_gone_on_with(
+    tiny, tokenizer, trained_with, tmp_path, monkeypatch
+):
+    recovery = trained_with(max_steps=60, evaluate_every=2, learning_rate=0.5, patience=2)
+    first = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x")
+    assert first.training["stopped_early"]
+    monkeypatch.setattr(LossTrainer, "train", lambda *_, **__: pytest.fail("trained on"))
+    again = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x")
+    for name, weight in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], weight), name
+    for key in ("steps", "best_step", "stopped_early", "tokens", "curve", "held_out_curve"):
+        assert again.training[key] == first.training[key], key
+
+
+def test_adapters_of_a_training_that_had_stopped_are_there_again(tiny, tokenizer, trained_with, tmp_path):
+    recovery = trained_with(Lora(rank=4, alpha=8, dropout=0.0), max_steps=40, learning_rate=0.1, patience=1)
+    first, again = (run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "x") for _ in range(2))
+    assert first.training["best_step"] < first.training["steps"] < 40
+    torch.testing.assert_close(again.model.state_dict(), first.model.state_dict())
+    assert not torch.equal(
+        again.model.state_dict()["model.layers.0.mlp.up_proj.weight"],
+        tiny.state_dict()["model.layers.0.mlp.up_proj.weight"],
+    )
+
+
+def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(
+    tiny, tokenizer, trained_with, tmp_path, capsys
+):
+    recovery, folder = trained_with(), tmp_path / "x"
+    first = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
+    torn = folder / "checkpoint-6"
+    (torn / "whole.json").unlink()
+    (torn / "trainer_state.json").write_text('{"epoch": 0.')
+    (torn / "optimizer.pt").unlink()
+    assert "the last good checkpoint is" in not_finite("the loss", 7, str(folder))
+    assert "checkpoint-6" not in not_finite("the loss", 7, str(folder))
+    capsys.readouterr()
+    again = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
+    assert f"{torn} was not written to its end and is left out" in capsys.readouterr().err
+    torch.testing.assert_close(again.model.state_dict(), first.model.state_dict())
+    assert again.training["held_out_curve"] == first.training["held_out_curve"]
+
+
+def test_other_data_under_the_same_name_begin_the_training_anew(
+    cli, tmp_path, text_file, capsys, monkeypatch
+):
+    data = tmp_path / "data.txt"
+    data.write_text(text_file.read_text())
+    overrides = [
+        "recovery=full",
+        "recovery/data=text",
+        f"recovery.data.sources.text.text.paths={data}",
+        *TINY,
+    ]
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cfsp.recovery.finetune.outcome", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cli(*overrides)
+    (folder,) = (tmp_path / "results" / "recovery").iterdir()
+    assert (folder / "checkpoint-6" / "whole.json").is_file()
+    data.write_text(text_file.read_text().replace("cat", "cow"))
+    capsys.readouterr()
+    changed = Record.load(cli(*overrides))
+    assert "begins anew" in capsys.readouterr().err
+    fresh = Record.load(cli(*overrides, "overwrite=true"))
+    assert changed.training["held_out_curve"] == fresh.training["held_out_curve"]
