@@ -112,15 +112,7 @@ def collect_once(
     if cache.folder is None:
         return collect(model, sites, batches, needs, checkpointing=checkpointing)
     batches = list(batches)
-    identity = {
-        "model": fingerprint(model),
-        "attention": model.config._attn_implementation,
-        "device": model.device.type,
-        "sites": [asdict(site) for site in sites],
-        "batches": fingerprint_batches(batches),
-        "code": code(),
-    }
-    folder = f"statistics/{digest(identity)}"
+    folder = f"statistics/{digest(identity(model, sites, batches))}"
     names = {need: f"{folder}/{need}.safetensors" for need in sorted({*needs, *SHARED})}
     with cache.alone(folder):
         found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
@@ -137,6 +129,20 @@ def collect_once(
     return {site.name: {need: found[need][site.name].to(model.device) for need in needs} for site in sites}
 
 
+def identity(
+    model: PreTrainedModel, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Any]:
+    """What statistics are of, and the code that makes them: what an older version kept is not read."""
+    return {
+        "model": fingerprint(model),
+        "attention": model.config._attn_implementation,
+        "device": model.device.type,
+        "sites": [asdict(site) for site in sites],
+        "batches": fingerprint_batches(batches),
+        "code": code(("statistics", "moments", "gradients", "collection")),
+    }
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Raises ValueError if the file is no safetensors file."""
     try:
@@ -150,13 +156,9 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 @cache_once
-def code() -> str:
-    """Names the code that makes statistics: what an older version kept is not read."""
-    files = (
-        Path(__file__).with_name(f"{name}.py")
-        for name in ("statistics", "moments", "gradients", "collection")
-    )
-    return digest([file.read_text() for file in files])
+def code(modules: tuple[str, ...]) -> str:
+    """Names the code of some modules of this package."""
+    return digest([Path(__file__).with_name(f"{name}.py").read_text() for name in modules])
 
 
 def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:

@@ -8,7 +8,11 @@ the site's block, from hidden states that are kept.
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -19,20 +23,60 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Probes
-from cfsp.collection import collect
+from cfsp.cache import Cache
+from cfsp.collection import code, collect, identity, read_tensors, write_tensors
 from cfsp.compensation.base import Compensation
 from cfsp.costs import macs, seconds_of
 from cfsp.criteria.base import Criterion
 from cfsp.decisions import best_units
 from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
+from cfsp.record import digest
 from cfsp.sites import Site
 from cfsp.statistics import Stats
 from cfsp.stream import Stream
 from cfsp.surgery import apply
 
+CODE = ("probes", "regression", "stream", "gates", "progress")
+"""Modules that probes are made by, beside those of the statistics and of the two parts that are tried."""
+
 ROUNDS = 9
 """Interleaved pairs of passes that a latency is the median of."""
+
+
+def probe_once(
+    cache: Cache,
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Sequence[Mapping[str, Tensor]],
+    method: tuple[Criterion, Compensation],
+    probes: Probes,
+    place: str = "memory",
+) -> Stats:
+    """What `probe` returns, from the cache if these parts were tried on this model and text before.
+
+    A sweep over sparsities so probes once. Latencies are of this hour and this machine, and never kept.
+    """
+    if cache.folder is None or probes.cost == "latency":
+        return probe(model, sites, batches, method, probes, place)
+    tried = {
+        "probes": asdict(probes),
+        "parts": [[repr(part), Path(inspect.getfile(type(part))).read_text()] for part in method],
+        "code": code(CODE),
+    }
+    folder = f"statistics/{digest([identity(model, sites, batches), tried])}"
+    with cache.alone(folder):
+        kept = cache.get(f"{folder}/probes.safetensors", read_tensors)
+        if kept is None:
+            made = probe(model, sites, batches, method, probes, place)
+            kept = {f"{site}/{name}": value for site, stat in made.items() for name, value in stat.items()}
+            cache.describe(folder)
+            cache.put(f"{folder}/probes.safetensors", partial(write_tensors, kept))
+    stats: Stats = {site.name: {} for site in sites}
+    for key, value in kept.items():
+        site, name = key.rsplit("/", 1)
+        stats[site][name] = value
+    return stats
 
 
 @torch.no_grad()

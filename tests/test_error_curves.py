@@ -18,11 +18,15 @@ from transformers import (
 import cfsp
 from cfsp import collection, probes
 from cfsp.allocators.error_curves import ErrorCurves, hull
+from cfsp.cache import Cache
+from cfsp.compensation.least_squares import LeastSquares
 from cfsp.costs import macs
+from cfsp.criteria.obs import OBS
 from cfsp.finding import find_sites
 from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
 from cfsp.schedules.base import parameters
+from cfsp.schedules.one_shot import OneShot
 from cfsp.sites import Site, unit_cost
 
 COST = {"a": 3, "b": 5}
@@ -197,6 +201,34 @@ def test_no_statistics_are_kept_for_all_sites_at_once(monkeypatch):
     parts = {"criterion": "obs", "compensation": "least_squares", "schedule": "blockwise"}
     cfsp.plan(make("llama"), batches(), allocator="error_curves", **parts)
     assert set(sites) == {1}
+
+
+def test_a_sweep_probes_once(monkeypatch, tmp_path):
+    tried = []
+    original = probes.probe
+    monkeypatch.setattr(probes, "probe", lambda *args: tried.append(args) or original(*args))
+    model, cache = make("llama"), Cache(tmp_path)
+    sites = find_sites(model)
+
+    def plan(sparsity, criterion=None, **options):
+        parts = criterion or OBS(), ErrorCurves(**options), LeastSquares()
+        return OneShot(sparsity=sparsity).plan(model, sites, batches(), *parts, cache=cache)
+
+    plan(0.2)
+    again = plan(0.4)
+    assert len(tried) == 1
+    fresh = OneShot(sparsity=0.4).plan(model, sites, batches(), OBS(), ErrorCurves(), LeastSquares())
+    assert [cut.keep for cut in again.edits] == [cut.keep for cut in fresh.edits]
+    assert again.notes["error_curves"] == fresh.notes["error_curves"]
+    for options in ({"criterion": OBS(ridge=0.1)}, {"shares": [0.5]}, {"budget": "macs"}):
+        before = len(tried)
+        plan(0.2, **options)
+        assert len(tried) == before + 1
+    monkeypatch.setattr(probes, "seconds_of", seconds_by_size)
+    for _ in range(2):
+        before = len(tried)
+        plan(0.2, budget="latency")
+        assert len(tried) == before + 1
 
 
 def test_dropout_is_off_and_the_mode_is_kept():

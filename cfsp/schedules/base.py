@@ -19,7 +19,7 @@ from cfsp.criteria.base import Criterion
 from cfsp.decisions import check_kinds
 from cfsp.layouts import block_modules
 from cfsp.plans import PrunePlan
-from cfsp.probes import probe
+from cfsp.probes import probe_once
 from cfsp.progress import Progress, site_parameters
 from cfsp.sites import Site
 from cfsp.statistics import Stats
@@ -134,6 +134,7 @@ class Schedule(ABC):
         batches: Sequence[Mapping[str, Tensor]],
         parts: tuple[Criterion, Allocator, Compensation],
         stats: Stats,
+        cache: Cache,
         place: str = "memory",
     ) -> None:
         """Add to the statistics what the allocator wants tried on the dense model, if anything."""
@@ -141,7 +142,7 @@ class Schedule(ABC):
         if allocator.probes is None:
             return
         method = (criterion, compensation)
-        found = probe(state.model, sites, batches, method, allocator.probes, place)
+        found = probe_once(cache, state.model, sites, batches, method, allocator.probes, place)
         for name, tried in found.items():
             stats[name] |= tried
 

@@ -103,7 +103,7 @@ class Blockwise(Schedule):
         needs = allocator.needs | (criterion.needs if ranked else frozenset())
         stats = self.collect(state, sites, batches, needs, cache=cache)
         scores = score_sites(state, sites, stats, criterion) if ranked else {}
-        self.probe(state, sites, batches, parts, stats, self.hidden_states)
+        self.probe(state, sites, batches, parts, stats, cache, self.hidden_states)
         widths = allocate(state, sites, scores, stats, allocator, self.removed(model, sites))
         return widths, notes_of(sites, stats)
 

@@ -40,7 +40,7 @@ class OneShot(Schedule):
         stats = self.collect(state, sites, batches, needs, cache=cache)
         scores = score_sites(state, sites, stats, criterion)
         parts = (criterion, allocator, compensation)
-        self.probe(state, sites, batches, parts, stats)
+        self.probe(state, sites, batches, parts, stats, cache)
         widths = allocate(state, sites, scores, stats, allocator, self.removed(model, sites))
         cuts = make_cuts(state, sites, scores, widths, stats, parts)
         return PrunePlan(tuple(cuts), notes_of(sites, stats))

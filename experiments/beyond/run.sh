@@ -7,7 +7,6 @@ cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 sparsities=${SPARSITIES:-0.2,0.3,0.5}
 export OMP_NUM_THREADS=1  # so that any launcher adds up in the same order
-allocators=uniform,cfsp,global_rank,error_curves
 criteria=magnitude,wanda_sp,flap,cfsp,taylor,obs
 mkdir -p outputs/beyond
 
@@ -19,7 +18,9 @@ cfsp() {  # cfsp FOLDER OVERRIDES...: a sweep whose records go to results/beyond
 }
 
 grid() {  # FOLDER OVERRIDES...: every criterion x compensation x allocator
-  cfsp "$1" "criterion=$criteria" compensation=none,mean,least_squares "allocator=$allocators" "${@:2}"
+  local parts=("criterion=$criteria" compensation=none,mean,least_squares)
+  cfsp "$1" "${parts[@]}" allocator=uniform,cfsp,global_rank "${@:2}"
+  cfsp "$1" "${parts[@]}" allocator=error_curves allocator.batches=2 "${@:2}"
 }
 
 steps() {  # FOLDER OVERRIDES...: ours, taken apart; each line adds or changes one thing
