@@ -139,7 +139,7 @@ def identity(
         "device": model.device.type,
         "sites": [asdict(site) for site in sites],
         "batches": fingerprint_batches(batches),
-        "code": code(("statistics", "moments", "gradients", "collection")),
+        "code": code("statistics.py", "moments.py", "gradients.py", "collection.py"),
     }
 
 
@@ -156,9 +156,10 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 @cache_once
-def code(modules: tuple[str, ...]) -> str:
-    """Names the code of some modules of this package."""
-    return digest([Path(__file__).with_name(f"{name}.py").read_text() for name in modules])
+def code(*patterns: str) -> str:
+    """Names the code of some files of this package."""
+    files = sorted(file for pattern in patterns for file in Path(__file__).parent.glob(pattern))
+    return digest([file.read_text() for file in files])
 
 
 def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:

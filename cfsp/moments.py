@@ -1,8 +1,8 @@
 """Moments: second moments of a consumer's input, from which least squares and OBS follow.
 
 A constant 1 is appended to the channels, so that one matrix holds second moments, means and the share
-of the tokens that it was made of: [channels + 1, channels + 1], float64. Products of up to 1,024 tokens are
-float32, their sums float64.
+of the tokens that it was made of: [channels + 1, channels + 1], float64. The products of the tokens that
+come at once are float32, their sums float64.
 """
 
 from __future__ import annotations
@@ -27,13 +27,16 @@ HELD_OUT = 8
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Products of float32 in float32, where a GPU may be allowed TF32: ridges are below its 1e-3."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
+    """Products of float32 in float32, where TF32 may be allowed: a ridge is less than it errs."""
+    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    before = [backend.fp32_precision for backend in backends]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        for backend, precision in zip(backends, before, strict=True):
+            backend.fp32_precision = precision
 
 
 @cache
@@ -67,12 +70,12 @@ class SecondMoment(InputStatistic):
         size = channels.shape[1]
         if self.total is None:
             self.total = torch.zeros(size + 1, size + 1, dtype=torch.float64, device=channels.device)
-        for first in range(0, size, TILE):
-            rows = channels[:, first : first + TILE]
-            for second in range(first, size, TILE):
-                columns = channels[:, second : second + TILE]
-                tile = self.total[first : first + TILE, second : second + TILE]
-                with full_float32():
+        with full_float32():
+            for first in range(0, size, TILE):
+                rows = channels[:, first : first + TILE]
+                for second in range(first, size, TILE):
+                    columns = channels[:, second : second + TILE]
+                    tile = self.total[first : first + TILE, second : second + TILE]
                     tile[: rows.shape[1], : columns.shape[1]] += rows.T @ columns
         self.total[:size, size] += channels.sum(0)
         self.total[size, size] += len(channels)

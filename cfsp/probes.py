@@ -8,11 +8,9 @@ the site's block, from hidden states that are kept.
 from __future__ import annotations
 
 import copy
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from pathlib import Path
 from statistics import median
 
 import numpy as np
@@ -29,6 +27,7 @@ from cfsp.compensation.base import Compensation
 from cfsp.costs import macs, seconds_of
 from cfsp.criteria.base import Criterion
 from cfsp.decisions import best_units
+from cfsp.modes import evaluating
 from cfsp.plans import Cut, PrunePlan
 from cfsp.progress import Progress
 from cfsp.record import digest
@@ -36,9 +35,6 @@ from cfsp.sites import Site
 from cfsp.statistics import Stats
 from cfsp.stream import Stream
 from cfsp.surgery import apply
-
-CODE = ("probes", "regression", "stream", "gates", "progress")
-"""Modules that probes are made by, beside those of the statistics and of the two parts that are tried."""
 
 ROUNDS = 9
 """Interleaved pairs of passes that a latency is the median of."""
@@ -51,24 +47,28 @@ def probe_once(
     batches: Sequence[Mapping[str, Tensor]],
     method: tuple[Criterion, Compensation],
     probes: Probes,
+    known: Stats,
     place: str = "memory",
 ) -> Stats:
     """What `probe` returns, from the cache if these parts were tried on this model and text before.
 
-    A sweep over sparsities so probes once. Latencies are of this hour and this machine, and never kept.
+    A sweep over sparsities so probes once. Latencies are of this hour and this machine, and never kept;
+    nor is what parts from outside this package do, whose code may change.
     """
-    if cache.folder is None or probes.cost == "latency":
-        return probe(model, sites, batches, method, probes, place)
+    kinds = [type(part) for part in method]
+    ours = all(kind.__module__.startswith("cfsp.") for kind in kinds)
+    if cache.folder is None or probes.cost == "latency" or not ours:
+        return probe(model, sites, batches, method, probes, known, place)
     tried = {
         "probes": asdict(probes),
-        "parts": [[repr(part), Path(inspect.getfile(type(part))).read_text()] for part in method],
-        "code": code(CODE),
+        "parts": [[kind.__qualname__, repr(vars(part))] for kind, part in zip(kinds, method, strict=True)],
+        "code": code("*.py", "*/*.py"),
     }
     folder = f"statistics/{digest([identity(model, sites, batches), tried])}"
     with cache.alone(folder):
         kept = cache.get(f"{folder}/probes.safetensors", read_tensors)
         if kept is None:
-            made = probe(model, sites, batches, method, probes, place)
+            made = probe(model, sites, batches, method, probes, known, place)
             kept = {f"{site}/{name}": value for site, stat in made.items() for name, value in stat.items()}
             cache.describe(folder)
             cache.put(f"{folder}/probes.safetensors", partial(write_tensors, kept))
@@ -86,6 +86,7 @@ def probe(
     batches: Sequence[Mapping[str, Tensor]],
     method: tuple[Criterion, Compensation],
     probes: Probes,
+    known: Stats,
     place: str = "memory",
 ) -> Stats:
     """What the whole model loses with each site, and what its units cost.
@@ -94,10 +95,12 @@ def probe(
     token in nats; `error_curve` [widths, 2]: the same at every width; and `unit_cost`, in MACs or seconds of
     a pass, if they are wanted.
 
-    place: of what is kept of all batches, the hidden states and the dense model's answers (`cfsp.stream`).
+    known: statistics of the dense model that are there already. place: of what is kept of all batches, the
+    hidden states and the dense model's answers (`cfsp.stream`).
 
     Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on; and
-    over all batches one pass, and one more through its block for each site.
+    over all batches one pass and, where statistics are not known, one more through its block for each site
+    (of gradients: through the whole model and back).
     """
     chosen = batches[: probes.batches]
     stats: Stats = {}
@@ -105,7 +108,7 @@ def probe(
         dense = [stream.keep(log_probabilities(model, batch), f"dense.{n}") for n, batch in enumerate(chosen)]
         for block in tqdm(range(len(stream.blocks)), "probes", unit="block", disable=None):
             for site in (site for site in sites if site.block == block):
-                score, stat = judged(stream, site, method)
+                score, stat = judged(stream, site, method, known[site.name])
                 points = {}
                 for width in widths(site, probes.shares):
                     cut = cut_alone(stream, site, width, score, stat, method)
@@ -121,19 +124,23 @@ def probe(
     if probes.cost != "parameters":
         for kind in dict.fromkeys(site.kind for site in sites):
             alike = [site for site in sites if site.kind == kind]
-            price = unit_price(model, alike, chosen[0], probes.cost)
+            with evaluating(model):
+                price = unit_price(model, alike, chosen[0], probes.cost)
             for site in alike:
                 stats[site.name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
 
 
 def judged(
-    stream: Stream, site: Site, method: tuple[Criterion, Compensation]
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Scores of a site's units by what comes to it [units], and its statistics."""
+    stream: Stream,
+    site: Site,
+    method: tuple[Criterion, Compensation],
+    known: Mapping[str, Tensor],
+) -> tuple[Tensor, Mapping[str, Tensor]]:
+    """Scores of a site's units in the dense model [units], and its statistics."""
     criterion, compensation = method
-    stat: dict[str, Tensor] = {}
-    if needs := criterion.needs | compensation.needs:
+    needs, stat = criterion.needs | compensation.needs, known
+    if not needs <= known.keys():
         with stream.resumed():
             stat = collect(stream.model, [site], stream.batches, needs, site.blocks[0])[site.name]
     return criterion.score(Progress(stream.model, [site]).view(site), stat), stat
@@ -155,21 +162,22 @@ def cut_alone(
 def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
     """The loss at every width that a site can have, from that at a few of them, rising. [widths, 2]
 
-    Between two of them it rises as the scores of the units that go add up (by greedy OBS: as its squared
-    error does); below the narrowest as between the last two.
+    Between two of them it rises as the scores of the units that go add up, above the lowest of them (by
+    greedy OBS: as its squared error does); below the narrowest in a straight line, as steep as between the
+    last two.
     """
     if len(points) == 1:
         return torch.tensor([*points.items()], dtype=torch.float64)
     run = len(score) // groups
-    added = score.double().cpu().clamp_min(0).view(groups, run).sort(dim=1).values.sum(0)
+    added = (score - score.min()).double().cpu().view(groups, run).sort(dim=1).values.sum(0)
     added += 1e-6 * added.mean() + torch.finfo(added.dtype).tiny  # strictly rising
     gone = np.concatenate([[0.0], added.cumsum(0).numpy()])[::-1]  # by units of each group that stay
-    steps = [width // groups for width in points][::-1]
-    known, losses = gone[steps], np.array([*points.values()][::-1])
-    slope = (losses[-1] - losses[-2]) / (known[-1] - known[-2])
-    found = np.where(
-        gone > known[-1], losses[-1] + slope * (gone - known[-1]), np.interp(gone, known, losses)
-    )
+    steps = [width // groups for width in points]
+    losses = [*points.values()]
+    found = np.interp(gone, gone[steps][::-1], losses[::-1])
+    slope = (losses[0] - losses[1]) / (steps[1] - steps[0])
+    below = np.arange(steps[0])
+    found[below] = losses[0] + slope * (steps[0] - below)
     return torch.stack([torch.arange(run + 1) * groups, torch.from_numpy(found)], dim=1)
 
 

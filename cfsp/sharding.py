@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.tensor import DTensor
+
+CHECKPOINTED = "_checkpoint_wrapped_module."
+"""What accelerate's activation checkpointing puts into the paths of weights."""
 
 
 def outline(module: nn.Module) -> nn.Module:
@@ -16,12 +19,17 @@ def outline(module: nn.Module) -> nn.Module:
 
 
 def gathered(pieces: nn.Module, outline: nn.Module) -> nn.Module:
-    """The whole model on every process, in the dtypes of its outline.
+    """The whole model on every process, in the dtypes of its outline; one weight is put together at a time.
 
     pieces: what FSDP made of it; outline: `outline` of it before. All processes must call this at once.
     """
-    whole = get_model_state_dict(pieces, options=StateDictOptions(full_state_dict=True))
-    return with_weights(outline, lambda path, weight: whole[path].to(weight.dtype))
+    found = {path.replace(CHECKPOINTED, ""): weight for path, weight in pieces.named_parameters()}
+
+    def whole(path: str, weight: nn.Parameter) -> Tensor:
+        piece = found[path].detach()
+        return (piece.full_tensor() if isinstance(piece, DTensor) else piece).to(weight.dtype)
+
+    return with_weights(outline, whole)
 
 
 def with_weights(module: nn.Module, value: Callable[[str, nn.Parameter], Tensor]) -> nn.Module:

@@ -86,7 +86,7 @@ def test_what_the_numbers_depend_on_names_the_entry(tiny, sites, tmp_path, passe
 
 def test_another_version_of_the_code_is_not_read(tiny, sites, tmp_path, passes, monkeypatch):
     collect_once(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
-    monkeypatch.setattr(collection, "code", lambda modules: "older")
+    monkeypatch.setattr(collection, "code", lambda *patterns: "older")
     collect_once(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
     assert len(passes) == 2
 

@@ -20,7 +20,9 @@ from cfsp import collection, probes
 from cfsp.allocators.error_curves import ErrorCurves, hull
 from cfsp.cache import Cache
 from cfsp.compensation.least_squares import LeastSquares
+from cfsp.compensation.mean import MeanCompensation
 from cfsp.costs import macs
+from cfsp.criteria.flap import FLAP
 from cfsp.criteria.obs import OBS
 from cfsp.finding import find_sites
 from cfsp.plans import Cut, PrunePlan
@@ -102,6 +104,8 @@ def test_a_curve_goes_through_the_probes_and_follows_the_scores():
     assert [even[width] for width in (0, 4, 6, 8, 10, 12)] == pytest.approx([5, 3, 2, 1, 0.5, 0], abs=1e-4)
     rising = dict(probes.curve(points, torch.arange(12.0), groups=1).tolist())  # 0, 1, 2, 3 go before 8
     assert [rising[width] for width in (12, 11, 10, 9, 8)] == pytest.approx([0, 0, 1 / 6, 0.5, 1], abs=1e-4)
+    shifted = probes.curve(points, torch.arange(12.0) - 30, groups=1)  # standardised scores may be negative
+    torch.testing.assert_close(shifted, probes.curve(points, torch.arange(12.0), groups=1))
     paired = probes.curve(points, torch.arange(12.0), groups=2)
     assert paired[:, 0].tolist() == [*range(0, 13, 2)]
     assert dict(paired.tolist())[4] == 3.0
@@ -210,8 +214,8 @@ def test_a_sweep_probes_once(monkeypatch, tmp_path):
     model, cache = make("llama"), Cache(tmp_path)
     sites = find_sites(model)
 
-    def plan(sparsity, criterion=None, **options):
-        parts = criterion or OBS(), ErrorCurves(**options), LeastSquares()
+    def plan(sparsity, criterion=None, compensation=None, **options):
+        parts = criterion or OBS(), ErrorCurves(**options), compensation or LeastSquares()
         return OneShot(sparsity=sparsity).plan(model, sites, batches(), *parts, cache=cache)
 
     plan(0.2)
@@ -220,6 +224,10 @@ def test_a_sweep_probes_once(monkeypatch, tmp_path):
     fresh = OneShot(sparsity=0.4).plan(model, sites, batches(), OBS(), ErrorCurves(), LeastSquares())
     assert [cut.keep for cut in again.edits] == [cut.keep for cut in fresh.edits]
     assert again.notes["error_curves"] == fresh.notes["error_curves"]
+    before = len(tried)
+    for _ in range(2):  # parts that are no dataclasses are known again too
+        plan(0.2, criterion=FLAP(), compensation=MeanCompensation())
+    assert len(tried) == before + 1
     for options in ({"criterion": OBS(ridge=0.1)}, {"shares": [0.5]}, {"budget": "macs"}):
         before = len(tried)
         plan(0.2, **options)

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,11 @@ def test_pieces_go_on_from_their_checkpoint_and_are_there_again(
 ):
     _, (expected, _) = in_pieces
     folder = tmp_path / "twice"
-    trained(folder, tiny_checkpoint, text_file, kind, 2, "launched")
+    way = {"full": "sharded", "lora": "launched"}[kind]  # whole checkpoints, and some in pieces
+    trained(folder, tiny_checkpoint, text_file, kind, 2, way)
     (folder / "training" / "checkpoint-2" / "whole.json").write_text('{"ended": false}')
     for _ in ("goes on", "had ended"):
-        told, states = trained(folder, tiny_checkpoint, text_file, kind, 4, "launched")
+        told, states = trained(folder, tiny_checkpoint, text_file, kind, 4, way)
         assert (told["steps"], told["left"]) == (4, False)
         for state in states:
             for path, weight in expected.items():
@@ -125,8 +127,9 @@ def test_an_outline_has_no_values_and_keeps_ties_and_buffers(tiny_checkpoint):
 @pytest.mark.parametrize(
     ("arguments", "environment", "message"),
     [
-        ({"fsdp": True}, {}, "shards over GPUs"),
-        ({}, {"ACCELERATE_USE_FSDP": "true"}, "shards over GPUs"),
+        ({"fsdp": True}, {}, "one process has nothing to share"),
+        ({"fsdp": True}, {"WORLD_SIZE": "2"}, "shards over GPUs"),
+        ({}, {"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"}, "shards over GPUs"),
         ({"deepspeed": "zero.json"}, {}, "cannot be put together"),
         ({}, {"ACCELERATE_USE_DEEPSPEED": "true"}, "cannot be put together"),
     ],
@@ -140,3 +143,17 @@ def test_pieces_that_cannot_be_are_refused(arguments, environment, message, monk
     )  # fmt: skip
     with pytest.raises(ValueError, match=message):
         training.check(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_older_fsdp_is_refused(version):
+    training = Training(
+        epochs=1, max_steps=None, learning_rate=1e-3, batch_size=1, accumulation=1, warmup=0,
+        scheduler="linear", weight_decay=0, evaluate_every=1, patience=None,
+        arguments={"fsdp": True, "fsdp_config": {"version": version}},
+    )  # fmt: skip
+    refused = (
+        nullcontext() if version == 2 else pytest.raises(ValueError, match="FSDP of version 1: expected")
+    )
+    with refused:
+        training.for_trainer(Path(), torch.device("cpu"), seed=0, held_out=True)

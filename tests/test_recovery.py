@@ -190,7 +190,7 @@ def test_every_recovery_runs_from_the_command_line(recovery, cli, text_file, tmp
             "criterion.metric=angular",
         ),
         (["recovery.training.precision=fp16"], "a CPU trains in float32 or bfloat16; expected bf16 or null"),
-        (["+recovery.training.arguments.fsdp=true"], "arguments.fsdp: accelerate shards over GPUs"),
+        (["+recovery.training.arguments.fsdp=true"], "arguments.fsdp: one process has nothing to share"),
         (["recovery.parameters.merge=false"], "expected save=true, save=FOLDER or merge=true"),
         (["recovery.parameters.rank=0"], "rank=0"),
         (["+recovery.training.arguments.fdsp=full_shard"], "fdsp"),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -80,6 +81,11 @@ class Training:
             raise ValueError(
                 "recovery.training.arguments.deepspeed: its pieces cannot be put together here to measure "
                 "and save the model; expected fsdp, checkpointing=true or recovery=lora for memory"
+            )
+        if self.sharded and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise ValueError(
+                "recovery.training.arguments.fsdp: one process has nothing to share; expected torchrun or "
+                "accelerate launch with several, or no fsdp"
             )
         if self.sharded and device.type == "cpu":
             raise ValueError(
@@ -220,20 +226,22 @@ class Finetune(Recovery):
         ) -> Tensor:
             return self.objective.loss(model, inputs, dense, setting.change, labels_in_step)
 
-        trainer = LossTrainer(
-            loss=loss,
-            follow=setting.follow,
-            model=module,
-            args=arguments,
-            train_dataset=examples.train,
-            eval_dataset=held_out or None,
-            data_collator=self.data.collator(setting.tokenizer),
-        )
-        if held_out and self.training.patience is not None:
-            trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=self.training.patience))
-        trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
-        trainer.go_on()
+        with mock.patch.dict(os.environ):  # accelerate leaves its choices there, for the next one to find
+            trainer = LossTrainer(
+                loss=loss,
+                follow=setting.follow,
+                model=module,
+                args=arguments,
+                train_dataset=examples.train,
+                eval_dataset=held_out or None,
+                data_collator=self.data.collator(setting.tokenizer),
+            )
+            if held_out and self.training.patience is not None:
+                trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=self.training.patience))
+            trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+            trainer.go_on()
         if shape is not None:
+            trainer.accelerator.free_memory()  # the optimizer's, for the whole model
             module = gathered(trainer.model, shape)
         model, adapters = self.parameters.detach(module)
         for weight, needed in zip(model.parameters(), grads, strict=False):
@@ -254,4 +262,4 @@ class Finetune(Recovery):
 
 def asked_for(variable: str) -> bool:
     """Whether `accelerate launch` set this."""
-    return os.environ.get(variable, "").lower() in ("1", "true")
+    return os.environ.get(variable, "").lower() == "true"

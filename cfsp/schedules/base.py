@@ -142,7 +142,7 @@ class Schedule(ABC):
         if allocator.probes is None:
             return
         method = (criterion, compensation)
-        found = probe_once(cache, state.model, sites, batches, method, allocator.probes, place)
+        found = probe_once(cache, state.model, sites, batches, method, allocator.probes, stats, place)
         for name, tried in found.items():
             stats[name] |= tried
 

@@ -48,7 +48,7 @@ WAYS = {
     "error curves, a constant": CONSTANT | {"allocator": ErrorCurves()},
     "30 swaps too": CONSTANT | {"criterion": OBS(constant=True, swaps=30), "allocator": ErrorCurves()},
 }
-"""Each changes one thing of the one before it, but for the error curves, which follow the target residual."""
+"""Down to the target residual each changes one thing of the one before it; the others change that one."""
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Least squares for every criterion, greedy OBS, error curves; then the tables.
-#   experiments/beyond/run.sh PART...   parts: grid attention seeds steps windows stories llama (default: grid seeds)
+#   experiments/beyond/run.sh PART...   parts: grid attention ours seeds windows stories llama (default: grid seeds)
 # PYTHON, LAUNCHER="hydra/launcher=joblib hydra.launcher.n_jobs=2" and SPARSITIES=0.2,0.3,0.5 may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,21 +20,21 @@ cfsp() {  # cfsp FOLDER OVERRIDES...: a sweep whose records go to results/beyond
 grid() {  # FOLDER OVERRIDES...: every criterion x compensation x allocator
   local parts=("criterion=$criteria" compensation=none,mean,least_squares)
   cfsp "$1" "${parts[@]}" allocator=uniform,cfsp,global_rank "${@:2}"
-  cfsp "$1" "${parts[@]}" allocator=error_curves allocator.batches=2 "${@:2}"
+  cfsp "$1" "${parts[@]}" allocator=error_curves allocator.batches=1 "${@:2}"
 }
 
-steps() {  # FOLDER OVERRIDES...: ours, taken apart; each line adds or changes one thing
-  local ls=(criterion=obs compensation=least_squares)
-  cfsp "$1" criterion=cfsp allocator=uniform "${@:2}"
-  cfsp "$1" criterion=cfsp compensation=least_squares allocator=uniform "${@:2}"
-  cfsp "$1" "${ls[@]}" allocator=uniform,error_curves "${@:2}"
-  cfsp "$1" "${ls[@]}" allocator=uniform,error_curves schedule=blockwise "${@:2}"
-  cfsp "$1" "${ls[@]}" allocator=uniform schedule=blockwise compensation.target=dense "${@:2}"
-  cfsp "$1" "${ls[@]}" allocator=uniform,error_curves schedule=blockwise compensation.target=residual "${@:2}"
-  cfsp "$1" +experiment=obs compensation.constant=true criterion.constant=true "${@:2}"
-  cfsp "$1" +experiment=obs compensation.towards=kept "${@:2}"
+steps() {  # FOLDER OVERRIDES...: +experiment=obs, taken apart, and what else might be as good
+  local ours=(criterion=obs compensation=least_squares)
+  cfsp "$1" criterion=cfsp,taylor allocator=uniform compensation=none,least_squares "${@:2}"
+  cfsp "$1" "${ours[@]}" allocator=uniform "${@:2}"
+  cfsp "$1" "${ours[@]}" allocator=uniform schedule=blockwise compensation.target=own,dense,residual "${@:2}"
+  cfsp "$1" +experiment=obs allocator=uniform "${@:2}"
+  cfsp "$1" +experiment=obs "${@:2}"
+  cfsp "$1" +experiment=obs compensation.towards=zero compensation.ridge=1e-3 "${@:2}"
   cfsp "$1" +experiment=obs compensation.ridge=auto "${@:2}"
+  cfsp "$1" +experiment=obs compensation.constant=true criterion.constant=true "${@:2}"
   cfsp "$1" +experiment=obs criterion.swaps=30 "${@:2}"
+  cfsp "$1" +experiment=obs criterion=taylor "${@:2}"
 }
 
 excerpt() {  # excerpt FILE CHARACTERS NAME: the beginning of a text
@@ -52,7 +52,10 @@ for part in "${@:-grid seeds}"; do
     case $one in
       grid) grid reference evaluation.perplexity.windows=32 ;;
       attention) grid reference 'sites=[mlp,attention]' evaluation.perplexity.windows=32 ;;
-      seeds) steps reference_steps seed=0,1,2 evaluation.perplexity.windows=32 ;;
+      seeds) steps reference_steps "seed=${SEEDS:-0,1,2}" evaluation.perplexity.windows=32 ;;
+      ours)
+        cfsp reference_ours +experiment=obs seed=0,1,2 evaluation.perplexity.windows=32
+        cfsp reference_ours +experiment=obs 'sites=[mlp,attention]' seed=0,1,2 evaluation.perplexity.windows=32 ;;
       windows)
         for ridge in 1e-5 1e-3 1e-1 auto; do
           sparsities=0.5 cfsp windows criterion=obs compensation=least_squares compensation.ridge=$ridge \
@@ -70,7 +73,7 @@ for part in "${@:-grid seeds}"; do
         steps llama_6m $(text_study models/llama-6m outputs/beyond/wikitext2_train_1m.txt \
           outputs/beyond/wikitext2_test_300k.txt) "seed=${SEEDS:-0,1,2}" ;;
       *)
-        echo "unknown part $one; expected grid, attention, seeds, windows, stories or llama" >&2
+        echo "unknown part $one; expected grid, attention, ours, seeds, windows, stories or llama" >&2
         exit 1 ;;
     esac
   done

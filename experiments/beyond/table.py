@@ -29,7 +29,9 @@ MARKERS = {"uniform": "o", "cfsp": "s", "global_rank": "^", "error_curves": "D"}
 
 
 def part(record: Record, name: str) -> str:
-    return part_name(record.config[name]).removesuffix("_compensation")
+    """A component's name, as its group in `conf/` has it."""
+    found = part_name(record.config[name]).removesuffix("_compensation")
+    return "none" if found == "no" else found
 
 
 def combination(record: Record) -> str:
@@ -56,6 +58,10 @@ def ridge(record: Record) -> str:
     return f"ridge {record.config['compensation']['ridge']}"
 
 
+def sites(record: Record) -> str:
+    return GRIDS[", ".join(record.config["sites"])]
+
+
 def metric_of(found: Sequence[Record]) -> str:
     (name,) = {name for record in found for name in record.metrics["pruned"] if "perplexity" in name}
     return name
@@ -73,7 +79,7 @@ def grid() -> pd.DataFrame:
         {
             "sites": ", ".join(record.config["sites"]),
             **{name: part(record, name) for name in ("criterion", "compensation", "allocator")},
-            "asked": f"{record.config['sparsity']:.0%}",
+            "asked": record.config["sparsity"],
             "perplexity": record.metrics["pruned"][metric].value,
             "gone": record.sparsity["model"],
         }
@@ -88,6 +94,7 @@ def best(rows: pd.DataFrame) -> str:
         f"{row.perplexity:.2f} (−{row.gone:.1%}, {row.allocator})" for row in first.itertuples(index=False)
     ]
     wide = first.assign(cell=cells).pivot(index=["criterion", "compensation"], columns="asked", values="cell")
+    wide.columns = [f"{share:.0%}" for share in wide.columns]
     order = first.groupby(["criterion", "compensation"])["perplexity"].last().sort_values().index
     return wide.loc[order].reset_index().to_markdown(index=False)
 
@@ -97,6 +104,7 @@ def whole(rows: pd.DataFrame) -> str:
     names = ["criterion", "compensation", "allocator"]
     cells = [f"{row.perplexity:.2f} (−{row.gone:.1%})" for row in rows.itertuples(index=False)]
     wide = rows.assign(cell=cells).pivot(index=names, columns="asked", values="cell")
+    wide.columns = [f"{share:.0%}" for share in wide.columns]
     last = rows[rows.asked == rows.asked.max()].set_index(names)["perplexity"].sort_values().index
     return wide.loc[last].reset_index().to_markdown(index=False)
 
@@ -116,7 +124,7 @@ def draw(rows: pd.DataFrame) -> Figure:
             axes.plot(x, row.perplexity, markersize=5, alpha=0.8, **look)
         axes.set_yscale("log")
         axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
-        axes.set_title(f"{GRIDS[kind]}, {rows.asked.max()} removed", fontsize=9)
+        axes.set_title(f"{GRIDS[kind]}, {rows.asked.max():.0%} removed", fontsize=9)
         axes.set_ylabel("perplexity (lower is better)")
         axes.grid(axis="y", which="both", alpha=0.25)
     keys = [Line2D([], [], marker="s", linestyle="", color=color, label=n) for n, color in COLORS.items()]
@@ -133,6 +141,9 @@ def sections() -> list[str]:
             parts += [f"## The embedded model, {title}: each criterion's best allocator", best(own)]
     if len(rows):
         parts += ["![every combination](../figures/beyond.png)"]
+    if found := read("reference_ours"):
+        table = compare(found, metric_of(found), sites)
+        parts += ["## The embedded model: `+experiment=obs`, three seeds", table.to_markdown()]
     for folder, title in STEPS.items():
         if found := read(folder):
             parts += [f"## Step by step: {title}", compare(found, metric_of(found), step).to_markdown()]
