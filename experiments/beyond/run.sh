@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Least squares for every criterion, greedy OBS, error curves; then the tables.
-#   experiments/beyond/run.sh PART...   parts: grid attention ours seeds windows stories llama (default: grid seeds)
-# PYTHON, LAUNCHER="hydra/launcher=joblib hydra.launcher.n_jobs=2" and SPARSITIES=0.2,0.3,0.5 may be set.
+#   experiments/beyond/run.sh PART...   parts: grid attention curves ours seeds windows stories llama (default: grid ours)
+# PYTHON, LAUNCHER="hydra/launcher=joblib hydra.launcher.n_jobs=2" and SPARSITIES, ALLOCATORS and SEEDS
+# (0.2,0.3,0.5) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 sparsities=${SPARSITIES:-0.2,0.3,0.5}
 export OMP_NUM_THREADS=1  # so that any launcher adds up in the same order
+allocators=${ALLOCATORS:-uniform,cfsp,global_rank}
+seeds=${SEEDS:-0,1,2}
 criteria=magnitude,wanda_sp,flap,cfsp,taylor,obs
 mkdir -p outputs/beyond
 
@@ -18,9 +21,7 @@ cfsp() {  # cfsp FOLDER OVERRIDES...: a sweep whose records go to results/beyond
 }
 
 grid() {  # FOLDER OVERRIDES...: every criterion x compensation x allocator
-  local parts=("criterion=$criteria" compensation=none,mean,least_squares)
-  cfsp "$1" "${parts[@]}" allocator=uniform,cfsp,global_rank "${@:2}"
-  cfsp "$1" "${parts[@]}" allocator=error_curves allocator.batches=1 "${@:2}"
+  cfsp "$1" "criterion=$criteria" compensation=none,mean,least_squares "${@:2}"
 }
 
 steps() {  # FOLDER OVERRIDES...: +experiment=obs, taken apart, and what else might be as good
@@ -47,15 +48,21 @@ text_study() {  # MODEL TRAIN TEST: overrides of a model and texts of one's own,
     "evaluation.perplexity_text.text.paths=$3" evaluation.perplexity_text.window=256
 }
 
-for part in "${@:-grid seeds}"; do
+for part in "${@:-grid ours}"; do
   for one in $part; do
     case $one in
-      grid) grid reference evaluation.perplexity.windows=32 ;;
-      attention) grid reference 'sites=[mlp,attention]' evaluation.perplexity.windows=32 ;;
-      seeds) steps reference_steps "seed=${SEEDS:-0,1,2}" evaluation.perplexity.windows=32 ;;
+      grid) grid reference "allocator=$allocators" evaluation.perplexity.windows=32 ;;
+      attention)
+        grid reference "allocator=$allocators" 'sites=[mlp,attention]' evaluation.perplexity.windows=32 ;;
+      curves)
+        for sites in '[mlp]' '[mlp,attention]'; do
+          grid reference allocator=error_curves allocator.batches=1 "sites=$sites" evaluation.perplexity.windows=32
+        done ;;
+      seeds) steps reference_steps "seed=$seeds" evaluation.perplexity.windows=32 ;;
       ours)
-        cfsp reference_ours +experiment=obs seed=0,1,2 evaluation.perplexity.windows=32
-        cfsp reference_ours +experiment=obs 'sites=[mlp,attention]' seed=0,1,2 evaluation.perplexity.windows=32 ;;
+        for sites in '[mlp]' '[mlp,attention]'; do
+          cfsp reference_ours +experiment=obs "sites=$sites" "seed=$seeds" evaluation.perplexity.windows=32
+        done ;;
       windows)
         for ridge in 1e-5 1e-3 1e-1 auto; do
           sparsities=0.5 cfsp windows criterion=obs compensation=least_squares compensation.ridge=$ridge \
@@ -65,15 +72,15 @@ for part in "${@:-grid seeds}"; do
         excerpt data/tinystories/valid_part.txt 200000 tinystories_valid_200k
         # shellcheck disable=SC2046
         steps stories260k $(text_study data/stories260K/hf data/tinystories/train_part.txt \
-          outputs/beyond/tinystories_valid_200k.txt) "seed=${SEEDS:-0,1,2}" ;;
+          outputs/beyond/tinystories_valid_200k.txt) "seed=$seeds" ;;
       llama)
         excerpt data/wikitext2/tokens_train.txt 1000000 wikitext2_train_1m
         excerpt data/wikitext2/raw_test.txt 300000 wikitext2_test_300k
         # shellcheck disable=SC2046
         steps llama_6m $(text_study models/llama-6m outputs/beyond/wikitext2_train_1m.txt \
-          outputs/beyond/wikitext2_test_300k.txt) "seed=${SEEDS:-0,1,2}" ;;
+          outputs/beyond/wikitext2_test_300k.txt) "seed=$seeds" ;;
       *)
-        echo "unknown part $one; expected grid, attention, ours, seeds, windows, stories or llama" >&2
+        echo "unknown part $one; expected grid, attention, curves, ours, seeds, windows, stories or llama" >&2
         exit 1 ;;
     esac
   done
