@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import ScalarFormatter
 
 from cfsp.record import Record, records
 from cfsp.tables import compare, part_name
@@ -110,8 +111,12 @@ def whole(rows: pd.DataFrame) -> str:
 
 
 def draw(rows: pd.DataFrame) -> Figure:
-    """Perplexity of every run at the highest sparsity, by criterion; one panel for each choice of sites."""
-    rows = rows[rows.asked == rows.asked.max()]
+    """Perplexity of every run at the highest sparsity, by criterion; one panel for each choice of sites.
+
+    Magnitude is left out: it would press all others into one line.
+    """
+    rows = rows[(rows.asked == rows.asked.max()) & (rows.criterion != "magnitude")]
+    ours = [record for record in read("reference_ours") if record.config["sparsity"] == rows.asked.max()]
     kinds = [kind for kind in GRIDS if kind in {*rows.sites}]
     figure = Figure(figsize=(4.2 * len(kinds), 3.6), layout="constrained")
     for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
@@ -122,13 +127,20 @@ def draw(rows: pd.DataFrame) -> Figure:
             x = order.get_loc(row.criterion) + shift[row.compensation]
             look = {"marker": MARKERS[row.allocator], "color": COLORS[row.compensation]}
             axes.plot(x, row.perplexity, markersize=5, alpha=0.8, **look)
+        values = [r.metrics["pruned"][metric_of(ours)].value for r in ours if sites(r) == GRIDS[kind]]
+        if values:
+            axes.axhline(sum(values) / len(values), color="#d55e00", linestyle="--")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_formatter(ScalarFormatter())
         axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
         axes.set_title(f"{GRIDS[kind]}, {rows.asked.max():.0%} removed", fontsize=9)
         axes.set_ylabel("perplexity (lower is better)")
         axes.grid(axis="y", which="both", alpha=0.25)
     keys = [Line2D([], [], marker="s", linestyle="", color=color, label=n) for n, color in COLORS.items()]
-    keys += [Line2D([], [], marker=m, linestyle="", color="black", label=n) for n, m in MARKERS.items()]
+    used = {name: mark for name, mark in MARKERS.items() if name in {*rows.allocator}}
+    keys += [Line2D([], [], marker=m, linestyle="", color="black", label=n) for n, m in used.items()]
+    keys += [Line2D([], [], color="#d55e00", linestyle="--", label="+experiment=obs")] if ours else []
     figure.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
 
