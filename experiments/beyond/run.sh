@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Least squares for every criterion, greedy OBS, error curves; then the tables.
-#   experiments/beyond/run.sh PART...   parts: grid ours steps windows stories_grid stories llama (default: grid ours)
+#   experiments/beyond/run.sh PART...   parts (default: grid ours): grid ours steps windows, stories_grid
+#   stories_ours stories_steps, llama_steps
 # PYTHON, LAUNCHER="hydra/launcher=joblib hydra.launcher.n_jobs=2", SPARSITIES (0.2,0.3,0.5) and SEEDS (0,1,2)
 # may be set.
 set -euo pipefail
@@ -30,11 +31,18 @@ grid() {  # FOLDER OVERRIDES...: every criterion x compensation x allocator, wit
   done
 }
 
+ours() {  # FOLDER OVERRIDES...: what the grid is to be compared with
+  local sites
+  for sites in '[mlp]' '[mlp,attention]'; do
+    cfsp "$1" +experiment=obs "sites=$sites" "${@:2}"
+  done
+}
+
 steps() {  # FOLDER OVERRIDES...: +experiment=obs, taken apart, and what else might be as good
-  local ours=(criterion=obs compensation=least_squares)
+  local best=(criterion=obs compensation=least_squares)
   cfsp "$1" criterion=cfsp,taylor allocator=uniform compensation=none,least_squares "${@:2}"
-  cfsp "$1" "${ours[@]}" allocator=uniform "${@:2}"
-  cfsp "$1" "${ours[@]}" allocator=uniform schedule=blockwise compensation.target=own,dense,residual "${@:2}"
+  cfsp "$1" "${best[@]}" allocator=uniform "${@:2}"
+  cfsp "$1" "${best[@]}" allocator=uniform schedule=blockwise compensation.target=own,dense,residual "${@:2}"
   cfsp "$1" +experiment=obs allocator=uniform "${@:2}"
   cfsp "$1" +experiment=obs "${@:2}"
   cfsp "$1" +experiment=obs compensation.towards=zero compensation.ridge=1e-3 "${@:2}"
@@ -69,21 +77,19 @@ for part in "${@:-grid ours}"; do
   for one in $part; do
     case $one in
       grid) grid reference "${reference[@]}" ;;
-      ours)
-        for sites in '[mlp]' '[mlp,attention]'; do
-          cfsp reference_ours +experiment=obs "sites=$sites" "${reference[@]}"
-        done ;;
+      ours) ours reference_ours "${reference[@]}" ;;
       steps) steps reference_steps "${reference[@]}" ;;
       windows)
         for ridge in 1e-5 1e-3 1e-1 auto; do
           sparsities=0.5 cfsp windows criterion=obs compensation=least_squares compensation.ridge=$ridge \
             allocator=uniform calibration.samples=8,32,128,256 "${reference[@]}"
         done ;;
-      stories_grid) stories; grid stories260k_grid "${texts[@]}" ;;
-      stories) stories; steps stories260k "${texts[@]}" ;;
-      llama) llama; steps llama_6m "${texts[@]}" ;;
+      stories_grid) stories; grid stories260k "${texts[@]}" ;;
+      stories_ours) stories; ours stories260k_ours "${texts[@]}" ;;
+      stories_steps) stories; steps stories260k_steps "${texts[@]}" ;;
+      llama_steps) llama; steps llama_6m_steps "${texts[@]}" ;;
       *)
-        echo "unknown part $one; expected grid, ours, steps, windows, stories_grid, stories or llama" >&2
+        echo "unknown part $one; expected grid, ours, steps, windows, stories_grid, stories_ours, stories_steps or llama_steps" >&2
         exit 1 ;;
     esac
   done

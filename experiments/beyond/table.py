@@ -1,11 +1,13 @@
-"""Turn the records of this study into one markdown page on stdout, and into its figure."""
+"""Turn the records of this study into one markdown page on stdout, a CSV of all combinations, a figure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
@@ -17,15 +19,19 @@ ROOT = Path(__file__).parents[2] / "results"
 INTRODUCTION = """# Least squares, greedy OBS, error curves
 
 Written by `experiments/beyond/run.sh` and `table.py`; see their README for data and reading.
-Cells: perplexity, mean ± standard deviation over seeds, if there are several (share of parameters gone)."""
+Cells: perplexity, mean ± standard deviation over seeds, if there are several (share of parameters gone).
+All combinations: `beyond.csv`."""
+MODELS = {"reference": "the embedded model", "stories260k": "stories260K on TinyStories"}
 STEPS = {
     "reference_steps": "the embedded model, MLPs",
-    "stories260k": "stories260K on TinyStories, MLPs",
-    "llama_6m": "a Llama of 5.8 M parameters on WikiText-2, MLPs",
+    "stories260k_steps": "stories260K on TinyStories, MLPs",
+    "llama_6m_steps": "a Llama of 5.8 M parameters on WikiText-2, MLPs",
 }
+COMBINATION = ("criterion", "compensation", "allocator")
 DEFAULTS = {"towards": "zero", "constant": False, "ridge": 0.001}
 GRIDS = {"mlp": "MLPs", "mlp, attention": "MLPs and attention"}
 COLORS = {"none": "#999999", "mean": "#e69f00", "least_squares": "#0072b2"}
+OURS = "#d55e00"
 MARKERS = {"uniform": "o", "cfsp": "s", "global_rank": "^", "error_curves": "D"}
 
 
@@ -37,7 +43,7 @@ def part(record: Record, name: str) -> str:
 
 def combination(record: Record) -> str:
     """Criterion / compensation / allocator."""
-    return " / ".join(part(record, name) for name in ("criterion", "compensation", "allocator"))
+    return " / ".join(part(record, name) for name in COMBINATION)
 
 
 def step(record: Record) -> str:
@@ -59,10 +65,6 @@ def ridge(record: Record) -> str:
     return f"ridge {record.config['compensation']['ridge']}"
 
 
-def sites(record: Record) -> str:
-    return GRIDS[", ".join(record.config["sites"])]
-
-
 def metric_of(found: Sequence[Record]) -> str:
     (name,) = {name for record in found for name in record.metrics["pruned"] if "perplexity" in name}
     return name
@@ -72,14 +74,13 @@ def read(folder: str) -> list[Record]:
     return list(records(ROOT / "beyond" / folder / "records"))
 
 
-def grid() -> pd.DataFrame:
-    """One row for each run of every criterion x compensation x allocator."""
-    found = read("reference")
-    metric = metric_of(found) if found else ""
+def runs(found: Sequence[Record]) -> pd.DataFrame:
+    """One row for each run."""
+    metric = metric_of(found)
     return pd.DataFrame(
         {
             "sites": ", ".join(record.config["sites"]),
-            **{name: part(record, name) for name in ("criterion", "compensation", "allocator")},
+            **{name: part(record, name) for name in COMBINATION},
             "asked": record.config["sparsity"],
             "perplexity": record.metrics["pruned"][metric].value,
             "gone": record.sparsity["model"],
@@ -88,74 +89,91 @@ def grid() -> pd.DataFrame:
     )
 
 
+def averaged(folder: str) -> pd.DataFrame:
+    """One row for each combination, sites and sparsity: mean and standard deviation over the seeds."""
+    cells = runs(read(folder)).groupby(["sites", *COMBINATION, "asked"])
+    columns = {"perplexity": ("perplexity", "mean"), "deviation": ("perplexity", "std")}
+    return cells.agg(**columns, seeds=("perplexity", "size"), gone=("gone", "mean")).reset_index()
+
+
+def cell(row: Any) -> str:
+    spread = "" if pd.isna(row.deviation) else f" ± {row.deviation:.2f}"
+    return f"{row.perplexity:.2f}{spread} (−{row.gone:.1%})"
+
+
 def best(rows: pd.DataFrame) -> str:
     """Of each criterion and compensation, the allocator that served it best."""
     first = rows.loc[rows.groupby(["criterion", "compensation", "asked"])["perplexity"].idxmin()]
-    cells = [
-        f"{row.perplexity:.2f} (−{row.gone:.1%}, {row.allocator})" for row in first.itertuples(index=False)
-    ]
+    cells = [f"{cell(row)} {row.allocator}" for row in first.itertuples(index=False)]
     wide = first.assign(cell=cells).pivot(index=["criterion", "compensation"], columns="asked", values="cell")
     wide.columns = [f"{share:.0%}" for share in wide.columns]
-    order = first.groupby(["criterion", "compensation"])["perplexity"].last().sort_values().index
-    return wide.loc[order].reset_index().to_markdown(index=False)
+    order = first[first.asked == first.asked.max()].set_index(["criterion", "compensation"])
+    return wide.loc[order["perplexity"].sort_values().index].reset_index().to_markdown(index=False)
 
 
-def whole(rows: pd.DataFrame) -> str:
-    """Every run, by how well it did at the highest sparsity."""
-    names = ["criterion", "compensation", "allocator"]
-    cells = [f"{row.perplexity:.2f} (−{row.gone:.1%})" for row in rows.itertuples(index=False)]
-    wide = rows.assign(cell=cells).pivot(index=names, columns="asked", values="cell")
-    wide.columns = [f"{share:.0%}" for share in wide.columns]
-    last = rows[rows.asked == rows.asked.max()].set_index(names)["perplexity"].sort_values().index
-    return wide.loc[last].reset_index().to_markdown(index=False)
+def verdict(rows: pd.DataFrame, ours: pd.DataFrame) -> str:
+    """`+experiment=obs` beside the best combination of the grid."""
+    table = []
+    for own in ours.itertuples(index=False):
+        others = rows[(rows.sites == own.sites) & (rows.asked == own.asked)]
+        other = others.loc[others.perplexity.idxmin()]
+        name = " / ".join(other[[*COMBINATION]])
+        cells = [cell(own), cell(other), name, len(others)]
+        table.append([GRIDS[own.sites], f"{own.asked:.0%}", *cells])
+    columns = ["sites", "asked", "`+experiment=obs`", "best of the grid", "which", "of"]
+    return pd.DataFrame(table, columns=columns).to_markdown(index=False)
 
 
-def draw(rows: pd.DataFrame) -> Figure:
-    """Perplexity of every run at the highest sparsity, by criterion; one panel for each choice of sites.
+def draw(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> Figure:
+    """Perplexity of every combination at the highest sparsity: models downwards, sites across.
 
     Magnitude is left out: it would press all others into one line.
     """
-    rows = rows[(rows.asked == rows.asked.max()) & (rows.criterion != "magnitude")]
-    ours = [record for record in read("reference_ours") if record.config["sparsity"] == rows.asked.max()]
-    kinds = [kind for kind in GRIDS if kind in {*rows.sites}]
-    figure = Figure(figsize=(4.2 * len(kinds), 3.6), layout="constrained")
-    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False)[0], kinds, strict=True):
-        own = rows[rows.sites == kind]
-        order = own.groupby("criterion")["perplexity"].min().sort_values(ascending=False).index
-        shift = dict(zip(COLORS, (-0.25, 0, 0.25), strict=True))
-        for row in own.itertuples():
-            x = order.get_loc(row.criterion) + shift[row.compensation]
-            look = {"marker": MARKERS[row.allocator], "color": COLORS[row.compensation]}
-            axes.plot(x, row.perplexity, markersize=5, alpha=0.8, **look)
-        values = [r.metrics["pruned"][metric_of(ours)].value for r in ours if sites(r) == GRIDS[kind]]
-        if values:
-            axes.axhline(sum(values) / len(values), color="#d55e00", linestyle="--")
-        axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(ScalarFormatter())
-        axes.yaxis.set_minor_formatter(ScalarFormatter())
-        axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
-        axes.set_title(f"{GRIDS[kind]}, {rows.asked.max():.0%} removed", fontsize=9)
-        axes.set_ylabel("perplexity (lower is better)")
-        axes.grid(axis="y", which="both", alpha=0.25)
-    keys = [Line2D([], [], marker="s", linestyle="", color=color, label=n) for n, color in COLORS.items()]
-    used = {name: mark for name, mark in MARKERS.items() if name in {*rows.allocator}}
-    keys += [Line2D([], [], marker=m, linestyle="", color="black", label=n) for n, m in used.items()]
-    keys += [Line2D([], [], color="#d55e00", linestyle="--", label="+experiment=obs")] if ours else []
-    figure.legend(handles=keys, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
+    figure = Figure(figsize=(4.2 * len(GRIDS), 3.2 * len(grids)), layout="constrained")
+    panels = figure.subplots(len(grids), len(GRIDS), squeeze=False)
+    for line, (folder, rows) in zip(panels, grids.items(), strict=True):
+        for axes, (kind, title) in zip(line, GRIDS.items(), strict=True):
+            highest = rows.asked.max()
+            shown = (rows.sites == kind) & (rows.asked == highest) & (rows.criterion != "magnitude")
+            panel(axes, rows[shown])
+            axes.set_title(f"{MODELS[folder]}: {title}, {highest:.0%} removed", fontsize=8)
+            own = ours[folder]
+            for value in own[(own.sites == kind) & (own.asked == highest)].perplexity:
+                axes.axhline(value, color=OURS, linestyle="--")
+    handles = [Line2D([], [], marker="s", linestyle="", color=color, label=n) for n, color in COLORS.items()]
+    handles += [Line2D([], [], marker=m, linestyle="", color="black", label=n) for n, m in MARKERS.items()]
+    handles += [Line2D([], [], color=OURS, linestyle="--", label="+experiment=obs")]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, fontsize=7, frameon=False)
     return figure
 
 
-def sections() -> list[str]:
+def panel(axes: Axes, rows: pd.DataFrame) -> None:
+    """The criteria side by side, from the worst to the best; compensations apart within each."""
+    order = rows.groupby("criterion")["perplexity"].min().sort_values(ascending=False).index
+    shift = dict(zip(COLORS, (-0.25, 0, 0.25), strict=True))
+    for row in rows.itertuples():
+        x = order.get_loc(row.criterion) + shift[row.compensation]
+        look = {"marker": MARKERS[row.allocator], "color": COLORS[row.compensation]}
+        axes.plot(x, row.perplexity, markersize=5, alpha=0.8, **look)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_minor_formatter(ScalarFormatter())
+    axes.tick_params(axis="y", which="both", labelsize=7)
+    axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
+    axes.set_ylabel("perplexity (lower is better)")
+    axes.grid(axis="y", which="both", alpha=0.25)
+
+
+def page(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> str:
     parts = [INTRODUCTION]
-    rows = grid()
-    for kind, title in GRIDS.items():
-        if len(rows) and len(own := rows[rows.sites == kind]):
-            parts += [f"## The embedded model, {title}: each criterion's best allocator", best(own)]
-    if len(rows):
-        parts += ["![every combination](../figures/beyond.png)"]
-    if found := read("reference_ours"):
-        table = compare(found, metric_of(found), sites)
-        parts += ["## The embedded model: `+experiment=obs`, three seeds", table.to_markdown()]
+    for folder, rows in grids.items():
+        parts += [f"## {MODELS[folder]}: `+experiment=obs` against every combination"]
+        parts += [verdict(rows, ours[folder])]
+    parts += ["![every combination](../figures/beyond.png)"]
+    for folder, rows in grids.items():
+        for kind, title in GRIDS.items():
+            parts += [f"## {MODELS[folder]}, {title}: each criterion's best allocator"]
+            parts += [best(rows[rows.sites == kind])]
     for folder, title in STEPS.items():
         if found := read(folder):
             parts += [f"## Step by step: {title}", compare(found, metric_of(found), step).to_markdown()]
@@ -163,14 +181,14 @@ def sections() -> list[str]:
         table = compare(found, metric_of(found), ridge, "calibration.samples")
         parts += ["## Calibration windows of 512 tokens and the ridge: OBS, least squares, uniform, 50 %"]
         parts += [table.to_markdown()]
-    for kind, title in GRIDS.items():
-        if len(rows) and len(own := rows[rows.sites == kind]):
-            parts += [f"## All of it: {title}", whole(own)]
-    return parts
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":
-    print("\n\n".join(sections()))
-    if len(grid()):
-        (ROOT / "figures").mkdir(exist_ok=True)
-        draw(grid()).savefig(ROOT / "figures" / "beyond.png", dpi=160, metadata={"Software": None})
+    grids = {folder: averaged(folder) for folder in MODELS if read(folder)}
+    ours = {folder: averaged(f"{folder}_ours") for folder in grids}
+    (ROOT / "figures").mkdir(exist_ok=True)
+    draw(grids, ours).savefig(ROOT / "figures" / "beyond.png", dpi=160, metadata={"Software": None})
+    named = [rows.assign(model=MODELS[folder]) for folder, rows in grids.items()]
+    pd.concat(named).round(4).to_csv(ROOT / "tables" / "beyond.csv", index=False)
+    print(page(grids, ours))
