@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Which recovery wins on the embedded model: 30 % and 50 % of the MLPs, three seeds, equal tokens.
-# experiments/recovery/run.sh [RESULTS]; the jobs run two at a time, with one thread each.
+# experiments/recovery/run.sh PART...: recovery (default), reconstruction; jobs run two at a time, with one thread each.
+# RESULTS (results/recovery_study) and PYTHON may be set.
 set -euo pipefail
-results=${1:-results/recovery_study}
+results=${RESULTS:-results/recovery_study}
 python=${PYTHON:-.venv/bin/python}
 export OMP_NUM_THREADS=1
 
@@ -35,31 +36,50 @@ teachers() {
     study recovery=full recovery.training.learning_rate=1e-3
 }
 
-locally() { # local reconstruction, 200 steps for each sub-layer, on the same 800 windows
-    "$python" -m cfsp -m results="$results" sparsity=0.3,0.5 seed=0,1,2 recovery=reconstruction \
-        recovery.data.limit=800 recovery.learning_rate=1e-2
+reconstruction() { # no labels, 200 steps for each sub-layer, and LoRA on the same 800 windows, 409,600 tokens
+    local here=(results="$results/reconstruction" sparsity=0.3,0.5 seed=0,1,2)
+    "$python" -m cfsp -m "${here[@]}"
+    "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.data.limit=800 recovery.learning_rate=1e-2
+    cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=1e-2
 }
 
 tenth() { # 80 windows, 40,960 tokens, for everybody; LoRA sees them three times
     local here=(results="$results/tenth" sparsity=0.3,0.5 seed=0,1,2 recovery.data.limit=80)
     "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.steps=100 recovery.evaluate_every=25 \
-        recovery.learning_rate=1e-2
+        recovery.learning_rate=3e-3
     cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=3e-3 recovery.training.max_steps=30 \
         recovery.training.warmup=3 recovery.training.evaluate_every=5
 }
 
-tenth_rates() { # what the learning rates of the tenth were chosen by: seed 0, 50 %
+local_rates() { # what the learning rates of both were chosen by: seed 0, 50 %; LoRA's on all tokens by `rates`
+    "$python" -m cfsp -m results="$results/reconstruction_rates" sparsity=0.5 recovery=reconstruction \
+        recovery.data.limit=800 recovery.learning_rate=1e-3,3e-3,1e-2
     local here=(results="$results/tenth_rates" sparsity=0.5 recovery.data.limit=80)
     "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.steps=100 recovery.evaluate_every=25 \
-        recovery.learning_rate=1e-3,3e-3,1e-2,3e-2 recovery.target=stream,sublayer
+        recovery.learning_rate=1e-3,3e-3,1e-2
     cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=3e-3,1e-2 \
         recovery.training.max_steps=10,30 recovery.training.warmup=3 recovery.training.evaluate_every=5
 }
 
-rates
-tenth_rates
-{ ranks; locally; } &
-{ teachers; tenth; } &
-wait
-"$python" -m cfsp -m results="$results" sparsity=0.3,0.5 seed=0,1,2
-"$python" experiments/recovery/table.py "$results" > results/tables/recovery.md
+page() {
+    "$python" experiments/recovery/table.py "$1" "$results" > "results/tables/$1.md"
+}
+
+for part in "${@:-recovery}"; do
+    case $part in
+        recovery)
+            rates
+            teachers & others=$!
+            ranks
+            wait $others
+            "$python" -m cfsp -m results="$results" sparsity=0.3,0.5 seed=0,1,2
+            page recovery ;;
+        reconstruction)
+            reconstruction & others=$!
+            tenth
+            local_rates
+            wait $others
+            page reconstruction ;;
+        *) echo "unknown part $part; expected recovery or reconstruction" >&2; exit 1 ;;
+    esac
+done

@@ -1,4 +1,4 @@
-"""Turn the records of this study into one markdown page on stdout: table.py RESULTS."""
+"""Turn the records of this study into one markdown page on stdout: table.py PAGE RESULTS."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from cfsp.record import Record, records
 from cfsp.tables import compare, part_name
 
 METRIC = "perplexity/stdlib:test"
-INTRODUCTION = """# Recovery: what wins at equal tokens
-
-Written by `experiments/recovery/run.sh` and `table.py`; see their README for the reading.
+INTRODUCTION = """Written by `experiments/recovery/run.sh` and `table.py`; see their README for the reading.
 Cells: perplexity, mean ± standard deviation over three seeds, (share of all parameters gone)."""
+COSTS = "One thread; trainable parameters, tokens and seconds of training."
 
 
 def recovery(record: Record) -> str:
@@ -87,33 +86,45 @@ def rates(found: list[Record]) -> pd.DataFrame:
     return table.map(lambda value: "" if pd.isna(value) else f"{value:.2f}").reset_index()
 
 
-def page(results: Path) -> str:
-    found, tried, tenth, tenth_tried = (
-        list(records(results / folder / "records")) for folder in (".", "rates", "tenth", "tenth_rates")
-    )
+def markdown(table: pd.DataFrame) -> str:
+    return table.to_markdown(index=False, disable_numparse=True)
+
+
+def read(results: Path, folder: str = ".") -> list[Record]:
+    return list(records(results / folder / "records"))
+
+
+def recovery_page(results: Path) -> list[str]:
+    found = read(results)
     trained = [record for record in found if record.training]
     uniform = "lora, rank by uniform; learns labels"
     pairs = {
         "rank by importance": "lora, rank by importance; learns labels",
         "logits of the dense model": "lora, rank by uniform; learns logits",
     }
-    parts = [
-        INTRODUCTION,
-        compare(found, METRIC, recovery).to_markdown(),
-        "## What each cost\n\nOne thread; trainable parameters, tokens and seconds of training.",
-        costs(trained).reset_index().to_markdown(index=False, disable_numparse=True),
-    ]
+    parts = ["# Recovery: what wins at equal tokens", INTRODUCTION]
+    parts += [compare(found, METRIC, recovery).to_markdown()]
+    parts += ["## What each cost", COSTS, markdown(costs(trained).reset_index())]
     for name, one in pairs.items():
         parts.append(f"## {name.capitalize()}: perplexity above LoRA of uniform rank on labels, seed by seed")
         parts.append(paired(trained, one, uniform).to_markdown(disable_numparse=True))
-    parts.append("## On a tenth of the tokens, 40,960")
-    parts.append(compare(tenth, METRIC, recovery).to_markdown())
-    parts.append(costs(tenth).reset_index().to_markdown(index=False, disable_numparse=True))
-    for where, some in (("", tried), (", on a tenth of the tokens", tenth_tried)):
-        parts.append(f"## Learning rates: perplexity at 50 %, seed 0{where}")
-        parts.append(rates(some).to_markdown(index=False, disable_numparse=True))
-    return "\n\n".join(parts)
+    parts += ["## Learning rates: perplexity at 50 %, seed 0", markdown(rates(read(results, "rates")))]
+    return parts
+
+
+def reconstruction_page(results: Path) -> list[str]:
+    parts = ["# Reconstruction, block by block, against LoRA at equal tokens", INTRODUCTION]
+    for title, folder in (("409,600 tokens", "reconstruction"), ("40,960 tokens", "tenth")):
+        found = read(results, folder)
+        trained = [record for record in found if record.training]
+        parts += [f"## {title}", compare(found, METRIC, recovery).to_markdown()]
+        parts += [COSTS, markdown(costs(trained).reset_index())]
+    for title, folder in (("409,600 tokens", "reconstruction_rates"), ("40,960 tokens", "tenth_rates")):
+        parts += [f"## Learning rates on {title}: perplexity at 50 %, seed 0"]
+        parts += [markdown(rates(read(results, folder)))]
+    return parts
 
 
 if __name__ == "__main__":
-    print(page(Path(sys.argv[1])))
+    write = {"recovery": recovery_page, "reconstruction": reconstruction_page}[sys.argv[1]]
+    print("\n\n".join(write(Path(sys.argv[2]))))
