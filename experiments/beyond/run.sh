@@ -52,6 +52,14 @@ steps() {  # FOLDER OVERRIDES...: +experiment=obs, taken apart, and what else mi
   cfsp "$1" +experiment=obs criterion=taylor "${@:2}"
 }
 
+windows() {  # OVERRIDES...: how many windows least squares needs, and what the ridge does about too few
+  local sizes=(windows criterion=obs allocator=uniform calibration.samples=1,2,8,32,128,256 "$@") ridge
+  sparsities=0.5 cfsp "${sizes[@]}" compensation=none
+  for ridge in 1e-5 1e-3 1e-1 auto; do
+    sparsities=0.5 cfsp "${sizes[@]}" compensation=least_squares compensation.ridge=$ridge
+  done
+}
+
 excerpt() {  # excerpt FILE CHARACTERS NAME: the beginning of a text
   "$python" -c "import sys; sys.stdout.write(open('$1', encoding='utf-8').read()[:$2])" > "outputs/beyond/$3.txt"
 }
@@ -79,11 +87,7 @@ for part in "${@:-grid ours}"; do
       grid) grid reference "${reference[@]}" ;;
       ours) ours reference_ours "${reference[@]}" ;;
       steps) steps reference_steps "${reference[@]}" ;;
-      windows)
-        for ridge in 1e-5 1e-3 1e-1 auto; do
-          sparsities=0.5 cfsp windows criterion=obs compensation=least_squares compensation.ridge=$ridge \
-            allocator=uniform calibration.samples=8,32,128,256 "${reference[@]}"
-        done ;;
+      windows) windows "${reference[@]}" ;;
       stories_grid) stories; grid stories260k "${texts[@]}" ;;
       stories_ours) stories; ours stories260k_ours "${texts[@]}" ;;
       stories_steps) stories; steps stories260k_steps "${texts[@]}" ;;
