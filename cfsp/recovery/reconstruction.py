@@ -40,7 +40,8 @@ Follow = Callable[[Mapping[str, float], int], None]
 class Reconstruction(Recovery):
     """Tune each sub-layer alone: min over its weights of E |f(x) - t|², block by block, without labels.
 
-    Its weights are those of its linear layers; norms stay as they are.
+    Its weights are those of its linear layers. Norms stay as they are: the scale of one that stands before
+    a linear layer is in what that layer can learn.
 
     x is what enters the block in the pruned model, whose blocks before are tuned already, so that errors
     do not pile up. Attention and MLP are tuned apart, as Wagner et al. found best (arXiv 2510.14444, whose
