@@ -21,9 +21,9 @@ INTRODUCTION = """# Least squares, greedy OBS, error curves
 Written by `experiments/beyond/run.sh` and `table.py`; see their README for data and reading.
 Cells: perplexity, mean ± standard deviation over seeds, if there are several (share of parameters gone).
 All combinations: `beyond.csv`."""
-MODELS = {"reference": "the embedded model", "stories260k": "stories260K on TinyStories"}
+MODELS = {"reference": "Embedded model", "stories260k": "stories260K on TinyStories"}
 STEPS = {
-    "reference_steps": "the embedded model, MLPs",
+    "reference_steps": "embedded model, MLPs",
     "stories260k_steps": "stories260K on TinyStories, MLPs",
     "llama_6m_steps": "a Llama of 5.8 M parameters on WikiText-2, MLPs",
 }
@@ -139,9 +139,9 @@ def draw(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> Figur
             shown = (rows.sites == kind) & (rows.asked == highest) & (rows.criterion != "magnitude")
             panel(axes, rows[shown])
             axes.set_title(f"{MODELS[folder]}: {title}, {highest:.0%} removed", fontsize=8)
-            own = ours[folder]
-            for value in own[(own.sites == kind) & (own.asked == highest)].perplexity:
-                axes.axhline(value, color=OURS, linestyle="--")
+            if (own := ours.get(folder)) is not None:
+                for value in own[(own.sites == kind) & (own.asked == highest)].perplexity:
+                    axes.axhline(value, color=OURS, linestyle="--")
     handles = [Line2D([], [], marker="s", linestyle="", color=color, label=n) for n, color in COLORS.items()]
     handles += [Line2D([], [], marker=m, linestyle="", color="black", label=n) for n, m in MARKERS.items()]
     handles += [Line2D([], [], color=OURS, linestyle="--", label="+experiment=obs")]
@@ -161,17 +161,18 @@ def panel(axes: Axes, rows: pd.DataFrame) -> None:
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(ScalarFormatter())
     axes.tick_params(axis="y", which="both", labelsize=7)
-    axes.set_xticks(range(len(order)), order, rotation=30, ha="right")
-    axes.set_ylabel("perplexity (lower is better)")
+    axes.set_xticks(range(len(order)), order, rotation=30, ha="right", fontsize=8)
+    axes.set_ylabel("perplexity (lower is better)", fontsize=8)
     axes.grid(axis="y", which="both", alpha=0.25)
 
 
 def page(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> str:
     parts = [INTRODUCTION]
-    for folder, rows in grids.items():
+    for folder, own in ours.items():
         parts += [f"## {MODELS[folder]}: `+experiment=obs` against every combination"]
-        parts += [verdict(rows, ours[folder])]
-    parts += ["![every combination](../figures/beyond.png)"]
+        parts += [verdict(grids[folder], own)]
+    if grids:
+        parts += ["![every combination](../figures/beyond.png)"]
     for folder, rows in grids.items():
         for kind, title in GRIDS.items():
             parts += [f"## {MODELS[folder]}, {title}: each criterion's best allocator"]
@@ -188,9 +189,10 @@ def page(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> str:
 
 if __name__ == "__main__":
     grids = {folder: averaged(folder) for folder in MODELS if read(folder)}
-    ours = {folder: averaged(f"{folder}_ours") for folder in grids}
-    (ROOT / "figures").mkdir(exist_ok=True)
-    draw(grids, ours).savefig(ROOT / "figures" / "beyond.png", dpi=160, metadata={"Software": None})
-    named = [rows.assign(model=MODELS[folder]) for folder, rows in grids.items()]
-    pd.concat(named).round(4).to_csv(ROOT / "tables" / "beyond.csv", index=False)
+    ours = {folder: averaged(f"{folder}_ours") for folder in grids if read(f"{folder}_ours")}
+    if grids:
+        (ROOT / "figures").mkdir(exist_ok=True)
+        draw(grids, ours).savefig(ROOT / "figures" / "beyond.png", dpi=160, metadata={"Software": None})
+        named = [rows.assign(model=MODELS[folder]) for folder, rows in grids.items()]
+        pd.concat(named).round(4).to_csv(ROOT / "tables" / "beyond.csv", index=False)
     print(page(grids, ours))
