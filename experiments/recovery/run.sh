@@ -36,14 +36,15 @@ teachers() {
     study recovery=full recovery.training.learning_rate=1e-3
 }
 
-reconstruction() { # no labels, 200 steps for each sub-layer, and LoRA on the same 800 windows, 409,600 tokens
+reconstruction() { # no labels, 100 steps for each sub-layer, and LoRA's 100: both see 800 windows, 409,600 tokens, once
     local here=(results="$results/reconstruction" sparsity=0.3,0.5 seed=0,1,2)
     "$python" -m cfsp -m "${here[@]}"
-    "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.data.limit=800 recovery.learning_rate=1e-2
+    "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.data.limit=800 \
+        recovery.steps=100 recovery.learning_rate=1e-2
     cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=1e-2
 }
 
-tenth() { # 80 windows, 40,960 tokens, for everybody; LoRA sees them three times
+tenth() { # 80 windows, 40,960 tokens, for everybody; a sub-layer sees them ten times, LoRA three
     local here=(results="$results/tenth" sparsity=0.3,0.5 seed=0,1,2 recovery.data.limit=80)
     "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.steps=100 recovery.evaluate_every=25 \
         recovery.learning_rate=3e-3
@@ -53,12 +54,12 @@ tenth() { # 80 windows, 40,960 tokens, for everybody; LoRA sees them three times
 
 local_rates() { # what the learning rates of both were chosen by: seed 0, 50 %; LoRA's on all tokens by `rates`
     "$python" -m cfsp -m results="$results/reconstruction_rates" sparsity=0.5 recovery=reconstruction \
-        recovery.data.limit=800 recovery.learning_rate=1e-3,3e-3,1e-2
+        recovery.data.limit=800 recovery.steps=100 recovery.learning_rate=1e-3,3e-3,1e-2
     local here=(results="$results/tenth_rates" sparsity=0.5 recovery.data.limit=80)
     "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.steps=100 recovery.evaluate_every=25 \
         recovery.learning_rate=1e-3,3e-3,1e-2
     cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=3e-3,1e-2 \
-        recovery.training.max_steps=10,30 recovery.training.warmup=3 recovery.training.evaluate_every=5
+        recovery.training.max_steps=10,30,100 recovery.training.warmup=3 recovery.training.evaluate_every=5
 }
 
 page() {

@@ -13,7 +13,8 @@ from cfsp.tables import compare, part_name
 METRIC = "perplexity/stdlib:test"
 INTRODUCTION = """Written by `experiments/recovery/run.sh` and `table.py`; see their README for the reading.
 Cells: perplexity, mean ± standard deviation over three seeds, (share of all parameters gone)."""
-COSTS = "One thread; trainable parameters, tokens and seconds of training."
+COSTS = """One thread; trainable parameters, windows of 512 tokens, how often they were seen (by each sub-layer, where
+these are taught one by one), and seconds of training."""
 
 
 def recovery(record: Record) -> str:
@@ -35,6 +36,15 @@ def learning_rate(record: Record) -> float:
     return config.get("training", config)["learning_rate"]
 
 
+def seen(record: Record) -> dict[str, float]:
+    """The windows that were learned from, and how often."""
+    training = record.training
+    steps = max(part["steps"] for part in training.get("sublayers", [training]))
+    shown = steps * training["batch"]
+    windows = min(shown, training["examples"])
+    return {"windows": windows, "times": round(shown / windows, 1)}
+
+
 def perplexity(record: Record) -> float:
     return record.metrics["pruned"][METRIC].value
 
@@ -46,13 +56,14 @@ def costs(trained: list[Record]) -> pd.DataFrame:
             "recovery": recovery(record),
             "sparsity": f"{record.config['sparsity']:.0%}",
             "learning rate": learning_rate(record),
-            **{name: record.training[name] for name in ("trainable", "tokens", "seconds")},
+            **seen(record),
+            **{name: record.training[name] for name in ("trainable", "seconds")},
         }
         for record in trained
     )
-    means = {"learning rate": "first", "trainable": "mean", "tokens": "mean", "seconds": "median"}
-    cells = frame.groupby(["recovery", "sparsity"]).agg(means)
-    whole = cells[["trainable", "tokens", "seconds"]].round().astype(int).map("{:,}".format)
+    means = dict.fromkeys(("learning rate", "windows", "times"), "first")
+    cells = frame.groupby(["recovery", "sparsity"]).agg(means | {"trainable": "mean", "seconds": "median"})
+    whole = cells[["windows", "trainable", "seconds"]].round().astype(int).map("{:,}".format)
     return cells.assign(**whole)
 
 
