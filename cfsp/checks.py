@@ -21,7 +21,8 @@ def check_integer(name: str, value: object, least: int) -> None:
 
 def check_number(name: str, value: object, least: float) -> None:
     """Raise ValueError unless the value is a finite number of at least `least`."""
-    if not isinstance(value, int | float) or not math.isfinite(value) or value < least:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value < least:
         raise ValueError(f"{name}={value!r}: expected a number of at least {least:g}")
 
 

@@ -41,7 +41,7 @@ def full_float32() -> Iterator[None]:
 
 @cache
 def warn_of_few_tokens(site: str, tokens: int, channels: int) -> None:
-    """Say once, on stderr, that second moments of fewer tokens than channels leave the rest to the ridge."""
+    """Say on stderr, once for each plan, that the ridge decides where tokens are fewer than channels."""
     if tokens < channels:
         print(
             f"cfsp: {site}: {tokens:,} calibration tokens for {channels:,} channels; the ridge decides about "

@@ -98,11 +98,13 @@ def probe(
     known: statistics of the dense model that are there already. place: of what is kept of all batches, the
     hidden states and the dense model's answers (`cfsp.stream`).
 
-    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on; and
-    over all batches one pass and, where statistics are not known, one more through its block for each site
-    (of gradients: through the whole model and back).
+    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on, and
+    one more. Where statistics are not known, that one is over all batches, and another goes through its block
+    for each site (of gradients: through the whole model and back).
     """
-    chosen = batches[: probes.batches]
+    chosen, needs = batches[: probes.batches], method[0].needs | method[1].needs
+    if all(needs <= known[site.name].keys() for site in sites):
+        batches = chosen  # what more there is has been read
     stats: Stats = {}
     with Stream(model, batches, place) as stream:
         dense = [stream.keep(log_probabilities(model, batch), f"dense.{n}") for n, batch in enumerate(chosen)]
@@ -184,8 +186,8 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
 def widths(site: Site, shares: Sequence[float]) -> list[int]:
     """Units at these shares, each once, none of them all or nothing; rising."""
     step = site.groups
-    found = {max(1, round(share * site.units / step)) * step for share in shares}
-    return sorted(found - {site.units})
+    most = site.units // step - 1
+    return sorted({min(max(1, round(share * site.units / step)), most) * step for share in shares} - {0})
 
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:

@@ -113,16 +113,25 @@ def removal_path(inverse: Tensor, weight: Tensor, span: int, share: float = 0.0)
 
 def removal_costs(inverse: Tensor, weight: Tensor, span: int, out: Tensor | None = None) -> Tensor:
     """tr(W_P^T [(H^-1)_PP]^-1 W_P) of every unit. out: units that are gone, which cost infinity. [units]"""
-    units = len(inverse) // span
-    blocks = inverse.view(units, span, units, span).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    blocks = unit_blocks(inverse, span)
     if out is not None and out.any():
         blocks = torch.where(out[:, None, None], torch.eye(span).to(blocks), blocks)
-    rows = weight.view(units, span, -1)
-    if span == 1:
-        costs = rows.square().sum((1, 2)) / blocks.flatten()
-    else:
-        costs = (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
+    costs = block_costs(blocks, weight)
     return costs if out is None else costs.masked_fill(out, torch.inf)
+
+
+def unit_blocks(matrix: Tensor, span: int) -> Tensor:
+    """What a matrix over channels has on its diagonal for every unit. [units, span, span]"""
+    units = len(matrix) // span
+    return matrix.view(units, span, units, span).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+def block_costs(blocks: Tensor, weight: Tensor) -> Tensor:
+    """tr(W_P^T B_P^-1 W_P) of every unit, from B [units, span, span] and W [channels, outputs]. [units]"""
+    rows = weight.view(len(blocks), blocks.shape[1], -1)
+    if blocks.shape[1] == 1:
+        return rows.square().sum((1, 2)) / blocks.flatten()
+    return (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
 
 
 def downdate(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
@@ -139,7 +148,7 @@ def downdate(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
 def swap(
     damped: Tensor, cross: Tensor, keep: Sequence[int], span: int, most: int, groups: int = 1
 ) -> tuple[list[int], int]:
-    """Exchange units while that lowers the error: the best one that is out comes in, the worst one goes.
+    """Exchange units, one for one, as long as some exchange lowers the error.
 
     damped: H of channels with its ridge, no constant; cross: C, with what the ridge pulls to. groups: equal
     runs of units, within which units are exchanged.
@@ -148,32 +157,42 @@ def swap(
     inside, run = sorted(keep), len(damped) // span // groups
     for made in range(most):
         outside = sorted(set(range(run * groups)) - set(inside))
-        if not outside:
+        pair = exchange(damped, cross, inside, outside, span, run) if inside and outside else None
+        if pair is None:
             return inside, made
-        best = outside[int(gains(damped, cross, inside, outside, span).argmax())]
-        wider = sorted([*inside, best])
-        places = channels(wider, span, damped.device)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped[places][:, places]))
-        costs = removal_costs(inverse, inverse @ cross[places], span).tolist()
-        worst = min(
-            (cost, unit) for cost, unit in zip(costs, wider, strict=True) if unit // run == best // run
-        )[1]
-        if worst == best:
-            return inside, made
-        inside = [unit for unit in wider if unit != worst]
+        inside = sorted({*inside, pair[0]} - {pair[1]})
     return inside, most
 
 
-def gains(damped: Tensor, cross: Tensor, inside: Sequence[int], outside: Sequence[int], span: int) -> Tensor:
-    """What the error falls by if one of the units outside comes in. [outside]"""
+def exchange(
+    damped: Tensor, cross: Tensor, inside: Sequence[int], outside: Sequence[int], span: int, run: int
+) -> tuple[int, int] | None:
+    """The unit that comes in and the one that goes. None: no exchange lowers the error.
+
+    Of those outside, the one that would lower the error most comes first; it comes in if it lowers it by
+    more than the cheapest unit of its run is worth beside it. With A = H_KK^-1, V = A C_K, B = A H_Ku,
+    S = H_uu - H_uK B (what of unit u the kept K do not explain) and R = C_u - B^T C_K (what it could),
+    beside u
+
+        A <- A + B S^-1 B^T,    V <- V - B S^-1 R,    the error falls by tr(R^T S^-1 R).
+    """
     kept, out = (channels(units, span, damped.device) for units in (inside, outside))
-    solved = torch.linalg.solve(damped[kept][:, kept], damped[kept][:, out])  # [kept, out]
-    left = damped[out][:, out] - damped[out][:, kept] @ solved  # what the kept cannot explain
-    rest = cross[out] - solved.T @ cross[kept]
-    units = len(outside)
-    blocks = left.view(units, span, units, span).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
-    rows = rest.view(units, span, -1)
-    return (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped[kept][:, kept]))
+    weight, across = inverse @ cross[kept], inverse @ damped[kept][:, out]
+    rest = cross[out] - across.T @ cross[kept]
+    left = unit_blocks(damped[out][:, out] - damped[out][:, kept] @ across, span)
+    gains, blocks = block_costs(left, rest), unit_blocks(inverse, span)
+    runs = torch.as_tensor(inside, device=damped.device) // run
+    for place in gains.argsort(descending=True).tolist():
+        own = slice(place * span, (place + 1) * span)
+        reached = across[:, own]
+        scaled = torch.linalg.solve(left[place], reached.T).T.reshape(len(inside), span, span)
+        beside = blocks + reached.view(len(inside), span, span) @ scaled.transpose(1, 2)
+        costs = block_costs(beside, weight - reached @ torch.linalg.solve(left[place], rest[own]))
+        costs = costs.masked_fill(runs != outside[place] // run, torch.inf)
+        if costs.min() < gains[place] * (1 - 1e-9):
+            return outside[place], inside[int(costs.argmin())]
+    return None
 
 
 def channels(units: Sequence[int] | Tensor, span: int, device: torch.device) -> Tensor:

@@ -67,6 +67,19 @@ def test_no_other_widths_within_the_budget_are_better(budget):
     assert error(keep) <= min(map(error, fitting)) + 0.1
 
 
+@pytest.mark.parametrize("gone", [1, 40, 50, 100, 101, 110, 150, 199, 240, 395])
+def test_no_key_value_group_goes_where_neurons_do(gone):
+    sites = [Site("heads", "attention", 4, block=0), Site("neurons", "mlp", 400, block=0)]
+    cost = {"heads": 100, "neurons": 1}
+    curves = stats_of(
+        heads=[(width, 4.0 - width) for width in range(1, 5)],
+        neurons=[(width, 0.0101 * (400 - width)) for width in range(1, 401)],
+    )
+    keep = ErrorCurves().allocate(sites, {}, curves, cost, 800 - gone)
+    errors = {heads + 0.0101 * max(0, gone - 100 * heads) for heads in range(4) if gone - 100 * heads < 400}
+    assert 4 - keep["heads"] + 0.0101 * (400 - keep["neurons"]) == pytest.approx(min(errors))
+
+
 def test_a_site_that_matters_less_keeps_less():
     keep = ErrorCurves().allocate(SITES, {}, stats_of(a=curve(0.1), b=curve(5.0)), COST, 60)
     assert keep["a"] < keep["b"]
@@ -257,10 +270,18 @@ def test_what_cannot_be_probed_is_refused(monkeypatch):
         cfsp.plan(make("llama"), batches(), schedule="iterative", allocator="error_curves", sparsity=0.5)
     curves = stats_of(a=curve(1.0), b=curve(1.0))
     curves["a"]["unit_cost"], curves["b"]["unit_cost"] = torch.tensor(1e-9), torch.tensor(1.0)
+    with pytest.raises(
+        ValueError, match="budget=macs is a share of what the sites take; expected sparsity_of=s"
+    ):
+        cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(budget="macs"), sparsity_of="model")
+    monkeypatch.setattr("cfsp.schedules.base.probe_once", None)  # refused before anything is probed
+    with pytest.raises(ValueError, match="would leave a width of zero units"):
+        cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(round_to=16), sparsity=0.99)
+    monkeypatch.undo()
     monkeypatch.setattr(probes, "seconds_of", lambda work, device: 1.0)
     with pytest.raises(ValueError, match="takes no less time on a calibration batch; expected longer"):
         cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(budget="latency"))
-    with pytest.raises(ValueError, match="cannot be cut so far"):
+    with pytest.raises(ValueError, match="cannot spare the last 3.25 of it; expected a lower sparsity"):
         ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, COST, 70)
 
 

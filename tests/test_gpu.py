@@ -36,3 +36,14 @@ def test_sites_that_share_weights_too(criterion):
     for plan, model in zip(plans, (cpu, gpu), strict=True):
         cfsp.apply(plan, model)
     assert cpu.num_parameters() == gpu.num_parameters()
+
+
+@pytest.mark.parametrize("target", ["own", "residual"])
+def test_least_squares_agree_with_the_cpu(target):
+    cpu, gpu = make("llama"), make("llama").cuda()
+    options = {"criterion": "obs", "compensation": "least_squares", "allocator": "error_curves"}
+    options |= {"schedule": "blockwise", "target": target, "sparsity": 0.4}
+    plans = [cfsp.plan(model, batches(count=8, size=2, tokens=24), **options) for model in (cpu, gpu)]
+    assert [cut.keep for cut in plans[0].edits] == [cut.keep for cut in plans[1].edits]
+    for one, other in zip(*(plan.edits for plan in plans), strict=True):
+        torch.testing.assert_close(one.consumer, other.consumer, rtol=1e-2, atol=1e-3)

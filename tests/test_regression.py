@@ -89,7 +89,7 @@ def test_removing_in_rounds_starts_where_one_by_one_does(data):
 
 
 @pytest.mark.parametrize("span", [1, 3])
-def test_swaps_end_no_worse_and_where_no_step_in_and_out_helps(data, span):
+def test_swaps_of_units_of_several_channels_too(data, span):
     x, _, t = data
     moment, cross = moments_of(x, t)
     inner = moment[:12, :12], cross[:12]
@@ -102,8 +102,26 @@ def test_swaps_end_no_worse_and_where_no_step_in_and_out_helps(data, span):
     assert 0 < made < 20
     assert error(end) < error([0, 1])
     outside = set(range(12 // span)) - set(end)
-    wider = [*end, min(outside, key=lambda unit: error([*end, unit]))]
-    assert error(end) <= min(error(set(wider) - {unit}) for unit in wider) + 1e-6
+    assert error(end) <= min(error({*end, new} - {old}) for new in outside for old in end) + 1e-6
+
+
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("seed", range(20))
+def test_swaps_end_where_no_exchange_helps(seed, groups):
+    dice = torch.Generator().manual_seed(seed)
+    x, t = (torch.randn(60, size, generator=dice, dtype=torch.float64) for size in (12, 4))
+    x = x @ torch.randn(12, 12, generator=dice, dtype=torch.float64)
+    damped, cross = x.T @ x / 60 + 0.01 * torch.eye(12, dtype=torch.float64), x.T @ t / 60
+
+    def error(keep):
+        places = torch.tensor(sorted(keep))
+        return float(-(cross[places] * torch.linalg.solve(damped[places][:, places], cross[places])).sum())
+
+    end, _ = swap(damped, cross, [0, 1, 2, 6, 7, 8], 1, 100, groups)
+    pairs = [
+        (new, old) for new in set(range(12)) - set(end) for old in end if groups == 1 or new // 6 == old // 6
+    ]
+    assert error(end) <= min(error({*end, new} - {old}) for new, old in pairs) + 1e-9
 
 
 def test_units_are_exchanged_within_their_group(data):

@@ -71,6 +71,14 @@ def test_a_residual_target_is_refused_where_there_is_none(family):
         )
 
 
+def test_rounding_of_a_large_stream_is_no_reason_to_refuse():
+    model = make("llama").bfloat16()
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(100)
+    options = {"criterion": "magnitude", "allocator": "uniform", "schedule": "blockwise"}
+    cfsp.plan(model, batches(**SAMPLES), compensation="least_squares", target="residual", **options)
+
+
 def test_a_target_takes_a_schedule_that_can_give_it():
     with pytest.raises(ValueError, match="schedule OneShot gives only own; expected schedule=blockwise"):
         cfsp.plan(make("llama"), batches(), compensation="least_squares", target="dense")

@@ -34,14 +34,16 @@ class ErrorCurves(Allocator):
     A site's loss at a few widths is probed (`cfsp.probes`): KL(dense || cut) in nats per token, with the
     units and weights that the criterion and the compensation of the run would give it. Between the probes it
     follows the criterion's scores, and of this curve the convex hull counts: step by step goes what costs
-    least per unit of budget, which for the hulls is optimal to within one step. A site with one unit, or one
-    for each group, has nothing to try, and stays.
+    least per unit of budget, which for the hulls is optimal but for the last step, where ways to end are
+    compared. A site with one unit, or one for each group, has nothing to try, and stays.
 
     shares: of its units that a site keeps in the probes.
     batches: calibration batches that the probes read. Passes: sites x shares x batches, each from the
-        site's block on, and one over all batches for each site's statistics, through its block alone.
-    budget: what `sparsity` is a share of: "parameters", "macs" (of a pass over a calibration sample) or
-        "latency" (seconds of a pass over a calibration batch, measured here and now).
+        site's block on; where statistics are missing, one more over all batches, and for each site one
+        through its block alone.
+    budget: what `sparsity` is a share of, of all that the sites' units take: "parameters", "macs" (in a
+        pass over a calibration sample) or "latency" (seconds of a pass over a calibration batch, measured
+        here and now).
     """
 
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -104,13 +106,16 @@ class ErrorCurves(Allocator):
 
 
 def descend(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:
-    """The rung of every ladder: down by what costs least per budget until the excess is gone, then up again
-    wherever there is room for it.
+    """The rung of every ladder: down by what costs least per budget, as long as the excess is not gone.
+
+    A step that would do away with all that is left of it, a whole key/value group where some neurons would
+    do, ends the descent in one way; in another its ladder goes no further and the others do. Of all these
+    ends the one with the least error counts.
 
     Raises:
         ValueError: the ladders end before.
     """
-    rungs = dict.fromkeys(ladders, 0)
+    rungs, error = dict.fromkeys(ladders, 0), 0.0
 
     def below(name: str) -> list[tuple[float, str]]:
         down = ladders[name][rungs[name] + 1 : rungs[name] + 2]
@@ -118,24 +123,37 @@ def descend(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, i
 
     queue = [entry for name in ladders for entry in below(name)]
     heapq.heapify(queue)
-    while excess > 0:
-        if not queue:
-            raise ValueError(
-                "the sites cannot be cut so far; expected a lower sparsity or a smaller round_to"
-            )
+    ends: list[tuple[float, dict[str, int]]] = [] if excess > 0 else [(error, rungs)]
+    while queue and excess > 0:
         _, name = heapq.heappop(queue)
+        rung = ladders[name][rungs[name] + 1]
+        if rung.spared >= excess:
+            end = rungs | {name: rungs[name] + 1}
+            ends.append((error + rung.added - climb(ladders, end, rung.spared - excess), end))
+            continue
         rungs[name] += 1
-        excess -= ladders[name][rungs[name]].spared
+        excess, error = excess - rung.spared, error + rung.added
         for entry in below(name):
             heapq.heappush(queue, entry)
+    if not ends:
+        raise ValueError(
+            f"the sites that may be cut cannot spare the last {excess:.4g} of it; expected a lower sparsity, "
+            "a smaller round_to or fewer protected blocks"
+        )
+    return min(ends, key=lambda end: end[0])[1]
+
+
+def climb(ladders: Mapping[str, Sequence[Rung]], rungs: dict[str, int], room: float) -> float:
+    """Go up again, in place, wherever there is room for it. -> by how much the error falls"""
+    fallen = 0.0
     while True:
         here = {name: ladders[name][rung] for name, rung in rungs.items() if rung}
-        fits = [name for name, rung in here.items() if rung.spared <= -excess]
+        fits = [name for name, rung in here.items() if rung.spared <= room]
         if not fits:
-            return rungs
+            return fallen
         best = max(fits, key=lambda name: here[name].added)
         rungs[best] -= 1
-        excess += here[best].spared
+        room, fallen = room - here[best].spared, fallen + here[best].added
 
 
 def hull(widths: np.ndarray, errors: np.ndarray) -> np.ndarray:

@@ -65,7 +65,10 @@ class LeastSquares(Compensation):
         ridge = self.ridge
         if ridge == "auto":
             ridge = self.best_ridge(stat, weight, places, prior)
-        consumer, bias = refit(moment, cross, places, ridge, prior, self.constant)
+        try:
+            consumer, bias = refit(moment, cross, places, ridge, prior, self.constant)
+        except ValueError as error:
+            raise ValueError(f"{view.name}: compensation {error}") from None
         if not consumer.isfinite().all():
             raise ValueError(
                 f"{view.name}: a fitted weight is NaN or infinite; check the weights of the model, or "

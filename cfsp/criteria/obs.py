@@ -35,8 +35,8 @@ class OBS(Criterion):
     ridge: damping, relative to the mean of H's diagonal.
     share: of the units left, removed at once; 0: one by one; None: 0 up to 1,024 channels, else 1/32.
     constant: a bias is fitted too (`compensation.constant`), so means cost nothing.
-    swaps: at most so many exchanges of a kept and a removed unit at the end, while they lower the error
-        that the greedy choice adds up; each factorises H again.
+    swaps: at most so many exchanges of a kept and a removed unit at the end, as long as any lowers the
+        error that the greedy choice adds up; each factorises H again.
     """
 
     ridge: float = 1e-2
@@ -59,7 +59,10 @@ class OBS(Criterion):
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         moment, penalty = self.damped(stat)
         warn_of_few_tokens(view.name, int(stat["input_tokens"]), len(moment))
-        inverse = torch.cholesky_inverse(cholesky(moment, self.ridge))
+        try:
+            inverse = torch.cholesky_inverse(cholesky(moment, self.ridge))
+        except ValueError as error:
+            raise ValueError(f"{view.name}: criterion {error}") from None
         best = weight = view.consumers()[0].flatten(0, 1).double()  # damping pulls to what is best anyway
         if "target_moment" in stat:
             best = inverse @ self.pulled(weight, stat, penalty)

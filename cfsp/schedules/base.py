@@ -18,6 +18,7 @@ from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.decisions import check_kinds
 from cfsp.layouts import block_modules
+from cfsp.moments import warn_of_few_tokens
 from cfsp.plans import PrunePlan
 from cfsp.probes import probe_once
 from cfsp.progress import Progress, site_parameters
@@ -108,12 +109,18 @@ class Schedule(ABC):
         allocator: Allocator,
         compensation: Compensation,
     ) -> None:
-        """Raise ValueError if these cannot work together."""
+        """Raise ValueError if these cannot work together; a plan begins with this."""
+        warn_of_few_tokens.cache_clear()  # once for each plan, not for each process
         check_kinds(criterion, sites)
         if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
             raise ValueError(
                 f"allocator {type(allocator).__name__} probes sites that lie in blocks, in the dense model; "
                 "expected only mlp and attention, and schedule=one_shot or blockwise"
+            )
+        if allocator.probes and allocator.probes.cost != "parameters" and self.sparsity_of != "sites":
+            raise ValueError(
+                f"budget={allocator.probes.cost} is a share of what the sites take; expected "
+                f"sparsity_of=sites, not {self.sparsity_of}"
             )
         if compensation.target not in self.targets:
             raise ValueError(
@@ -141,6 +148,8 @@ class Schedule(ABC):
         criterion, allocator, compensation = parts
         if allocator.probes is None:
             return
+        cost, removed = {site.name: state.cost(site) for site in sites}, self.removed(state.model, sites)
+        allocator.check(sites, cost, sum(site.units * cost[site.name] for site in sites) - max(0, removed))
         method = (criterion, compensation)
         found = probe_once(cache, state.model, sites, batches, method, allocator.probes, stats, place)
         for name, tried in found.items():

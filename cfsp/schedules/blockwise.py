@@ -33,10 +33,12 @@ class Blockwise(Schedule):
     arXiv:2312.11983), which with `allocator=uniform` this is; `apart` judges the MLP by what the cut
     attention gives it. A compensation's target other than "own" implies it.
 
-    Only hidden states are kept, those before the next block, and of statistics those of one block.
+    Only hidden states are kept, those before the next block, and of statistics those of one block; an
+    allocator that ranks the units of all sites (global_rank) holds those of all sites.
 
-    Cost: one pass for the widths, if the allocator wants statistics; then two passes through each block
-    (three for a target, one of them dense, and for each site apart).
+    Cost: one pass for the widths, if the allocator wants statistics; then two passes through each block.
+    For a target one more, of the dense model, and for each site three, one of them dense, instead of one for
+    all: five of a block with one site, eight of one with two.
 
     hidden_states: kept in "memory", on the model's device, or on "disk", in a temporary folder.
     """

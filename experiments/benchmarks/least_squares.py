@@ -50,14 +50,15 @@ def operations() -> dict[str, float]:
     hidden, width, heads = CONFIG.hidden_size, CONFIG.intermediate_size, CONFIG.num_attention_heads * 64
     groups = CONFIG.num_key_value_heads * 64
     weights = 3 * hidden * width + 2 * hidden * heads + 2 * hidden * groups
-    kept = round((1 - SPARSITY) * width)
     sizes = (width, heads)
+    kept = [round((1 - SPARSITY) * size) for size in sizes]
     return {
         "one pass": 2 * weights * TOKENS + 4 * TOKENS * LENGTH / 2 * heads,
         "moments": sum(size**2 * TOKENS for size in sizes),  # half of the products: they are symmetric
         "factorisation": sum(size**3 / 3 + 2 * size**3 / 3 for size in sizes),
         "selection": sum(2 / 3 * size**3 + size**2 * hidden for size in sizes),
-        "refit": kept**3 / 3 + 2 * kept**2 * hidden + 2 * width * width * hidden,
+        "targets": sum(2 * size**2 * hidden for size in sizes),
+        "refit": sum(size**3 / 3 + 2 * size**2 * hidden for size in kept),
     }
 
 
@@ -76,6 +77,7 @@ def main() -> None:
         mock.patch("torch.cholesky_inverse", timed("factorisation", torch.cholesky_inverse)),
         mock.patch("cfsp.criteria.obs.cholesky", timed("factorisation", regression.cholesky)),
         mock.patch("cfsp.criteria.obs.removal_path", timed("selection", regression.removal_path)),
+        mock.patch("cfsp.compensation.least_squares.own_output", timed("targets", regression.own_output)),
         mock.patch("cfsp.compensation.least_squares.refit", timed("refit", regression.refit)),
     ):
         plan = cfsp.plan(model, batches, **parts)

@@ -53,11 +53,14 @@ steps() {  # FOLDER OVERRIDES...: +experiment=obs, taken apart, and what else mi
 }
 
 windows() {  # OVERRIDES...: how many windows least squares needs, and what the ridge does about too few
-  local sizes=(windows criterion=obs allocator=uniform calibration.samples=1,2,8,32,128,256 "$@") ridge
-  sparsities=0.5 cfsp "${sizes[@]}" compensation=none
-  for ridge in 1e-5 1e-3 1e-1 auto; do
-    sparsities=0.5 cfsp "${sizes[@]}" compensation=least_squares compensation.ridge=$ridge
+  local all=(windows criterion=obs allocator=uniform "$@") few=1,2 many=8,32,128,256 ridge
+  sparsities=0.5 cfsp "${all[@]}" compensation=none calibration.samples=$few,$many
+  for ridge in 1e-5 1e-3 1e-1; do
+    sparsities=0.5 cfsp "${all[@]}" compensation=least_squares compensation.ridge=$ridge \
+      calibration.samples=$few,$many
   done
+  # auto holds out every eighth window
+  sparsities=0.5 cfsp "${all[@]}" compensation=least_squares compensation.ridge=auto calibration.samples=$many
 }
 
 excerpt() {  # excerpt FILE CHARACTERS NAME: the beginning of a text

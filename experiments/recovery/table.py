@@ -13,8 +13,8 @@ from cfsp.tables import compare, part_name
 METRIC = "perplexity/stdlib:test"
 INTRODUCTION = """Written by `experiments/recovery/run.sh` and `table.py`; see their README for the reading.
 Cells: perplexity, mean ± standard deviation over three seeds, (share of all parameters gone)."""
-COSTS = """One thread; trainable parameters, windows of 512 tokens, how often they were seen (by each sub-layer, where
-these are taught one by one), and seconds of training."""
+COSTS = """One thread; trainable parameters, windows of 512 tokens, how often they were seen (by
+each sub-layer, where these are taught one by one), and seconds of training."""
 
 
 def recovery(record: Record) -> str:
