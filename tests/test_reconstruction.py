@@ -46,7 +46,7 @@ def reconstruction(**options) -> Reconstruction:
         "scheduler": "cosine",
         "evaluate_every": 2,
         "patience": None,
-        "hidden_on": "memory",
+        "hidden_states": "memory",
         "seed": 0,
     }
     return Reconstruction(**{**defaults, **options})
@@ -195,7 +195,7 @@ def test_it_learns(target, tmp_path):
 def test_the_same_seed_gives_the_same_weights(tmp_path):
     dense = make("gemma2")
     found = []
-    for number, options in enumerate(({}, {}, {"hidden_on": "disk"}, {"seed": 1})):
+    for number, options in enumerate(({}, {}, {"hidden_states": "disk"}, {"seed": 1})):
         pruned, change = cut(dense, halves(dense))
         torch.manual_seed(number)
         tune(reconstruction(**options), dense, pruned, change, tmp_path / str(number))
@@ -301,7 +301,7 @@ def test_it_runs_from_the_command_line_and_the_model_loads_again(cli, tmp_path):
     summary(record)
     model, _ = cfsp.load(tmp_path / "model")
     assert model.num_parameters() == record.parameters["pruned"]["model"]
-    again = cli("recovery.hidden_on=disk", "sites=[mlp,attention]", "sparsity=0.4")
+    again = cli("recovery.hidden_states=disk", "sites=[mlp,attention]", "sparsity=0.4")
     assert again.metrics["pruned"] == record.metrics["pruned"]
 
 

@@ -56,7 +56,7 @@ class Reconstruction(Recovery):
     steps: for each sub-layer, of `batch_size` examples; what no step can reach is not read.
     evaluate_every: steps between looks at the held-out part. The best weights seen count, those of before
         the first step among them. patience: looks without better ones before it stops; null: never.
-    hidden_on: where the hidden states of all examples are, in "memory" or on "disk".
+    hidden_states: where the hidden states of all examples are, in "memory" or on "disk".
 
     Weights are tuned in float32 and rounded to the model's dtype. transformers' Trainer is no use here:
     it wants a model that runs from end to end.
@@ -73,13 +73,13 @@ class Reconstruction(Recovery):
     scheduler: str
     evaluate_every: int
     patience: int | None
-    hidden_on: str
+    hidden_states: str
     seed: int
 
     def __post_init__(self) -> None:
         check_choice("recovery.target", self.target, ("stream", "sublayer"))
         check_choice("recovery.sublayers", self.sublayers, ("cut", "all"))
-        check_choice("recovery.hidden_on", self.hidden_on, ("memory", "disk"))
+        check_choice("recovery.hidden_states", self.hidden_states, ("memory", "disk"))
         for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 0), ("evaluate_every", 1)):
             check_integer(f"recovery.{name}", getattr(self, name), least)
         if self.patience is not None:
@@ -163,7 +163,7 @@ class Reconstruction(Recovery):
         """Go through the blocks of both models, side by side. -> what tuning each sub-layer was"""
         train, held_out = examples
         ids, counted = rows_of([*train, *held_out])
-        folder = setting.folder / "states" if self.hidden_on == "disk" else None
+        folder = setting.folder / "states" if self.hidden_states == "disk" else None
         dense = Stream(setting.dense, ids, counted, self.batch_size, folder, "dense")
         pruned = Stream(setting.model, ids, counted, self.batch_size, folder, "pruned")
         places, apart = places_of(setting.model), self.target == "sublayer"
