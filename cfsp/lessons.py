@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cfsp.layouts import Place
-from cfsp.replay import Stream, forced, tapped
+from cfsp.replay import RowStream, forced, tapped
 
 ORDER = ("attention", "mlp")
 """Sub-layers in the order in which they learn."""
@@ -25,7 +25,7 @@ class Goals:
     give themselves, not by what then leaves the block.
     """
 
-    pruned: Stream
+    pruned: RowStream
     index: int
     places: Mapping[str, Place]
     left: Tensor
@@ -36,9 +36,9 @@ class Goals:
     @classmethod
     def of(
         cls,
-        dense: Stream,
+        dense: RowStream,
         number: int,
-        pruned: Stream,
+        pruned: RowStream,
         index: int,
         places: Mapping[str, Place],
         kinds: Sequence[str],

@@ -128,7 +128,7 @@ def forced(block: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
             handle.remove()
 
 
-class Stream:
+class RowStream:
     """The hidden states of many rows of tokens, on their way through the blocks of one model.
 
     ids: [rows, tokens]; counted: the same shape, bool, which tokens are no padding. batch: rows in one

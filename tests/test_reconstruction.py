@@ -17,7 +17,7 @@ from cfsp.plans import Cut, PrunePlan
 from cfsp.record import Record, record_path
 from cfsp.recovery.base import Setting, block_parameters, change_of
 from cfsp.recovery.reconstruction import Reconstruction
-from cfsp.replay import Stream
+from cfsp.replay import RowStream
 from cfsp.run import run as run_config
 from cfsp.summary import summary
 
@@ -87,7 +87,7 @@ def test_a_stream_is_the_models_own_pass(name):
     model, _ = cut(make(name), halves(make(name)))
     batch = batches(count=1, size=5, padded=True)[0]
     counted = batch["attention_mask"].bool()
-    stream = Stream(model, batch["input_ids"], counted, 2, None, "x")
+    stream = RowStream(model, batch["input_ids"], counted, 2, None, "x")
     left = []
     for path in block_modules(model):
         model.get_submodule(path).register_forward_hook(

@@ -28,7 +28,7 @@ from cfsp.layouts import block_modules, check_positions, is_causal, places_of
 from cfsp.lessons import ORDER, Goals, Lesson
 from cfsp.record import peak_bytes, reset_peak
 from cfsp.recovery.base import Recovered, Recovery, Setting
-from cfsp.replay import Stream
+from cfsp.replay import RowStream
 from cfsp.texts import Text
 from cfsp.windows import Example
 
@@ -164,8 +164,8 @@ class Reconstruction(Recovery):
         train, held_out = examples
         ids, counted = rows_of([*train, *held_out])
         folder = setting.folder / "states" if self.hidden_states == "disk" else None
-        dense = Stream(setting.dense, ids, counted, self.batch_size, folder, "dense")
-        pruned = Stream(setting.model, ids, counted, self.batch_size, folder, "pruned")
+        dense = RowStream(setting.dense, ids, counted, self.batch_size, folder, "dense")
+        pruned = RowStream(setting.model, ids, counted, self.batch_size, folder, "pruned")
         places, apart = places_of(setting.model), self.target == "sublayer"
         passed, notes = 0, []
         last = max(index for index, kinds in enumerate(wanted) if kinds)
