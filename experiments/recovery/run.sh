@@ -36,12 +36,11 @@ teachers() {
     study recovery=full recovery.training.learning_rate=1e-3
 }
 
-reconstruction() { # no labels, 100 steps for each sub-layer, and LoRA's 100: both see 800 windows, 409,600 tokens, once
+reconstruction() { # no labels; each sub-layer sees 800 windows, 409,600 tokens, once, as LoRA does in `ranks`
     local here=(results="$results/reconstruction" sparsity=0.3,0.5 seed=0,1,2)
     "$python" -m cfsp -m "${here[@]}"
     "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.data.limit=800 \
         recovery.steps=100 recovery.learning_rate=1e-2
-    cfsp "${here[@]}" recovery=lora recovery.training.learning_rate=1e-2
 }
 
 tenth() { # 80 windows, 40,960 tokens, for everybody; a sub-layer sees them ten times, LoRA three
@@ -52,9 +51,7 @@ tenth() { # 80 windows, 40,960 tokens, for everybody; a sub-layer sees them ten 
         recovery.training.warmup=3 recovery.training.evaluate_every=5
 }
 
-local_rates() { # what the learning rates of both were chosen by: seed 0, 50 %; LoRA's on all tokens by `rates`
-    "$python" -m cfsp -m results="$results/reconstruction_rates" sparsity=0.5 recovery=reconstruction \
-        recovery.data.limit=800 recovery.steps=100 recovery.learning_rate=1e-3,3e-3,1e-2
+tenth_rates() { # what the learning rates of the tenth were chosen by: seed 0, 50 %
     local here=(results="$results/tenth_rates" sparsity=0.5 recovery.data.limit=80)
     "$python" -m cfsp -m "${here[@]}" recovery=reconstruction recovery.steps=100 recovery.evaluate_every=25 \
         recovery.learning_rate=1e-3,3e-3,1e-2
@@ -78,7 +75,7 @@ for part in "${@:-recovery}"; do
         reconstruction)
             reconstruction & others=$!
             tenth
-            local_rates
+            tenth_rates
             wait $others
             page reconstruction ;;
         *) echo "unknown part $part; expected recovery or reconstruction" >&2; exit 1 ;;
