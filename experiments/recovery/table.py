@@ -14,7 +14,8 @@ METRIC = "perplexity/stdlib:test"
 INTRODUCTION = """Written by `experiments/recovery/run.sh` and `table.py`; see their README for the reading.
 Cells: perplexity, mean ± standard deviation over three seeds, (share of all parameters gone)."""
 COSTS = """One thread; trainable parameters, windows of 512 tokens, how often they were seen (by
-each sub-layer, where these are taught one by one), and seconds of training."""
+each sub-layer, where these are taught one by one), and seconds of training, upper bounds where the machine
+had other work too."""
 
 
 def recovery(record: Record) -> str:
@@ -125,6 +126,7 @@ def recovery_page(results: Path) -> list[str]:
 
 def reconstruction_page(results: Path) -> list[str]:
     parts = ["# Reconstruction, block by block, against LoRA at equal tokens", INTRODUCTION]
+    parts += ["LoRA on all 409,600 tokens, once: [recovery.md](recovery.md)."]
     for title, folder in (("409,600 tokens", "reconstruction"), ("40,960 tokens", "tenth")):
         found = read(results, folder)
         trained = [record for record in found if record.training]
