@@ -126,7 +126,7 @@ def recovery_page(results: Path) -> list[str]:
 
 def reconstruction_page(results: Path) -> list[str]:
     parts = ["# Reconstruction, block by block, against LoRA at equal tokens", INTRODUCTION]
-    parts += ["LoRA on all 409,600 tokens, once: [recovery.md](recovery.md)."]
+    parts += ["LoRA on 409,600 tokens, once: [recovery.md](recovery.md)."]
     for title, folder in (("409,600 tokens", "reconstruction"), ("40,960 tokens", "tenth")):
         found = read(results, folder)
         trained = [record for record in found if record.training]
