@@ -8,9 +8,8 @@ come at once are float32, their sums float64.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +38,9 @@ def full_float32() -> Iterator[None]:
             backend.fp32_precision = precision
 
 
-@cache
-def warn_of_few_tokens(site: str, tokens: int, channels: int) -> None:
-    """Say on stderr, once for each plan, that the ridge decides where tokens are fewer than channels."""
+def warn_of_few_tokens(site: str, stat: Mapping[str, Tensor]) -> None:
+    """Say on stderr that the ridge decides, where moments are of fewer tokens than channels."""
+    tokens, channels = int(stat["input_tokens"]), len(stat["input_second_moment"]) - 1
     if tokens < channels:
         print(
             f"cfsp: {site}: {tokens:,} calibration tokens for {channels:,} channels; the ridge decides about "

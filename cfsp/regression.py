@@ -27,24 +27,31 @@ def damping(moment: Tensor, ridge: float) -> Tensor:
     return ridge * torch.where(mean > 0, mean, 1.0)
 
 
-def cholesky(matrix: Tensor, ridge: float) -> Tensor:
-    """The factor of a damped matrix. Raises ValueError if it has none."""
+def cholesky(matrix: Tensor, ridge: float, what: str = "ridge") -> Tensor:
+    """The factor of a damped matrix. Raises ValueError if it has none. what: the ridge's name for people"""
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed.any():
         raise ValueError(
-            f"ridge={ridge:g} does not make the second moments positive definite; expected a larger one"
+            f"{what}={ridge:g} does not make the second moments positive definite; expected a larger one"
         )
     return factor
 
 
 def refit(
-    moment: Tensor, cross: Tensor, places: Tensor, ridge: float, prior: Tensor | None, constant: bool
+    moment: Tensor,
+    cross: Tensor,
+    places: Tensor,
+    ridge: float,
+    prior: Tensor | None,
+    constant: bool,
+    what: str = "ridge",
 ) -> tuple[Tensor, Tensor | None]:
     """The weights of the kept channels that minimise E|t - V^T x_K - b|^2 + ridge |V - prior|^2.
 
     V = (H_KK + ridge I)^-1 (C_K + ridge prior), b one more channel without a ridge.
 
     places: of the kept channels [kept]. prior: towards what the ridge pulls [kept, outputs]; None: 0.
+    what: the ridge's name in an error.
     -> V [kept, outputs], b [outputs], or None without a constant.
 
     Raises:
@@ -58,7 +65,7 @@ def refit(
     right = cross[features].clone()
     if prior is not None:
         right[:kept] += penalty * prior
-    solution = torch.cholesky_solve(right, cholesky(left, ridge))
+    solution = torch.cholesky_solve(right, cholesky(left, ridge, what))
     return solution[:kept], solution[kept] if constant else None
 
 

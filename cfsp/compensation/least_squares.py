@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cfsp.checks import check_bool, check_choice
 from cfsp.compensation.base import TARGETS, Compensation
-from cfsp.moments import warn_of_few_tokens
 from cfsp.regression import channels, own_output, refit, squared_error
 from cfsp.sites import UnitView
 
@@ -58,17 +57,14 @@ class LeastSquares(Compensation):
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
     ) -> dict[str, Tensor]:
         weight = view.consumers()[0].flatten(0, 1).double()  # [channels, outputs]
-        warn_of_few_tokens(view.name, int(stat["input_tokens"]), len(weight))
         moment, cross = moments(stat, weight)
         places = channels(keep, view.span, moment.device)
         prior = weight[places] if self.towards == "kept" else None
         ridge = self.ridge
         if ridge == "auto":
             ridge = self.best_ridge(stat, weight, places, prior)
-        try:
-            consumer, bias = refit(moment, cross, places, ridge, prior, self.constant)
-        except ValueError as error:
-            raise ValueError(f"{view.name}: compensation {error}") from None
+        whose = f"{view.name}: compensation ridge"
+        consumer, bias = refit(moment, cross, places, ridge, prior, self.constant, whose)
         if not consumer.isfinite().all():
             raise ValueError(
                 f"{view.name}: a fitted weight is NaN or infinite; check the weights of the model, or "

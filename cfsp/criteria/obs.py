@@ -11,7 +11,6 @@ from torch import Tensor
 
 from cfsp.checks import check_bool, check_integer, check_number
 from cfsp.criteria.base import Criterion
-from cfsp.moments import warn_of_few_tokens
 from cfsp.regression import centred, cholesky, own_output, removal_path, swap
 from cfsp.sites import UnitView
 
@@ -58,11 +57,7 @@ class OBS(Criterion):
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         moment, penalty = self.damped(stat)
-        warn_of_few_tokens(view.name, int(stat["input_tokens"]), len(moment))
-        try:
-            inverse = torch.cholesky_inverse(cholesky(moment, self.ridge))
-        except ValueError as error:
-            raise ValueError(f"{view.name}: criterion {error}") from None
+        inverse = torch.cholesky_inverse(cholesky(moment, self.ridge, f"{view.name}: criterion ridge"))
         best = weight = view.consumers()[0].flatten(0, 1).double()  # damping pulls to what is best anyway
         if "target_moment" in stat:
             best = inverse @ self.pulled(weight, stat, penalty)

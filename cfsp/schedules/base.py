@@ -100,7 +100,11 @@ class Schedule(ABC):
                 stats = collect(state.model, whole, batches, needs, last_block, self.checkpointing)
             else:
                 stats = collect_once(cache, state.model, whole, batches, needs, self.checkpointing)
-        return {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
+        found = {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
+        if "input_tokens" in needs:
+            for name, stat in found.items():
+                warn_of_few_tokens(name, stat)
+        return found
 
     def check(
         self,
@@ -109,8 +113,7 @@ class Schedule(ABC):
         allocator: Allocator,
         compensation: Compensation,
     ) -> None:
-        """Raise ValueError if these cannot work together; a plan begins with this."""
-        warn_of_few_tokens.cache_clear()  # once for each plan, not for each process
+        """Raise ValueError if these cannot work together."""
         check_kinds(criterion, sites)
         if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
             raise ValueError(
