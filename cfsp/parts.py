@@ -26,7 +26,7 @@ from cfsp.recovery.base import Recovery
 from cfsp.recovery.none import NoRecovery
 from cfsp.restarts import keep_plan, kept_plan
 from cfsp.schedules.base import Schedule
-from cfsp.sites import Site, unit_cost
+from cfsp.sites import Site
 from cfsp.windows import fingerprint_examples
 
 
@@ -74,9 +74,7 @@ class Parts:
         """Parameters of a unit of every site. Raises ValueError if the parts cannot do what is asked."""
         check_positions(model, self.calibration.seqlen, "calibration seqlen")
         self.schedule.check(sites, self.criterion, self.allocator, self.compensation)
-        cost = {site.name: unit_cost(model, site) for site in sites}
-        whole = sum(site.units * cost[site.name] for site in sites)
-        self.allocator.check(sites, cost, whole - self.schedule.removed(model, sites))
+        cost = self.schedule.check_budget(model, sites, self.allocator)
         for evaluator in [*self.evaluators, *self.paired]:
             evaluator.protocol(model, tokenizer)
         for sampler in self.samplers:

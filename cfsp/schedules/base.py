@@ -22,7 +22,7 @@ from cfsp.moments import warn_of_few_tokens
 from cfsp.plans import PrunePlan
 from cfsp.probes import probe_once
 from cfsp.progress import Progress, site_parameters
-from cfsp.sites import Site
+from cfsp.sites import Site, unit_cost
 from cfsp.statistics import Stats
 
 BASES = ("sites", "blocks", "model")
@@ -101,7 +101,7 @@ class Schedule(ABC):
             else:
                 stats = collect_once(cache, state.model, whole, batches, needs, self.checkpointing)
         found = {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
-        if "input_tokens" in needs:
+        if "input_tokens" in needs and "input_second_moment" in needs:
             for name, stat in found.items():
                 warn_of_few_tokens(name, stat)
         return found
@@ -137,6 +137,15 @@ class Schedule(ABC):
                 "that share none (attention or query_heads, mlp)"
             )
 
+    def check_budget(
+        self, model: PreTrainedModel, sites: Sequence[Site], allocator: Allocator
+    ) -> dict[str, int]:
+        """Parameters of a unit of every site. Raises ValueError if the allocator cannot meet the budget."""
+        cost = {site.name: unit_cost(model, site) for site in sites}
+        whole = sum(site.units * cost[site.name] for site in sites)
+        allocator.check(sites, cost, whole - self.removed(model, sites))
+        return cost
+
     def probe(
         self,
         state: Progress,
@@ -151,8 +160,7 @@ class Schedule(ABC):
         criterion, allocator, compensation = parts
         if allocator.probes is None:
             return
-        cost, removed = {site.name: state.cost(site) for site in sites}, self.removed(state.model, sites)
-        allocator.check(sites, cost, sum(site.units * cost[site.name] for site in sites) - max(0, removed))
+        self.check_budget(state.model, sites, allocator)  # before anything is probed
         method = (criterion, compensation)
         found = probe_once(cache, state.model, sites, batches, method, allocator.probes, stats, place)
         for name, tried in found.items():
