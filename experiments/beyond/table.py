@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
 
+from cfsp.frames import frame
 from cfsp.record import Record, records
-from cfsp.tables import compare, part_name
+from cfsp.tables import cell_text, compare, comparisons, part_name
 
 ROOT = Path(__file__).parents[2] / "results"
 INTRODUCTION = """# Least squares, greedy OBS, error curves
@@ -29,7 +30,7 @@ STEPS = {
 }
 COMBINATION = ("criterion", "compensation", "allocator")
 DEFAULTS = {"towards": "zero", "constant": False, "ridge": 0.001}
-GRIDS = {"mlp": "MLPs", "mlp, attention": "MLPs and attention"}
+GRIDS = {"mlp": "MLPs", "mlp+attention": "MLPs and attention"}
 COLORS = {"none": "#999999", "mean": "#e69f00", "least_squares": "#0072b2"}
 OURS = "#d55e00"
 MARKERS = {"uniform": "o", "cfsp": "s", "global_rank": "^", "error_curves": "D"}
@@ -76,52 +77,37 @@ def read(folder: str) -> list[Record]:
     return list(records(ROOT / "beyond" / folder / "records"))
 
 
-def runs(found: Sequence[Record]) -> pd.DataFrame:
-    """One row for each run."""
-    metric = metric_of(found)
-    return pd.DataFrame(
-        {
-            "sites": ", ".join(record.config["sites"]),
-            **{name: part(record, name) for name in COMBINATION},
-            "asked": record.config["sparsity"],
-            "perplexity": record.metrics["pruned"][metric].value,
-            "gone": record.sparsity["model"],
-        }
-        for record in found
-    )
+def cells(folder: str) -> pd.DataFrame:
+    """One row for each combination, sites and sparsity, over the seeds: `cfsp.tables.Comparison.cells`."""
+    found = read(folder)
+    (one,) = comparisons(frame(found), metric_of(found), [*COMBINATION, "sites"], strict=True)
+    return one.cells
 
 
-def averaged(folder: str) -> pd.DataFrame:
-    """One row for each combination, sites and sparsity: mean and standard deviation over the seeds."""
-    cells = runs(read(folder)).groupby(["sites", *COMBINATION, "asked"])
-    columns = {"perplexity": ("perplexity", "mean"), "deviation": ("perplexity", "std")}
-    return cells.agg(**columns, seeds=("perplexity", "size"), gone=("gone", "mean")).reset_index()
-
-
-def cell(row: Any) -> str:
-    spread = "" if pd.isna(row.deviation) else f" ± {row.deviation:.2f}"
-    return f"{row.perplexity:.2f}{spread} (−{row.gone:.1%})"
+def text(row: Any) -> str:
+    return cell_text(row._asdict(), digits=2, usual=row.n)
 
 
 def best(rows: pd.DataFrame) -> str:
     """Of each criterion and compensation, the allocator that served it best."""
-    first = rows.loc[rows.groupby(["criterion", "compensation", "asked"])["perplexity"].idxmin()]
-    cells = [f"{cell(row)} {row.allocator}" for row in first.itertuples(index=False)]
-    wide = first.assign(cell=cells).pivot(index=["criterion", "compensation"], columns="asked", values="cell")
+    first = rows.loc[rows.groupby(["criterion", "compensation", "sparsity"])["mean"].idxmin()]
+    texts = [f"{text(row)} {row.allocator}" for row in first.itertuples(index=False)]
+    wide = first.assign(text=texts).pivot(
+        index=["criterion", "compensation"], columns="sparsity", values="text"
+    )
     wide.columns = [f"{share:.0%}" for share in wide.columns]
-    order = first[first.asked == first.asked.max()].set_index(["criterion", "compensation"])
-    return wide.loc[order["perplexity"].sort_values().index].reset_index().to_markdown(index=False)
+    order = first[first.sparsity == first.sparsity.max()].set_index(["criterion", "compensation"])
+    return wide.loc[order["mean"].sort_values().index].reset_index().to_markdown(index=False)
 
 
 def verdict(rows: pd.DataFrame, ours: pd.DataFrame) -> str:
     """`+experiment=obs` beside the best combination of the grid."""
     table = []
     for own in ours.itertuples(index=False):
-        others = rows[(rows.sites == own.sites) & (rows.asked == own.asked)]
-        other = others.loc[others.perplexity.idxmin()]
-        name = " / ".join(other[[*COMBINATION]])
-        cells = [cell(own), cell(other), name, len(others)]
-        table.append([GRIDS[own.sites], f"{own.asked:.0%}", *cells])
+        others = rows[(rows.sites == own.sites) & (rows.sparsity == own.sparsity)].sort_values("mean")
+        other = next(others.itertuples(index=False))
+        name = " / ".join(getattr(other, part) for part in COMBINATION)
+        table.append([GRIDS[own.sites], f"{own.sparsity:.0%}", text(own), text(other), name, len(others)])
     columns = ["sites", "asked", "`+experiment=obs`", "best of the grid", "which", "of"]
     return pd.DataFrame(table, columns=columns).to_markdown(index=False)
 
@@ -135,12 +121,12 @@ def draw(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> Figur
     panels = figure.subplots(len(grids), len(GRIDS), squeeze=False)
     for line, (folder, rows) in zip(panels, grids.items(), strict=True):
         for axes, (kind, title) in zip(line, GRIDS.items(), strict=True):
-            highest = rows.asked.max()
-            shown = (rows.sites == kind) & (rows.asked == highest) & (rows.criterion != "magnitude")
+            highest = rows.sparsity.max()
+            shown = (rows.sites == kind) & (rows.sparsity == highest) & (rows.criterion != "magnitude")
             panel(axes, rows[shown])
             axes.set_title(f"{MODELS[folder]}: {title}, {highest:.0%} removed", fontsize=8)
             if (own := ours.get(folder)) is not None:
-                for value in own[(own.sites == kind) & (own.asked == highest)].perplexity:
+                for value in own[(own.sites == kind) & (own.sparsity == highest)]["mean"]:
                     axes.axhline(value, color=OURS, linestyle="--")
     handles = [Line2D([], [], marker="s", linestyle="", color=color, label=n) for n, color in COLORS.items()]
     handles += [Line2D([], [], marker=m, linestyle="", color="black", label=n) for n, m in MARKERS.items()]
@@ -151,12 +137,12 @@ def draw(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> Figur
 
 def panel(axes: Axes, rows: pd.DataFrame) -> None:
     """The criteria side by side, from the worst to the best; compensations apart within each."""
-    order = rows.groupby("criterion")["perplexity"].min().sort_values(ascending=False).index
+    order = rows.groupby("criterion")["mean"].min().sort_values(ascending=False).index
     shift = dict(zip(COLORS, (-0.25, 0, 0.25), strict=True))
     for row in rows.itertuples():
         x = order.get_loc(row.criterion) + shift[row.compensation]
         look = {"marker": MARKERS[row.allocator], "color": COLORS[row.compensation]}
-        axes.plot(x, row.perplexity, markersize=5, alpha=0.8, **look)
+        axes.plot(x, row.mean, markersize=5, alpha=0.8, **look)
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(ScalarFormatter())
     axes.yaxis.set_minor_formatter(ScalarFormatter())
@@ -188,11 +174,14 @@ def page(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> str:
 
 
 if __name__ == "__main__":
-    grids = {folder: averaged(folder) for folder in MODELS if read(folder)}
-    ours = {folder: averaged(f"{folder}_ours") for folder in grids if read(f"{folder}_ours")}
+    grids = {folder: cells(folder) for folder in MODELS if read(folder)}
+    ours = {folder: cells(f"{folder}_ours") for folder in grids if read(f"{folder}_ours")}
     if grids:
         (ROOT / "figures").mkdir(exist_ok=True)
         draw(grids, ours).savefig(ROOT / "figures" / "beyond.png", dpi=160, metadata={"Software": None})
         named = [rows.assign(model=MODELS[folder]) for folder, rows in grids.items()]
-        pd.concat(named).round(4).to_csv(ROOT / "tables" / "beyond.csv", index=False)
+        columns = ["model", "sites", *COMBINATION, "sparsity", "mean", "std", "n", "removed"]
+        pd.concat(named)[columns].sort_values(columns[:6]).round(4).to_csv(
+            ROOT / "tables" / "beyond.csv", index=False
+        )
     print(page(grids, ours))
