@@ -6,32 +6,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from families import DECODERS, LLAMA, batches, kinds_of, make
-from hydra import compose, initialize_config_dir
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp
-from cfsp.build import CONF
 from cfsp.examples import Split
 from cfsp.layouts import block_modules, places_of
 from cfsp.plans import Cut, PrunePlan
-from cfsp.record import Record, record_path
 from cfsp.recovery.base import Setting, block_parameters, change_of
 from cfsp.recovery.reconstruction import Reconstruction
 from cfsp.replay import RowStream
-from cfsp.run import run as run_config
-from cfsp.summary import summary
-
-TINY = [
-    "recovery=reconstruction",
-    "recovery/data=text",
-    "recovery.data.window=16",
-    "recovery.data.held_out=8",
-    "recovery.data.limit=24",
-    "recovery.steps=6",
-    "recovery.evaluate_every=2",
-    "recovery.batch_size=4",
-    "recovery.warmup=0",
-]
 
 
 def reconstruction(**options) -> Reconstruction:
@@ -279,44 +262,3 @@ def test_a_cut_stream_is_refused(tmp_path):
     pruned, change = cut(dense, {"hidden": tuple(range(16))})
     with pytest.raises(ValueError, match="sites without hidden"):
         tune(reconstruction(), dense, pruned, change, tmp_path)
-
-
-@pytest.fixture
-def cli(tiny_overrides, text_file, tmp_path):
-    def call(*overrides):
-        own = [*TINY, f"recovery.data.sources.text.text.paths={text_file}", f"results={tmp_path}/results"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            cfg = compose("config", [*tiny_overrides(*overrides), *own, *overrides])
-        return Record.load(record_path(cfg.results, run_config(cfg).id))
-
-    return call
-
-
-def test_it_runs_from_the_command_line_and_the_model_loads_again(cli, tmp_path):
-    record = cli("sites=[mlp,attention]", "sparsity=0.4", f"save={tmp_path / 'model'}")
-    assert record.training["tokens"] == 24 * 16
-    assert record.training["held_out"] == 8
-    assert record.training["peak_bytes"]["host"] > 0
-    assert not any((tmp_path / "results" / "recovery").iterdir())
-    summary(record)
-    model, _ = cfsp.load(tmp_path / "model")
-    assert model.num_parameters() == record.parameters["pruned"]["model"]
-    again = cli("recovery.hidden_states=disk", "sites=[mlp,attention]", "sparsity=0.4")
-    assert again.metrics["pruned"] == record.metrics["pruned"]
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (["recovery.data.held_out=0"], "held_out=0: expected some"),
-        (["recovery.target=logits"], "recovery.target='logits': expected one of stream, sublayer"),
-        (["recovery.scheduler=cosin"], "cosin"),
-        (["recovery.data.limit=2"], "2 examples to train on are less than recovery.batch_size=4"),
-        (["recovery.data.limit=0"], "limit=0"),
-        (["recovery.steps=0"], "recovery.steps=0"),
-        (["recovery.data.window=4096"], "the model has 64 positions"),
-    ],
-)
-def test_bad_input_is_one_line(overrides, message, cli):
-    with pytest.raises(ValueError, match=message):
-        cli(*overrides)

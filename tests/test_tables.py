@@ -6,39 +6,13 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from tabled import NAME, record
 
 from cfsp.commands.tables import main
-from cfsp.filters import Filter, select
 from cfsp.formats import render
 from cfsp.frames import find_fields, find_metrics
-from cfsp.record import Metric, Record, part_name
+from cfsp.record import Metric, part_name
 from cfsp.tables import compare, comparisons, frame, wide
-
-NAME = "perplexity/x"
-TARGETS = {"cfsp": "CFSP", "flap": "FLAP", "wanda_sp": "WandaSP"}
-
-
-def record(method, sparsity, value, protocol="a", seed=0, better="lower", name=NAME, **config):
-    def metric(value):
-        return Metric(value, None, 1, better, {"window": protocol, "text": "x"})
-
-    target = {"_target_": f"cfsp.criteria.x.{TARGETS.get(method, method)}", "seed": seed}
-    base = {"sparsity": sparsity, "method": method, "seed": seed, "criterion": target, "sites": ["mlp"]}
-    return Record(
-        id=f"{method}{sparsity}{seed}{''.join(map(str, config.values()))}".replace("/", ""),
-        created="",
-        config=base | config,
-        parameters={},
-        sparsity={"model": sparsity / 2},
-        widths={},
-        unit_cost={},
-        notes={},
-        metrics={"dense": {name: metric(4.0)}, "pruned": {name: metric(value)}},
-        seconds={},
-        peak_bytes={},
-        git=None,
-        environment={},
-    )
 
 
 def method(one):
@@ -188,46 +162,6 @@ def test_frame_has_leaves_and_names_of_parts():
         "dense": 4.0,
     }
     assert {name: row[name] for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "left"),
-    [
-        ("criterion=cfsp", ["cfsp0.20", "cfsp0.51"]),
-        ("criterion=c*,wanda_sp", ["cfsp0.20", "cfsp0.51", "wanda_sp0.30"]),
-        ("criterion!=cfsp", ["flap0.20", "wanda_sp0.30"]),
-        ("sparsity>=0.3", ["cfsp0.51", "wanda_sp0.30"]),
-        ("sparsity<3e-1", ["cfsp0.20", "flap0.20"]),
-        ("seed!=0", ["cfsp0.51"]),
-        ("sites=[mlp]", ["cfsp0.20", "cfsp0.51", "flap0.20", "wanda_sp0.30"]),
-        ("rank>4", ["flap0.20"]),
-        ("rank!=8", ["cfsp0.20", "cfsp0.51", "wanda_sp0.30"]),
-    ],
-)
-def test_filters(text, left):
-    records = [
-        record("cfsp", 0.2, 5),
-        record("cfsp", 0.5, 5, seed=1),
-        replace(record("flap", 0.2, 5, rank=8), id="flap0.20"),
-        record("wanda_sp", 0.3, 5),
-    ]
-    assert select(frame(records), [Filter.parse(text)])["id"].tolist() == left
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("sparsty=0.2", "no field 'sparsty'; did you mean sparsity"),
-        ("criterion=nothing", "no record is left; there criterion is cfsp"),
-        ("sparsity>much", "expected a number after >"),
-        ("criterion>2", "criterion is no number but cfsp"),
-        ("what", "expected field=value"),
-        ("criterion=[a", "not YAML"),
-    ],
-)
-def test_wrong_filters_say_what_is_right(text, message):
-    with pytest.raises(ValueError, match=message):
-        select(frame([record("cfsp", 0.2, 5)]), [Filter.parse(text)])
 
 
 def test_names_of_metrics_and_fields():
