@@ -40,6 +40,10 @@ TRAINING = [
     *("recovery.training.max_steps=4", "recovery.training.evaluate_every=2", "recovery.training.warmup=0"),
     *("recovery.training.batch_size=4", "recovery.training.learning_rate=0.01"),
 ]
+PRELOADED = [
+    *("cfsp.run", "cfsp.recovery.lora", "cfsp.tables", "rich.console"),
+    *("cfsp.allocators.cfsp", "cfsp.evaluation.perplexity", "transformers.models.llama.modeling_llama"),
+]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.launcher.threads=1"]
 
 
@@ -152,7 +156,7 @@ class Soak:
         self.place = place
         self.base = [*tiny(place), "criterion=wanda_sp", "sparsity=0.2,0.5"]
         self.forks = multiprocessing.get_context("forkserver")
-        self.forks.set_forkserver_preload(["cfsp.run", "cfsp.recovery.lora", "cfsp.tables", "rich.console"])
+        self.forks.set_forkserver_preload(PRELOADED)
 
     def run(self, folder: Path, scenario: Scenario, at: int | None = None, group: bool = True) -> int:
         arguments = [*self.base, *scenario.arguments]
@@ -177,20 +181,20 @@ class Soak:
             folder = calm.with_name(f"killed{number}")
             if scenario.over:
                 shutil.copytree(calm, folder)
-            for _ in range(min(IN_A_ROW, kills - done)):
-                group = name != "joblib" or dice.random() < 0.5
-                self.run(folder, scenario, dice.randint(1, operations), group)
-                event = folder / "event"
-                if event.exists() and not event.read_text().isdecimal():
-                    done, events = done + 1, events + Counter([event.read_text()])
+            for place in range(min(IN_A_ROW, kills - done)):
+                at = dice.randint(1, operations // (2 if place else 1))  # less is left to do after a kill
+                code = self.run(folder, scenario, at, group=name != "joblib" or dice.random() < 0.5)
                 yield from (f"{folder}: {fault}" for fault in strangers(folder))
-            code = self.run(folder, scenario)
+                if not (folder / "event").exists():
+                    break  # it came to its end before
+                done, events = done + 1, events + Counter([(folder / "event").read_text()])
+            else:
+                code = self.run(folder, scenario)
+            yield from (
+                f"{folder}: {fault}" for fault in [*strangers(folder), *differences(folder, expected)]
+            )
             if code != 0:
-                yield f"{folder}: exit code {code} in the end"
-            for what, found in outcome(folder).items():
-                if found != expected[what]:
-                    yield f"{folder}: {what}: {found}\n  undisturbed: {expected[what]}"
-            yield from (f"{folder}: {fault}" for fault in strangers(folder))
+                yield f"{folder}: exit code {code} in the end, see log.txt there"
             number += 1
         kinds = ", ".join(f"{count} {event}" for event, count in sorted(events.items()))
         took = time.monotonic() - start
@@ -205,6 +209,13 @@ def strangers(folder: Path) -> list[str]:
         if record.exists() and record.read_text() != model.read_text():
             found.append(f"{record} stands beside another model")
     return found
+
+
+def differences(folder: Path, expected: dict[str, Any]) -> Iterator[str]:
+    """Where a sweep came to anything else than the undisturbed one."""
+    for what, found in outcome(folder).items():
+        if found != expected[what]:
+            yield f"{what}: {found}\n  undisturbed: {expected[what]}"
 
 
 def outcome(folder: Path) -> dict[str, Any]:
