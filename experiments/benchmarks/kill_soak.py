@@ -246,7 +246,7 @@ def tiny(place: Path) -> list[str]:
     from cfsp.loading import REFERENCE
 
     words = "the cat sat on a mat while two dogs ran over many green hills and far away".split()
-    (place / "text.txt").write_text(" ".join(words[(i * i + i // 7) % len(words)] for i in range(4000)))
+    (place / "text.txt").write_text(" ".join(words[(i * i + i // 7) % len(words)] for i in range(1500)))
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
