@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +17,11 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from cfsp.atomic import writing
+
+ABANDONED = 60.0
+"""Seconds after which a sweep's folder that is empty is one of a killed sweep."""
 
 failed: set[str] = set()
 """Files of the failures that this process knows of; what the exit code is made of."""
@@ -56,6 +63,17 @@ class Attempt:
 class SweepEnd(Callback):
     """Counts the failures of a sweep when all its jobs are over, in whatever processes they were."""
 
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """End in one line where Hydra could not write what it begins a sweep with."""
+        folder = Path(config.hydra.sweep.dir)
+        try:
+            with writing(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                OmegaConf.save(config, folder / "multirun.yaml")
+        except OSError as error:
+            print(f"cfsp: error: {error}: results=FOLDER or hydra.sweep.dir=FOLDER", file=sys.stderr)
+            raise SystemExit(1) from error
+
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         from cfsp.failures import of_sweep  # slow to import
 
@@ -63,6 +81,10 @@ class SweepEnd(Callback):
         if failed:
             jobs = "1 job" if len(failed) == 1 else f"{len(failed)} jobs"
             print(f"cfsp: {jobs} of the sweep failed: {' '.join(sorted(failed))}", file=sys.stderr)
+        for folder in Path(config.hydra.sweep.dir).parent.glob("*/"):
+            with suppress(OSError):  # it holds something, as those do that got as far as their first job
+                if time.time() - folder.stat().st_mtime > ABANDONED:
+                    folder.rmdir()
 
 
 def sweep_name() -> str | None:

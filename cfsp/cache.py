@@ -1,7 +1,8 @@
 """Cache: what is costly and the same in many runs, made once and kept on disk under a name of its content.
 
 An entry is whole or not there, and of several jobs that want the same one makes it while the others
-wait. An entry that cannot be read is made again, and a disk that is full costs the entry, not the run.
+wait. Beside each lies its seal. An entry that is not as it was sealed, or is another's, is made again, and a
+disk that is full, read-only or without locks costs the entry, not the run.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cfsp.atomic import replacing
+from cfsp.atomic import clear_parts, replacing
+from cfsp.locks import holding_if_possible
+from cfsp.seals import seal, unseal
 
 T = TypeVar("T")
 KINDS = ("metrics", "statistics")
@@ -58,47 +60,73 @@ class Cache:
             return cls(None)
         if not isinstance(place, str | Path) or not str(place):
             raise ValueError(f"cache={place!r}: expected a folder or off")
-        if Path(place).exists() and not Path(place).is_dir():
-            raise ValueError(f"cache={str(place)!r} is a file; expected a folder or off")
+        with suppress(OSError):  # a folder that cannot be looked at keeps nothing, which `put` says
+            if Path(place).exists() and not Path(place).is_dir():
+                raise ValueError(f"cache={str(place)!r} is a file; expected a folder or off")
         return cls(Path(place))
 
     def get(self, name: str, read: Callable[[Path], T]) -> T | None:
-        """An entry, or None if it is not there or cannot be read, which is said on stderr.
+        """An entry, or None if it is not there or not as it was put, which is said on stderr.
 
         read: raises ValueError if the file is not what it should be.
         """
-        if self.folder is None or not (self.folder / name).is_file():
+        if not self.has(name):
             return None
         try:
+            unseal(seal_of(self.folder / name), name)
             return read(self.folder / name)
         except (ValueError, OSError) as error:
-            print(f"cfsp: {self.folder / name} cannot be read and is made again ({error})", file=sys.stderr)
+            print(f"cfsp: {self.folder / name} is made again ({error})", file=sys.stderr)
             return None
+
+    def has(self, name: str) -> bool:
+        """Whether a file is there under this name, in whatever state."""
+        with suppress(OSError):
+            return self.folder is not None and (self.folder / name).is_file()
+        return False
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
         """Keep an entry; a disk that does not take it is said on stderr and costs nothing else."""
         if self.folder is None:
             return
+        path = self.folder / name
         try:
-            with replacing(self.folder / name) as part:
+            with replacing(path) as part:
                 write(part)
+            seal(seal_of(path), name, [path])
         except OSError as error:
-            print(f"cfsp: {self.folder / name} cannot be kept ({error})", file=sys.stderr)
+            print(f"cfsp: not kept: {error}", file=sys.stderr)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Keep other jobs from making the same thing at the same time; a killed one's hold is released."""
+        """Keep other jobs from making the same thing at the same time; a killed one's hold is released.
+
+        name: of an entry, or of a folder of entries that are made together.
+        """
         if self.folder is None:
             yield
             return
-        with holding(self.folder / "locks" / f"{name}.lock", f"another job makes {name}"):
+        lock = self.folder / "locks" / f"{name}.lock"
+        with holding_if_possible(lock, f"another job makes {name}") as held:
+            if held:
+                self._clear_parts(name)
             yield
+
+    def _clear_parts(self, name: str) -> None:
+        """Delete what a killed job left of an entry, or in a folder of entries."""
+        with suppress(OSError):
+            place = self.folder / name
+            for part in place.glob(".*.part") if place.is_dir() else ():
+                part.unlink(missing_ok=True)
+            for path in (place, seal_of(place)):
+                clear_parts(path)
 
     def describe(self, folder: str) -> None:
         """Say in an entry's folder what `about` says; what is there stays."""
-        if self.folder is not None and self.about and not (self.folder / folder / ABOUT).exists():
+        if self.folder is not None and self.about and not self.has(f"{folder}/{ABOUT}"):
             text = json.dumps(self.about) + "\n"
-            self.put(f"{folder}/{ABOUT}", lambda part: part.write_text(text))
+            with suppress(OSError), replacing(self.folder / folder / ABOUT) as part:  # for people: no loss
+                part.write_text(text)
 
     def entries(self, kinds: Collection[str] = KINDS) -> list[Entry]:
         """All that is kept, the newest first; what other jobs delete meanwhile is left out."""
@@ -118,6 +146,7 @@ class Cache:
         gone = [entry for entry in self.entries(kinds) if entry.age >= older]
         for entry in gone:
             entry.path.unlink(missing_ok=True)
+            seal_of(entry.path).unlink(missing_ok=True)
         for kind in (*kinds, "locks") if self.folder is not None else ():
             for part in (self.folder / kind).rglob(".*.part"):
                 with suppress(FileNotFoundError):
@@ -137,27 +166,9 @@ BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 """Bytes of an element -> the integers that its bits are read as."""
 
 
-@contextmanager
-def holding(lock: Path, why: str) -> Iterator[None]:
-    """Hold a lock that the system releases with the process; say why one waits, if one waits.
-
-    It is a flock: machines that share a folder exclude each other where the file system carries flocks
-    between them (local disks, NFS since Linux 2.6.12, Lustre mounted with `flock`). The file goes with
-    the hold; one that a killed process left holds nothing and is taken over.
-    """
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    hold = FileLock(lock)
-    try:
-        hold.acquire(timeout=1)
-    except Timeout:
-        print(f"cfsp: waiting: {why}", file=sys.stderr)
-        hold.acquire()
-    try:
-        yield
-    finally:
-        # While it is held: who waits on the file that goes notices, and takes a new one (filelock does).
-        lock.unlink(missing_ok=True)
-        hold.release()
+def seal_of(path: Path) -> Path:
+    """Where the seal of an entry is: beside it, hidden."""
+    return path.with_name(f".{path.name}.seal")
 
 
 @torch.no_grad()

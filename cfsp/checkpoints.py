@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
-import secrets
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cfsp.atomic import clear_parts, whole_folder
 from cfsp.description import describe, modeling_file, stock_class
+from cfsp.locks import LOCKLESS, holding_if_possible
 from cfsp.plans import PrunePlan
 
 SUMS = "SHA256SUMS"
@@ -50,7 +49,7 @@ def save(
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite)
-    with whole_folder(folder) as part, as_os_errors(folder), valid_generation_config(model):
+    with alone_in(folder), whole_folder(folder) as part, valid_generation_config(model):
         if adapters is not None:
             for config in adapters.peft_config.values():
                 config.base_model_name_or_path = str(folder)  # peft takes a relative path from where it runs
@@ -99,33 +98,18 @@ def check_target(folder: Path, overwrite: bool) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to fill that takes the final name when the block ends well, and goes otherwise."""
-    part = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.part")
-    old = part.with_suffix(".old")
-    try:
-        part.mkdir(parents=True)
-        yield part
-        if folder.exists():
-            folder.rename(old)
-        part.rename(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-
-
-@contextmanager
-def as_os_errors(folder: Path) -> Iterator[None]:
-    """Raise as an OSError what the libraries that write the files call by other names."""
-    try:
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep others from writing a model there, and clear away what killed ones left of theirs."""
+    why = f"another process writes {folder}"
+    with holding_if_possible(lock_of(folder), why, only=LOCKLESS) as held:
+        if held:
+            clear_parts(folder)
         yield
-    except Exception as error:
-        # tokenizers raises a bare Exception if a file cannot be written; anything finer is its own.
-        if type(error) in (Exception, SafetensorError):
-            raise OSError(f"{folder} could not be written: {error}") from error
-        raise
+
+
+def lock_of(folder: Path) -> Path:
+    """The lock of who writes a model to a folder."""
+    return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager

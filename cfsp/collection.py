@@ -119,7 +119,7 @@ def collect_once(
         missing = {need for need, values in found.items() if values is None}
         if missing & STATISTICS.keys():
             beside = [name for name in SHARED if all(STATISTICS[name].modules(site) for site in sites)]
-            missing |= {name for name in beside if not (cache.folder / names[name]).is_file()}
+            missing |= {name for name in beside if not cache.has(names[name])}
         made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
         if missing:
             cache.describe(folder)

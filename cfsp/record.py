@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from cfsp.atomic import replacing
+from cfsp.seals import checksum
 
 PACKAGES = (
     "cfsp",
@@ -83,18 +84,23 @@ class Record:
 
     def save(self, results: str | Path) -> Path:
         path = record_path(results, self.id)
-        write_json(path, asdict(self))
+        with replacing(path) as part:
+            part.write_text(self.text())
         return path
 
     def text(self) -> str:
-        """The record as JSON."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        """The record as JSON, with a checksum of its own."""
+        data = asdict(self)
+        return json.dumps(data | {"sha256": checksum(data)}, indent=1) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
         """Read a record. Raises ValueError if the file is none."""
         try:
             data = json.loads(Path(path).read_text())
+            written = data.pop("sha256", None)  # older records have none
+            if written is not None and written != checksum(data):
+                raise ValueError("it was altered after it was written: its sha256 is another")
             metrics = {
                 stage: {name: Metric(**metric) for name, metric in named.items()}
                 for stage, named in data.pop("metrics").items()

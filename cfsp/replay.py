@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cfsp.atomic import reserve
 from cfsp.collection import Stop, stop
 from cfsp.layouts import block_modules
 
@@ -177,4 +178,5 @@ class RowStream:
         path = self.folder / f"{self.name}.{what}.bin"
         path.unlink(missing_ok=True)  # what is left of a killed run may have another size
         size = torch.Size(self.shape).numel()
+        reserve(path, size * self.dtype.itemsize)
         return torch.from_file(str(path), shared=True, size=size, dtype=self.dtype).view(self.shape)

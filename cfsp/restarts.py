@@ -1,7 +1,8 @@
 """Restarts: what a killed training left behind, and what of it may be gone on with.
 
-A checkpoint is whole once its marker is written, which is last of all. A plan is kept with the digest
-of all that it was made from, and counts only for a run that would make it from the same.
+A checkpoint, a plan and a tuned block count once their seal is written, which is last of all, and while they
+agree with it. A plan is sealed with the digest of all that it was made from, and counts only for a run that
+would make it from the same.
 """
 
 from __future__ import annotations
@@ -9,38 +10,70 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
 
 from cfsp.atomic import replacing
 from cfsp.plans import PrunePlan
 from cfsp.record import is_main
+from cfsp.seals import read_seal, seal, unseal
 
 WHOLE = "whole.json"
-MADE_FROM = "made_from"
+MADE_FROM = "made_from.json"
+STATE = "trainer_state.json"
 
 
 def mark_whole(checkpoint: Path, ended: bool) -> None:
     """Say that all of a checkpoint is written. ended: whether training was over with it."""
-    with replacing(checkpoint / WHOLE) as part:
-        part.write_text(json.dumps({"ended": ended}) + "\n")
+    files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != WHOLE]
+    seal(checkpoint / WHOLE, name_of(checkpoint), files, ended=ended)
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The last checkpoint that is whole."""
+    """The last checkpoint that is whole; one that was altered since is only seen by `drop_torn`."""
     return next((path for path in checkpoints(folder) if (path / WHOLE).is_file()), None)
 
 
 def has_ended(checkpoint: Path) -> bool:
     """Whether training was over with this whole checkpoint."""
-    return json.loads((checkpoint / WHOLE).read_text())["ended"]
+    return read_seal(checkpoint / WHOLE)["notes"]["ended"]
 
 
 def drop_torn(folder: Path) -> None:
-    """Delete what was being written when a process was killed, and name it on stderr."""
-    for path in checkpoints(folder) if is_main() else ():
-        if not (path / WHOLE).is_file():
-            print(f"cfsp: {path} was not written to its end and is left out", file=sys.stderr)
-            shutil.rmtree(path)
+    """Delete checkpoints that are not as they were sealed or have no seal, and name them on stderr.
+
+    So are those that cannot be gone on from, because what they call the best is gone. A best that a later one
+    took the place of is no loss: training comes to the later one again.
+    """
+    found = checkpoints(folder) if is_main() else []
+    lost, best = set(), {}
+    for path in found:
+        try:
+            unseal(path / WHOLE, name_of(path))
+            named = json.loads((path / STATE).read_text())["best_model_checkpoint"]
+            best[path] = path.with_name(Path(named).name) if named else path
+        except ValueError as error:
+            lost.add(path)
+            leave_out(path, str(error))
+    for path in [*best]:
+        if best[path] in best or (path != found[0] and best[path] not in lost):
+            break
+        lost.add(best.pop(path))
+        leave_out(path, "the best until then is gone")
+
+
+def leave_out(path: Path, why: str) -> None:
+    print(f"cfsp: {path} is left out ({why})", file=sys.stderr)
+    shutil.rmtree(path)
+
+
+def name_of(path: Path) -> str:
+    """What a kept file is of: the run, whose folder it is in, and its place there."""
+    return f"{path.parent.name}/{path.name}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -52,19 +85,44 @@ def checkpoints(folder: Path) -> list[Path]:
 def keep_plan(folder: Path, plan: PrunePlan, made_from: str) -> None:
     """Keep a plan for when the training that follows is killed. made_from: a digest."""
     plan.save(folder)
-    with replacing(folder / MADE_FROM) as part:
-        part.write_text(made_from + "\n")
+    seal(folder / MADE_FROM, made_from, folder.glob("plan.*"))
 
 
 def kept_plan(folder: Path, made_from: str) -> PrunePlan | None:
-    """The plan that an interrupted training began with; made from anything else, both are deleted."""
+    """The plan that an interrupted training began with.
+
+    Made from anything else, or altered since, it is deleted with all that followed from it.
+    """
     if not folder.exists():
         return None
-    mark = folder / MADE_FROM
-    if mark.is_file() and mark.read_text().strip() == made_from:
-        print(f"cfsp: going on with the training in {folder}; delete it to begin anew", file=sys.stderr)
-        return PrunePlan.load(folder)
+    try:
+        unseal(folder / MADE_FROM, made_from)
+        plan = PrunePlan.load(folder)
+    except ValueError as error:
+        if is_main():
+            print(f"cfsp: the training in {folder} begins anew ({error})", file=sys.stderr)
+            shutil.rmtree(folder)
+        return None
     if is_main():
-        print(f"cfsp: the model or the data is not what {folder} began with; it begins anew", file=sys.stderr)
-        shutil.rmtree(folder)
-    return None
+        print(f"cfsp: going on with the training in {folder}; delete it to begin anew", file=sys.stderr)
+    return plan
+
+
+def keep_block(block: nn.Module, notes: Sequence[Mapping[str, Any]], file: Path) -> None:
+    """Keep the weights of a tuned block, and what tuning it was."""
+    with replacing(file) as part:
+        save_file({name: tensor.contiguous() for name, tensor in block.state_dict().items()}, part)
+    seal(file.with_suffix(".json"), name_of(file), [file], tuned=list(notes))
+
+
+def restore_block(block: nn.Module, file: Path) -> list[dict[str, Any]] | None:
+    """Give a block the weights that `keep_block` kept. -> the notes; None if they are not there or altered"""
+    if not file.exists():
+        return None
+    try:
+        notes = unseal(file.with_suffix(".json"), name_of(file))
+    except ValueError as error:
+        print(f"cfsp: {file} is made again ({error})", file=sys.stderr)
+        return None
+    block.load_state_dict(load_file(file))
+    return notes["tuned"]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +16,11 @@ from transformers import set_seed
 
 from cfsp import record
 from cfsp.build import build
-from cfsp.cache import Cache, holding
+from cfsp.cache import Cache
 from cfsp.cards import base_license, model_card
 from cfsp.checkpoints import check_target, save
 from cfsp.checks import check_bool, check_integer
 from cfsp.description import check_hidden
-from cfsp.failures import forget
 from cfsp.finding import find_sites
 from cfsp.loading import check_device, local_device
 from cfsp.loggers.base import Job, Log
@@ -30,6 +28,7 @@ from cfsp.measuring import join, measure, measure_pairs, say
 from cfsp.parts import Parts
 from cfsp.record import Record
 from cfsp.recovery.base import Setting, block_parameters, change_of
+from cfsp.run_files import RECORD, RunFiles
 from cfsp.schedules.base import parameters
 from cfsp.surgery import apply
 
@@ -53,58 +52,45 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_bool("overwrite", cfg.overwrite)
+    run_id = record.run_id(config)
+    files = RunFiles(Path(cfg.results), run_id, save_folder(cfg, run_id))
+    found = None if cfg.overwrite else files.finished()
+    if found is not None and files.settled():
+        return found, False
     record.make_folder(cfg.results)
-    path = record.record_path(cfg.results, record.run_id(config))
-    target = save_folder(cfg, path.stem)
-    with alone(path, Path(cfg.results)):
-        if not cfg.overwrite and (target is None or holds(target, path.stem)):
-            found = record.read_finished(path)
-            if found is not None:
-                return found, False
-        if target is not None:
-            check_target(target, cfg.overwrite)
+    with files.alone():
+        found = None if cfg.overwrite else files.read()
+        if found is not None:
+            return found, False
+        if files.target is not None:
+            check_target(files.target, files.may_replace(cfg.overwrite))
         check_integer("seed", cfg.seed, least=0)
         set_seed(cfg.seed)
         check_device(local_device(cfg.device))
         record.reset_peak(local_device(cfg.device))
         parts = Parts.of(cfg)
-        if parts.recovery.keeps_apart and target is None:
+        if parts.recovery.keeps_apart and files.target is None:
             raise ValueError(
                 "recovery.parameters.merge=false keeps adapters beside a saved model; expected save=true, "
                 "save=FOLDER or merge=true"
             )
-        with Log(parts.loggers, Job(path.stem, config, Path(cfg.results), command, sweep)) as log:
-            made = prune(cfg, config, parts, target, log)
+        with Log(parts.loggers, Job(run_id, config, Path(cfg.results), command, sweep)) as log:
+            made = prune(cfg, config, parts, files, log)
         if record.is_main():
-            forget(cfg.results, path.stem)
+            files.tidy()
     return made, True
 
 
-@contextmanager
-def alone(path: Path, results: Path) -> Iterator[None]:
-    """Keep other processes from the same run, and clear away what killed ones left of its record.
-
-    Of the several processes of one training the main one holds the run for all.
-    """
-    if not record.is_main():
-        yield
-        return
-    with holding(results / f".{path.stem}.lock", f"another process makes {path.stem}"):
-        for part in path.parent.glob(f".{path.name}.*.part"):
-            part.unlink(missing_ok=True)
-        yield
-
-
-def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path | None, log: Log) -> Record:
+def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, files: RunFiles, log: Log) -> Record:
     """Calibrate, plan, cut, recover, measure, write. config: cfg, resolved."""
-    training, cache = Path(cfg.results) / "recovery" / log.job.id, Cache.at(cfg.cache)
+    training, cache = files.training, Cache.at(cfg.cache)
     clock = Stopwatch()
     with clock("load"):
         model, tokenizer = build(cfg.model)
         sites = find_sites(model, config["sites"])
         before, sizes = parameters(model, sites), block_parameters(model)
         cost = parts.check(model, tokenizer, sites)
-        if target is not None:
+        if files.target is not None:
             check_hidden(model, sites, parts.allocator.round_to)
         examples = parts.recovery.prepare(model, tokenizer, parts.needs)
         batches = parts.calibration.batches(tokenizer)
@@ -156,13 +142,14 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path
     )
     if not record.is_main():
         return outcome
-    outcome.save(cfg.results)
-    log.finish(outcome)
-    if target is not None:
+
+    def save_model() -> None:
         card = partial(model_card, outcome, license=base_license(str(cfg.model.path)))
-        files = {"record.json": outcome.text()}
-        save(target, model, tokenizer, plan, card, files, cfg.overwrite, recovered.adapters)
-    shutil.rmtree(training, ignore_errors=True)
+        texts, over = {RECORD: outcome.text()}, files.may_replace(cfg.overwrite)
+        save(files.target, model, tokenizer, plan, card, texts, over, recovered.adapters)
+
+    files.keep(outcome, save_model)
+    log.finish(outcome)
     return outcome
 
 
@@ -175,14 +162,6 @@ def save_folder(cfg: DictConfig, run_id: str) -> Path | None:
     if not isinstance(cfg.save, str) or not cfg.save:
         raise ValueError(f"save={cfg.save!r}: expected false, true (results/models/<id>) or a folder")
     return Path(cfg.save)
-
-
-def holds(folder: Path, run_id: str) -> bool:
-    """Whether a folder holds the model of this run."""
-    path = folder / "record.json"
-    with suppress(ValueError):  # no record: then it is some other model, which `check_target` refuses
-        return path.is_file() and Record.load(path).id == run_id
-    return False
 
 
 class Stopwatch:

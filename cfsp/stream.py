@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cfsp.atomic import reserve
 from cfsp.checks import check_choice
 from cfsp.collection import feed, stop
 from cfsp.layouts import block_modules
@@ -100,6 +101,7 @@ class Stream:
         if self._folder is None:
             return tensor
         path = Path(self._folder.name) / name
+        reserve(path, tensor.nbytes)
         copy = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
         return copy.view(tensor.shape).copy_(tensor)
 

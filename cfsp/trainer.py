@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
+from cfsp.atomic import writing
 from cfsp.restarts import drop_torn, has_ended, mark_whole, newest_whole
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor], Tensor | int | None], Tensor]
@@ -53,6 +54,10 @@ class LossTrainer(Trainer):
         # best checkpoint is there: made by the first of them, or not yet.
         Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
         super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, *args: Any, **options: Any) -> None:
+        with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(*args, **options)
 
     def compute_loss(
         self,

@@ -1,6 +1,7 @@
 """Shared fixtures. The suite runs on CPU, without a network, with one thread per worker."""
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -123,5 +124,28 @@ def cli(tiny_overrides, tmp_path):
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("config", [*tiny_overrides(*overrides), f"results={tmp_path}/results", *overrides])
         return record_path(cfg.results, run(cfg).id)
+
+    return call
+
+
+@pytest.fixture
+def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
+    """Run the command in this process with a tiny model. Returns exit code, stdout, lines of stderr."""
+    from cfsp.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+
+    def call(*arguments):
+        flags = [argument for argument in arguments if argument == "-m"]  # argparse wants it first
+        rest = [argument for argument in arguments if argument != "-m"]
+        monkeypatch.setattr(sys, "argv", ["cfsp", *flags, *tiny_overrides(*arguments), *rest])
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        out, err = capsys.readouterr()
+        return code, out, err.splitlines()
 
     return call

@@ -13,7 +13,8 @@ from test_checkpoints import cut, emptied
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import cfsp
-from cfsp.checkpoints import check_target, whole_folder
+from cfsp.atomic import whole_folder
+from cfsp.checkpoints import check_target
 from cfsp.loading import REFERENCE
 
 

@@ -13,11 +13,12 @@ import torch
 from families import make
 
 from cfsp import collection
-from cfsp.cache import OFF, Cache, fingerprint, fingerprint_batches, holding
+from cfsp.cache import OFF, Cache, fingerprint, fingerprint_batches
 from cfsp.collection import SHARED, collect, collect_once
 from cfsp.commands.cache import main
 from cfsp.finding import find_sites
 from cfsp.loading import load
+from cfsp.locks import holding
 
 IDS = torch.arange(3, 19).view(2, 8)
 BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
@@ -142,7 +143,7 @@ def test_of_jobs_that_want_the_same_one_makes_it(tiny, sites, tmp_path, passes):
 
 def test_a_killed_job_lets_go(tmp_path):
     held = (
-        "import sys, time; from pathlib import Path; from cfsp.cache import holding\n"
+        "import sys, time; from pathlib import Path; from cfsp.locks import holding\n"
         "with holding(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
     )
     lock = tmp_path / "one.lock"

@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
     {"atomic", "checks", "modeling_pruned", "modes", "sharding", "windows"},
+    {"locks", "seals"},
     {"sites", "plans", "record"},
     {
         "cache",
@@ -53,7 +54,8 @@ ROWS = [
     {"schedules", "recovery", "evaluation"},
     {"attempts", "build", "measuring"},
     {"parts"},
-    {"api", "run"},
+    {"api", "run_files"},
+    {"run"},
     {"cli", "commands"},
     {"__main__", "__init__"},
 ]

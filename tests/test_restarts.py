@@ -2,17 +2,29 @@
 
 import copy
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from itertools import product
 
 import pytest
 import torch
 from training import TINY, run
+from transformers import TrainerState
 
 from cfsp.record import Record
 from cfsp.recovery.lora import Lora
+from cfsp.restarts import (
+    checkpoints,
+    drop_torn,
+    has_ended,
+    keep_block,
+    mark_whole,
+    newest_whole,
+    restore_block,
+)
 from cfsp.trainer import LossTrainer, not_finite
 
 
@@ -95,7 +107,7 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(
     assert "checkpoint-6" not in not_finite("the loss", 7, str(folder))
     capsys.readouterr()
     again = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
-    assert f"{torn} was not written to its end and is left out" in capsys.readouterr().err
+    assert f"{torn} is left out" in capsys.readouterr().err
     torch.testing.assert_close(again.model.state_dict(), first.model.state_dict())
     assert again.training["held_out_curve"] == first.training["held_out_curve"]
 
@@ -127,3 +139,87 @@ def test_other_data_under_the_same_name_begin_the_training_anew(
     assert "begins anew" in capsys.readouterr().err
     fresh = Record.load(cli(*overrides, "overwrite=true"))
     assert changed.training["held_out_curve"] == fresh.training["held_out_curve"]
+
+
+DAMAGES = {
+    "deleted": lambda path: path.unlink(),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:-9] + bytes(1) + path.read_bytes()[-8:]),
+}
+
+
+@pytest.mark.parametrize("parameters", [None, Lora(rank=4, alpha=8, dropout=0.1)])
+def test_of_altered_checkpoints_the_older_whole_one_is_gone_on_from(
+    parameters, tiny, tokenizer, trained_with, tmp_path, capsys
+):
+    """Dropout draws from the generators whose states are kept."""
+    recovery, folder = trained_with(parameters), tmp_path / "x"
+    first = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
+    names = {path.name for path in (folder / "checkpoint-6").iterdir()}
+    weights = "adapter_model.safetensors" if parameters else "model.safetensors"
+    assert {weights, "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"} <= names
+    for number, (name, damage) in enumerate(product(sorted(names), DAMAGES)):
+        again = tmp_path / str(number) / "x"
+        shutil.copytree(folder, again)
+        DAMAGES[damage](again / "checkpoint-6" / name)
+        drop_torn(again)
+        assert newest_whole(again) == again / "checkpoint-4", (name, damage)
+        assert f"{again / 'checkpoint-6'} is left out" in capsys.readouterr().err
+    shutil.copytree(again, tmp_path / "again" / "x")
+    second = run(recovery, copy.deepcopy(tiny), tokenizer, tmp_path / "again" / "x")
+    torch.testing.assert_close(second.model.state_dict(), first.model.state_dict())
+    assert second.training["held_out_curve"] == first.training["held_out_curve"]
+
+
+@pytest.mark.parametrize(
+    ("best", "altered", "left"),
+    [
+        ({2: 2, 4: 2, 6: 2}, [], [6, 4, 2]),
+        ({2: 2, 4: 2, 6: 2}, [2], []),  # nothing is left whose best weights are there
+        ({2: 2, 4: 4, 6: 4}, [4], [2]),
+        ({2: 2, 4: 4, 6: 4}, [6], [4, 2]),
+        ({4: 2, 6: 6}, [], [6, 4]),  # what had been the best went when a better one came
+        ({4: 2, 6: 6}, [6], [4]),
+        ({4: 2, 6: 2}, [], []),  # somebody deleted the best
+        ({2: None, 4: None}, [4], [2]),
+    ],
+)
+def test_a_checkpoint_counts_while_its_best_weights_are_there(best, altered, left, tmp_path):
+    for step, best_step in best.items():
+        folder = tmp_path / f"checkpoint-{step}"
+        folder.mkdir()
+        state = TrainerState(best_model_checkpoint=best_step and f"elsewhere/checkpoint-{best_step}")
+        state.save_to_json(str(folder / "trainer_state.json"))
+        mark_whole(folder, ended=False)
+        assert not has_ended(folder)
+    for step in altered:
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    drop_torn(tmp_path)
+    assert [int(path.name.removeprefix("checkpoint-")) for path in checkpoints(tmp_path)] == left
+
+
+def test_a_checkpoint_of_another_run_does_not_count(tmp_path, capsys):
+    folder = tmp_path / "one" / "checkpoint-2"
+    folder.mkdir(parents=True)
+    TrainerState().save_to_json(str(folder / "trainer_state.json"))
+    mark_whole(folder, ended=True)
+    shutil.copytree(tmp_path / "one", tmp_path / "two")
+    drop_torn(tmp_path / "two")
+    assert "is of 'one/checkpoint-2', not of 'two/checkpoint-2'" in capsys.readouterr().err
+    assert not checkpoints(tmp_path / "two")
+    assert has_ended(newest_whole(tmp_path / "one"))
+
+
+@pytest.mark.parametrize("name", ["block-0.safetensors", "block-0.json"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_an_altered_block_is_tuned_again(name, damage, tmp_path, capsys):
+    block, file = torch.nn.Linear(64, 64), tmp_path / "block-0.safetensors"
+    keep_block(block, [{"loss": 0.5}], file)
+    other = torch.nn.Linear(64, 64)
+    assert restore_block(other, file) == [{"loss": 0.5}]
+    assert torch.equal(other.weight, block.weight)
+    damage(tmp_path / name)
+    there, fresh = file.exists(), copy.deepcopy(other.weight)
+    assert restore_block(other, file) is None
+    assert torch.equal(other.weight, fresh)
+    assert ("is made again" in capsys.readouterr().err) == there

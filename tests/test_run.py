@@ -9,6 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
 from cfsp.build import CONF, build, choices
+from cfsp.cache import Cache
 from cfsp.record import Record, record_path
 from cfsp.run import run
 
@@ -63,7 +64,7 @@ def test_dense_model_is_measured_once(tiny, monkeypatch, tmp_path):
     run(tiny())
     run(tiny("sparsity=0.4"))
     assert len(calls) == 3  # dense once, pruned twice
-    assert len([*(tmp_path / "results" / "cache" / "metrics").iterdir()]) == 3
+    assert len(Cache(tmp_path / "results" / "cache").entries(["metrics"])) == 3
     run(tiny("evaluation.perplexity_text.window=16"))
     assert len(calls) == 5  # another protocol, another dense figure
 

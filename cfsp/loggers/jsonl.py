@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cfsp.atomic import writing
 from cfsp.loggers.base import Job, Logger
 from cfsp.record import Record, now
 
@@ -30,5 +31,5 @@ class Jsonl(Logger):
         self.write(event="end", finished=record is not None)
 
     def write(self, **event: Any) -> None:
-        with self.path.open("a") as file:
+        with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps({"time": now(), **event}) + "\n")

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
-from cfsp.atomic import replacing
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.examples import Examples, Split
 from cfsp.layouts import block_modules, check_positions, is_causal, places_of
@@ -29,6 +24,7 @@ from cfsp.lessons import ORDER, Goals, Lesson
 from cfsp.record import peak_bytes, reset_peak
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.replay import RowStream
+from cfsp.restarts import keep_block, restore_block
 from cfsp.texts import Text
 from cfsp.windows import Example
 
@@ -177,8 +173,8 @@ class Reconstruction(Recovery):
                 passed, kinds = number + 1, wanted[index]
                 goals = Goals.of(dense, number, pruned, index, places, kinds, apart)
                 block, file = pruned.replay.blocks[index], setting.folder / f"block-{index}.safetensors"
-                if file.exists():
-                    notes += restore(block, file)
+                if (tuned := restore_block(block, file)) is not None:
+                    notes += tuned
                     bar.update(self.steps * len(kinds))
                 elif kinds:
                     for kind in kinds:
@@ -186,7 +182,7 @@ class Reconstruction(Recovery):
                         notes.append(self.teach(lesson, len(train), before, setting.follow, bar))
                         notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # and what led here
                         since = time.perf_counter()
-                    store(block, notes[-len(kinds) :], file)
+                    keep_block(block, notes[-len(kinds) :], file)
                 pruned.advance(index)
         return notes
 
@@ -268,20 +264,6 @@ def descend(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: 
             )
     adam.step()
     return error.item()
-
-
-def store(block: nn.Module, notes: Sequence[Note], file: Path) -> None:
-    """Keep a tuned block: all of the file is there or none of it."""
-    weights = {name: tensor.contiguous() for name, tensor in block.state_dict().items()}
-    with replacing(file) as part:
-        save_file(weights, part, {"notes": json.dumps(notes)})
-
-
-def restore(block: nn.Module, file: Path) -> list[Note]:
-    """Give a block the weights that `store` kept. -> the notes"""
-    with safe_open(file, "pt") as kept:
-        block.load_state_dict({name: kept.get_tensor(name) for name in kept.keys()})  # noqa: SIM118
-        return json.loads(kept.metadata()["notes"])
 
 
 def outcome(notes: Sequence[Note]) -> dict[str, Any]:

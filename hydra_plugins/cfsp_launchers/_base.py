@@ -64,8 +64,12 @@ class Job:
         )
         command = shlex.join(["cfsp", *self.overrides])
         failure = Failure.of(ChildProcessError(reason), run_id(config), config, command, sweep)
-        failed.add(str(failure.save(config["results"])))
         print(f"cfsp: error: {self.name}: {reason}", file=sys.stderr)
+        try:
+            failed.add(str(failure.save(config["results"])))
+        except (OSError, ValueError) as fault:
+            failed.add(self.name)
+            print(f"cfsp: the failure cannot be kept ({fault})", file=sys.stderr)
         return JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
 
 

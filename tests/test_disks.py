@@ -1,0 +1,163 @@
+"""Disks that are full, read-only or without locks: the cache costs its entry, anything else is one line."""
+
+import errno
+import fcntl
+import os
+import resource
+import subprocess
+
+import pytest
+import torch
+from training import run
+
+from cfsp.atomic import Unwritten, replacing, reserve, writing
+from cfsp.cache import Cache
+from cfsp.record import Record
+from cfsp.replay import RowStream
+
+FULL = "cannot be written (No space left on device); expected more free space there, or another folder"
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk that is mounted at `disk`; called with the options of mount."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = []
+
+    def mount(options):
+        words = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if subprocess.run(words, capture_output=True, check=False).returncode:
+            pytest.skip("mount is not allowed")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for one in mounted:
+        subprocess.run(["umount", str(one)], check=True)
+
+
+def error_of(lines):
+    (line,) = (line for line in lines if line.startswith("cfsp: error:"))
+    return line
+
+
+@pytest.mark.parametrize(
+    "options", ["size=4k", "size=12k", "size=1m,nr_inodes=2", "size=1m,nr_inodes=6", "ro"]
+)
+def test_a_cache_without_room_costs_its_entries_alone(cfsp, disk, options):
+    cache = disk(options) / "cache"
+    code, out, err = cfsp(f"cache={cache}")
+    assert code == 0, err
+    assert err
+    assert all(line.startswith(("cfsp: not kept: ", "cfsp: going on without a lock: ")) for line in err)
+    assert all(str(cache) in line for line in err)
+    assert Record.load(out.strip()).metrics["pruned"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_disk_without_locks_is_said_and_costs_nothing(cfsp, monkeypatch, number, tmp_path):
+    def flock(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    code, out, err = cfsp("save=true")
+    assert code == 0, err
+    assert any(line.startswith("cfsp: going on without a lock: results/.") for line in err)
+    assert Record.load(out.strip()).metrics["pruned"]
+    assert not [*(tmp_path / "results" / "models").glob(".*.part")]
+
+
+def test_a_cache_that_cannot_be_looked_at_costs_its_entries_alone(monkeypatch, tmp_path, capsys):
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "stat", denied)
+    cache = Cache.at(tmp_path / "secret")
+    assert cache.get("metrics/a.json", lambda path: path.read_text()) is None
+    monkeypatch.undo()
+    monkeypatch.setattr(os, "mkdir", denied)
+    with cache.alone("metrics/a.json"):
+        cache.put("metrics/a.json", lambda part: part.write_text("{}"))
+    err = capsys.readouterr().err
+    assert "going on without a lock" in err
+    assert "not kept" in err
+    assert err.count("Permission denied") == 2
+
+
+@pytest.mark.parametrize(("size", "place"), [("4k", "records"), ("64k", "models")])
+def test_results_without_room_are_one_line(cfsp, disk, size, place):
+    folder = disk(f"size={size}")
+    code, out, err = cfsp("evaluation=[]", f"results={folder}/results", "cache=off", "save=true")
+    assert (code, out) == (1, "")
+    line = error_of(err)
+    assert f"{folder}/results/" in line
+    assert FULL in line
+    assert not [*folder.rglob("*.part")]
+
+
+def test_a_sweep_that_cannot_begin_is_one_line(cfsp, disk):
+    folder = disk("ro")
+    code, out, err = cfsp("-m", "sparsity=0.2,0.3", "evaluation=[]", f"results={folder}/results")
+    assert (code, out) == (1, "")
+    assert "cannot be written (Read-only file system); expected a folder that can be written" in error_of(err)
+    assert "hydra.sweep.dir=FOLDER" in error_of(err)
+
+
+@pytest.mark.parametrize("save", ["false", "true"])
+def test_a_finished_run_on_a_read_only_disk_is_read(cfsp, disk, save):
+    folder = disk("size=16m")
+    arguments = ["evaluation=[]", f"results={folder}/results", f"save={save}"]
+    code, out, _ = cfsp(*arguments)
+    assert code == 0
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    code, again, err = cfsp(*arguments)
+    assert (code, again) == (0, out)
+    assert "read, not run" in err[0]
+    code, _, err = cfsp(*arguments, "sparsity=0.4")
+    assert code == 1
+    assert "expected a folder that can be written" in error_of(err)
+
+
+def test_a_training_without_room_is_one_line(tiny, tokenizer, trained_with, tmp_path):
+    """torch says of it "unexpected pos 93632 vs 93520", as a RuntimeError."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    weights = sum(weight.nbytes for weight in tiny.parameters())
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (int(1.5 * weights), before[1])
+    )  # the optimizer's states are twice
+    try:
+        with pytest.raises(OSError, match="checkpoint-2 cannot be written .*expected .*free space"):
+            run(trained_with(), tiny, tokenizer, tmp_path / "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    run(trained_with(), tiny, tokenizer, tmp_path / "x")
+
+
+def test_hidden_states_without_room_are_one_line_and_no_bus_error(disk, tiny):
+    folder = disk("size=64k")
+    ids = torch.arange(3, 3 + 64 * 32).view(64, 32)
+    with pytest.raises(OSError, match="No space left on device"):
+        RowStream(tiny, ids, torch.ones_like(ids).bool(), 8, folder, "dense")
+    reserve(folder / "small", 4096)
+    assert (folder / "small").stat().st_size == 4096
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("no"), KeyError("x")])
+def test_what_no_disk_says_is_left_alone(error, tmp_path):
+    with pytest.raises(type(error)) as raised, writing(tmp_path / "x"):
+        raise error
+    assert raised.value is error
+
+
+def test_the_innermost_path_is_named_once(tmp_path):
+    def fill():
+        with writing(tmp_path / "outer"), replacing(tmp_path / "inner") as part:
+            part.write_text("half")
+            raise OSError(errno.ENOSPC, "No space left on device", str(part))
+
+    with pytest.raises(Unwritten) as raised:
+        fill()
+    assert str(raised.value) == f"{tmp_path / 'inner'} {FULL}"
+    assert raised.value.errno == errno.ENOSPC
+    assert not [*tmp_path.iterdir()]

@@ -1,0 +1,170 @@
+"""The files of a run: record and model belong together; what killed attempts left goes at the next start."""
+
+import json
+import shutil
+import threading
+
+import pytest
+
+from cfsp.atomic import whole_folder
+from cfsp.checkpoints import alone_in
+from cfsp.failures import Failure
+from cfsp.record import Record
+from cfsp.restarts import WHOLE
+
+KEPT = ("evaluation=[]", "save=true")
+
+
+def pair(results, run_id):
+    """The texts of a record and of the one in its model's folder."""
+    places = results / "records" / f"{run_id}.json", results / "models" / run_id / "record.json"
+    return [place.read_text() if place.exists() else None for place in places]
+
+
+@pytest.fixture
+def made(cfsp, tmp_path):
+    """A finished run with its model: the results folder and the id."""
+    code, out, _ = cfsp(*KEPT)
+    assert code == 0
+    run_id = out.strip().rsplit("/", 1)[-1].removesuffix(".json")
+    record, beside = pair(tmp_path / "results", run_id)
+    assert record == beside
+    return tmp_path / "results", run_id
+
+
+def test_a_record_that_was_lost_before_it_was_written_is_in_its_models_folder(cfsp, made):
+    results, run_id = made
+    expected = pair(results, run_id)
+    (results / "records" / f"{run_id}.json").unlink()
+    code, _, err = cfsp(*KEPT)
+    assert code == 0
+    assert "read, not run" in err[0]
+    assert pair(results, run_id) == expected
+
+
+def test_a_record_beside_another_model_is_no_finished_run(cfsp, made, tmp_path):
+    results, run_id = made
+    other = tmp_path / "other"
+    shutil.copytree(results / "models" / run_id, other)
+    before, _ = pair(results, run_id)
+    code, _, err = cfsp("evaluation=[]", "overwrite=true")
+    assert code == 0
+    assert f"the model in results/models/{run_id} is of an older record of this run" in err[0]
+    code, _, (line,) = cfsp("evaluation=[]", f"save={other}")
+    assert code == 1
+    assert "holds a model already; expected an empty folder, or overwrite=true" in line
+    code, _, err = cfsp(*KEPT)
+    assert code == 0
+    assert "read" not in err[0]
+    record, beside = pair(results, run_id)
+    assert record == beside != before
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("place", ["cfsp.checkpoints.whole_folder", "cfsp.record.Record.save"])
+def test_overwriting_that_is_killed_leaves_a_pair_or_only_a_model(cfsp, made, place, monkeypatch):
+    results, run_id = made
+
+    def killed(*args, **options):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place, killed)
+        with pytest.raises(Killed):
+            cfsp(*KEPT, "overwrite=true")
+    record, beside = pair(results, run_id)
+    assert record is None
+    assert cfsp(*KEPT)[0] == 0
+    assert pair(results, run_id) == [beside, beside]
+
+
+def leave(results, run_id):
+    """What runs leave that are killed in the middle of their writes, as they name it."""
+    model, record = results / "models" / run_id, results / "records" / f"{run_id}.json"
+    with whole_folder(model.with_name("new")) as part:
+        tag = part.name.split(".")[-2]
+    left = [model.with_name(f".{run_id}.{tag}.part"), model.with_name(f".{run_id}.{tag}.old")]
+    for folder in left:
+        folder.mkdir()
+        (folder / "model.safetensors").write_text("half")
+    left.append(record.with_name(f".{record.name}.{tag}.part"))
+    left.append(results / "recovery" / run_id / "checkpoint-2" / "optimizer.pt")
+    left.append(results / f".{run_id}.lock")
+    left.append(model.with_name(f".{run_id}.lock"))
+    for file in left[2:]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("half")
+    shutil.rmtree(model.with_name("new"))
+    return left
+
+
+@pytest.mark.parametrize("again", [(), ("overwrite=true",)])
+def test_what_killed_saves_left_goes_at_the_next_start(cfsp, made, again):
+    results, run_id = made
+    left = leave(results, run_id)
+    assert cfsp(*KEPT, *again)[0] == 0
+    assert not [path for path in left if path.exists()]
+    assert {path.name for path in (results / "models").iterdir()} == {run_id}
+    assert not [*(results / "recovery").iterdir()]
+
+
+def test_an_old_model_is_put_back_if_the_new_one_never_came(cfsp, made):
+    results, run_id = made
+    model = results / "models" / run_id
+    model.rename(model.with_name(f".{run_id}.0123456789abcdef.old"))
+    code, _, err = cfsp(*KEPT)
+    assert code == 0
+    assert "read, not run" in err[0]
+    assert [path.name for path in (results / "models").iterdir()] == [run_id]
+    assert len(set(pair(results, run_id))) == 1
+
+
+def test_what_a_living_run_writes_is_left_alone(cfsp, made, tmp_path):
+    """Another run that saves to the same folder holds the folder's lock."""
+    folder = tmp_path / "shared"
+    part = folder.with_name(".shared.0123456789abcdef.part")
+    inside, over = threading.Event(), threading.Event()
+
+    def saving():
+        with alone_in(folder):
+            part.mkdir()
+            inside.set()
+            over.wait(60)
+            assert part.exists()
+            part.rename(folder)
+            shutil.rmtree(folder)
+
+    living = threading.Thread(target=saving)
+    living.start()
+    inside.wait(60)
+    threading.Timer(2, over.set).start()
+    code, _, err = cfsp("evaluation=[]", f"save={folder}")
+    living.join()
+    assert code == 0
+    assert f"cfsp: waiting: another process writes {folder}" in err
+    assert (folder / "config.json").is_file()
+    assert not part.exists()
+
+
+def test_a_failure_goes_whenever_its_finished_run_is_seen(cfsp, made):
+    results, run_id = made
+    config = json.loads((results / "records" / f"{run_id}.json").read_text())["config"]
+    path = Failure.of(ChildProcessError("killed"), run_id, config, "cfsp", None).save(results)
+    code, _, err = cfsp(*KEPT)
+    assert code == 0
+    assert "read, not run" in err[0]
+    assert not path.exists()
+
+
+def test_a_finished_run_leaves_nothing_of_its_training(cfsp, tmp_path, text_file):
+    from training import TINY
+
+    code, out, _ = cfsp(
+        "recovery=lora", "recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}", *TINY
+    )
+    assert code == 0
+    assert Record.load(out.strip()).training["steps"] == 6
+    assert not [*(tmp_path / "results").rglob(WHOLE)]
