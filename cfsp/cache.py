@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 from cfsp.atomic import replacing
 
 T = TypeVar("T")
-KINDS = ("metrics", "statistics")
+KINDS = ("metrics", "statistics", "texts")
 ABOUT = "about.json"
 """Beside statistics: which model and text they are of, for people; no program reads it back."""
 ABANDONED = 86400.0
