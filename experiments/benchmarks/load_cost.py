@@ -3,7 +3,7 @@
     python experiments/benchmarks/load_cost.py TEXT [--recovery] [--markdown FILE]
 
 Three sweeps of six jobs on the embedded model calibrate and measure perplexity on TEXT, a .txt file: one in
-one process with an empty cache, one in another process that finds the first one's cache, and one of two joblib
+one process with an empty cache, one in another that finds the first one's cache, and one of two joblib
 workers with an empty cache. Each job's seconds of the stage `load` come from its record. --recovery trains
 LoRA on TEXT for a step, so that its examples are read too.
 """
