@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from cfsp.chats import by_template
 from cfsp.checks import check_choice
 from cfsp.rows import ROWS, Row, check_unicode, hub_rows, matching, rows, strings
-from cfsp.texts import Text, files_label
+from cfsp.texts import Text, files_label, listed
 
 Rendered = tuple[str, list[tuple[int, int]]]
 """A text, and from where to where in it the answers go."""
@@ -55,13 +55,14 @@ class Conversations(Text):
         check_choice("form", self.form, COLUMNS)
         if (self.paths is None) == (self.hub is None):
             raise ValueError("instructions: expected either paths or hub")
+        if self.paths is not None:
+            listed(self.paths)
 
     @property
     def label(self) -> str:
         if self.hub is not None:
             return f"{self.hub}:{self.split}"
-        paths = [self.paths] if isinstance(self.paths, str) else self.paths
-        return files_label(paths)
+        return files_label(listed(self.paths))
 
     def documents(self) -> list[str]:
         return [" ".join(strings(row)) for _, row in self.rows()]
@@ -82,7 +83,7 @@ class Conversations(Text):
             for number, row in enumerate(hub_rows(self.hub, split=self.split)):
                 yield f"data set {self.hub!r}, row {number}", row
             return
-        for path in matching(self.paths, ROWS):
+        for path in matching(listed(self.paths), ROWS):
             yield from rows(path)
 
     def rendered(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Rendered]:

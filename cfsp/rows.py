@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from glob import glob
 from itertools import chain
 from pathlib import Path
@@ -27,7 +27,7 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MISSING = object()
 
 
-def matching(places: Iterable[str] | str, suffixes: Iterable[str]) -> list[Path]:
+def matching(places: Sequence[str], suffixes: Iterable[str]) -> list[Path]:
     """The files that places stand for, each once.
 
     A place that exists is itself: a file, or a folder, which stands for all files of these kinds below it,
@@ -38,7 +38,7 @@ def matching(places: Iterable[str] | str, suffixes: Iterable[str]) -> list[Path]
         OSError: a place is not there.
     """
     found: dict[Path, Path] = {}
-    for place in [places] if isinstance(places, str) else places:
+    for place in places:
         named = [place] if os.path.exists(place) else sorted(glob(place, recursive=True))
         if not named:
             raise FileNotFoundError(f"no file matches {place!r}")
@@ -47,7 +47,7 @@ def matching(places: Iterable[str] | str, suffixes: Iterable[str]) -> list[Path]
         for path in chain.from_iterable(below(Path(name), suffixes) for name in named):
             new.setdefault(path.resolve(), path)
         for twice in new.keys() & found.keys():
-            raise ValueError(f"{new[twice]}: in two of the places {list(places)}; expected each file once")
+            raise ValueError(f"{new[twice]}: in two of the places {[*places]}; expected each file once")
         found |= new
     return list(found.values())
 

@@ -118,21 +118,16 @@ class Files(Corpus):
     column: str = "text"
 
     def __post_init__(self) -> None:
-        names = self._places() if isinstance(self.paths, str | list | tuple) else []
-        if not names or not all(isinstance(name, str) and name for name in names):
-            raise ValueError(f"paths={self.paths!r}: expected names of files or folders, or globs")
+        listed(self.paths)
         if not isinstance(self.column, str) or not self.column:
             raise ValueError(f"column={self.column!r}: expected the name of a field")
 
     @property
     def label(self) -> str:
-        return files_label(self._places())
-
-    def _places(self) -> list[str]:
-        return [self.paths] if isinstance(self.paths, str) else list(self.paths)
+        return files_label(listed(self.paths))
 
     def read(self) -> Sequence[str | Chat]:
-        return read_files(stamps(matching(self._places(), WHOLE + ROWS)), self.column)
+        return read_files(stamps(matching(listed(self.paths), WHOLE + ROWS)), self.column)
 
 
 @dataclass(frozen=True)
@@ -214,6 +209,18 @@ def document(where: str, row: Any, column: str) -> str | Chat:
 
 def type_name(value: Any) -> str:
     return "null" if value is None else type(value).__name__
+
+
+def listed(paths: object) -> list[str]:
+    """What `paths` of a config names, as a list. Raises ValueError unless it is texts, at least one."""
+    names = [paths] if isinstance(paths, str) else paths
+    if (
+        not isinstance(names, list | tuple)
+        or not names
+        or not all(isinstance(one, str) and one for one in names)
+    ):
+        raise ValueError(f"paths={paths!r}: expected names of files or folders, or globs")
+    return list(names)
 
 
 def files_label(places: Sequence[str]) -> str:
