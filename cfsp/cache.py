@@ -26,7 +26,7 @@ from cfsp.locks import holding_if_possible
 from cfsp.seals import seal, unseal
 
 T = TypeVar("T")
-KINDS = ("metrics", "statistics")
+KINDS = ("metrics", "statistics", "texts")
 ABOUT = "about.json"
 """Beside statistics: which model and text they are of, for people; no program reads it back."""
 ABANDONED = 86400.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,7 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_bool, check_integer
+from cfsp.readings import content, reading
 from cfsp.texts import Text
+from cfsp.tokens import encode, identity, stream
 
 Batch = dict[str, Tensor]
 
@@ -58,7 +60,7 @@ class RandomWindows:
     def _from_joined(
         self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
     ) -> Iterator[list[int]]:
-        ids = encode(tokenizer, self.text.joined())
+        ids = stream(self.text, tokenizer).ids
         if len(ids) < length:
             raise ValueError(
                 f"text {self.text.label!r} has {len(ids)} tokens, less than one window of "
@@ -66,12 +68,28 @@ class RandomWindows:
             )
         for _ in range(self.samples):
             start = dice.randint(0, len(ids) - length)
-            yield ids[start : start + length]
+            yield ids[start : start + length].tolist()
 
     def _from_documents(
         self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
     ) -> Iterator[list[int]]:
-        documents = self.text.documents()
+        documents = self.text.written(tokenizer)
+        kept = reading(
+            "drawn",
+            self.text.label,
+            [content(documents), identity(tokenizer), f"{self.samples} of {length}, seed {self.seed}"],
+            # Drawn here, because most texts have far more documents than are ever looked at.
+            lambda: {"ids": torch.tensor([*self._draw(documents, tokenizer, dice, length)])},
+        )
+        yield from kept["ids"].tolist()
+
+    def _draw(
+        self,
+        documents: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        dice: random.Random,
+        length: int,
+    ) -> Iterator[list[int]]:
         drawn = 0
         while drawn < self.samples:
             before = drawn
@@ -88,11 +106,6 @@ class RandomWindows:
                     f"no document of text {self.text.label!r} has seqlen={self.seqlen} tokens; "
                     "expected longer documents, a shorter seqlen or within_documents=false"
                 )
-
-
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids without special tokens, and without the warning that a text is a long one."""
-    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def bos_token(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
 
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -18,8 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from cfsp.calibration import bos_token
 from cfsp.checks import check_bool, check_integer, check_number
 from cfsp.instructions import Conversations
+from cfsp.readings import Reading, content, reading
 from cfsp.record import is_main
 from cfsp.texts import Text
+from cfsp.tokens import document_ids, identity, lists, ragged
 from cfsp.windows import IGNORED, Collator, Example, counts, packed, single
 
 
@@ -53,9 +57,8 @@ class Prose(Source):
 
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        for document in self.text.documents():
-            ids = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"] + end
-            yield {"input_ids": ids, "labels": list(ids)}
+        for ids in document_ids(self.text, tokenizer):
+            yield {"input_ids": ids + end, "labels": ids + end}
 
 
 @dataclass(frozen=True)
@@ -75,16 +78,31 @@ class Instructions(Source):
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
         if not tokenizer.is_fast:
             raise ValueError("instructions need a fast tokenizer, which says where in the text a token lies")
-        for text, answers in self.conversations.rendered(tokenizer):
-            coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-            ids = coded["input_ids"]
-            counted = [
-                # A token that straddles the first letter of the answer is one the model has to say.
-                not self.answers_only or any(start < last and end > first for first, last in answers)
-                for start, end in coded["offset_mapping"]
-            ]
+        rendered = [*self.conversations.rendered(tokenizer)]
+
+        def make() -> Reading:
+            read = tqdm(rendered, f"read {self.label}", unit="passage", disable=None)
+            coded = [*starmap(partial(code, tokenizer), read)]
+            return ragged("ids", (ids for ids, _ in coded)) | ragged("answered", (own for _, own in coded))
+
+        answers = [repr(places) for _, places in rendered]
+        of = [content([*(text for text, _ in rendered), *answers]), identity(tokenizer)]
+        made = reading("answers", self.label, of, make)
+        for ids, answered in zip(lists(made, "ids"), lists(made, "answered"), strict=True):
+            counted = answered if self.answers_only else [True] * len(ids)
             labels = [token if count else IGNORED for token, count in zip(ids, counted, strict=True)]
             yield {"input_ids": ids, "labels": labels}
+
+
+def code(
+    tokenizer: PreTrainedTokenizerBase, text: str, answers: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[bool]]:
+    """The token ids of a text, and of each whether any of it lies in an answer."""
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    # A token that straddles the first letter of the answer is one the model has to say.
+    return coded["input_ids"], [
+        any(start < last and end > first for first, last in answers) for start, end in coded["offset_mapping"]
+    ]
 
 
 @dataclass(frozen=True)
@@ -216,8 +234,7 @@ class Examples:
         start = [bos_token(tokenizer)] if self.bos else []
         length = self.window - len(start)
         first = 0 if start else 1  # nothing says the very first token
-        read = tqdm(source.passages(tokenizer), f"read {source.label}", unit="passage", disable=None)
-        passages = counted(read, lost)
+        passages = counted(source.passages(tokenizer), lost)
         if not (self.packing or isinstance(source, Prose)):
             passages = self.fitting(passages, length, first, lost)
         for example in packed(passages, length) if self.packing else single(passages, length):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from cfsp.chats import by_template
 from cfsp.checks import check_choice
-from cfsp.overlaps import strings
-from cfsp.texts import Text, hub_rows, json_rows, matching
+from cfsp.rows import ROWS, Row, check_unicode, hub_rows, matching, rows, strings
+from cfsp.texts import Text, files_label, listed
 
 Rendered = tuple[str, list[tuple[int, int]]]
 """A text, and from where to where in it the answers go."""
@@ -41,7 +40,7 @@ COLUMNS = {
 class Conversations(Text):
     """Rows of instruction data; as a text, one document a row.
 
-    paths: .json (a list) or .jsonl files or globs; or `hub`, the name of a data set there.
+    paths: files, folders or globs of .jsonl, .json (.gz) or .parquet; or `hub`, the name of a data set there.
     form: "alpaca" has instruction, input (may be missing) and output; "pairs" has prompt and response,
         taken as they are; "chat" has messages, each with role and content, and takes the tokenizer's
         chat template.
@@ -56,13 +55,14 @@ class Conversations(Text):
         check_choice("form", self.form, COLUMNS)
         if (self.paths is None) == (self.hub is None):
             raise ValueError("instructions: expected either paths or hub")
+        if self.paths is not None:
+            listed(self.paths)
 
     @property
     def label(self) -> str:
         if self.hub is not None:
             return f"{self.hub}:{self.split}"
-        paths = [self.paths] if isinstance(self.paths, str) else self.paths
-        return "files:" + ",".join(Path(path).name for path in paths)
+        return files_label(listed(self.paths))
 
     def documents(self) -> list[str]:
         return [" ".join(strings(row)) for _, row in self.rows()]
@@ -75,15 +75,16 @@ class Conversations(Text):
                     raise ValueError(
                         f"{where}: expected a JSON object with the key {column!r} (form {self.form!r})"
                     )
+            check_unicode(where, row)
             yield where, row
 
-    def _read(self) -> Iterator[tuple[str, Any]]:
+    def _read(self) -> Iterator[Row]:
         if self.hub is not None:
             for number, row in enumerate(hub_rows(self.hub, split=self.split)):
                 yield f"data set {self.hub!r}, row {number}", row
             return
-        for path in matching(self.paths, (".json", ".jsonl")):
-            yield from json_rows(path)
+        for path in matching(listed(self.paths), ROWS):
+            yield from rows(path)
 
     def rendered(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Rendered]:
         """Each row as the model reads it, its end included."""
@@ -122,10 +123,7 @@ def chat(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered
         messages = json.loads(messages)
 
     def upto(number: int, ask: bool) -> str:
-        try:
-            return tokenizer.apply_chat_template(messages[:number], tokenize=False, add_generation_prompt=ask)
-        except TemplateError as error:
-            raise ValueError(f"the chat template refuses it ({error})") from error
+        return by_template(messages[:number], tokenizer, ask)
 
     text = upto(len(messages), ask=False)
     answers = []

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any
+from hashlib import blake2b
 
+import numpy as np
+import torch
+
+from cfsp.readings import Reading, content, reading
 from cfsp.texts import Text
 
 WORDS, EVERY = 20, 8
@@ -26,7 +30,7 @@ def overlaps(made_with: Iterable[Text], measured_on: Iterable[Text]) -> list[str
     for text in made_with if measured else ():
         ours = fingerprints(text)
         for other, theirs in measured:
-            both = len(theirs & ours)
+            both = len(np.intersect1d(theirs, ours, assume_unique=True))
             if both and both >= LEAST * len(theirs):
                 found.append(
                     f"{other.label} is measured on, and {both / len(theirs):.2%} of it ({both:,} of "
@@ -36,9 +40,20 @@ def overlaps(made_with: Iterable[Text], measured_on: Iterable[Text]) -> list[str
     return list(dict.fromkeys(found))
 
 
-def fingerprints(text: Text) -> set[int]:
-    """Hashes of the windows of a text, the same for the same words within this process."""
-    return {hash(window) for document in text.documents() for window in windows(document)}
+def fingerprints(text: Text) -> np.ndarray:
+    """Hashes of the windows of a text, each once; the same everywhere for the same words."""
+    documents = text.documents()
+
+    def make() -> Reading:
+        found = {name(window) for document in documents for window in windows(document)}
+        return {"windows": torch.tensor(sorted(found), dtype=torch.int64)}
+
+    return reading("windows", text.label, [content(documents), f"{WORDS} {EVERY}"], make)["windows"].numpy()
+
+
+def name(window: str) -> int:
+    """Eight bytes of a hash: Python's own is another one in every process."""
+    return int.from_bytes(blake2b(window.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def windows(document: str) -> Iterator[str]:
@@ -50,12 +65,3 @@ def windows(document: str) -> Iterator[str]:
     for start in range(1, len(words) - WORDS + 1):
         if not zlib.crc32(words[start].encode()) % EVERY:
             yield " ".join(words[start : start + WORDS])
-
-
-def strings(data: Any) -> Iterator[str]:
-    """All texts in JSON data, in order."""
-    if isinstance(data, str):
-        yield data
-    elif isinstance(data, dict | list):
-        for one in data.values() if isinstance(data, dict) else data:
-            yield from strings(one)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cfsp.overlaps import strings
-from cfsp.texts import Text, json_rows
+from cfsp.rows import MISSING, check_unicode, field, rows, strings
+from cfsp.texts import Text
 
 
 @dataclass(frozen=True)
@@ -28,26 +28,21 @@ class Questions(Text):
 
 def read(task: str, path: Path) -> list[dict[str, Any]]:
     """Rows with the columns that the harness's task reads. Raises ValueError at one that is broken."""
-    rows = []
-    for where, row in json_rows(path):
+    found = []
+    for where, row in rows(path):
         if not isinstance(row, Mapping) or not any(has(row, columns) for columns in NEEDED.get(task, ((),))):
             wanted = " or ".join(", ".join(columns) for columns in NEEDED.get(task, (("a JSON object",),)))
             raise ValueError(f"{where}: not a question of {task}; expected {wanted}")
-        rows.append(CONVERTED.get(task, dict)(row))
-    if not rows:
+        check_unicode(where, row)
+        found.append(CONVERTED.get(task, dict)(row))
+    if not found:
         raise ValueError(f"{path}: no questions")
-    return rows
+    return found
 
 
 def has(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
     """Whether a row has all of the columns; `a.b` is b in a."""
-    for column in columns:
-        value: Any = row
-        for name in column.split("."):
-            if not isinstance(value, Mapping) or value.get(name) is None:
-                return False
-            value = value[name]
-    return True
+    return all(field(row, column) not in (None, MISSING) for column in columns)
 
 
 def boolq(row: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from cfsp.loading import check_device, local_device
 from cfsp.loggers.base import Job, Log
 from cfsp.measuring import join, measure, measure_pairs, say
 from cfsp.parts import Parts
+from cfsp.readings import kept_in
 from cfsp.record import Record
 from cfsp.recovery.base import Setting, block_parameters, change_of
 from cfsp.run_files import RECORD, RunFiles
@@ -85,7 +86,7 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, files: RunFi
     """Calibrate, plan, cut, recover, measure, write. config: cfg, resolved."""
     training, cache = files.training, Cache.at(cfg.cache)
     clock = Stopwatch()
-    with clock("load"):
+    with clock("load"), kept_in(cache):
         model, tokenizer = build(cfg.model)
         sites = find_sites(model, config["sites"])
         before, sizes = parameters(model, sites), block_parameters(model)

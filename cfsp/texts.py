@@ -1,32 +1,40 @@
 """Texts: where calibration and evaluation get their documents from.
 
-A `Text` hands out documents, nothing more; tokens are made in `cfsp.calibration` and
-`cfsp.evaluation`. `Stdlib` needs no network: it is the documentation of Python itself.
+A `Text` hands out documents, nothing more; tokens are made in `cfsp.tokens`. `Stdlib` needs no network: it
+is the documentation of Python itself.
 """
 
 from __future__ import annotations
 
-import ast
-import glob
-import gzip
-import hashlib
-import importlib
-import json
-import sysconfig
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
+from cfsp.chats import Chat
 from cfsp.checks import check_choice
+from cfsp.rows import (
+    MISSING,
+    ROWS,
+    WHOLE,
+    Stamp,
+    check_unicode,
+    field,
+    hub_rows,
+    matching,
+    read_utf8,
+    rows,
+    stamp,
+    top_column,
+)
+from cfsp.stdlib import stdlib_documents
 
-NOT_PROSE = {"test", "tests", "idle_test", "site-packages", "__pycache__", "pydoc_data", "encodings"}
-"""Folders of the standard library that hold test suites, other people's code or tables."""
-
-TOPICS = "pydoc_data.topics"
-TRAIN_SHARE, CALIBRATION_SHARE = 0.8, 0.1
+Stamps = tuple[Stamp, ...]
 
 
 class Text(ABC):
@@ -43,9 +51,14 @@ class Text(ABC):
     def documents(self) -> list[str]:
         """Read the documents. Raises ValueError or OSError with what would be accepted."""
 
-    def joined(self) -> str:
+    def written(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """The documents as a model reads them: chat messages take the tokenizer's template."""
+        return self.documents()
+
+    def joined(self, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
         """All documents as one string, as the pruning papers evaluate them."""
-        text = self.separator.join(self.documents())
+        documents = self.documents() if tokenizer is None else self.written(tokenizer)
+        text = self.separator.join(documents)
         if not text.strip():
             raise ValueError(f"text {self.label!r} is empty; expected at least one document")
         return text
@@ -75,118 +88,54 @@ class Stdlib(Text):
         return [*stdlib_documents(self.split, self.content)]
 
 
-@lru_cache(maxsize=4)
-def stdlib_documents(split: str, content: str) -> tuple[str, ...]:
-    """Kept, because finding and parsing 600 files takes a second, and a job reads them four times."""
-    sources = [(name, path) for name, path in stdlib_modules() if split_of(name) == split]
-    if not sources:
-        raise ValueError("Python's standard library has no .py files here; use own files")
-    if content == "source":
-        return tuple(path.read_text("utf-8") for _, path in sources)
-    documents = [documentation(name, path.read_text("utf-8")) for name, path in sources]
-    if split_of(TOPICS) == split:
-        documents += importlib.import_module(TOPICS).topics.values()
-    return tuple(document for document in documents if document.strip())
+class Corpus(Text):
+    """A text whose documents are texts or chats.
 
+    A chat is a list of messages, each with a role and a content. As a text it is what the tokenizer's chat
+    template makes of it; where there is no template, or no tokenizer, the contents with empty lines between.
+    """
 
-def split_of(name: str) -> str:
-    """The split of a module or topic, from the first four bytes of its name's SHA-256."""
-    share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
-    if share < TRAIN_SHARE:
-        return "train"
-    return "calibration" if share < TRAIN_SHARE + CALIBRATION_SHARE else "test"
+    @abstractmethod
+    def read(self) -> Sequence[str | Chat]:
+        """The documents. What was read is kept, and read again once its files have changed."""
 
+    def documents(self) -> list[str]:
+        return [one.contents if isinstance(one, Chat) else one for one in self.read()]
 
-def stdlib_modules() -> Iterator[tuple[str, Path]]:
-    """Dotted name and path of every module of the standard library, sorted."""
-    root = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(root.rglob("*.py")):
-        parts = path.relative_to(root).with_suffix("").parts
-        generated = parts[-1].startswith("_sysconfigdata")
-        if all(part.isidentifier() for part in parts) and not generated and not NOT_PROSE & set(parts):
-            yield ".".join(parts).removesuffix(".__init__"), path
-
-
-def documentation(name: str, source: str) -> str:
-    """What `help()` would show of a module: every docstring below its signature; '' if none."""
-
-    def entries(node: ast.AST, path: str) -> Iterator[str]:
-        for child in ast.iter_child_nodes(node):
-            if not isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            inner = f"{path}.{child.name}"
-            if docstring := ast.get_docstring(child):
-                is_class = isinstance(child, ast.ClassDef)
-                signature = f"class {inner}" if is_class else f"{inner}({ast.unparse(child.args)})"
-                yield f"{signature}\n\n{docstring}"
-            yield from entries(child, inner)
-
-    tree = ast.parse(source)
-    found = [docstring] if (docstring := ast.get_docstring(tree)) else []
-    found += entries(tree, name)
-    return "\n\n".join([f"{name}\n{'=' * len(name)}", *found]) if found else ""
+    def written(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        return [one.text(tokenizer) if isinstance(one, Chat) else one for one in self.read()]
 
 
 @dataclass(frozen=True)
-class Files(Text):
-    """Own files: .txt (one document each), .jsonl and .parquet (one document a row).
+class Files(Corpus):
+    """Own files: .txt and .md are one document each, .jsonl, .json and .parquet one a row; .gz of these too.
 
-    `paths` are files or globs; `column` names the field of a row that holds the text.
+    paths: files, folders or globs; what exists is itself, and a folder stands for all such files below it.
+    column: the field of a row that holds the text, or a list of chat messages; `meta.text` is text in meta.
     """
 
     paths: tuple[str, ...] | list[str] | str
     column: str = "text"
 
     def __post_init__(self) -> None:
-        names = self._patterns() if isinstance(self.paths, str | list | tuple) else [None]
-        if not all(isinstance(name, str) for name in names):
-            raise ValueError(f"paths={self.paths!r}: expected file names or globs")
+        listed(self.paths)
+        if not isinstance(self.column, str) or not self.column:
+            raise ValueError(f"column={self.column!r}: expected the name of a field")
 
     @property
     def label(self) -> str:
-        return "files:" + ",".join(Path(path).name for path in self._patterns())
+        return files_label(listed(self.paths))
 
-    def _patterns(self) -> list[str]:
-        return [self.paths] if isinstance(self.paths, str) else list(self.paths)
-
-    def documents(self) -> list[str]:
-        readers = {".txt": self._whole, ".jsonl": self._json_lines, ".parquet": self._parquet}
-        documents: list[str] = []
-        for path in matching(self._patterns(), readers):
-            documents += readers[path.suffix](path)
-        return documents
-
-    def _whole(self, path: Path) -> list[str]:
-        return [read_utf8(path)]
-
-    def _json_lines(self, path: Path) -> list[str]:
-        rows = []
-        for where, row in json_rows(path):
-            if not isinstance(row, dict) or not isinstance(row.get(self.column), str):
-                raise ValueError(f"{where}: expected a JSON object with the key {self.column!r} and a text")
-            rows.append(row[self.column])
-        return rows
-
-    def _parquet(self, path: Path) -> list[str]:
-        import pyarrow.lib
-        import pyarrow.parquet
-
-        try:
-            file = pyarrow.parquet.ParquetFile(path)
-        except pyarrow.lib.ArrowInvalid as error:
-            raise ValueError(f"{path}: not a Parquet file") from error
-        names = file.schema_arrow.names
-        if self.column not in names:
-            raise ValueError(f"{path}: no column {self.column!r}; it has {names}")
-        rows = file.read(columns=[self.column]).column(0).to_pylist()
-        return all_texts(rows, f"{path}, column {self.column!r}")
+    def read(self) -> Sequence[str | Chat]:
+        return read_files(stamps(matching(listed(self.paths), WHOLE + ROWS)), self.column)
 
 
 @dataclass(frozen=True)
-class Hub(Text):
+class Hub(Corpus):
     """A data set of the Hugging Face hub, or a local copy of one, read through `datasets`.
 
-    `rows` bounds how many rows are read (null: all); `data_files` picks files of a large set.
+    `rows` bounds how many rows are read (null: all); `data_files` picks files of a large set. `column` is
+    as in `Files`.
     """
 
     name: str
@@ -199,88 +148,81 @@ class Hub(Text):
     revision: str | None = None
     separator: str = "\n\n"
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.data_files, str | None):
+            raise ValueError(f"data_files={self.data_files!r}: expected a file name, a glob or null")
+
     @property
     def label(self) -> str:
         return f"{self.name}:{self.split}"
 
-    def documents(self) -> list[str]:
-        split = self.split if self.rows is None else f"{self.split}[:{self.rows}]"
-        files = {self.split: self.data_files} if self.data_files else None
-        rows = hub_rows(self.path, self.config, split=split, data_files=files, revision=self.revision)
-        if self.column not in rows.column_names:
-            raise ValueError(f"{self.path}: no column {self.column!r}; it has {rows.column_names}")
-        return all_texts(rows[self.column], f"data set {self.path!r}, column {self.column!r}")
+    def read(self) -> Sequence[str | Chat]:
+        local = sorted(path for path in Path(self.path).rglob("*") if path.is_file())
+        return read_hub(self, stamps(local))
 
 
-def hub_rows(path: str, config: str | None = None, **options: Any) -> Any:
-    """A data set of the hub. Raises ValueError if it cannot be had."""
-    import datasets
+def stamps(paths: Sequence[Path]) -> Stamps:
+    """What files are now; while it stays, they are not read again."""
+    return tuple(map(stamp, paths))
 
-    try:
-        return datasets.load_dataset(path, config, **options)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+
+@lru_cache(maxsize=4)
+def read_files(files: Stamps, column: str) -> tuple[str | Chat, ...]:
+    """The documents of files that are as their stamps say. Kept, because a job reads them several times."""
+    documents: list[str | Chat] = []
+    for name, *_ in files:
+        if name.lower().endswith(WHOLE):
+            documents.append(read_utf8(Path(name)))
+        else:
+            documents += [document(where, row, column) for where, row in rows(Path(name), column)]
+    return tuple(documents)
+
+
+@lru_cache(maxsize=4)
+def read_hub(hub: Hub, local: Stamps) -> tuple[str | Chat, ...]:
+    """The documents of a data set; local: the files of a local copy. Kept, as those of files are."""
+    split = hub.split if hub.rows is None else f"{hub.split}[:{hub.rows}]"
+    files = {hub.split: hub.data_files} if hub.data_files else None
+    found = hub_rows(hub.path, hub.config, split=split, data_files=files, revision=hub.revision)
+    top = top_column(hub.path, hub.column, found.column_names)
+    return tuple(
+        document(f"data set {hub.path!r}, row {number}", {top: value}, hub.column)
+        for number, value in enumerate(found[top])
+    )
+
+
+def document(where: str, row: Any, column: str) -> str | Chat:
+    """The text or the chat in a row. Raises ValueError if there is neither."""
+    value = field(row, column)
+    if value is MISSING:
+        there = f"it has {', '.join(map(repr, row))}" if isinstance(row, dict) else f"it is {type_name(row)}"
+        raise ValueError(f"{where}: expected a JSON object with the key {column!r}; {there}")
+    check_unicode(where, value)
+    if isinstance(value, list) and value:
+        return Chat(where, value)
+    if not isinstance(value, str):
         raise ValueError(
-            f"data set {path!r} cannot be read ({reason}); check the name and the network, or "
-            "use stdlib or own files, which need none"
-        ) from error
+            f"{where}: {column!r} is {type_name(value)}; expected text in every row, or chat messages"
+        )
+    return value
 
 
-def matching(patterns: Iterable[str] | str, suffixes: Iterable[str]) -> list[Path]:
-    """Files that globs name. Raises ValueError for another kind of file, OSError where there is none."""
-    paths: list[Path] = []
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = sorted(glob.glob(pattern, recursive=True))
-        if not matches:
-            raise FileNotFoundError(f"no file matches {pattern!r}")
-        paths += map(Path, matches)
-    for path in paths:
-        if path.suffix not in suffixes:
-            raise ValueError(f"{path}: expected one of {', '.join(suffixes)}")
-    return paths
+def type_name(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
 
 
-def read_utf8(path: Path) -> str:
-    """The text of a file, unpacked if it is a .gz. Raises ValueError if it is no UTF-8."""
-    try:
-        if path.suffix == ".gz":
-            return gzip.decompress(path.read_bytes()).decode("utf-8")
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); re-encode it") from error
+def listed(paths: object) -> list[str]:
+    """What `paths` of a config names, as a list. Raises ValueError unless it is texts, at least one."""
+    names = [paths] if isinstance(paths, str) else paths
+    if (
+        not isinstance(names, list | tuple)
+        or not names
+        or not all(isinstance(one, str) and one for one in names)
+    ):
+        raise ValueError(f"paths={paths!r}: expected names of files or folders, or globs")
+    return list(names)
 
 
-def json_rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """Where each row of a .jsonl file, or of the list in a .json file, stands, and the row.
-
-    Raises:
-        ValueError: a line that is no JSON; which one.
-    """
-    text = read_utf8(path)
-    if path.suffix == ".json":
-        try:
-            rows = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from error
-        if not isinstance(rows, list):
-            raise ValueError(f"{path}: expected a list of JSON objects")
-        yield from ((f"{path}, row {number}", row) for number, row in enumerate(rows))
-        return
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}, line {number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{path}, line {number}: expected a JSON object on every line ({error.msg})"
-            ) from error
-
-
-def all_texts(rows: Iterable[object], where: str) -> list[str]:
-    """The rows as a list. Raises ValueError at the first that is no text."""
-    documents = list(rows)
-    for number, row in enumerate(documents):
-        if not isinstance(row, str):
-            raise ValueError(f"{where}: row {number} is {type(row).__name__}; expected text in every row")
-    return documents
+def files_label(places: Sequence[str]) -> str:
+    """What a record calls files: their names, without their folders."""
+    return "files:" + ",".join(Path(place).name or Path(os.path.abspath(place)).name for place in places)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
     {"atomic", "checks", "modeling_pruned", "modes", "sharding", "windows"},
     {"locks", "seals"},
-    {"sites", "plans", "record"},
+    {"chats", "rows", "sites", "stdlib", "plans", "record"},
     {
         "cache",
         "costs",
@@ -28,12 +28,12 @@ ROWS = [
         "finding",
         "gradients",
         "moments",
-        "overlaps",
+        "readings",
         "regression",
         "restarts",
         "tables",
     },
-    {"comparison", "methods", "questions", "trainer"},
+    {"comparison", "methods", "overlaps", "questions", "tokens", "trainer"},
     {
         "calibration",
         "instructions",
@@ -62,7 +62,7 @@ ROWS = [
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ONLY_IN = {
     "hydra": {"attempts.py", "build.py", "cli.py"},
-    "datasets": {"texts.py", "zero_shot.py"},
+    "datasets": {"rows.py", "zero_shot.py"},
     "pandas": {"frames.py", "filters.py", "tables.py", "formats.py", "papers.py"},
     "rich": {"summary.py", "cli.py"},
     "wandb": {"wandb.py"},

@@ -5,7 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from cfsp.texts import Files, Hub, Stdlib, split_of, stdlib_modules
+from cfsp.stdlib import split_of, stdlib_modules
+from cfsp.texts import Files, Hub, Stdlib
 
 
 def test_stdlib_splits_are_disjoint_and_not_empty():
@@ -39,14 +40,14 @@ def test_files_of_every_kind(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.txt", b"\xff\xfe\x00", r"a\.txt: not UTF-8 text \(byte 0\)"),
+        ("a.txt", b"\xff\xfe\x00", r"a\.txt, line 1: UTF-16, not UTF-8 text; re-encode it"),
         ("a.txt", b" \n", r"text 'files:a\.txt' is empty"),
         ("a.jsonl", b'{"text": "x"}\n{"te', r"a\.jsonl, line 2: expected a JSON object on every line"),
         ("a.jsonl", b'{"words": "x"}', r"a\.jsonl, line 1: expected .* key 'text'"),
         ("a.jsonl", b'["text"]', r"a\.jsonl, line 1: expected .* key 'text'"),
-        ("a.jsonl", b'{"text": 3}', r"a\.jsonl, line 1: expected .* key 'text'"),
-        ("a.parquet", b"PAR0", r"a\.parquet: not a Parquet file"),
-        ("a.pdf", b"x", r"a\.pdf: expected one of \.txt, \.jsonl, \.parquet"),
+        ("a.jsonl", b'{"text": 3}', r"a\.jsonl, line 1: 'text' is int; expected text in every row"),
+        ("a.parquet", b"PAR0", r"a\.parquet: not a whole Parquet file"),
+        ("a.pdf", b"x", r"a\.pdf: expected one of \.txt, .*\.jsonl, .*\.parquet"),
     ],
 )
 def test_files_that_cannot_be_read(tmp_path, name, content, message):
@@ -70,7 +71,7 @@ def test_unicode_line_separators_do_not_end_a_row(tmp_path):
 
 def test_rows_that_are_no_text(tmp_path):
     pd.DataFrame({"text": ["x", None]}).to_parquet(tmp_path / "c.parquet")
-    with pytest.raises(ValueError, match="row 1 is NoneType; expected text in every row"):
+    with pytest.raises(ValueError, match=r"c\.parquet, row 1: 'text' is null; expected text"):
         Files(f"{tmp_path}/c.parquet").documents()
 
 

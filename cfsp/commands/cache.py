@@ -17,6 +17,7 @@ EPILOG = """examples:
 kinds:
   statistics   what calibration measured, per model, sites, tokens, dtype, device and code
   metrics      what evaluation measured, per weights and protocol
+  texts        token ids and windows of words, per text and tokenizer
 
 Clearing loses time and no result: records lie in results/records. A run keeps nothing with cache=off.
 """
@@ -33,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", default="results/cache", help="default: results/cache")
     parser.add_argument("--clear", action="store_true", help="delete the entries instead of listing them")
     parser.add_argument("--older", type=seconds, default=0.0, help="only those older than 30m, 12h, 7d, ...")
-    parser.add_argument("--kind", choices=("metrics", "statistics"), help="only those of one kind")
+    parser.add_argument("--kind", choices=("metrics", "statistics", "texts"), help="only those of one kind")
     options = parser.parse_args(arguments)
     if not Path(options.folder).is_dir():
         parser.error(f"{options.folder!r} is no folder; expected one that a run was given as cache=...")
@@ -54,12 +55,14 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def content(kind: str, path: Path) -> str:
-    """What people call an entry by: the model and text of statistics, the names and values of metrics."""
+    """What people call an entry by: the text, the model and text of statistics, the figures of metrics."""
     try:
         if kind == "metrics":
             return ", ".join(
                 f"{name} {one['value']:.4g}" for name, one in json.loads(path.read_text()).items()
             )
+        if kind == "texts":
+            return text_of(path)
         about = json.loads((path.parent / "about.json").read_text())
         model = "@".join(filter(None, (about["model"], about["revision"])))
         windows = f"{about['samples']} x {about['seqlen']} tokens of {about['text']}"
@@ -68,6 +71,13 @@ def content(kind: str, path: Path) -> str:
         return ""
     except (ValueError, KeyError, TypeError, AttributeError):
         return "(cannot be read; a job that wants it makes it again)"
+
+
+def text_of(path: Path) -> str:
+    """What a text is called, from the header of its safetensors file."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return header["__metadata__"]["text"]
 
 
 def seconds(text: str) -> float:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
@@ -15,12 +15,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.calibration import bos_token, encode
+from cfsp.calibration import bos_token
 from cfsp.checks import check_bool, check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import check_positions, is_causal
 from cfsp.record import Metric
 from cfsp.texts import Text
+from cfsp.tokens import Stream, stream
 
 
 @dataclass(frozen=True)
@@ -73,8 +74,9 @@ class Perplexity(Evaluator):
         return [self.text]
 
     @cached_property
-    def _joined(self) -> str:
-        return self.text.joined()
+    def _stream(self) -> Callable[[PreTrainedTokenizerBase], Stream]:
+        """Read once: dense and pruned model are measured on the same text, whatever becomes of its file."""
+        return lru_cache(maxsize=1)(partial(stream, self.text))
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         if not is_causal(model):
@@ -87,11 +89,12 @@ class Perplexity(Evaluator):
             bos_token(tokenizer)
         # Named only where it leaves something out: a figure of the whole text is what it always was.
         part = {} if self.windows is None else {"windows": self.windows}
+        read = self._stream(tokenizer)
         return part | {
             "measure": "perplexity",
             "text": self.text.label,
-            "text_sha256": hashlib.sha256(self._joined.encode()).hexdigest()[:16],
-            "tokens_sha256": hashlib.sha256(token_ids(tokenizer, self._joined).numpy()).hexdigest()[:16],
+            "text_sha256": read.sha256[:16],
+            "tokens_sha256": hashlib.sha256(read.ids.numpy()).hexdigest()[:16],
             "window": self.window,
             "stride": self.stride or self.window - self.bos,
             "bos": self.bos,
@@ -110,8 +113,8 @@ class Perplexity(Evaluator):
             ValueError: no causal model, a window longer than its positions, or a text too short.
         """
         protocol = self.protocol(model, tokenizer)
-        ids = token_ids(tokenizer, self._joined)
-        rows, first_scored = self.rows(ids, bos_token(tokenizer) if self.bos else None)
+        read = self._stream(tokenizer)
+        rows, first_scored = self.rows(read.ids, bos_token(tokenizer) if self.bos else None)
         losses = torch.cat(
             [
                 token_losses(model, batch)[:, first_scored - 1 :]
@@ -125,7 +128,7 @@ class Perplexity(Evaluator):
                 "expected a model that is sound in its dtype (try model.dtype=float32)"
             )
         error = losses.mean(1).std().item() / math.sqrt(len(losses)) if len(losses) > 1 else None
-        bits = len(ids) / len(self._joined.encode()) / math.log(2)  # per byte, for one nat per token
+        bits = len(read.ids) / read.size / math.log(2)  # per byte, for one nat per token
 
         def metric(value: float, slope: float) -> Metric:
             stderr = None if error is None else error * slope
@@ -160,12 +163,6 @@ class Perplexity(Evaluator):
         if bos is not None:
             rows = torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
         return rows, (1 if self.stride is None else self.window - stride)
-
-
-@lru_cache(maxsize=2)
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
-    """The text as one stream of tokens; kept, because dense and pruned model read the same. [tokens]"""
-    return torch.tensor(encode(tokenizer, text))
 
 
 @torch.no_grad()

@@ -1,0 +1,230 @@
+"""Rows: what own files and data sets of the hub hold, and where in them each row stands."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from glob import glob
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+Row = tuple[str, Any]
+"""Where a row stands, for errors, and the row."""
+
+Stamp = tuple[str, int, int, int]
+
+WHOLE = (".txt", ".md", ".txt.gz", ".md.gz")
+"""Files that are one document."""
+
+ROWS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+"""Files of rows. A table of .csv is none: what separates and what quotes in it would be a guess."""
+
+UTF16 = (b"\xff\xfe", b"\xfe\xff")
+MISSING = object()
+
+
+def matching(places: Sequence[str], suffixes: Iterable[str]) -> list[Path]:
+    """The files that places stand for, each once.
+
+    A place that exists is itself: a file, or a folder, which stands for all files of these kinds below it,
+    sorted. Only what does not exist is a pattern. Hidden files count where they are named.
+
+    Raises:
+        ValueError: a file of another kind, a folder without any of these, or a file in two of the places.
+        OSError: a place is not there.
+    """
+    found: dict[Path, Path] = {}
+    for place in places:
+        named = [place] if os.path.exists(place) else sorted(glob(place, recursive=True))
+        if not named:
+            raise FileNotFoundError(f"no file matches {place!r}")
+        # Links, and a pattern that finds a folder and what is in it, lead to one file by several names.
+        new: dict[Path, Path] = {}
+        for path in chain.from_iterable(below(Path(name), suffixes) for name in named):
+            new.setdefault(path.resolve(), path)
+        for twice in new.keys() & found.keys():
+            raise ValueError(f"{new[twice]}: in two of the places {[*places]}; expected each file once")
+        found |= new
+    return list(found.values())
+
+
+def below(path: Path, suffixes: Iterable[str]) -> list[Path]:
+    """A file itself; of a folder those with one of the suffixes. Raises ValueError if there are none."""
+    expected = ", ".join(suffixes)
+    if not path.is_dir():
+        if not path.name.lower().endswith(tuple(suffixes)):
+            raise ValueError(f"{path}: expected one of {expected}")
+        return [path]
+    found = [
+        file
+        for file in sorted(path.rglob("*"))
+        if file.name.lower().endswith(tuple(suffixes))
+        and file.is_file()
+        and not any(part.startswith(".") for part in file.relative_to(path).parts)
+    ]
+    if not found:
+        raise ValueError(f"{path}: no file in this folder ends in one of {expected}")
+    return found
+
+
+def read_utf8(path: Path) -> str:
+    """The text of a file without its byte order mark, lines ended by line feeds, unpacked if it is a .gz.
+
+    Raises:
+        ValueError: what is no UTF-8, holds a NUL, or is no whole .gz; which line.
+    """
+    data = read_bytes(path)
+    try:
+        if path.suffix.lower() == ".gz":
+            data = gzip.decompress(data)
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole .gz file ({error})") from error
+    if data.startswith(UTF16):
+        raise ValueError(f"{path}, line 1: UTF-16, not UTF-8 text; re-encode it")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{path}, line {line}: not UTF-8 text (byte {error.start}); re-encode it") from error
+    if (nul := text.find("\0")) >= 0:
+        line = text.count("\n", 0, nul) + 1
+        raise ValueError(f"{path}, line {line}: a NUL byte; expected UTF-8 text, not UTF-16 or a binary file")
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def read_bytes(path: Path) -> bytes:
+    """What a file holds. Raises ValueError if it changes meanwhile."""
+    before = stamp(path)
+    data = path.read_bytes()
+    if stamp(path) != before:
+        raise ValueError(f"{path}: changed while it was read; expected a file that nobody writes")
+    return data
+
+
+def stamp(path: Path) -> Stamp:
+    """A file's name, number, size and time: while they stay, what it holds is taken to stay."""
+    status = path.stat()
+    return str(path), status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def rows(path: Path, column: str | None = None) -> Iterator[Row]:
+    """The rows of a file. column: all that is wanted of a .parquet file's rows; None is everything.
+
+    Raises:
+        ValueError: a row that cannot be read; which one.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    if name.endswith(".parquet"):
+        return parquet_rows(path, column)
+    text = read_utf8(path)
+    if name.endswith(".json") and text.lstrip().startswith("["):
+        return json_list(path, text)
+    return json_lines(path, text)  # which many a .json file holds too
+
+
+def json_list(path: Path, text: str) -> Iterator[Row]:
+    """The rows of the list in a .json file."""
+    for number, row in enumerate(parsed(text, lambda line: f"{path}, line {line}: not JSON")):
+        yield f"{path}, row {number}", row
+
+
+def json_lines(path: Path, text: str) -> Iterator[Row]:
+    """The rows of a .jsonl file."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield where, parsed(line, lambda _, where=where: f"{where}: expected a JSON object on every line")
+
+
+def parsed(text: str, complaint: Callable[[int], str]) -> Any:
+    """JSON data. complaint: what to say of a fault in this line of the text. Raises ValueError with that."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{complaint(error.lineno)} ({error.msg})") from error
+    except (ValueError, RecursionError) as error:  # a number of more digits, or brackets, than Python takes
+        raise ValueError(f"{complaint(1)} ({error})") from error
+
+
+def parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
+    """The rows of a .parquet file, of one column or of all."""
+    import pyarrow
+    import pyarrow.parquet
+
+    before = stamp(path)
+    number = -1
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        top = None if column is None else [top_column(str(path), column, names)]
+        for batch in file.iter_batches(columns=top):
+            for row in batch.to_struct_array():
+                number += 1
+                yield f"{path}, row {number}", row.as_py()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path}, row {number}: not UTF-8 text (byte {error.start}); re-encode it"
+        ) from error
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        where = f"{path}, after row {number}" if number >= 0 else str(path)
+        raise ValueError(f"{where}: not a whole Parquet file ({reason})") from error
+    if stamp(path) != before:
+        raise ValueError(f"{path}: changed while it was read; expected a file that nobody writes")
+
+
+def hub_rows(path: str, config: str | None = None, **options: Any) -> Any:
+    """A data set of the hub. Raises ValueError if it cannot be had."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(path, config, **options)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"data set {path!r} cannot be read ({reason}); check the name and the network, or "
+            "use stdlib or own files, which need none"
+        ) from error
+
+
+def top_column(where: str, column: str, names: Iterable[str]) -> str:
+    """The column of a table that holds `column`. Raises ValueError if there is none."""
+    for name in (column, column.partition(".")[0]):
+        if name in names:
+            return name
+    raise ValueError(f"{where}: no column {column!r}; it has {[*names]}")
+
+
+def field(row: Any, column: str) -> Any:
+    """The value of a column, or MISSING; `a.b` is b in a, unless a column has that very name."""
+    if not isinstance(row, Mapping):
+        return MISSING
+    if column in row:
+        return row[column]
+    name, _, rest = column.partition(".")
+    return field(row.get(name), rest) if rest else MISSING
+
+
+def check_unicode(where: str, row: Any) -> None:
+    """Raise ValueError if a text in a row is none: JSON can spell half of a surrogate pair."""
+    for text in strings(row):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(text[error.start]):04x}"
+            raise ValueError(
+                f"{where}: character {error.start} of a text is {half}, half of a surrogate pair"
+            ) from error
+
+
+def strings(data: Any) -> Iterator[str]:
+    """All texts in JSON data, in order."""
+    if isinstance(data, str):
+        yield data
+    elif isinstance(data, Mapping | list):
+        for one in data.values() if isinstance(data, Mapping) else data:
+            yield from strings(one)
