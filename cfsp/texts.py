@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cfsp.checks import check_choice
+from cfsp.options import Checked
 
 NOT_PROSE = {"test", "tests", "idle_test", "site-packages", "__pycache__", "pydoc_data", "encodings"}
 """Folders of the standard library that hold test suites, other people's code or tables."""
@@ -29,7 +30,7 @@ TOPICS = "pydoc_data.topics"
 TRAIN_SHARE, CALIBRATION_SHARE = 0.8, 0.1
 
 
-class Text(ABC):
+class Text(Checked, ABC):
     """A named list of documents."""
 
     separator: str = "\n\n"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, ReleasedAllocator, Scores
-from cfsp.checks import check_bool, check_number
+from cfsp.checks import check_number
+from cfsp.record import is_main
 from cfsp.sites import Site
 from cfsp.statistics import Stats
 
@@ -29,10 +32,6 @@ class GlobalRank(Allocator):
 
     standardise: bool = False
     ranks: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_bool("standardise", self.standardise)
 
     def wishes(
         self,
@@ -61,6 +60,9 @@ class GlobalRank(Allocator):
         return (score - score.mean()) / spread
 
 
+RELEASED_WEIGHT, RELEASED_CHANNELS = 170, 128
+
+
 @dataclass(frozen=True, kw_only=True)
 class GlobalRankReleased(ReleasedAllocator):
     """FLAP's released AL-AM (An et al. 2023, arXiv:2312.11983), for comparison; it may miss the budget.
@@ -69,13 +71,14 @@ class GlobalRankReleased(ReleasedAllocator):
     what is kept at which the weights so far come closest to (1 - p) of all; it and its equals go too.
 
     head_weight: 170 is the release's 512 / 3 (four matrices of 128 rows against three) cut off to an
-        integer; right for heads of 128 channels without grouping only.
+        integer; right for heads of 128 channels without grouping only. For others it is said on stderr what
+        512 / 3 becomes.
 
     Differs from the released code: a site keeps one unit at least, where the release would crash, and
     within a site units are chosen by exact top-k.
     """
 
-    head_weight: float = 170
+    head_weight: float = RELEASED_WEIGHT
     ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -90,6 +93,9 @@ class GlobalRankReleased(ReleasedAllocator):
                 raise ValueError(
                     f"allocator GlobalRankReleased knows mlp and attention; leave {site.kind!r} out of sites"
                 )
+        for channels in {head_channels(site) for site in sites if site.kind == "attention"}:
+            if self.head_weight == RELEASED_WEIGHT and channels != RELEASED_CHANNELS:
+                tell_of_heads(channels)
 
     def allocate(
         self,
@@ -117,3 +123,20 @@ class GlobalRankReleased(ReleasedAllocator):
             else max(int((scores[site.name].double() > threshold).sum()), 1)
             for site in sites
         }
+
+
+def head_channels(site: Site) -> int:
+    """Channels of one head: those of a key or value, of which a group has one head."""
+    return min(member.span for member in site.members)
+
+
+@lru_cache
+def tell_of_heads(channels: int) -> None:
+    """Say on stderr, once for each size of head, that the release's weight is for another one."""
+    fitting = 512 / 3 * channels / RELEASED_CHANNELS
+    if is_main():
+        print(
+            f"cfsp: allocator.head_weight={RELEASED_WEIGHT} is FLAP's, for heads of {RELEASED_CHANNELS} channels; "
+            f"for those of {channels} it is allocator.head_weight={fitting:.4g}",
+            file=sys.stderr,
+        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cfsp.checks import check_bool, check_choice, check_number
+from cfsp.checks import check_choice, check_number
 from cfsp.criteria.base import Criterion
 from cfsp.sites import UnitView
 
@@ -42,7 +42,6 @@ class FLAP(Criterion):
     def __post_init__(self) -> None:
         check_choice("metric", self.metric, ("wifv", "ifv", "wifn"))
         check_choice("variance", self.variance, ("exact", "released"))
-        check_bool("standardise", self.standardise)
         check_number("attention_power", self.attention_power, least=0)
 
     @property

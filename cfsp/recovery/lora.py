@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from cfsp.checks import check_bool, check_choice, check_integer, check_number
+from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.layouts import block_modules
 from cfsp.recovery.base import Change, Parameters
 
@@ -51,9 +51,8 @@ class Lora(Parameters):
         check_integer("min_rank", self.min_rank, least=1)
         if self.min_rank > self.rank:
             raise ValueError(f"min_rank={self.min_rank}: expected at most the mean rank={self.rank}")
-        check_bool("merge", self.merge)
-        if isinstance(self.targets, str) or (self.targets is not None and not self.targets):
-            raise ValueError(f"targets={self.targets!r}: expected null or a list of names of linear layers")
+        if self.targets is not None and not self.targets:
+            raise ValueError("targets=[]: expected null or a list of names of linear layers")
 
     @property
     def needs(self) -> frozenset[str]:
