@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterable
 
 
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: object, choices: Iterable[str | None]) -> None:
     """Raise ValueError that lists the choices."""
     choices = tuple(choices)
     if value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
+        names = ", ".join("null" if choice is None else choice for choice in choices)
+        raise ValueError(f"{name}={value!r}: expected one of {names}")
 
 
 def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:

@@ -31,15 +31,6 @@ class Config:
     table holds each of them as a seed of its own.
     """
 
-    model: Annotated[tuple, "a function that loads a model and its tokenizer"]
-    calibration: RandomWindows
-    criterion: Criterion
-    allocator: Allocator
-    compensation: Compensation
-    schedule: Schedule
-    recovery: Recovery
-    evaluation: Mapping[str, Evaluator | Sampler]
-    logger: Mapping[str, Logger]
     sites: Annotated[list[str], "a list of one or more of mlp, attention, query_heads, block, hidden"]
     sparsity: Annotated[float, SHARE]
     sparsity_of: Literal[BASES]
@@ -49,6 +40,15 @@ class Config:
     cache: Annotated[str | Literal[False], "a folder or off"]
     save: Annotated[bool | str, "false, true (results/models/<id>) or a folder"]
     overwrite: bool
+    model: Annotated[tuple, "a function that loads a model and its tokenizer"]
+    calibration: RandomWindows
+    criterion: Criterion
+    allocator: Allocator
+    compensation: Compensation
+    schedule: Schedule
+    recovery: Recovery
+    evaluation: Mapping[str, Evaluator | Sampler]
+    logger: Mapping[str, Logger]
 
 
 SAME = {"schedule.sparsity": "sparsity", "schedule.sparsity_of": "sparsity_of", "model.device": "device"}

@@ -86,7 +86,8 @@ def check_option(name: str, value: Any, declared_type: Any) -> None:
         for key, one in value.items():
             check_option(f"{name}.{key}", one, inner)
     elif not fits(value, declared_type):
-        raise ValueError(f"{name}={shown(value)}: expected {spelled(declared_type)}")
+        hint = ", with its _target_" if isinstance(value, Mapping) else ""
+        raise ValueError(f"{name}={shown(value)}: expected {spelled(declared_type)}{hint}")
 
 
 def check_part(name: str, config: Mapping[str, Any], declared_type: Any = Any) -> None:
@@ -150,7 +151,7 @@ def fits(value: Any, kind: Any) -> bool:
     if isclass(origin) and issubclass(origin, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(one, inner[0]) for one in value)
-    return isinstance(value, kind) if isclass(kind) else True  # Any, and what no config can hold
+    return isinstance(value, kind) if isclass(kind) and kind is not Any else True  # what no config can hold
 
 
 def made_fits(target: Callable[..., Any], kind: Any) -> bool:
@@ -188,7 +189,8 @@ def spelled(kind: Any, several: bool = False) -> str:
         return f"a mapping of names to {spelled(inner[1], several=True)}"
     if isclass(origin) and issubclass(origin, Sequence):
         return f"a list of {spelled(inner[0], several=True)}"
-    return f"a {getattr(kind, '__name__', kind)} with its _target_" if isclass(kind) else "something else"
+    name = getattr(kind, "__name__", str(kind))
+    return f"{'an' if name[0] in 'AEIOU' else 'a'} {name}"
 
 
 def shown(value: Any) -> str:

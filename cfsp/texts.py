@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cfsp.checks import check_choice
+from cfsp.checks import check_choice, check_integer
 from cfsp.options import Checked
 
 NOT_PROSE = {"test", "tests", "idle_test", "site-packages", "__pycache__", "pydoc_data", "encodings"}
@@ -199,6 +199,10 @@ class Hub(Text):
     data_files: str | None = None
     revision: str | None = None
     separator: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        if self.rows is not None:
+            check_integer("rows", self.rows, least=1)
 
     @property
     def label(self) -> str:

@@ -27,7 +27,7 @@ class Coarse(Allocator):
     """
 
     metric: str = "angular"
-    temperature: float | None = 13.1072
+    temperature: float | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,9 +63,7 @@ class CFSP(Coarse):
     `cfsp_released` does what the release does.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("temperature", self.temperature, least=0)
+    temperature: float = 13.1072
 
     def wishes(
         self,

@@ -83,7 +83,7 @@ class GlobalRankReleased(ReleasedAllocator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("head_weight", self.head_weight, least=0)
+        check_number("head_weight", self.head_weight, least=0, most=torch.finfo().max)
 
     def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
         """Blocks and kinds alone: a threshold always exists. Raises ValueError at other kinds."""
@@ -109,11 +109,11 @@ class GlobalRankReleased(ReleasedAllocator):
         kept_share = budget / sum(site.units * cost[site.name] for site in sites)
         protected = self.protected_blocks(sites)
         score = torch.cat([scores[site.name].double() for site in sites])
-        weight = torch.cat(
-            [torch.full((site.units,), 1.0 if site.kind == "mlp" else self.head_weight) for site in sites]
-        )
+        weights = [1.0 if site.kind == "mlp" else self.head_weight for site in sites]
+        units = torch.tensor([site.units for site in sites])
+        weight = torch.tensor(weights, dtype=torch.float64).repeat_interleave(units)
         order = score.argsort(descending=True, stable=True)
-        so_far = weight.double()[order].cumsum(0)
+        so_far = weight[order].cumsum(0)
         threshold = score[order[(so_far - kept_share * so_far[-1]).abs().argmin()]]
         if kept_share == 1:
             return {site.name: site.units for site in sites}
@@ -136,7 +136,7 @@ def tell_of_heads(channels: int) -> None:
     fitting = 512 / 3 * channels / RELEASED_CHANNELS
     if is_main():
         print(
-            f"cfsp: allocator.head_weight={RELEASED_WEIGHT} is FLAP's, for heads of {RELEASED_CHANNELS} channels; "
-            f"for those of {channels} it is allocator.head_weight={fitting:.4g}",
+            f"cfsp: head_weight={RELEASED_WEIGHT} is for heads of {RELEASED_CHANNELS} channels; for those of "
+            f"{channels} it would be allocator.head_weight={fitting:.6g}",
             file=sys.stderr,
         )

@@ -69,6 +69,8 @@ class LeastSquares(Compensation):
                 f"{view.name}: a fitted weight is NaN or infinite; check the weights of the model, or "
                 "load it with dtype=float32"
             )
+        if weight[places].any() and not consumer.float().any():
+            raise ValueError(f"{whose}={ridge:g} leaves nothing of the weights; expected a smaller one")
         return {"consumer": consumer.float().cpu()} | ({} if bias is None else {"bias": bias.float().cpu()})
 
     def best_ridge(

@@ -69,6 +69,8 @@ class Training(Checked):
                 check_integer(name, getattr(self, name), least=1)
         for name in ("epochs", "learning_rate", "weight_decay"):
             check_number(name, getattr(self, name), least=0)
+        if not self.epochs and self.max_steps is None:
+            raise ValueError("epochs=0: nothing would be trained; expected more, or max_steps")
         check_choice("precision", self.precision, (None, "bf16", "fp16"))
 
     def check(self, device: torch.device) -> None:

@@ -44,6 +44,8 @@ class Lora(Parameters):
     def __post_init__(self) -> None:
         check_integer("rank", self.rank, least=1)
         check_number("alpha", self.alpha, least=0)
+        if not self.alpha:
+            raise ValueError("alpha=0: adapters would add nothing; expected a number above 0")
         check_number("dropout", self.dropout, least=0)
         if self.dropout >= 1:
             raise ValueError(f"dropout={self.dropout}: expected a share in [0, 1)")
