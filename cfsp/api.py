@@ -16,10 +16,12 @@ from cfsp.cache import Cache
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.finding import find_sites
+from cfsp.options import checked
 from cfsp.plans import PrunePlan
 from cfsp.schedules.base import Schedule
 
 
+@checked
 def plan(
     model: PreTrainedModel,
     batches: Iterable[Mapping[str, Tensor]],
@@ -29,8 +31,8 @@ def plan(
     allocator: str | Allocator = "cfsp",
     compensation: str | Compensation = "none",
     schedule: str | Schedule = "one_shot",
-    sparsity: float = 0.2,
-    sparsity_of: str = "sites",
+    sparsity: float | None = None,
+    sparsity_of: str | None = None,
     seed: int = 0,
     cache: str | Path | None = None,
     **options: Any,
@@ -42,6 +44,7 @@ def plan(
 
     batches: any iterable of dicts with `input_ids` [batch, tokens] and `attention_mask`.
     criterion, allocator, compensation, schedule: names of the YAML files of that group, or objects.
+    sparsity, sparsity_of: 0.2 of the sites unless they are given; a schedule that is an object has its own.
     cache: a folder that keeps the dense model's statistics for the next plan.
     options: go to the component that has them, for example `temperature=6.0` or `metric="ifv"`.
 
@@ -54,7 +57,13 @@ def plan(
         "compensation": compensation,
         "schedule": schedule,
     }
-    parts = build_components(names, options, sparsity=sparsity, sparsity_of=sparsity_of, seed=seed)
+    shares = {"sparsity": sparsity, "sparsity_of": sparsity_of}
+    given = {name: value for name, value in shares.items() if value is not None}
+    if given and isinstance(schedule, Schedule):
+        raise ValueError(
+            f"{' and '.join(given)}: the schedule is an object with its own; expected the value there alone"
+        )
+    parts = build_components(names, options, **({"sparsity": 0.2, "sparsity_of": "sites"} | given), seed=seed)
     sites = find_sites(model, kinds)
     return parts["schedule"].plan(
         model,
@@ -67,6 +76,7 @@ def plan(
     )
 
 
+@checked
 def save(
     folder: str | Path,
     model: PreTrainedModel,

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
+
+from cfsp.options import check_option, declared
 
 PACKAGE = Path(__file__).parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
@@ -60,9 +61,7 @@ def build_components(names: Mapping[str, Any], options: Mapping[str, Any], **roo
         TypeError: an option that no component has, or that two have.
     """
     configs = {group: read(group, name, **root) for group, name in names.items() if isinstance(name, str)}
-    accepted = {
-        group: set(signature(get_class(config["_target_"])).parameters) for group, config in configs.items()
-    }
+    accepted = {group: declared(get_class(config["_target_"])) for group, config in configs.items()}
     for option, value in options.items():
         owners = [group for group in accepted if option in accepted[group]]
         if len(owners) != 1:
@@ -73,5 +72,6 @@ def build_components(names: Mapping[str, Any], options: Mapping[str, Any], **roo
                 "no component has it" if not owners else f"{' and '.join(owners)} have it; pass an object"
             )
             raise TypeError(f"option {option!r}: {reason} ({known})")
+        check_option(option, value, accepted[owners[0]][option])
         configs[owners[0]][option] = value
     return {group: build(configs[group]) if group in configs else name for group, name in names.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,16 +12,20 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cfsp.checks import check_bool, check_integer
+from cfsp.checks import check_integer
+from cfsp.options import Checked
 from cfsp.readings import content, reading
 from cfsp.texts import Text
 from cfsp.tokens import encode, identity, stream
 
 Batch = dict[str, Tensor]
 
+BYTES_PER_TOKEN = 24
+"""Of all windows while they are drawn: a list's entry, a token id and its place in the mask, 8 bytes each."""
+
 
 @dataclass(frozen=True)
-class RandomWindows:
+class RandomWindows(Checked):
     """`samples` windows of `seqlen` tokens from random places of a text.
 
     within_documents: draw a document that is long enough, then a window inside it (how the C4
@@ -38,8 +44,13 @@ class RandomWindows:
     def __post_init__(self) -> None:
         for name, least in (("samples", 1), ("seqlen", 2), ("batch_size", 1), ("seed", 0)):
             check_integer(f"calibration {name}", getattr(self, name), least)
-        check_bool("within_documents", self.within_documents)
-        check_bool("bos", self.bos)
+        tokens, memory = self.samples * self.seqlen, physical_memory()
+        if tokens * BYTES_PER_TOKEN > memory:
+            raise ValueError(
+                f"calibration samples={self.samples} of seqlen={self.seqlen}: {tokens:,} tokens take "
+                f"{tokens * BYTES_PER_TOKEN / 2**30:,.1f} GiB, and the machine has {memory / 2**30:,.1f}; "
+                f"expected at most samples={memory // BYTES_PER_TOKEN // self.seqlen}"
+            )
 
     def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
         """Draw the windows. Each batch: input_ids, attention_mask [batch, tokens]
@@ -106,6 +117,14 @@ class RandomWindows:
                     f"no document of text {self.text.label!r} has seqlen={self.seqlen} tokens; "
                     "expected longer documents, a shorter seqlen or within_documents=false"
                 )
+
+
+def physical_memory() -> float:
+    """Bytes of RAM; infinite where the system does not tell."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return math.inf
 
 
 def bos_token(tokenizer: PreTrainedTokenizerBase) -> int:

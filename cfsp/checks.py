@@ -1,4 +1,4 @@
-"""Checks of what a user gave: one line that says what would be accepted."""
+"""Checks of ranges: one line that says what would be accepted. Types are checked in `cfsp.options`."""
 
 from __future__ import annotations
 
@@ -6,27 +6,30 @@ import math
 from collections.abc import Iterable
 
 
-def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+def check_choice(name: str, value: object, choices: Iterable[str | None]) -> None:
     """Raise ValueError that lists the choices."""
     choices = tuple(choices)
     if value not in choices:
-        raise ValueError(f"{name}={value!r}: expected one of {', '.join(choices)}")
+        names = ", ".join("null" if choice is None else choice for choice in choices)
+        raise ValueError(f"{name}={value!r}: expected one of {names}")
 
 
-def check_integer(name: str, value: object, least: int) -> None:
-    """Raise ValueError unless the value is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}")
+def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
+    """Raise ValueError unless the value is a whole number of at least `least`, and at most `most`."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < least or (most is not None and value > most):
+        upto = "" if most is None else f" and at most {most}"
+        raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}{upto}")
 
 
-def check_number(name: str, value: object, least: float) -> None:
-    """Raise ValueError unless the value is a finite number of at least `least`."""
+def check_seed(name: str, value: object) -> None:
+    """Raise ValueError unless NumPy, which transformers seeds too, takes the value."""
+    check_integer(name, value, least=0, most=2**32 - 1)
+
+
+def check_number(name: str, value: object, least: float, most: float = math.inf) -> None:
+    """Raise ValueError unless the value is a finite number of at least `least`, and at most `most`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a number of at least {least:g}")
-
-
-def check_bool(name: str, value: object) -> None:
-    """Raise ValueError unless the value is true or false."""
-    if not isinstance(value, bool):
-        raise ValueError(f"{name}={value!r}: expected true or false")
+    if not number or not math.isfinite(value) or not least <= value <= most:
+        upto = "" if most == math.inf else f" and at most {most:g}"
+        raise ValueError(f"{name}={value!r}: expected a number of at least {least:g}{upto}")

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from cfsp.attempts import Attempt, command, failed, sweep_name
 from cfsp.build import CONF
+from cfsp.overrides import understood
 
 
 def main() -> None:
@@ -20,6 +21,11 @@ def main() -> None:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     failed.clear()
     own_launchers()
+    try:
+        sys.argv[1:] = understood(sys.argv[1:])
+    except ValueError as error:
+        print(f"cfsp: error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
     try:
         job()
     except KeyboardInterrupt:

@@ -18,8 +18,9 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.calibration import bos_token
-from cfsp.checks import check_bool, check_integer, check_number
+from cfsp.checks import check_integer, check_number
 from cfsp.instructions import Conversations
+from cfsp.options import Checked
 from cfsp.readings import Reading, content, reading
 from cfsp.record import is_main
 from cfsp.texts import Text
@@ -27,7 +28,7 @@ from cfsp.tokens import document_ids, identity, lists, ragged
 from cfsp.windows import IGNORED, Collator, Example, counts, packed, single
 
 
-class Source(ABC):
+class Source(Checked, ABC):
     """Passages to learn from."""
 
     @property
@@ -67,9 +68,6 @@ class Instructions(Source):
 
     conversations: Conversations
     answers_only: bool = True
-
-    def __post_init__(self) -> None:
-        check_bool("answers_only", self.answers_only)
 
     @property
     def reads(self) -> Text:
@@ -122,7 +120,7 @@ class Split:
 
 
 @dataclass(frozen=True)
-class Examples:
+class Examples(Checked):
     """Windows of a mixture of sources, split into a training and a held-out part.
 
     sources: name -> source. weights: name -> share of the examples drawn from it; null: take all of
@@ -150,8 +148,6 @@ class Examples:
             check_integer(f"recovery {name}", getattr(self, name), least)
         if self.limit is not None:
             check_integer("recovery limit", self.limit, least=1)
-        check_bool("packing", self.packing)
-        check_bool("bos", self.bos)
         if not self.sources:
             raise ValueError("recovery.data.sources is empty; expected at least one")
         if self.weights is not None:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import transformers
@@ -17,6 +17,7 @@ from transformers.utils import logging
 from cfsp.checkpoints import check_sums
 from cfsp.checks import check_choice
 from cfsp.description import auto_class, pruned_class
+from cfsp.options import checked
 
 REFERENCE = Path(__file__).parent / "reference"
 """The embedded model: a 4 M Llama trained on Python's documentation and source."""
@@ -29,8 +30,9 @@ HEADS = {
 }
 
 
+@checked
 def load(
-    path: str | Path,
+    path: Annotated[str | Path, "a folder or a hub id"],
     *,
     dtype: str = "auto",
     device: str = "cpu",
@@ -54,8 +56,6 @@ def load(
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     device = local_device(device)
     check_device(device)
-    if not isinstance(path, str | Path):
-        raise ValueError(f"model path {path!r} cannot be loaded; expected a folder or a hub id")
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
     source = REFERENCE if str(path) == "reference" else path
@@ -133,7 +133,7 @@ def local_device(device: str) -> str:
 def check_device(device: str) -> None:
     """Raise ValueError if torch cannot use the device here; there is no silent fall-back."""
     try:
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # which the meta device has not
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device={device!r}: torch {torch.__version__} cannot use it here ({first_line(error)}); "

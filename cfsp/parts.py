@@ -15,6 +15,7 @@ from cfsp.build import build
 from cfsp.cache import Cache, fingerprint, fingerprint_batches
 from cfsp.calibration import Batch, RandomWindows
 from cfsp.compensation.base import Compensation
+from cfsp.config import chosen
 from cfsp.criteria.base import Criterion
 from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
 from cfsp.layouts import check_positions
@@ -48,14 +49,14 @@ class Parts:
     @classmethod
     def of(cls, cfg: DictConfig) -> Parts:
         names = ("schedule", "criterion", "allocator", "compensation", "calibration", "recovery")
-        built = [build(part) for part in cfg.evaluation.values()]
+        built = [build(part) for part in chosen(cfg.evaluation)]
         measures = [part for one in built if isinstance(one, Evaluator) for part in one.parts()]
         return cls(
             **{name: build(cfg[name]) for name in names},
             evaluators=[one for one in measures if not isinstance(one, PairedEvaluator)],
             paired=[one for one in measures if isinstance(one, PairedEvaluator)],
             samplers=[one for one in built if isinstance(one, Sampler)],
-            loggers=[build(part) for part in cfg.logger.values()] if is_main() else [],
+            loggers=[build(part) for part in chosen(cfg.logger)] if is_main() else [],
         )
 
     @property

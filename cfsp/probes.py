@@ -112,7 +112,7 @@ def probe(
             for site in (site for site in sites if site.block == block):
                 score, stat = judged(stream, site, method, known[site.name])
                 points = {}
-                for width in widths(site, probes.shares):
+                for width in widths(site, probes.shares, probes.empty):
                     cut = cut_alone(stream, site, width, score, stat, method)
                     with Progress(model, [site], [cut]).gates():
                         points[width] = divergence(stream, chosen, dense)
@@ -127,7 +127,7 @@ def probe(
         for kind in dict.fromkeys(site.kind for site in sites):
             alike = [site for site in sites if site.kind == kind]
             with evaluating(model):
-                price = unit_price(model, alike, chosen[0], probes.cost)
+                price = unit_price(model, alike, chosen[0], probes)
             for site in alike:
                 stats[site.name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
@@ -183,10 +183,15 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
     return torch.stack([torch.arange(run + 1) * groups, torch.from_numpy(found)], dim=1)
 
 
-def widths(site: Site, shares: Sequence[float]) -> list[int]:
-    """Units at these shares, each once, none of them all or nothing; rising."""
+def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
+    """Units at these shares, each once, none of them all or nothing; rising.
+
+    empty: of an only unit that may go, nothing.
+    """
     step = site.groups
     most = site.units // step - 1
+    if not most and empty and site.may_go:
+        return [0]
     return sorted({min(max(1, round(share * site.units / step)), most) * step for share in shares} - {0})
 
 
@@ -217,7 +222,7 @@ def divergence(stream: Stream, batches: Sequence[Mapping[str, Tensor]], dense: S
 
 
 def unit_price(
-    model: PreTrainedModel, sites: Sequence[Site], batch: Mapping[str, Tensor], cost: str
+    model: PreTrainedModel, sites: Sequence[Site], batch: Mapping[str, Tensor], probes: Probes
 ) -> float:
     """What a pass over the batch takes less per unit that goes, by a copy that lost half of these sites.
 
@@ -229,14 +234,14 @@ def unit_price(
     cuts = {
         site.name: Cut(site.name, site.units, best_units(torch.zeros(site.units), width, site.groups))
         for site in sites
-        for width in widths(site, [0.5])
+        for width in widths(site, [0.5], probes.empty)
     }
     if not cuts:
         return 0.0
     half = copy.deepcopy(model)
     apply(PrunePlan(tuple(cuts.values())), [site for site in sites if site.name in cuts], half)
     gone = sum(cut.units - len(cut.keep) for cut in cuts.values())
-    if cost == "macs":
+    if probes.cost == "macs":
         tokens = batch["input_ids"].shape[1]
         return (macs(model, tokens) - macs(half, tokens)) / gone
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}

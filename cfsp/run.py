@@ -19,7 +19,7 @@ from cfsp.build import build
 from cfsp.cache import Cache
 from cfsp.cards import base_license, model_card
 from cfsp.checkpoints import check_target, save
-from cfsp.checks import check_bool, check_integer
+from cfsp.config import check_config
 from cfsp.description import check_hidden
 from cfsp.finding import find_sites
 from cfsp.loading import check_device, local_device
@@ -52,7 +52,7 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
     Of two processes that want the same run one makes it; the other waits, then reads it.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    check_bool("overwrite", cfg.overwrite)
+    check_config(config, OmegaConf.to_container(cfg))
     run_id = record.run_id(config)
     files = RunFiles(Path(cfg.results), run_id, save_folder(cfg, run_id))
     found = None if cfg.overwrite else files.finished()
@@ -65,7 +65,6 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
             return found, False
         if files.target is not None:
             check_target(files.target, files.may_replace(cfg.overwrite))
-        check_integer("seed", cfg.seed, least=0)
         set_seed(cfg.seed)
         check_device(local_device(cfg.device))
         record.reset_peak(local_device(cfg.device))
@@ -160,7 +159,7 @@ def save_folder(cfg: DictConfig, run_id: str) -> Path | None:
         return None
     if cfg.save is True:
         return Path(cfg.results) / "models" / run_id
-    if not isinstance(cfg.save, str) or not cfg.save:
+    if not cfg.save:
         raise ValueError(f"save={cfg.save!r}: expected false, true (results/models/<id>) or a folder")
     return Path(cfg.save)
 

@@ -84,6 +84,11 @@ class Site:
         """Channels of one unit at the consumer's input."""
         return self.consumers[0].span if self.consumers else 1
 
+    @property
+    def may_go(self) -> bool:
+        """Whether it can lose all of its units, and so go as a whole."""
+        return self.kind == "mlp" or (self.kind == "attention" and self.whole is not None)
+
 
 def unit_weights(model: nn.Module, site: Site) -> Iterator:
     """The weights that go with a site's units, each once.

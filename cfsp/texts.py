@@ -17,7 +17,8 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.chats import Chat
-from cfsp.checks import check_choice
+from cfsp.checks import check_choice, check_integer
+from cfsp.options import Checked
 from cfsp.rows import (
     MISSING,
     ROWS,
@@ -37,7 +38,7 @@ from cfsp.stdlib import stdlib_documents
 Stamps = tuple[Stamp, ...]
 
 
-class Text(ABC):
+class Text(Checked, ABC):
     """A named list of documents."""
 
     separator: str = "\n\n"
@@ -149,8 +150,8 @@ class Hub(Corpus):
     separator: str = "\n\n"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.data_files, str | None):
-            raise ValueError(f"data_files={self.data_files!r}: expected a file name, a glob or null")
+        if self.rows is not None:
+            check_integer("rows", self.rows, least=1)
 
     @property
     def label(self) -> str:

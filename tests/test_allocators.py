@@ -1,12 +1,13 @@
 """Allocators: reference vectors, exact budgets, bounds."""
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
 from cfsp.allocators.cfsp import CFSP, CFSPReleased, released_ratios
-from cfsp.allocators.global_rank import GlobalRank, GlobalRankReleased
+from cfsp.allocators.global_rank import GlobalRank, GlobalRankReleased, tell_of_heads
 from cfsp.allocators.uniform import Uniform, UniformReleased
 from cfsp.sites import Member, Site
 
@@ -53,6 +54,17 @@ def test_released_keep_ratios(sparsity, expected):
 def test_released_widths(sparsity, units):
     widths, _ = run(CFSPReleased(round_to=128, temperature=13.1072), mlps(units), sparsity)
     assert [*widths.values()] == WIDTHS[sparsity, units]
+
+
+@pytest.mark.parametrize("units", [172, 1000, 4096])
+def test_released_widths_without_its_flag_are_one_more_than_the_integer_part(units):
+    widths, _ = run(CFSPReleased(round_to=1, temperature=13.1072), mlps(units), 0.5)
+    score = torch.arange(float(units), 0, -1)
+    for width, ratio in zip(widths.values(), RATIOS_50, strict=True):
+        threshold = score[int(units * ratio)]  # as the release picks it, of the sorted scores
+        assert width == int((score >= threshold).sum())
+    everything, _ = run(CFSPReleased(round_to=1, temperature=13.1072), mlps(units), 0.0)
+    assert {*everything.values()} == {units}
 
 
 def test_unclipped_cfsp_gives_the_released_ratios():
@@ -213,7 +225,7 @@ def test_bad_options():
         Uniform(round_to="many")
     with pytest.raises(ValueError, match="protect=3: expected a list of block numbers"):
         Uniform(protect=3)
-    with pytest.raises(ValueError, match="temperature=nan: expected a number of at least 0"):
+    with pytest.raises(ValueError, match="temperature=nan: expected a finite number"):
         CFSP(temperature=float("nan"))
     with pytest.raises(ValueError, match="metric='l2': expected one of angular, cosine, mse, mae"):
         CFSP(metric="l2")
@@ -243,6 +255,30 @@ def test_released_global_rank_cuts_above_the_closest_weight():
         assert list(found.values()) == expected, sparsity
 
 
+def test_a_head_of_another_size_than_flap_s_is_told_what_it_weighs(capsys):
+    def allocate(channels, **options):
+        member = Member("o_proj", 1, span=channels)
+        heads = Site("heads", "attention", 4, 0, (), (member,), (member,))
+        allocator, sites = GlobalRankReleased(**options), [site(0, 40), heads]
+        scores = {one.name: torch.rand(one.units) for one in sites}
+        for _ in range(2):
+            run(allocator, sites, 0.5, {one.name: 1 for one in sites}, scores)
+        return capsys.readouterr().err
+
+    tell_of_heads.cache_clear()
+    (line,) = allocate(48).splitlines()
+    assert line.endswith("allocator.head_weight=64")  # 512 / 3 x 48 / 128
+    assert allocate(128) == allocate(24, head_weight=32) == ""
+
+
+@pytest.mark.parametrize("allocator", [CFSP(temperature=1e300), CFSPReleased(temperature=1e300)])
+def test_a_temperature_that_makes_a_step_of_the_sigmoid_is_refused(allocator):
+    with pytest.raises(ValueError, match=r"temperature=1e\+300: .*; expected at most (\d+)") as refused:
+        run(allocator, mlps(1024), 0.5)
+    most = float(str(refused.value).rsplit(" ", 1)[1])
+    assert run(replace(allocator, temperature=0.99 * most, round_to=1), mlps(1024), 0.5)
+
+
 def test_released_temperature_is_tokens_over_ten_thousand():
     sites = mlps(14336)
     stats = stats_of(sites)
@@ -251,7 +287,7 @@ def test_released_temperature_is_tokens_over_ten_thousand():
     implied, _ = run(CFSPReleased(round_to=128), sites, 0.5, stats=stats)
     given, _ = run(CFSPReleased(round_to=128, temperature=13.1072), sites, 0.5)
     assert implied == given
-    with pytest.raises(ValueError, match="temperature=None: expected a number"):
+    with pytest.raises(ValueError, match="temperature=None: expected a finite number"):
         CFSP(temperature=None)
 
 

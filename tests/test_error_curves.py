@@ -15,6 +15,7 @@ from transformers import (
 import cfsp
 from cfsp import probes
 from cfsp.allocators.error_curves import ErrorCurves, hull
+from cfsp.allocators.uniform import Uniform
 from cfsp.sites import Site
 
 COST = {"a": 3, "b": 5}
@@ -95,6 +96,23 @@ def test_hull_is_convex_and_nowhere_above():
     assert (np.diff(convex, 2) >= -1e-9).all()
     assert convex[0] == errors[0]
     assert convex[-1] == errors[-1]
+
+
+@pytest.mark.parametrize("budget", ["parameters", "macs"])
+@pytest.mark.parametrize("compensation", ["none", "mean", "least_squares"])
+def test_an_only_unit_may_go_where_sites_may_be_empty(budget, compensation):
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA | {"num_key_value_heads": 1})).eval()
+    parts = {"criterion": "obs", "compensation": compensation, "kinds": ["mlp", "attention"]}
+    kept = {}
+    for allocator in (Uniform(allow_empty=True), ErrorCurves(allow_empty=True, budget=budget)):
+        plan = cfsp.plan(model, batches(), sparsity=0.97, allocator=allocator, **parts)
+        kept[allocator] = [len(cut.keep) for cut in plan.edits]
+        curves = plan.notes.get("error_curves", {})
+    assert all(0 in widths for widths in kept.values())
+    (without, loss), whole = curves["model.layers.0.attention"]
+    assert (without, whole) == (0, [1, 0])
+    assert loss > 0
 
 
 def test_a_site_with_nothing_to_try_stays_whole():

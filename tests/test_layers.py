@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
-    {"atomic", "checks", "modeling_pruned", "modes", "sharding", "windows"},
+    {"atomic", "checks", "modeling_pruned", "modes", "options", "sharding", "windows"},
     {"locks", "seals"},
     {"chats", "rows", "sites", "stdlib", "plans", "record"},
     {
@@ -53,6 +53,7 @@ ROWS = [
     {"probes"},
     {"schedules", "recovery", "evaluation"},
     {"attempts", "build", "measuring"},
+    {"config", "overrides"},
     {"parts"},
     {"api", "run_files"},
     {"run"},
@@ -61,7 +62,7 @@ ROWS = [
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ONLY_IN = {
-    "hydra": {"attempts.py", "build.py", "cli.py"},
+    "hydra": {"attempts.py", "build.py", "cli.py", "overrides.py"},
     "datasets": {"rows.py", "zero_shot.py"},
     "pandas": {"frames.py", "filters.py", "tables.py", "formats.py", "papers.py"},
     "rich": {"summary.py", "cli.py"},

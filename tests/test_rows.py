@@ -36,9 +36,9 @@ def test_marks_line_ends_and_packing_change_no_text(tmp_path, mark, end, packed)
         "lines.json": b'{"text": "one\\ntwo"}\n',
     }
     for name, data in contents.items():
-        data = mark + data.replace(b"\n", end)
+        marked = mark + data.replace(b"\n", end)
         path = tmp_path / (name + ".gz" if packed else name)
-        path.write_bytes(gzip.compress(data) if packed else data)
+        path.write_bytes(gzip.compress(marked) if packed else marked)
         assert documents(path) == ["one\ntwo"], name
 
 

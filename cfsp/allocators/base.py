@@ -6,16 +6,19 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from cfsp.checks import check_bool, check_integer
+from cfsp.checks import check_integer
+from cfsp.options import Checked
 from cfsp.sites import Site
 from cfsp.statistics import Stats
 
 Scores = Mapping[str, Tensor]
 """Site name -> score per unit [units]."""
+
+BLOCKS = "a list of block numbers, such as [0,-1]"
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,17 @@ class Probes:
     """What an allocator wants tried on the whole model (`cfsp.probes`).
 
     shares: of a site's units kept. batches: how many to read. cost: of a unit: "parameters" (nothing is
-    tried for these), "macs" or "latency".
+    tried for these), "macs" or "latency". empty: try what may go as a whole without its only unit.
     """
 
     shares: tuple[float, ...]
     batches: int
     cost: str
+    empty: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Allocator(ABC):
+class Allocator(Checked, ABC):
     """Splits a budget of parameters over the sites.
 
     round_to: MLP and residual widths are multiples of this (64 or 128 suit GPU kernels); attention
@@ -43,7 +47,7 @@ class Allocator(ABC):
     """
 
     round_to: int = 1
-    protect: Sequence[int] = ()
+    protect: Annotated[Sequence[int], BLOCKS] = ()
     allow_empty: bool = False
 
     ranks: ClassVar[bool] = False
@@ -61,9 +65,6 @@ class Allocator(ABC):
 
     def __post_init__(self) -> None:
         check_integer("round_to", self.round_to, least=1)
-        check_bool("allow_empty", self.allow_empty)
-        if isinstance(self.protect, str | int) or not all(isinstance(block, int) for block in self.protect):
-            raise ValueError(f"protect={self.protect!r}: expected a list of block numbers, such as [0,-1]")
 
     def allocate(
         self,
@@ -139,7 +140,7 @@ class Allocator(ABC):
 
     def least_units(self, site: Site) -> int:
         """The fewest units that a site may keep."""
-        if self.allow_empty and (site.kind == "mlp" or (site.kind == "attention" and site.whole)):
+        if self.allow_empty and site.may_go:
             return 0
         return max(self.step(site), len(self.protected_units(site)))
 

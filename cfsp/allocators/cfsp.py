@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,7 +27,7 @@ class Coarse(Allocator):
     """
 
     metric: str = "angular"
-    temperature: float | None = 13.1072
+    temperature: float | None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,9 +63,7 @@ class CFSP(Coarse):
     `cfsp_released` does what the release does.
     """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number("temperature", self.temperature, least=0)
+    temperature: float = 13.1072
 
     def wishes(
         self,
@@ -85,14 +84,15 @@ class CFSPReleased(Coarse):
     """The allocation of CFSP's released code, for comparison; it may miss the budget.
 
     If a block would keep more than everything, all differences from the mean shrink by one factor,
-    chosen with the constant 1.05; then each width is rounded by itself to a multiple of `round_to`.
+    chosen with the constant 1.05. Then each width is rounded by itself to the nearest multiple of `round_to`
+    (128 with the release's `--cuda_friendly`). `round_to: 1` is the release without that flag: what scores at
+    least as much as place floor(units x ratio) stays, floor(units x ratio) + 1 units, at most all.
 
     temperature: None takes the calibration tokens / 10^4, which is what summed distances amount to.
 
     Differs from the released code: a width that rounds to zero is an error (there: nothing is
     pruned) and one above the site's units is cut off (there: an IndexError); units are chosen by exact
-    top-k (there: ties all stay, NaN scores all go); `round_to: 1` rounds to the nearest (there, without
-    its `--cuda_friendly`: one more than the integer part).
+    top-k (there: ties all stay, NaN scores all go).
     """
 
     temperature: float | None = None
@@ -121,7 +121,8 @@ class CFSPReleased(Coarse):
         keep = {}
         for site in sites:
             step = self.step(site)
-            width = int((wishes[site.name] + step / 2) // step) * step
+            steps = wishes[site.name] / step
+            width = (int(steps) + 1 if self.round_to == 1 else int(steps + 0.5)) * step
             if width == 0:
                 raise ValueError(
                     f"{site.name}: {wishes[site.name]:.1f} of {site.units} units round to zero units; "
@@ -147,9 +148,20 @@ class CFSPReleased(Coarse):
 
 
 def sigmoid_weights(importance: Mapping[int, float], temperature: float) -> dict[int, float]:
-    """sigmoid(temperature (I_b - mean I)) per block."""
+    """sigmoid(temperature (I_b - mean I)) per block.
+
+    Raises:
+        ValueError: a weight underflows to zero: no more than a step is left of the sigmoid.
+    """
     values = torch.tensor([*importance.values()], dtype=torch.float64)
-    weights = torch.sigmoid(temperature * (values - values.mean()))
+    values -= values.mean()
+    weights = torch.sigmoid(temperature * values)
+    if not weights.min() > 0:
+        most = -math.log(torch.finfo(values.dtype).tiny) / -values.min().item()
+        raise ValueError(
+            f"temperature={temperature:g}: the weight of a block is zero in float64, whose distance is "
+            f"{-values.min():.4g} below the mean; expected at most {most:.4g}"
+        )
     return dict(zip(importance, weights.tolist(), strict=True))
 
 

@@ -35,7 +35,7 @@ class ErrorCurves(Allocator):
     units and weights that the criterion and the compensation of the run would give it. Between the probes it
     follows the criterion's scores, and of this curve the convex hull counts: step by step goes what costs
     least per unit of budget, which for the hulls is optimal but for the last step, where ways to end are
-    compared. A site with one unit, or one for each group, has nothing to try, and stays.
+    compared. A site with one unit, or one for each group, stays; with `allow_empty` it is tried without it.
 
     shares: of its units that a site keeps in the probes.
     batches: calibration batches that the probes read. Passes: sites x shares x batches, each from the
@@ -59,7 +59,7 @@ class ErrorCurves(Allocator):
 
     @property
     def probes(self) -> Probes:
-        return Probes(tuple(self.shares), self.batches, self.budget)
+        return Probes(tuple(self.shares), self.batches, self.budget, self.allow_empty)
 
     def allocate(
         self,

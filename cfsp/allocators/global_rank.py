@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, ReleasedAllocator, Scores
-from cfsp.checks import check_bool, check_number
+from cfsp.checks import check_number
+from cfsp.record import is_main
 from cfsp.sites import Site
 from cfsp.statistics import Stats
 
@@ -29,10 +32,6 @@ class GlobalRank(Allocator):
 
     standardise: bool = False
     ranks: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_bool("standardise", self.standardise)
 
     def wishes(
         self,
@@ -61,6 +60,9 @@ class GlobalRank(Allocator):
         return (score - score.mean()) / spread
 
 
+RELEASED_WEIGHT, RELEASED_CHANNELS = 170, 128
+
+
 @dataclass(frozen=True, kw_only=True)
 class GlobalRankReleased(ReleasedAllocator):
     """FLAP's released AL-AM (An et al. 2023, arXiv:2312.11983), for comparison; it may miss the budget.
@@ -69,18 +71,19 @@ class GlobalRankReleased(ReleasedAllocator):
     what is kept at which the weights so far come closest to (1 - p) of all; it and its equals go too.
 
     head_weight: 170 is the release's 512 / 3 (four matrices of 128 rows against three) cut off to an
-        integer; right for heads of 128 channels without grouping only.
+        integer; right for heads of 128 channels without grouping only. For others it is said on stderr what
+        512 / 3 becomes.
 
     Differs from the released code: a site keeps one unit at least, where the release would crash, and
     within a site units are chosen by exact top-k.
     """
 
-    head_weight: float = 170
+    head_weight: float = RELEASED_WEIGHT
     ranks: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("head_weight", self.head_weight, least=0)
+        check_number("head_weight", self.head_weight, least=0, most=torch.finfo().max)
 
     def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
         """Blocks and kinds alone: a threshold always exists. Raises ValueError at other kinds."""
@@ -90,6 +93,9 @@ class GlobalRankReleased(ReleasedAllocator):
                 raise ValueError(
                     f"allocator GlobalRankReleased knows mlp and attention; leave {site.kind!r} out of sites"
                 )
+        for channels in {head_channels(site) for site in sites if site.kind == "attention"}:
+            if self.head_weight == RELEASED_WEIGHT and channels != RELEASED_CHANNELS:
+                tell_of_heads(channels)
 
     def allocate(
         self,
@@ -103,11 +109,11 @@ class GlobalRankReleased(ReleasedAllocator):
         kept_share = budget / sum(site.units * cost[site.name] for site in sites)
         protected = self.protected_blocks(sites)
         score = torch.cat([scores[site.name].double() for site in sites])
-        weight = torch.cat(
-            [torch.full((site.units,), 1.0 if site.kind == "mlp" else self.head_weight) for site in sites]
-        )
+        weights = [1.0 if site.kind == "mlp" else self.head_weight for site in sites]
+        units = torch.tensor([site.units for site in sites])
+        weight = torch.tensor(weights, dtype=torch.float64).repeat_interleave(units)
         order = score.argsort(descending=True, stable=True)
-        so_far = weight.double()[order].cumsum(0)
+        so_far = weight[order].cumsum(0)
         threshold = score[order[(so_far - kept_share * so_far[-1]).abs().argmin()]]
         if kept_share == 1:
             return {site.name: site.units for site in sites}
@@ -117,3 +123,20 @@ class GlobalRankReleased(ReleasedAllocator):
             else max(int((scores[site.name].double() > threshold).sum()), 1)
             for site in sites
         }
+
+
+def head_channels(site: Site) -> int:
+    """Channels of one head: those of a key or value, of which a group has one head."""
+    return min(member.span for member in site.members)
+
+
+@lru_cache
+def tell_of_heads(channels: int) -> None:
+    """Say on stderr, once for each size of head, that the release's weight is for another one."""
+    fitting = 512 / 3 * channels / RELEASED_CHANNELS
+    if is_main():
+        print(
+            f"cfsp: head_weight={RELEASED_WEIGHT} is for heads of {RELEASED_CHANNELS} channels; for those of "
+            f"{channels} it would be allocator.head_weight={fitting:.6g}",
+            file=sys.stderr,
+        )

@@ -8,13 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from cfsp.options import Checked
 from cfsp.sites import UnitView
 
 TARGETS = ("own", "dense", "residual")
 """What a consumer should give: see `cfsp.compensation.least_squares`."""
 
 
-class Compensation(ABC):
+class Compensation(Checked, ABC):
     """Fills the gap that removed units leave; the plan carries the outcome."""
 
     needs: frozenset[str] = frozenset()

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
-from cfsp.checks import check_bool, check_choice
+from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation
 from cfsp.regression import channels, own_output, refit, squared_error
 from cfsp.sites import UnitView
@@ -34,18 +35,16 @@ class LeastSquares(Compensation):
         OSSCAR (Meng et al. 2024, arXiv:2403.12983) fits to the dense model's outputs.
     """
 
-    ridge: float | str = 1e-3
+    ridge: float | Literal["auto"] = 1e-3
     towards: str = "zero"
     constant: bool = False
     target: str = "own"
     rewrites = True
 
     def __post_init__(self) -> None:
-        number = isinstance(self.ridge, int | float) and not isinstance(self.ridge, bool)
-        if self.ridge != "auto" and not (number and 0 < self.ridge < float("inf")):
+        if self.ridge != "auto" and self.ridge <= 0:
             raise ValueError(f"ridge={self.ridge!r}: expected a number above 0, or auto")
         check_choice("towards", self.towards, ("zero", "kept"))
-        check_bool("constant", self.constant)
         check_choice("target", self.target, TARGETS)
 
     @property
@@ -70,6 +69,8 @@ class LeastSquares(Compensation):
                 f"{view.name}: a fitted weight is NaN or infinite; check the weights of the model, or "
                 "load it with dtype=float32"
             )
+        if weight[places].any() and not consumer.float().any():
+            raise ValueError(f"{whose}={ridge:g} leaves nothing of the weights; expected a smaller one")
         return {"consumer": consumer.float().cpu()} | ({} if bias is None else {"bias": bias.float().cpu()})
 
     def best_ridge(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from cfsp.compensation.base import Compensation
 from cfsp.sites import UnitView
 
 
+@dataclass(frozen=True)
 class NoCompensation(Compensation):
     """A removed unit's activation counts as zero."""
 

@@ -8,13 +8,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from cfsp.options import Checked
 from cfsp.sites import UnitView
 
 IN_BLOCKS = frozenset({"mlp", "attention", "query_heads"})
 EVERY_KIND = IN_BLOCKS | {"block", "hidden"}
 
 
-class Criterion(ABC):
+class Criterion(Checked, ABC):
     """Scores the units of one site from their weights and the calibration statistics."""
 
     needs: ClassVar[frozenset[str]] = frozenset()

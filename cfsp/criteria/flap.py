@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from cfsp.checks import check_bool, check_choice, check_number
+from cfsp.checks import check_choice, check_number
 from cfsp.criteria.base import Criterion
 from cfsp.sites import UnitView
 
@@ -42,7 +42,6 @@ class FLAP(Criterion):
     def __post_init__(self) -> None:
         check_choice("metric", self.metric, ("wifv", "ifv", "wifn"))
         check_choice("variance", self.variance, ("exact", "released"))
-        check_bool("standardise", self.standardise)
         check_number("attention_power", self.attention_power, least=0)
 
     @property
@@ -56,12 +55,21 @@ class FLAP(Criterion):
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         metric = self.channel_metric(view, stat)
         if view.kind == "attention":
-            metric = metric**self.attention_power
+            metric = self.powered(metric)
         if self.standardise:
             # A site whose channels are all alike, or that has only one, says nothing: zeros, not 0/0.
             spread = metric.std(correction=min(1, metric.numel() - 1))
             metric = (metric - metric.mean()) / spread.clamp_min(torch.finfo(metric.dtype).tiny)
         return metric.mean(1)
+
+    def powered(self, metric: Tensor) -> Tensor:
+        """The metric of attention. Raises ValueError if the power leaves nothing to tell units apart by."""
+        found = metric**self.attention_power
+        if not found.isfinite().all() or (metric.any() and not found.any()):
+            raise ValueError(
+                f"attention_power={self.attention_power:g}: the metric over- or underflows; expected 1 or 2"
+            )
+        return found
 
     def channel_metric(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         """The metric before standardisation. [units, span]"""

@@ -34,7 +34,23 @@ class Magnitude(Criterion):
         return EVERY_KIND if self.weights == "all" else IN_BLOCKS
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
+        if self.norm > 2:
+            self.check_powers(view)
         if self.weights == "all":
-            return view.totals(lambda weight: weight.abs() ** self.norm) ** (1 / self.norm)
+            return self.powers(view, self.norm) ** (1 / self.norm)
         flat = torch.cat([weight.flatten(1) for weight in view.consumers()], dim=1)  # [units, weights]
         return flat.norm(p=self.norm, dim=1)
+
+    def powers(self, view: UnitView, p: float) -> Tensor:
+        """sum |w|^p over the weights that count. [units]"""
+        if self.weights == "all":
+            return view.totals(lambda weight: weight.abs() ** p)
+        return sum((weight.abs() ** p).flatten(1).sum(1) for weight in view.consumers())
+
+    def check_powers(self, view: UnitView) -> None:
+        """Raise ValueError if units that have weights cannot be told apart, as powers of all are zero."""
+        powers = self.powers(view, self.norm)
+        if not powers.isfinite().all() or (powers[self.powers(view, 1.0) > 0] == 0).any():
+            raise ValueError(
+                f"norm={self.norm:g}: powers of weights of {view.name} over- or underflow; expected 1 or 2"
+            )

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cfsp.checks import check_bool, check_integer, check_number
+from cfsp.checks import check_integer, check_number
 from cfsp.criteria.base import Criterion
 from cfsp.regression import centred, cholesky, own_output, removal_path, swap
 from cfsp.sites import UnitView
@@ -52,7 +52,6 @@ class OBS(Criterion):
             check_number("share", self.share, least=0)
             if self.share > 1:
                 raise ValueError(f"share={self.share}: expected null or a share in [0, 1]")
-        check_bool("constant", self.constant)
         check_integer("swaps", self.swaps, least=0)
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:

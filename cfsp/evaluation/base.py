@@ -8,11 +8,12 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cfsp.options import Checked
 from cfsp.record import Metric
 from cfsp.texts import Text
 
 
-class Evaluator(ABC):
+class Evaluator(Checked, ABC):
     """Measures a model. Evaluators are compared only where their protocols agree."""
 
     def parts(self) -> Sequence[Evaluator]:
@@ -49,7 +50,7 @@ class PairedEvaluator(Evaluator):
         return self.run_pair(model, model, tokenizer)[0]
 
 
-class Sampler(ABC):
+class Sampler(Checked, ABC):
     """Lets a model speak, for people to read."""
 
     @abstractmethod

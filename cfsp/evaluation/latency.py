@@ -37,10 +37,9 @@ class Latency(PairedEvaluator):
 
     def __post_init__(self) -> None:
         for name in ("batch_sizes", "prompts"):
-            values = getattr(self, name)
-            if isinstance(values, str | int) or not values:
-                raise ValueError(f"latency {name}={values!r}: expected a list of whole numbers")
-            for value in values:
+            if not getattr(self, name):
+                raise ValueError(f"latency {name}=[]: expected a list of whole numbers")
+            for value in getattr(self, name):
                 check_integer(f"latency {name}", value, least=1)
         for name, least in (("new_tokens", 1), ("repeats", 1), ("warmup", 0)):
             check_integer(f"latency {name}", getattr(self, name), least)

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.calibration import bos_token
-from cfsp.checks import check_bool, check_integer
+from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import check_positions, is_causal
 from cfsp.record import Metric
@@ -50,20 +50,21 @@ class Perplexity(Evaluator):
     named: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.window, int | str) and self.window and self.stride is not None:
+        if self.several and not self.window:
+            raise ValueError("perplexity window=[]: expected a whole number, or a list of them")
+        if self.several and self.stride is not None:
             raise ValueError("perplexity stride: expected null where there are several windows")
         for window in self.window if self.several else [self.window]:
             check_integer("perplexity window", window, least=2)
         check_integer("perplexity batch_size", self.batch_size, least=1)
         if self.windows is not None:
             check_integer("perplexity windows", self.windows, least=1)
-        check_bool("bos", self.bos)
         if self.stride is not None and self.stride not in range(1, self.window):
             raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.window - 1}")
 
     @property
     def several(self) -> bool:
-        return isinstance(self.window, Sequence) and not isinstance(self.window, str) and bool(self.window)
+        return not isinstance(self.window, int)
 
     def parts(self) -> list[Perplexity]:
         if not self.several:

@@ -22,9 +22,8 @@ class Samples(Sampler):
 
     def __post_init__(self) -> None:
         check_integer("samples new_tokens", self.new_tokens, least=1)
-        texts = not isinstance(self.prompts, str) and all(isinstance(prompt, str) for prompt in self.prompts)
-        if not texts or not self.prompts:
-            raise ValueError(f"samples prompts={self.prompts!r}: expected a list of texts")
+        if not self.prompts:
+            raise ValueError("samples prompts=[]: expected a list of texts")
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         if not is_causal(model):

@@ -65,8 +65,8 @@ class ZeroShot(Evaluator):
     files: Mapping[str, str | Mapping[str, str]] | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.tasks, str) or not self.tasks:
-            raise ValueError(f"zero_shot tasks={self.tasks!r}: expected a list of names of tasks")
+        if not self.tasks:
+            raise ValueError("zero_shot tasks=[]: expected a list of names of tasks")
         check_integer("zero_shot shots", self.shots, least=0)
         check_integer("zero_shot batch_size", self.batch_size, least=1)
         if self.limit is not None:

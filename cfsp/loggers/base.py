@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar
 
+from cfsp.options import Checked
 from cfsp.record import Metric, Record
 
 
@@ -25,7 +26,7 @@ class Job:
     group: str | None = None
 
 
-class Logger(ABC):
+class Logger(Checked, ABC):
     """Follows one run. What a service or a disk does or does not answer never ends the run.
 
     faults: what it raises when it can follow no longer; it is then left out, which is said on stderr.

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import wandb
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
-from cfsp.checks import check_bool, check_choice
+from cfsp.checks import check_choice
 from cfsp.loggers.base import Job, Logger
 from cfsp.record import Record, record_path
 
@@ -52,7 +52,6 @@ class Wandb(Logger):
 
     def __post_init__(self) -> None:
         check_choice("logger.wandb.mode", self.mode, MODES)
-        check_bool("logger.wandb.artifact", self.artifact)
 
     def open(self, job: Job) -> None:
         self.job = job

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.layouts import block_modules
+from cfsp.options import Checked
 from cfsp.plans import PrunePlan
 from cfsp.texts import Text
 
@@ -51,7 +52,7 @@ class Recovered:
     adapters: nn.Module | None = None
 
 
-class Recovery(ABC):
+class Recovery(Checked, ABC):
     """Trains a pruned model."""
 
     needs_dense: bool = False
@@ -78,7 +79,7 @@ class Recovery(ABC):
         """Train. examples: what `prepare` returned."""
 
 
-class Parameters(ABC):
+class Parameters(Checked, ABC):
     """Which weights are trained."""
 
     apart: bool = False
@@ -102,7 +103,7 @@ class Parameters(ABC):
         """The model without its wrapping, and the adapters if they are kept apart."""
 
 
-class Objective(ABC):
+class Objective(Checked, ABC):
     """What training minimises."""
 
     needs_dense: bool = False

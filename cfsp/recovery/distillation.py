@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,6 +13,9 @@ from transformers import PreTrainedModel
 
 from cfsp.checks import check_number
 from cfsp.recovery.base import Change, Objective
+
+COLDEST, HOTTEST = math.sqrt(torch.finfo().tiny), math.sqrt(torch.finfo().max)
+"""Temperatures of which T² and 1 / T² are float32, as the loss is; beyond them it is NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,7 @@ class Distillation(Objective):
             check_number(name, getattr(self, name), least=0)
         if not self.logit_weight + self.hidden_weight:
             raise ValueError("logit_weight and hidden_weight are 0: nothing to distil; expected one above 0")
-        check_number("temperature", self.temperature, least=0)
-        if not self.temperature:
-            raise ValueError("temperature=0: expected a number above 0")
+        check_number("temperature", self.temperature, least=COLDEST, most=HOTTEST)
 
     def check(self, change: Change) -> None:
         if self.hidden_weight and change.residual_cut:

@@ -19,9 +19,10 @@ from transformers import (
     set_seed,
 )
 
-from cfsp.checks import check_bool, check_choice, check_integer, check_number
+from cfsp.checks import check_choice, check_integer, check_number, check_seed
 from cfsp.examples import Examples, Split
 from cfsp.layouts import check_positions, is_causal
+from cfsp.options import Checked
 from cfsp.record import peak_bytes, reset_peak
 from cfsp.recovery.base import Objective, Parameters, Recovered, Recovery, Setting
 from cfsp.sharding import gathered, outline
@@ -30,7 +31,7 @@ from cfsp.trainer import LossTrainer, outcome
 
 
 @dataclass(frozen=True, kw_only=True)
-class Training:
+class Training(Checked):
     """How long, how fast, in what steps.
 
     batch_size: examples on one device at a time; `accumulation` of them make an optimizer step.
@@ -68,8 +69,9 @@ class Training:
                 check_integer(name, getattr(self, name), least=1)
         for name in ("epochs", "learning_rate", "weight_decay"):
             check_number(name, getattr(self, name), least=0)
+        if not self.epochs and self.max_steps is None:
+            raise ValueError("epochs=0: nothing would be trained; expected more, or max_steps")
         check_choice("precision", self.precision, (None, "bf16", "fp16"))
-        check_bool("checkpointing", self.checkpointing)
 
     def check(self, device: torch.device) -> None:
         """Raise ValueError if this device cannot train so, or the trained model would stay in pieces."""
@@ -165,6 +167,9 @@ class Finetune(Recovery):
     data: Examples
     training: Training
     seed: int
+
+    def __post_init__(self) -> None:
+        check_seed("recovery.seed", self.seed)
 
     @property
     def needs_dense(self) -> bool:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from cfsp.checks import check_bool, check_choice, check_integer, check_number
+from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.layouts import block_modules
 from cfsp.recovery.base import Change, Parameters
 
@@ -44,6 +44,8 @@ class Lora(Parameters):
     def __post_init__(self) -> None:
         check_integer("rank", self.rank, least=1)
         check_number("alpha", self.alpha, least=0)
+        if not self.alpha:
+            raise ValueError("alpha=0: adapters would add nothing; expected a number above 0")
         check_number("dropout", self.dropout, least=0)
         if self.dropout >= 1:
             raise ValueError(f"dropout={self.dropout}: expected a share in [0, 1)")
@@ -51,9 +53,8 @@ class Lora(Parameters):
         check_integer("min_rank", self.min_rank, least=1)
         if self.min_rank > self.rank:
             raise ValueError(f"min_rank={self.min_rank}: expected at most the mean rank={self.rank}")
-        check_bool("merge", self.merge)
-        if isinstance(self.targets, str) or (self.targets is not None and not self.targets):
-            raise ValueError(f"targets={self.targets!r}: expected null or a list of names of linear layers")
+        if self.targets is not None and not self.targets:
+            raise ValueError("targets=[]: expected null or a list of names of linear layers")
 
     @property
     def needs(self) -> frozenset[str]:

@@ -80,7 +80,7 @@ class Reconstruction(Recovery):
             check_integer(f"recovery.{name}", getattr(self, name), least)
         if self.patience is not None:
             check_integer("recovery.patience", self.patience, least=1)
-        check_number("recovery.learning_rate", self.learning_rate, least=0)
+        check_number("recovery.learning_rate", self.learning_rate, least=0, most=torch.finfo().max)
 
     def reads(self) -> list[Text]:
         return self.data.texts

@@ -5,20 +5,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
 from cfsp.cache import OFF, Cache
-from cfsp.checks import check_bool, check_choice
+from cfsp.checks import check_choice
 from cfsp.collection import collect, collect_once
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.decisions import check_kinds
 from cfsp.layouts import block_modules
 from cfsp.moments import warn_of_few_tokens
+from cfsp.options import Checked
 from cfsp.plans import PrunePlan
 from cfsp.probes import probe_once
 from cfsp.progress import Progress, site_parameters
@@ -26,10 +27,11 @@ from cfsp.sites import Site, unit_cost
 from cfsp.statistics import Stats
 
 BASES = ("sites", "blocks", "model")
+SHARE = "a share to remove, in [0, 1)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule(ABC):
+class Schedule(Checked, ABC):
     """Turns a model and calibration batches into a plan; never changes a shape.
 
     sparsity: the share of the base's parameters to remove, in [0, 1).
@@ -43,15 +45,14 @@ class Schedule(ABC):
     probes: ClassVar[bool] = True
     """Whether it decides widths in the dense model, which is what can be probed."""
 
-    sparsity: float
+    sparsity: Annotated[float, SHARE]
     sparsity_of: str = "sites"
     checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.sparsity, int | float) or not 0 <= self.sparsity < 1:
-            raise ValueError(f"sparsity={self.sparsity!r}: expected a share to remove, in [0, 1)")
+        if not 0 <= self.sparsity < 1:
+            raise ValueError(f"sparsity={self.sparsity!r}: expected {SHARE}")
         check_choice("sparsity_of", self.sparsity_of, BASES)
-        check_bool("checkpointing", self.checkpointing)
 
     @abstractmethod
     def plan(

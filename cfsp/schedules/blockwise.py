@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
 from cfsp.cache import OFF, Cache
-from cfsp.checks import check_bool, check_choice
+from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.decisions import allocate, make_cuts, overlap, score_sites
@@ -49,7 +49,6 @@ class Blockwise(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_bool("apart", self.apart)
         check_choice("hidden_states", self.hidden_states, PLACES)
 
     def plan(
