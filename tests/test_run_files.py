@@ -5,7 +5,9 @@ import shutil
 import threading
 
 import pytest
+from filelock import FileLock
 
+from cfsp import locks
 from cfsp.atomic import whole_folder
 from cfsp.checkpoints import alone_in
 from cfsp.failures import Failure
@@ -122,7 +124,7 @@ def test_an_old_model_is_put_back_if_the_new_one_never_came(cfsp, made):
     assert len(set(pair(results, run_id))) == 1
 
 
-def test_what_a_living_run_writes_is_left_alone(cfsp, made, tmp_path):
+def test_what_a_living_run_writes_is_left_alone(cfsp, made, tmp_path, monkeypatch):
     """Another run that saves to the same folder holds the folder's lock."""
     folder = tmp_path / "shared"
     part = folder.with_name(".shared.0123456789abcdef.part")
@@ -138,9 +140,16 @@ def test_what_a_living_run_writes_is_left_alone(cfsp, made, tmp_path):
             shutil.rmtree(folder)
 
     living = threading.Thread(target=saving)
+
+    class Waiting(FileLock):
+        def acquire(self, *args, **options):
+            if "timeout" not in options:
+                over.set()
+            return super().acquire(*args, **options)
+
     living.start()
     inside.wait(60)
-    threading.Timer(2, over.set).start()
+    monkeypatch.setattr(locks, "FileLock", Waiting)
     code, _, err = cfsp("evaluation=[]", f"save={folder}")
     living.join()
     assert code == 0
