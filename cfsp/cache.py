@@ -70,9 +70,9 @@ class Cache:
 
         read: raises ValueError if the file is not what it should be.
         """
-        if not self.has(name):
-            return None
         try:
+            if self.folder is None or not (self.folder / name).is_file():
+                return None
             unseal(seal_of(self.folder / name), name)
             return read(self.folder / name)
         except (ValueError, OSError) as error:
@@ -80,9 +80,9 @@ class Cache:
             return None
 
     def has(self, name: str) -> bool:
-        """Whether a file is there under this name, in whatever state."""
+        """Whether an entry was put there to its end; whether it is still as it was put, `get` says."""
         with suppress(OSError):
-            return self.folder is not None and (self.folder / name).is_file()
+            return self.folder is not None and seal_of(self.folder / name).is_file()
         return False
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
@@ -123,10 +123,13 @@ class Cache:
 
     def describe(self, folder: str) -> None:
         """Say in an entry's folder what `about` says; what is there stays."""
-        if self.folder is not None and self.about and not self.has(f"{folder}/{ABOUT}"):
-            text = json.dumps(self.about) + "\n"
-            with suppress(OSError), replacing(self.folder / folder / ABOUT) as part:  # for people: no loss
-                part.write_text(text)
+        if self.folder is None or not self.about:
+            return
+        path = self.folder / folder / ABOUT
+        with suppress(OSError):  # for people: no program misses it
+            if not path.exists():
+                with replacing(path) as part:
+                    part.write_text(json.dumps(self.about) + "\n")
 
     def entries(self, kinds: Collection[str] = KINDS) -> list[Entry]:
         """All that is kept, the newest first; what other jobs delete meanwhile is left out."""

@@ -123,7 +123,7 @@ def collect_once(
         made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
         if missing:
             cache.describe(folder)
-        for need in missing:
+        for need in sorted(missing, key=lambda need: (need in needs, need)):  # what is asked for is kept last
             found[need] = {site.name: made[site.name][need] for site in sites}
             cache.put(names[need], partial(write_tensors, found[need]))
     return {site.name: {need: found[need][site.name].to(model.device) for need in needs} for site in sites}

@@ -5,7 +5,9 @@ import shutil
 import threading
 
 import pytest
+from filelock import FileLock
 
+from cfsp import locks
 from cfsp.atomic import whole_folder
 from cfsp.checkpoints import alone_in
 from cfsp.failures import Failure
@@ -21,15 +23,23 @@ def pair(results, run_id):
     return [place.read_text() if place.exists() else None for place in places]
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Where the results of a finished run with its model are kept, once one was made."""
+    return tmp_path_factory.mktemp("finished") / "results"
+
+
 @pytest.fixture
-def made(cfsp, tmp_path):
+def made(cfsp, finished, tmp_path):
     """A finished run with its model: the results folder and the id."""
-    code, out, _ = cfsp(*KEPT)
-    assert code == 0
-    run_id = out.strip().rsplit("/", 1)[-1].removesuffix(".json")
-    record, beside = pair(tmp_path / "results", run_id)
+    if not finished.exists():
+        assert cfsp(*KEPT)[0] == 0
+        shutil.copytree("results", finished)
+    shutil.copytree(finished, "results", dirs_exist_ok=True)
+    (path,) = (tmp_path / "results" / "records").iterdir()
+    record, beside = pair(tmp_path / "results", path.stem)
     assert record == beside
-    return tmp_path / "results", run_id
+    return tmp_path / "results", path.stem
 
 
 def test_a_record_that_was_lost_before_it_was_written_is_in_its_models_folder(cfsp, made):
@@ -122,7 +132,7 @@ def test_an_old_model_is_put_back_if_the_new_one_never_came(cfsp, made):
     assert len(set(pair(results, run_id))) == 1
 
 
-def test_what_a_living_run_writes_is_left_alone(cfsp, made, tmp_path):
+def test_what_a_living_run_writes_is_left_alone(cfsp, made, tmp_path, monkeypatch):
     """Another run that saves to the same folder holds the folder's lock."""
     folder = tmp_path / "shared"
     part = folder.with_name(".shared.0123456789abcdef.part")
@@ -138,9 +148,16 @@ def test_what_a_living_run_writes_is_left_alone(cfsp, made, tmp_path):
             shutil.rmtree(folder)
 
     living = threading.Thread(target=saving)
+
+    class Waiting(FileLock):
+        def acquire(self, *args, **options):
+            if "timeout" not in options:
+                over.set()
+            return super().acquire(*args, **options)
+
     living.start()
     inside.wait(60)
-    threading.Timer(2, over.set).start()
+    monkeypatch.setattr(locks, "FileLock", Waiting)
     code, _, err = cfsp("evaluation=[]", f"save={folder}")
     living.join()
     assert code == 0
