@@ -35,8 +35,8 @@ def test_marks_line_ends_and_packing_change_no_text(tmp_path, mark, end, packed)
         "a.json": b'[{"text":\n"one\\ntwo"}]',
         "lines.json": b'{"text": "one\\ntwo"}\n',
     }
-    for name, data in contents.items():
-        data = mark + data.replace(b"\n", end)
+    for name, content in contents.items():
+        data = mark + content.replace(b"\n", end)
         path = tmp_path / (name + ".gz" if packed else name)
         path.write_bytes(gzip.compress(data) if packed else data)
         assert documents(path) == ["one\ntwo"], name
