@@ -112,7 +112,7 @@ def stamp(path: Path) -> Stamp:
 
 
 def json_rows(path: Path, column: str | None = None) -> Iterator[Row]:
-    """The rows of a file, as JSON data. column: all that is wanted of a .parquet file's rows; None is everything.
+    """The rows of a file, as JSON data. column: all that is wanted of a row of .parquet; None is everything.
 
     Raises:
         ValueError: a row that cannot be read; which one.
