@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cfsp.chats import by_template
 from cfsp.checks import check_choice
-from cfsp.rows import ROWS, Row, check_unicode, hub_rows, matching, rows, strings
+from cfsp.rows import ROWS, Row, check_unicode, hub_rows, json_rows, matching, strings
 from cfsp.texts import Text, files_label, listed
 
 Rendered = tuple[str, list[tuple[int, int]]]
@@ -84,7 +84,7 @@ class Conversations(Text):
                 yield f"data set {self.hub!r}, row {number}", row
             return
         for path in matching(listed(self.paths), ROWS):
-            yield from rows(path)
+            yield from json_rows(path)
 
     def rendered(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Rendered]:
         """Each row as the model reads it, its end included."""

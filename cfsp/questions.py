@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cfsp.rows import MISSING, check_unicode, field, rows, strings
+from cfsp.rows import MISSING, check_unicode, field, json_rows, strings
 from cfsp.texts import Text
 
 
@@ -29,7 +29,7 @@ class Questions(Text):
 def read(task: str, path: Path) -> list[dict[str, Any]]:
     """Rows with the columns that the harness's task reads. Raises ValueError at one that is broken."""
     found = []
-    for where, row in rows(path):
+    for where, row in json_rows(path):
         if not isinstance(row, Mapping) or not any(has(row, columns) for columns in NEEDED.get(task, ((),))):
             wanted = " or ".join(", ".join(columns) for columns in NEEDED.get(task, (("a JSON object",),)))
             raise ValueError(f"{where}: not a question of {task}; expected {wanted}")

@@ -111,8 +111,8 @@ def stamp(path: Path) -> Stamp:
     return str(path), status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def rows(path: Path, column: str | None = None) -> Iterator[Row]:
-    """The rows of a file. column: all that is wanted of a .parquet file's rows; None is everything.
+def json_rows(path: Path, column: str | None = None) -> Iterator[Row]:
+    """The rows of a file, as JSON data. column: all that is wanted of a row of .parquet; None is everything.
 
     Raises:
         ValueError: a row that cannot be read; which one.

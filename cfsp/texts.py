@@ -27,9 +27,9 @@ from cfsp.rows import (
     check_unicode,
     field,
     hub_rows,
+    json_rows,
     matching,
     read_utf8,
-    rows,
     stamp,
     top_column,
 )
@@ -175,7 +175,7 @@ def read_files(files: Stamps, column: str) -> tuple[str | Chat, ...]:
         if name.lower().endswith(WHOLE):
             documents.append(read_utf8(Path(name)))
         else:
-            documents += [document(where, row, column) for where, row in rows(Path(name), column)]
+            documents += [document(where, row, column) for where, row in json_rows(Path(name), column)]
     return tuple(documents)
 
 

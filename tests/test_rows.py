@@ -12,7 +12,7 @@ import pytest
 from cfsp import rows as module
 from cfsp.instructions import Conversations
 from cfsp.questions import Questions
-from cfsp.rows import ROWS, WHOLE, matching, read_bytes, rows
+from cfsp.rows import ROWS, WHOLE, json_rows, matching, read_bytes
 from cfsp.texts import Files, Hub
 
 PAIR = {"prompt": "a", "response": "b"}
@@ -161,7 +161,7 @@ def test_a_data_set_has_fields_in_fields_and_is_read_again_once_it_has_changed(t
 
 def test_all_columns_of_parquet_are_rows_of_instructions(tmp_path):
     pd.DataFrame([PAIR]).to_parquet(tmp_path / "a.parquet")
-    assert [row for _, row in rows(tmp_path / "a.parquet")] == [PAIR]
+    assert [row for _, row in json_rows(tmp_path / "a.parquet")] == [PAIR]
     assert Conversations("pairs", f"{tmp_path}/a.parquet").documents() == ["a b"]
 
 
