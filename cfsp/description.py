@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from cfsp import modeling_pruned
 from cfsp.finding import axis_length, head_channels
 from cfsp.layouts import Place, block_modules, count_paths, layout_of, places_of
-from cfsp.modeling_pruned import Constant, Pruned, linear_sizes
+from cfsp.modeling_pruned import Pruned, linear_sizes
 from cfsp.sites import Site
 
 AUTO_CLASSES = {
@@ -118,8 +118,7 @@ def block_sizes(model: PreTrainedModel) -> list[dict[str, int]]:
 
 
 def inputs_left(model: nn.Module, path: str) -> int:
-    module = model.get_submodule(path)
-    return 0 if isinstance(module, Constant) else linear_sizes(module)[1]
+    return linear_sizes(model.get_submodule(path))[1]
 
 
 def difference(model: PreTrainedModel, kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:

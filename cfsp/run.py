@@ -28,6 +28,7 @@ from cfsp.loading import check_device, local_device
 from cfsp.loggers.base import Job, Log
 from cfsp.measuring import join, measure, measure_pairs, say
 from cfsp.parts import Parts
+from cfsp.process import left_as_found
 from cfsp.record import Record
 from cfsp.recovery.base import Setting, block_parameters, change_of
 from cfsp.schedules.base import parameters
@@ -37,13 +38,17 @@ from cfsp.surgery import apply
 def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -> Record:
     """Prune a model and measure it before and after; a run that is finished is read, not repeated.
 
+    The seed fixes everything in it; the caller's random numbers, settings and W&B run go on as if it had
+    not been.
+
     command: what the user typed, for the record and the saved model's card. sweep: what loggers group
     this run under.
 
     Raises:
         ValueError, KeyError: what a component found wrong with its input; no record is written then.
     """
-    return obtain(cfg, command, sweep)[0]
+    with left_as_found():
+        return obtain(cfg, command, sweep)[0]
 
 
 def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Record, bool]:
