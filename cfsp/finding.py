@@ -16,7 +16,7 @@ HEAD_KINDS = ("attention", "query_heads")
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 HOMES = ("torch.nn.modules.", "transformers.models.", "transformers.pytorch_utils", "cfsp.modeling_pruned")
-"""Where the classes come from that a model is made of, before or after pruning, besides a family's own file."""
+"""Where the classes come from that a model is made of, besides the file that defines the model."""
 
 
 def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[Site]:
@@ -52,7 +52,7 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
 
 
 def check_modules(model: nn.Module) -> None:
-    """Raise ValueError if a layer was wrapped, replaced or quantised, so that cutting its weight is not enough."""
+    """Raise ValueError if a layer was wrapped, replaced or quantised: its weight is not all that it is."""
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"a {type(model).__name__} cannot be pruned; expected a model of transformers (adapters of peft: "
@@ -67,7 +67,7 @@ def check_modules(model: nn.Module) -> None:
         dtype = f" of {str(weight.dtype).removeprefix('torch.')}" if isinstance(weight, Tensor) else ""
         raise ValueError(
             f"{names[module]} is a {kind.__module__}.{kind.__qualname__}{dtype}; expected the family's own "
-            "layer of floating-point weights (adapters: merge_and_unload() first; quantised: dequantize() first)"
+            "layer of floating-point weights (adapters: merge_and_unload() first; quantised: dequantize())"
         )
 
 
@@ -81,8 +81,10 @@ def linear_paths(model: PreTrainedModel) -> Iterator[str]:
 
 def is_plain(module: nn.Module, homes: tuple[str, ...]) -> bool:
     """Whether a layer computes with nothing but a weight in floats and a bias. homes: of its class."""
-    known = isinstance(module, nn.Linear | Conv1D | nn.Embedding) and type(module).__module__.startswith(homes)
-    return known and type(module.weight) is nn.Parameter and module.weight.dtype in FLOATS
+    if not isinstance(module, nn.Linear | Conv1D | nn.Embedding):
+        return False
+    known, weight = type(module).__module__.startswith(homes), module.weight
+    return known and type(weight) is nn.Parameter and weight.dtype in FLOATS
 
 
 def site_kinds(model: PreTrainedModel) -> list[str]:

@@ -206,6 +206,7 @@ LAYOUTS: dict[str, Layout] = {
     "roberta": ROBERTA,
 }
 
+
 def places_of(model: PreTrainedModel) -> dict[str, Place]:
     """The kinds of sites in a block of this model, by its family and its config."""
     return {

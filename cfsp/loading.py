@@ -125,7 +125,7 @@ def check_source(source: str | Path, revision: str | None, trust_remote_code: bo
         adapter = find_adapter_config_file(str(source), revision=revision)
     if adapter is not None:
         raise ValueError(
-            f"model path {str(source)!r} holds an adapter of peft (adapter_config.json), which would be loaded "
+            f"model path {str(source)!r} holds an adapter of peft (adapter_config.json), which is loaded "
             "too; expected it merged (merge_and_unload, then save_pretrained), or a folder without it"
         )
     with readable(source):
@@ -223,8 +223,8 @@ def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTra
     if beyond:
         token = min(beyond, key=beyond.get)
         raise ValueError(
-            f"model path {str(path)!r}: the tokenizer has {len(beyond)} tokens beyond the model's {rows}, such "
-            f"as {token!r} (number {beyond[token]}); expected the model's own tokenizer"
+            f"model path {str(path)!r}: the tokenizer has {len(beyond)} tokens beyond the model's {rows}, "
+            f"such as {token!r} (number {beyond[token]}); expected the model's own tokenizer"
         )
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from transformers.utils import cached_file
+from huggingface_hub import snapshot_download
 
 POINTER = b"version https://git-lfs.github.com/spec/"
 """What a file of git-lfs begins with while only its address is there."""
@@ -14,49 +14,52 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 FLOATS = ("F64", "F32", "F16", "BF16")
 """What safetensors calls the types that a weight can have as a number, not as a code for one."""
 
-CARRIED = (
+TOKENIZER = (
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*",
     "vocab.*",
     "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
+    "bpe.codes",
+    "dict.txt",
+    "*.model",
+    "*.spm",
     "*.tiktoken",
     "tokenization_*.py",
-    "chat_template*",
-    "*processor_config.json",
-    "LICENSE*",
-    "LICENCE*",
-    "COPYING*",
-    "NOTICE*",
-    "USE_POLICY*",
 )
-"""Files that a model is used with, and whose content no pruning changes."""
+"""Files of a tokenizer."""
+
+OTHERS = ("*processor_config.json", "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
+"""Other files beside a model that hold for the pruned one too: they travel as they are."""
 
 
 def local_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The folder that a model's files are in: its own, or, of a model of the hub that was loaded, the cache's.
+    """The folder that a model's files are in: its own, or, of a loaded model of the hub, the cache's.
 
     Raises OSError if the hub's model is neither in the cache nor to be reached.
     """
     if Path(source).is_dir():
         return Path(source)
-    return Path(cached_file(str(source), "config.json", revision=revision)).parent
+    wanted = ["config.json", *TOKENIZER, *OTHERS]
+    return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
 
 
-def carried_files(folder: Path) -> list[Path]:
-    """The files of a model's folder that belong beside the pruned one too, as they are."""
-    found = {path for pattern in CARRIED for path in folder.glob(pattern)}
-    return sorted(path for path in found if path.is_file())
+def carried_files(folder: Path, with_tokenizer: bool) -> list[Path]:
+    """The files of a model's folder that belong beside the pruned one too."""
+    patterns = (*TOKENIZER, *OTHERS) if with_tokenizer else OTHERS
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
 def check_files(folder: Path) -> None:
-    """Raise ValueError if a file is only git-lfs's pointer to it, or if weights are codes instead of floats."""
+    """Raise ValueError if a file is only git-lfs's pointer to it, or if weights are codes, not floats."""
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         with path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER:
-                raise ValueError(f"{path} is a pointer of git-lfs, not the file; expected it after git lfs pull")
+                raise ValueError(
+                    f"{path} is a pointer of git-lfs, not the file; expected it after git lfs pull"
+                )
     for path in sorted(folder.glob("*.safetensors")):
         for name, dtype in dtypes(path):
             if name.endswith("weight") and dtype not in FLOATS:

@@ -21,12 +21,13 @@ from cfsp.cache import Cache, holding
 from cfsp.cards import base_license, model_card
 from cfsp.checkpoints import check_target, save
 from cfsp.checks import check_bool, check_integer
-from cfsp.description import check_hidden
+from cfsp.description import check_saving
 from cfsp.failures import forget
 from cfsp.finding import find_sites
 from cfsp.loading import check_device, local_device
 from cfsp.loggers.base import Job, Log
 from cfsp.measuring import join, measure, measure_pairs, say
+from cfsp.model_files import local_folder
 from cfsp.parts import Parts
 from cfsp.process import left_as_found
 from cfsp.record import Record
@@ -110,7 +111,9 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path
         before, sizes = parameters(model, sites), block_parameters(model)
         cost = parts.check(model, tokenizer, sites)
         if target is not None:
-            check_hidden(model, sites, parts.allocator.round_to)
+            check_saving(model, sites, parts.allocator.round_to)
+            source = Path(model.config.name_or_path)
+            source = local_folder(source, cfg.model.revision) if source.parts else None
         examples = parts.recovery.prepare(model, tokenizer, parts.needs)
         batches = parts.calibration.batches(tokenizer)
         shared = parts.overlaps()
@@ -166,7 +169,8 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, target: Path
     if target is not None:
         card = partial(model_card, outcome, license=base_license(str(cfg.model.path)))
         files = {"record.json": outcome.text()}
-        save(target, model, tokenizer, plan, card, files, cfg.overwrite, recovered.adapters)
+        own = None if source else tokenizer
+        save(target, model, own, plan, card, files, cfg.overwrite, recovered.adapters, source)
     shutil.rmtree(training, ignore_errors=True)
     return outcome
 

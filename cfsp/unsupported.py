@@ -37,8 +37,8 @@ def why_unsupported(config: PreTrainedConfig) -> str | None:
         return "it has no vocabulary, so it is no language model"
     if key := next((key for key in named for part in OTHER_BLOCKS if part in key), None):
         return (
-            f"it has state-space, recurrent or convolutional blocks (its config has {key}); expected blocks of "
-            "attention and an MLP"
+            f"it has state-space, recurrent or convolutional blocks (its config has {key}); expected blocks "
+            "of attention and an MLP"
         )
     if not getattr(config, "is_moe", True):  # some name experts that they do not use
         return None

@@ -84,7 +84,9 @@ def libraries() -> dict[str, object]:
     if "pandas" in sys.modules:
         import pandas
 
-        found["pandas"] = str({name: pandas.get_option(name) for name in ("mode.copy_on_write", "display.width")})
+        found["pandas"] = [
+            pandas.get_option(f"display.{name}") for name in ("width", "precision", "max_rows")
+        ]
     if "wandb" in sys.modules:
         found["wandb"] = sys.modules["wandb"].run
     if "accelerate" in sys.modules:

@@ -7,7 +7,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
-    {"atomic", "checks", "model_files", "modeling_pruned", "modes", "process", "sharding", "unsupported", "windows"},
+    {
+        "atomic",
+        "checks",
+        "model_files",
+        "modeling_pruned",
+        "modes",
+        "process",
+        "sharding",
+        "unsupported",
+        "windows",
+    },
     {"sites", "plans", "record"},
     {
         "cache",

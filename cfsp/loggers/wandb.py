@@ -64,7 +64,7 @@ class Wandb(Logger):
             self.run = self.start("offline", self.free_id())
 
     def free_id(self) -> str:
-        """The id for a second try: W&B's own process holds the first one's until it ends, with all of its runs."""
+        """The id for a second try. W&B's own process holds the first id until it ends, with all its runs."""
         if wandb.setup().most_recent_active_run is not None:  # the caller's
             return f"{self.job.id}-offline"
         with suppress(*self.faults):  # its process may be gone
