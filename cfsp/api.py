@@ -86,6 +86,7 @@ def save(
 ) -> None:
     """Write a pruned model, whole or not at all, so that plain transformers loads it.
 
+    Licences and processor configs come along from the folder that the model was loaded from.
     If its blocks differ, that takes `trust_remote_code=True`, or `cfsp.load`, which runs no code of
     the folder.
 
@@ -94,7 +95,9 @@ def save(
             cannot say what the model is.
         OSError: the disk is full or cannot be written; nothing is left then.
     """
-    checkpoints.save(folder, model, tokenizer, plan, overwrite=overwrite)
+    named = model.config.name_or_path
+    source = Path(named) if named and Path(named).is_dir() else None
+    checkpoints.save(folder, model, tokenizer, plan, overwrite=overwrite, source=source)
 
 
 def apply(plan: PrunePlan, model: PreTrainedModel) -> None:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.atomic import clear_parts, whole_folder
-from cfsp.description import describe, modeling_file, stock_class
+from cfsp.description import MODELING_FILE, describe, modeling_file, stock_class
 from cfsp.locks import LOCKLESS, holding_if_possible
+from cfsp.model_files import carried_files
 from cfsp.plans import PrunePlan
+from cfsp.process import without_bars
 
 SUMS = "SHA256SUMS"
 SUMMED = ("*.safetensors", "*.json", "*.py")
@@ -24,12 +26,13 @@ SUMMED = ("*.safetensors", "*.json", "*.py")
 def save(
     folder: str | Path,
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     plan: PrunePlan,
     card: Callable[[bool], str] | None = None,
     files: Mapping[str, str] | None = None,
     overwrite: bool = False,
     adapters: nn.Module | None = None,
+    source: Path | None = None,
 ) -> None:
     """Write a pruned model to a folder that plain transformers loads, whole or not at all.
 
@@ -37,10 +40,12 @@ def save(
     `per_layer_config`, and the modelling file that reads them comes along: load it with
     `trust_remote_code=True`, or with `cfsp.load`.
 
+    tokenizer: None takes that of `source`, file by file.
     card: makes the README.md, told whether the model needs its modelling file to load.
     files: more text files to put in: name -> text.
     adapters: a peft model around `model`, whose adapters go into the folder `adapters`, and name this
         folder as what they sit on; that is then written without them.
+    source: the dense model's folder, from which licences, processors and the like come along.
 
     Raises:
         ValueError: the folder holds something and `overwrite` is not given, or it holds no model;
@@ -49,7 +54,7 @@ def save(
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite)
-    with alone_in(folder), whole_folder(folder) as part, valid_generation_config(model):
+    with alone_in(folder), whole_folder(folder) as part, without_bars():
         if adapters is not None:
             for config in adapters.peft_config.values():
                 config.base_model_name_or_path = str(folder)  # peft takes a relative path from where it runs
@@ -58,13 +63,18 @@ def save(
         config = describe(model)
         # Remote code gets none of the renamings that transformers does for its own classes.
         own_format = not hasattr(config, "pruned")
-        model.save_pretrained(part, max_shard_size="5GB", save_original_format=own_format)
+        with generation_config_aside(model):
+            model.save_pretrained(part, max_shard_size="5GB", save_original_format=own_format)
+        (part / MODELING_FILE).unlink(missing_ok=True)  # of what it was loaded from
         config.save_pretrained(part)
-        tokenizer.save_pretrained(part)
+        write_generation_config(part, model)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(part)
+        carry(source, part, tokenizer is None)
         plan.decision().save(part)  # its tensors are in the weights
         texts = dict(files or {})
         if hasattr(config, "pruned"):
-            texts["modeling_pruned.py"] = modeling_file(stock_class(model))
+            texts[MODELING_FILE] = modeling_file(stock_class(model))
         if card is not None:
             texts["README.md"] = card(hasattr(config, "pruned"))
         for name, text in texts.items():
@@ -113,17 +123,32 @@ def lock_of(folder: Path) -> Path:
 
 
 @contextmanager
-def valid_generation_config(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model be written that has a temperature set and does not sample, as some come."""
+def generation_config_aside(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model be written whose generation config transformers would refuse, as some are published."""
     given = getattr(model, "generation_config", None)
-    if given is not None and (given.temperature or given.top_p or given.top_k) and not given.do_sample:
-        model.generation_config = copy.deepcopy(given)
-        model.generation_config.do_sample = True
+    if given is not None:
+        model.generation_config = GenerationConfig()
     try:
         yield
     finally:
         if given is not None:
             model.generation_config = given
+
+
+def write_generation_config(folder: Path, model: PreTrainedModel) -> None:
+    """Write how the model decodes as it was given, whether or not some of it has no effect."""
+    if model.can_generate():
+        model.generation_config.to_json_file(
+            folder / "generation_config.json", use_diff=True, keys_to_pop=["compile_config"]
+        )
+
+
+def carry(source: Path | None, folder: Path, with_tokenizer: bool) -> None:
+    """Copy the files that no pruning changes."""
+    for path in [] if source is None else carried_files(source, with_tokenizer):
+        target = folder / path.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, target)
 
 
 def file_sums(folder: Path) -> dict[str, str]:

@@ -55,12 +55,15 @@ def show(cfg: DictConfig) -> None:
     # Imported here so that `cfsp --help` answers at once.
     from huggingface_hub.utils import logging
     from rich.console import Console
+    from transformers.utils.logging import disable_progress_bar
 
     from cfsp.record import is_main, record_path
     from cfsp.run import obtain, save_folder
     from cfsp.summary import summary
 
     logging.set_verbosity_error()  # the error that follows its retries says all
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     sweep = sweep_name()
     if sweep is not None and isinstance(cfg.save, str):
         raise ValueError(f"save={cfg.save!r} is one folder for all jobs of a sweep; expected save=true")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -15,8 +16,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from cfsp import modeling_pruned
 from cfsp.finding import axis_length, head_channels
 from cfsp.layouts import Place, block_modules, count_paths, layout_of, places_of
-from cfsp.modeling_pruned import Constant, Pruned, linear_sizes
+from cfsp.modeling_pruned import Pruned, linear_sizes
 from cfsp.sites import Site
+
+MODELING_FILE = "modeling_pruned.py"
+"""What a checkpoint calls the code that it brings."""
 
 AUTO_CLASSES = {
     "ForCausalLM": "AutoModelForCausalLM",
@@ -38,6 +42,8 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     base.per_layer_config = None
     for name in ("pruned", "auto_map"):
         base.__dict__.pop(name, None)
+    if (head := model.get_output_embeddings()) is not None:  # whatever the flag said: as the weights are
+        base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
     hidden = model.get_input_embeddings().weight.shape[1]
     cut_hidden = bool(layout_of(model).norms) and hidden != base.hidden_size
     if cut_hidden or any(one.get("heads") != base.num_attention_heads for one in sizes if "heads" in one):
@@ -82,7 +88,8 @@ def differing_blocks(
         ],
     }
     name = f"Pruned{stock.__name__}"
-    config.architectures, config.auto_map = [name], {auto_class(stock.__name__): f"modeling_pruned.{name}"}
+    config.architectures = [name]
+    config.auto_map = {auto_class(stock.__name__): f"{Path(MODELING_FILE).stem}.{name}"}
     config.allow_global_per_layer_attribute_access = True  # some families' own checks read it
     config.per_layer_config = {
         index: {layout.names[what]: value for what, value in one.items()} for index, one in enumerate(sizes)
@@ -118,8 +125,7 @@ def block_sizes(model: PreTrainedModel) -> list[dict[str, int]]:
 
 
 def inputs_left(model: nn.Module, path: str) -> int:
-    module = model.get_submodule(path)
-    return 0 if isinstance(module, Constant) else linear_sizes(module)[1]
+    return linear_sizes(model.get_submodule(path))[1]
 
 
 def difference(model: PreTrainedModel, kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
@@ -169,11 +175,12 @@ def auto_class(name: str) -> str | None:
     return next((auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending)), None)
 
 
-def check_hidden(model: PreTrainedModel, sites: Sequence[Site], step: int) -> None:
-    """Tell before the work whether residual widths in these steps can be saved.
+def check_saving(model: PreTrainedModel, sites: Sequence[Site], step: int) -> None:
+    """Raise ValueError before the work if the model could not be saved when it is done.
 
-    Raises ValueError if the family's config wants other ones, as Llama's does.
+    step: of the residual widths. Some families' configs want certain ones, as Llama's does.
     """
+    describe(model)
     heads = model.config.num_attention_heads
     for site in sites:
         if site.kind != "hidden":
@@ -191,8 +198,15 @@ def check_hidden(model: PreTrainedModel, sites: Sequence[Site], step: int) -> No
 
 
 def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The class that a checkpoint's modelling file defines, made here."""
-    return type(f"Pruned{stock.__name__}", (Pruned, stock), {})
+    """The class that a checkpoint's modelling file defines, made here; saved, it brings that file."""
+
+    class Made(Pruned, stock):
+        def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
+            super().save_pretrained(save_directory, *args, **options)
+            (Path(save_directory) / MODELING_FILE).write_text(modeling_file(stock))
+
+    Made.__name__ = Made.__qualname__ = f"Pruned{stock.__name__}"
+    return Made
 
 
 def modeling_file(stock: type[PreTrainedModel]) -> str:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cfsp.layouts import block_modules, count_paths, layout_of, places_of
-from cfsp.modeling_pruned import Constant
 from cfsp.sites import Count, Member, Site
 
 HEAD_KINDS = ("attention", "query_heads")
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+HOMES = ("torch.nn.modules.", "transformers.models.", "transformers.pytorch_utils", "cfsp.modeling_pruned")
+"""Where the classes come from that a model is made of, besides the file that defines the model."""
 
 
 def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[Site]:
@@ -21,8 +25,10 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
     Sizes are read off the weights, so a model that was cut before is described as it is now.
 
     Raises:
-        ValueError: the model's type has no layout, or a kind is not one that it has.
+        ValueError: the model's type has no layout, a kind is not one that it has, or a layer is
+            not of the class or the dtype that transformers gives it.
     """
+    check_modules(model)
     known = site_kinds(model)
     if not isinstance(kinds, list | tuple) or not kinds or len(set(kinds)) != len(kinds):
         raise ValueError(f"sites={kinds!r}: expected a list of one or more of {known}")
@@ -43,6 +49,42 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
     if "hidden" in kinds:
         sites.append(hidden_site(model))
     return sites
+
+
+def check_modules(model: nn.Module) -> None:
+    """Raise ValueError if a layer was wrapped, replaced or quantised: its weight is not all that it is."""
+    if not isinstance(model, PreTrainedModel):
+        raise ValueError(
+            f"a {type(model).__name__} cannot be pruned; expected a model of transformers (adapters of peft: "
+            "merge_and_unload() first)"
+        )
+    names = {module: name for name, module in model.named_modules()}
+    linears = [model.get_submodule(name) for name in linear_paths(model)]
+    for module in [model.get_input_embeddings(), *linears, model.get_output_embeddings()]:
+        if module is None or is_plain(module, (*HOMES, type(model).__module__)):
+            continue
+        kind, weight = type(module), getattr(module, "weight", None)
+        dtype = f" of {str(weight.dtype).removeprefix('torch.')}" if isinstance(weight, Tensor) else ""
+        raise ValueError(
+            f"{names[module]} is a {kind.__module__}.{kind.__qualname__}{dtype}; expected the family's own "
+            "layer of floating-point weights (adapters: merge_and_unload() first; quantised: dequantize())"
+        )
+
+
+def linear_paths(model: PreTrainedModel) -> Iterator[str]:
+    """Paths of the linear layers that lie at sites and have something left."""
+    for path in block_modules(model):
+        for kind, place in places_of(model).items():
+            if not (kind == "attention" and is_skipped(model, kind, path)):
+                yield from (f"{path}.{name}" for name in (*place.producers, place.consumer))
+
+
+def is_plain(module: nn.Module, homes: tuple[str, ...]) -> bool:
+    """Whether a layer computes with nothing but a weight in floats and a bias. homes: of its class."""
+    if not isinstance(module, nn.Linear | Conv1D | nn.Embedding):
+        return False
+    known, weight = type(module).__module__.startswith(homes), module.weight
+    return known and type(weight) is nn.Parameter and weight.dtype in FLOATS
 
 
 def site_kinds(model: PreTrainedModel) -> list[str]:
@@ -71,7 +113,7 @@ def head_channels(config: PreTrainedConfig) -> int:
 def is_skipped(model: PreTrainedModel, kind: str, path: str) -> bool:
     """Whether a block was cut before and has nothing of this kind left."""
     consumer = places_of(model)["mlp" if kind == "mlp" else "attention"].consumer
-    return isinstance(model.get_submodule(f"{path}.{consumer}"), Constant)
+    return axis_length(model, f"{path}.{consumer}", output=False) == 0
 
 
 def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:

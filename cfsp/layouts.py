@@ -11,7 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from cfsp.unsupported import why_unsupported
 
 
 @dataclass(frozen=True)
@@ -204,11 +206,6 @@ LAYOUTS: dict[str, Layout] = {
     "roberta": ROBERTA,
 }
 
-REFUSED = dict.fromkeys(
-    "mixtral qwen2_moe qwen3_moe olmoe phimoe granitemoe deepseek_v2 deepseek_v3 gpt_oss".split(),
-    "it is a mixture of experts, whose weights are one tensor of all experts; expected a dense model",
-)
-
 
 def places_of(model: PreTrainedModel) -> dict[str, Place]:
     """The kinds of sites in a block of this model, by its family and its config."""
@@ -230,16 +227,21 @@ def count_paths(place: Place) -> dict[tuple[str, str], str]:
 
 def layout_of(model: PreTrainedModel) -> Layout:
     """The layout of the model's family. Raises ValueError that names the known ones."""
-    model_type = getattr(model.config, "model_type", None)
-    if model_type in REFUSED:
-        raise ValueError(f"model_type {model_type!r} is not supported: {REFUSED[model_type]}")
+    model_type = model.config.model_type
     if model_type not in LAYOUTS:
+        check_family(model.config)
         raise ValueError(
             f"model_type {model_type!r} has no layout; known: {', '.join(sorted(LAYOUTS))}. "
             f"To add it, give cfsp.layouts.LAYOUTS[{model_type!r}] a Layout "
             "(README, 'A new model family')"
         )
     return LAYOUTS[model_type]
+
+
+def check_family(config: PreTrainedConfig) -> None:
+    """Raise ValueError if a layout would not be enough to prune a model of this config."""
+    if config.model_type not in LAYOUTS and (why := why_unsupported(config)):
+        raise ValueError(f"model_type {config.model_type!r} is not supported: {why}")
 
 
 def block_modules(model: PreTrainedModel) -> list[str]:

@@ -3,24 +3,49 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import find_adapter_config_file
 
 from cfsp.checkpoints import check_sums
 from cfsp.checks import check_choice
 from cfsp.description import auto_class, pruned_class
+from cfsp.layouts import check_family
+from cfsp.model_files import check_files, local_folder
 from cfsp.options import checked
+from cfsp.process import without_bars
 
 REFERENCE = Path(__file__).parent / "reference"
 """The embedded model: a 4 M Llama trained on Python's documentation and source."""
+
+LIBRARY_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers and the libraries below it raise for files that they cannot make a model of."""
 
 HEADS = {
     "causal_lm": transformers.AutoModelForCausalLM,
@@ -49,42 +74,86 @@ def load(
     head: what the model ends in: causal_lm, masked_lm, sequence_classification, question_answering.
 
     Raises:
-        ValueError: no model at `path`, one whose weights do not fit or are missing, or dtype,
-            device, head or attention implementation is not to be had.
+        ValueError: no model at `path`, one of a kind that cannot be pruned, one whose weights do
+            not fit, are missing, quantised, NaN or infinite, a tokenizer that is no such model's, or
+            dtype, device, head or attention implementation is not to be had.
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     device = local_device(device)
     check_device(device)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
-    try:
+    check_source(source, **shared)
+    with readable(path), without_bars():
         model, loaded = loader(source, head, revision).from_pretrained(
             source,
             dtype=dtype,
             device_map=device,
             attn_implementation=attn_implementation,
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_keys` says which
             **shared,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        AttributeError,
-        ImportError,
-        RuntimeError,
-        SafetensorError,
-    ) as error:
+        folder = local_folder(source, revision)
+    check_files(folder)  # of the hub's, which are here now
+    check_keys(path, loaded, head)
+    check_finite(path, model)
+    check_vocabulary(path, model, tokenizer)
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Raise as one ValueError what the libraries raise for a model that they cannot read."""
+    try:
+        yield
+    except LIBRARY_ERRORS as error:
         raise ValueError(
             f"model path {str(path)!r} cannot be loaded ({first_line(error)}); expected a folder with a "
             "config.json, weights and a tokenizer, or a hub id that can be reached"
         ) from error
-    check_keys(path, loaded, head)
-    return model.eval(), tokenizer
+
+
+def check_source(source: str | Path, revision: str | None, trust_remote_code: bool) -> None:
+    """Raise ValueError if what is there cannot be pruned, before its weights are read."""
+    if Path(source).is_dir():
+        check_files(Path(source))
+        check_sums(Path(source))
+    with readable(source):
+        adapter = find_adapter_config_file(str(source), revision=revision)
+    if adapter is not None:
+        raise ValueError(
+            f"model path {str(source)!r} holds an adapter of peft (adapter_config.json), which is loaded "
+            "too; expected it merged (merge_and_unload, then save_pretrained), or a folder without it"
+        )
+    with readable(source):
+        written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    check_heads(source, written)
+    with readable(source):
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    check_family(config)
+    if getattr(config, "quantization_config", None):
+        raise ValueError(
+            f"model path {str(source)!r} is quantised (quantization_config in its config.json); expected "
+            "weights in floating point"
+        )
+
+
+def check_heads(source: str | Path, config: Mapping[str, Any]) -> None:
+    """Raise ValueError if the counts of heads in a config.json are none. Types are transformers' to check."""
+    for name in ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads", "head_dim"):
+        if isinstance(config.get(name), int) and config[name] < 1:
+            raise ValueError(
+                f"model path {str(source)!r}: config.json has {name}={config[name]}; expected 1 or more"
+            )
+    heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+        raise ValueError(
+            f"model path {str(source)!r}: config.json has num_attention_heads={heads} and "
+            f"num_key_value_heads={groups}; expected a multiple of the key/value heads"
+        )
 
 
 def loader(source: str | Path, head: str, revision: str | None) -> type:
@@ -93,10 +162,8 @@ def loader(source: str | Path, head: str, revision: str | None) -> type:
     The latter is made from the installed package: no code of the checkpoint runs.
 
     Raises:
-        ValueError: a file of such a checkpoint is not as it was saved, or it ends in another head.
+        ValueError: such a checkpoint ends in another head.
     """
-    if Path(source).is_dir():
-        check_sums(Path(source))
     config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     if "pruned" not in config:
         return HEADS[head]
@@ -109,8 +176,13 @@ def loader(source: str | Path, head: str, revision: str | None) -> type:
 def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
     """Raise ValueError if a language model lacks weights, or a causal one's checkpoint has others too.
 
-    A head for a task may be new, and one of pretraining may stay behind.
+    A head for a task may be new, and one of pretraining may stay behind. No weight has another shape.
     """
+    for name, found, wanted in sorted(loaded["mismatched_keys"]):
+        raise ValueError(
+            f"model path {str(path)!r}: {name} is {list(found)} in the checkpoint and {list(wanted)} by "
+            "config.json; expected the config of these weights"
+        )
     missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
     if missing and head in ("causal_lm", "masked_lm"):
         raise ValueError(
@@ -121,6 +193,38 @@ def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
         raise ValueError(
             f"model path {str(path)!r}: {len(unexpected)} weights belong to no module, such as "
             f"{unexpected[0]}; expected a checkpoint of the model that config.json describes"
+        )
+
+
+def check_finite(path: str | Path, model: PreTrainedModel) -> None:
+    """Raise ValueError that names a weight with NaN or infinite elements, if there is one."""
+    bad = [name for name, weight in model.named_parameters() if not is_finite(weight)]
+    if bad:
+        raise ValueError(
+            f"model path {str(path)!r}: {len(bad)} weights are NaN or infinite, such as {bad[0]}; expected "
+            "finite ones"
+        )
+
+
+@torch.no_grad()
+def is_finite(weight: Tensor) -> bool:
+    """One pass without a copy: the extremes of a tensor that holds NaN are NaN."""
+    return weight.numel() == 0 or all(end.isfinite() for end in weight.aminmax())
+
+
+def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError if the tokenizer has a token that the model has no embedding of.
+
+    One for padding may lie beyond, as some models are published: it stands where nothing is read.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    beyond.pop(tokenizer.pad_token, None)
+    if beyond:
+        token = min(beyond, key=beyond.get)
+        raise ValueError(
+            f"model path {str(path)!r}: the tokenizer has {len(beyond)} tokens beyond the model's {rows}, "
+            f"such as {token!r} (number {beyond[token]}); expected the model's own tokenizer"
         )
 
 
@@ -142,4 +246,6 @@ def check_device(device: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]
+    """What an error says, in one line. A config that is not valid says it in the cause."""
+    told = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    return (str(told).strip().splitlines() or [type(told).__name__])[0][:150]

@@ -44,16 +44,28 @@ class SkippedAttention(nn.Module):
     """
 
     def __init__(self, name, output, layer_idx):
-        super().__init__()
+        nn.Module.__init__(self)  # not that of the attention that `skipped` adds
         self.output_name, self.layer_idx = name, layer_idx
         self.add_module(name, output)
 
     def forward(self, hidden_states, *args, past_key_values=None, **kwargs):
-        """[batch, tokens, hidden] -> the same shape, and no attention weights"""
+        """[batch, tokens, hidden] -> the same shape, and the weights of no head [batch, 0, tokens, seen]"""
+        batch, tokens = hidden_states.shape[:2]
+        seen = tokens
         if past_key_values is not None:
-            nothing = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
-            past_key_values.update(nothing, nothing, self.layer_idx)
-        return self.get_submodule(self.output_name)(hidden_states[..., :0]), None
+            nothing = hidden_states.new_zeros(batch, 1, tokens, 1)
+            seen = past_key_values.update(nothing, nothing, self.layer_idx)[0].shape[2]
+        weights = hidden_states.new_zeros(batch, 0, tokens, seen)
+        return self.get_submodule(self.output_name)(hidden_states[..., :0]), weights
+
+    def __reduce__(self):
+        return skipped, (type(self).__bases__[1],), self.__dict__
+
+
+def skipped(attention):
+    """An empty `SkippedAttention` of the attention's class too, by which transformers collects weights."""
+    kind = type("SkippedAttention", (SkippedAttention, attention), {})
+    return kind.__new__(kind)
 
 
 class LayerConfig:
@@ -112,8 +124,9 @@ def drop_attention(block, path, output, layer_idx):
     output: path in the block of the attention's output layer, whose bias stays.
     """
     name = output.removeprefix(f"{path}.")
-    rest = Constant(block.get_submodule(output))
-    block.set_submodule(path, SkippedAttention(name, rest, layer_idx))
+    rest = skipped(type(block.get_submodule(path)))
+    rest.__init__(name, Constant(block.get_submodule(output)), layer_idx)
+    block.set_submodule(path, rest)
 
 
 def drop_inputs(block, path):
@@ -156,7 +169,7 @@ def reshape_block(block, index, table, width=0, heads=0, groups=None):
 
 
 class Pruned:
-    """Mixed into a stock class: the sizes of `config.pruned`, and nothing loaded amiss."""
+    """Mixed into a stock class: the sizes of `config.pruned`, and nothing loaded or saved amiss."""
 
     def __init__(self, config, *args, **kwargs):
         # The stock class reads the global sizes, which a config with differing blocks refuses to give.
@@ -183,3 +196,7 @@ class Pruned:
                     f"{len(info[problem])} {problem.replace('_', ' ')} in the checkpoint: {names}"
                 )
         return (model, info) if output_loading_info else model
+
+    def save_pretrained(self, *args, save_original_format=False, **kwargs):
+        """transformers', with the names that weights have here: remote code is loaded without renamings."""
+        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)

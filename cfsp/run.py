@@ -20,12 +20,14 @@ from cfsp.cache import Cache
 from cfsp.cards import base_license, model_card
 from cfsp.checkpoints import check_target, save
 from cfsp.config import check_config
-from cfsp.description import check_hidden
+from cfsp.description import check_saving
 from cfsp.finding import find_sites
 from cfsp.loading import check_device, local_device
 from cfsp.loggers.base import Job, Log
 from cfsp.measuring import join, measure, measure_pairs, say
+from cfsp.model_files import local_folder
 from cfsp.parts import Parts
+from cfsp.process import left_as_found
 from cfsp.readings import kept_in
 from cfsp.record import Record
 from cfsp.recovery.base import Setting, block_parameters, change_of
@@ -37,13 +39,17 @@ from cfsp.surgery import apply
 def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -> Record:
     """Prune a model and measure it before and after; a run that is finished is read, not repeated.
 
+    The seed fixes everything in it; the caller's random numbers, settings and W&B run go on as if it had
+    not been.
+
     command: what the user typed, for the record and the saved model's card. sweep: what loggers group
     this run under.
 
     Raises:
         ValueError, KeyError: what a component found wrong with its input; no record is written then.
     """
-    return obtain(cfg, command, sweep)[0]
+    with left_as_found():
+        return obtain(cfg, command, sweep)[0]
 
 
 def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Record, bool]:
@@ -91,7 +97,9 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, files: RunFi
         before, sizes = parameters(model, sites), block_parameters(model)
         cost = parts.check(model, tokenizer, sites)
         if files.target is not None:
-            check_hidden(model, sites, parts.allocator.round_to)
+            check_saving(model, sites, parts.allocator.round_to)
+            source = Path(model.config.name_or_path)
+            source = local_folder(source, cfg.model.revision) if source.parts else None
         examples = parts.recovery.prepare(model, tokenizer, parts.needs)
         batches = parts.calibration.batches(tokenizer)
         shared = parts.overlaps()
@@ -146,7 +154,8 @@ def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, files: RunFi
     def save_model() -> None:
         card = partial(model_card, outcome, license=base_license(str(cfg.model.path)))
         texts, over = {RECORD: outcome.text()}, files.may_replace(cfg.overwrite)
-        save(files.target, model, tokenizer, plan, card, texts, over, recovered.adapters)
+        own = None if source else tokenizer
+        save(files.target, model, own, plan, card, texts, over, recovered.adapters, source)
 
     files.keep(outcome, save_model)
     log.finish(outcome)

@@ -2,6 +2,8 @@
 
 import torch
 import transformers as t
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
 
 from cfsp.finding import site_kinds
 from cfsp.layouts import places_of
@@ -103,6 +105,19 @@ def make(family: str, seed: int = 0) -> t.PreTrainedModel:
             if name.endswith("bias"):
                 weight.normal_(std=0.2)
     return model
+
+
+def words() -> t.PreTrainedTokenizerBase:
+    """A tokenizer of as many words as these models know."""
+    names = ["<pad>", "<s>", *(f"w{number}" for number in range(2, VOCABULARY))]
+    model = WordLevel({name: number for number, name in enumerate(names)}, unk_token="<s>")
+    return t.PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model),
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="<s>",
+        unk_token="<s>",
+    )
 
 
 def kinds_of(model: t.PreTrainedModel) -> list[str]:

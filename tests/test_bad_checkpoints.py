@@ -8,19 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from families import make
+from families import make, words
 from test_checkpoints import cut, emptied
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 import cfsp
 from cfsp.atomic import whole_folder
 from cfsp.checkpoints import check_target
-from cfsp.loading import REFERENCE
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(REFERENCE)
+    return words()
 
 
 def saved(tmp_path, tokenizer, family="llama") -> Path:
@@ -120,7 +119,7 @@ def test_what_is_no_model_is_never_overwritten(tmp_path):
 FULL_DISK = """
 import resource, sys
 sys.path.insert(0, sys.argv[2])
-from families import make
+from families import make, words
 from test_checkpoints import cut
 from transformers import AutoTokenizer
 import cfsp

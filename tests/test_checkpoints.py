@@ -7,20 +7,19 @@ import sys
 import pytest
 import torch
 import transformers
-from families import FAMILIES, batches, kinds_of, make
+from families import FAMILIES, batches, kinds_of, make, words
 from test_surgery import kind_sets, logits, ones_for, random_plan
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 import cfsp
 from cfsp.layouts import places_of
-from cfsp.loading import REFERENCE
 
 SETTINGS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(REFERENCE)
+    return words()
 
 
 def cut(family, kinds, fill=False):
@@ -190,11 +189,11 @@ def test_trains_with_peft(tokenizer, tmp_path, tokens):
     assert torch.equal(logits(again, tokens), logits(merged, tokens))
 
 
-def test_lm_eval_takes_it(tokenizer, tmp_path, tiny_checkpoint):
+def test_lm_eval_takes_it(tmp_path, tiny_checkpoint):
     huggingface = pytest.importorskip("lm_eval.models.huggingface")
     from lm_eval.api.instance import Instance
 
-    model, _ = cfsp.load(tiny_checkpoint)
+    model, tokenizer = cfsp.load(tiny_checkpoint)
     plan = cfsp.plan(model, batches(), kinds=["mlp", "attention"], criterion="magnitude", sparsity=0.4)
     cfsp.apply(plan, model)
     cfsp.save(tmp_path / "m", model, tokenizer, plan)

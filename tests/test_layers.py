@@ -7,7 +7,18 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
-    {"atomic", "checks", "modeling_pruned", "modes", "options", "sharding", "windows"},
+    {
+        "atomic",
+        "checks",
+        "model_files",
+        "modeling_pruned",
+        "modes",
+        "options",
+        "process",
+        "sharding",
+        "unsupported",
+        "windows",
+    },
     {"locks", "seals"},
     {"chats", "rows", "sites", "stdlib", "plans", "record"},
     {

@@ -8,7 +8,8 @@ import hashlib
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.metadata import version
@@ -130,10 +131,10 @@ class ZeroShot(Evaluator):
             backend="causal",
             batch_size=self.batch_size,
         )
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         found = {}
         for task in self.tasks:
-            with mock.patch.dict(os.environ, LOCAL_RANK="0"):  # it tells no other process its results
+            # It tells no other process its results.
+            with mock.patch.dict(os.environ, LOCAL_RANK="0"), errors_alone("lm_eval"):
                 outcome = simple_evaluate(
                     model=wrapped,
                     tasks=[self.spec(task)],
@@ -171,6 +172,18 @@ class ZeroShot(Evaluator):
             if any(own.values()):
                 members.append(with_data(name, own))
         return {"group": "mmlu_local", "task": members}
+
+
+@contextmanager
+def errors_alone(name: str) -> Iterator[None]:
+    """Let a logger say no more than errors."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 @cache

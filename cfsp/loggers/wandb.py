@@ -57,27 +57,34 @@ class Wandb(Logger):
         self.job = job
         mode = self.mode if self.mode != "auto" else os.environ.get("WANDB_MODE") or default_mode()
         try:
-            self.run = self.start(mode)
+            self.run = self.start(mode, job.id)
         except self.faults as error:
             print(f"cfsp: W&B cannot be used online ({error}); the run is kept offline", file=sys.stderr)
-            with suppress(*self.faults):  # its process may be gone
-                wandb.teardown()  # it still holds the id
-            self.run = self.start("offline")
+            self.run = self.start("offline", self.free_id())
 
-    def start(self, mode: str) -> Any:
+    def free_id(self) -> str:
+        """The id for a second try. W&B's own process holds the first id until it ends, with all its runs."""
+        if wandb.setup().most_recent_active_run is not None:  # the caller's
+            return f"{self.job.id}-offline"
+        with suppress(*self.faults):  # its process may be gone
+            wandb.teardown()
+        return self.job.id
+
+    def start(self, mode: str, run_id: str) -> Any:
         job = self.job
         run = wandb.init(
             project=self.project,
             entity=self.entity,
             group=self.group or job.group,
             tags=list(self.tags),
-            id=job.id,
+            id=run_id,
             name=job.id,
             resume="allow" if mode == "online" else None,
             config=dict(job.config),
             notes=job.command,
             dir=str(job.results),
             mode=mode,
+            reinit="create_new",  # beside a run that the caller may have
             settings=wandb.Settings(
                 silent=True,
                 console="off",

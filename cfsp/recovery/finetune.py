@@ -222,6 +222,9 @@ class Finetune(Recovery):
         held_out = examples.held_out
         arguments = self.training.for_trainer(setting.folder, device, self.seed, bool(held_out))
         grads = [weight.requires_grad for weight in setting.model.parameters()]
+        use_cache = (
+            setting.model.config.use_cache
+        )  # the Trainer turns it off, and a saved config would say so
         module, notes = self.parameters.attach(setting.model, setting.change)
         shape = outline(module) if self.training.sharded else None
         dense = None if setting.dense is None else setting.dense.to(arguments.device)
@@ -249,6 +252,7 @@ class Finetune(Recovery):
             trainer.accelerator.free_memory()  # the optimizer's, for the whole model
             module = gathered(trainer.model, shape)
         model, adapters = self.parameters.detach(module)
+        model.config.use_cache = use_cache
         for weight, needed in zip(model.parameters(), grads, strict=False):
             weight.requires_grad_(needed)
         training = {

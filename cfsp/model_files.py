@@ -1,0 +1,84 @@
+"""Model files: what lies in a model's folder, looked at before it is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+
+POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a file of git-lfs begins with while only its address is there."""
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""What safetensors calls the types that a weight can have as a number, not as a code for one."""
+
+TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "additional_chat_templates/*",
+    "vocab.*",
+    "merges.txt",
+    "bpe.codes",
+    "dict.txt",
+    "*.model",
+    "*.spm",
+    "*.tiktoken",
+    "tokenization_*.py",
+)
+"""Files of a tokenizer."""
+
+OTHERS = ("*processor_config.json", "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
+"""Other files beside a model that hold for the pruned one too: they travel as they are."""
+
+
+def local_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The folder that a model's files are in: its own, or, of a loaded model of the hub, the cache's.
+
+    Raises OSError if the hub's model is neither in the cache nor to be reached.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    wanted = ["config.json", *TOKENIZER, *OTHERS]
+    return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
+
+
+def carried_files(folder: Path, with_tokenizer: bool) -> list[Path]:
+    """The files of a model's folder that belong beside the pruned one too."""
+    patterns = (*TOKENIZER, *OTHERS) if with_tokenizer else OTHERS
+    return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+
+
+def check_files(folder: Path) -> None:
+    """Raise ValueError if a file is only git-lfs's pointer to it, or if weights are codes, not floats."""
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with path.open("rb") as file:
+            if file.read(len(POINTER)) == POINTER:
+                raise ValueError(
+                    f"{path} is a pointer of git-lfs, not the file; expected it after git lfs pull"
+                )
+    for path in sorted(folder.glob("*.safetensors")):
+        for name, dtype in dtypes(path):
+            if name.endswith("weight") and dtype not in FLOATS:
+                raise ValueError(
+                    f"{path}: {name} is stored as {dtype}, as in a quantised model; expected weights in "
+                    f"{', '.join(FLOATS)}"
+                )
+
+
+def dtypes(path: Path) -> Iterator[tuple[str, str]]:
+    """The tensors of a safetensors file and what they are stored as; none if its header cannot be read."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        if size > path.stat().st_size:
+            return  # cut short or no such file, which who reads the weights says
+        try:
+            header = json.loads(file.read(size))
+        except ValueError:
+            return
+    for name, entry in header.items():
+        if name != "__metadata__":
+            yield name, entry["dtype"]

@@ -1,0 +1,96 @@
+"""Process: what a run shares with the program that called it, and leaves as it was."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from accelerate.state import AcceleratorState, GradientState, PartialState
+from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from transformers.utils import logging
+
+SHARED = (AcceleratorState, GradientState, PartialState)
+"""What accelerate keeps for the process. transformers' Trainer empties it and fills it again."""
+
+ATTRIBUTES = (
+    (sys, "excepthook"),
+    (sys, "exit"),
+    (torch.backends, "fp32_precision"),
+    (torch.backends.cudnn, "benchmark"),
+    (torch.backends.cudnn, "deterministic"),
+)
+
+
+@contextmanager
+def left_as_found() -> Iterator[None]:
+    """Give back generators of random numbers, settings, warnings and the environment when the block ends.
+
+    Peaks of memory cannot be given back: a run begins a new measurement of them.
+    """
+    random_states = generators()
+    with mock.patch.dict(os.environ), warnings.catch_warnings(), settings_kept(), without_bars():
+        try:
+            yield
+        finally:
+            for give_back, state in random_states:
+                give_back(state)
+
+
+def generators() -> list[tuple[Callable[[Any], None], Any]]:
+    """What gives each generator its state back, and the state."""
+    states = [
+        (random.setstate, random.getstate()),
+        (np.random.set_state, np.random.get_state()),
+        (torch.set_rng_state, torch.get_rng_state()),
+    ]
+    if torch.cuda.is_available():
+        states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
+    return states
+
+
+@contextmanager
+def settings_kept() -> Iterator[None]:
+    """Give back torch's and accelerate's settings, and the hooks of the interpreter."""
+    held = [(owner, name, getattr(owner, name)) for owner, name in ATTRIBUTES]
+    mode, device = torch.get_deterministic_debug_mode(), current_gpu()
+    shared = [dict(kind._shared_state) for kind in SHARED]
+    try:
+        yield
+    finally:
+        for owner, name, value in held:
+            if getattr(owner, name) != value:
+                setattr(owner, name, value)
+        torch.set_deterministic_debug_mode(mode)
+        if device is not None:
+            torch.cuda.set_device(device)
+        for kind, state in zip(SHARED, shared, strict=True):
+            kind._shared_state.clear()
+            kind._shared_state.update(state)
+
+
+def current_gpu() -> int | None:
+    return torch.cuda.current_device() if torch.cuda.is_available() else None
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Show no progress bars where nobody watches a terminal, and let the caller's be as they were."""
+    if sys.stderr.isatty():
+        yield
+        return
+    shown, hidden_by_hub = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+        (disable_progress_bars if hidden_by_hub else enable_progress_bars)()
