@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from cfsp.attempts import Attempt, command, failed, sweep_name
 from cfsp.build import CONF
+from cfsp.plugins import import_plugins
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
 def job(cfg: DictConfig) -> None:
     """Run one job; what goes wrong in it is said, kept, and no other job's matter."""
     with Attempt(cfg):
+        import_plugins(cfg.plugins)
         show(cfg)
 
 

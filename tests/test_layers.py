@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
-    {"atomic", "checks", "modeling_pruned", "modes", "sharding", "windows"},
+    {"atomic", "checks", "modeling_pruned", "modes", "plugins", "sharding", "windows"},
     {"sites", "plans", "record"},
     {
         "cache",
@@ -15,6 +15,7 @@ ROWS = [
         "layouts",
         "texts",
         "statistics",
+        "sources",
         "gates",
         "surgery",
         "loggers",
