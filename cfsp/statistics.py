@@ -41,7 +41,7 @@ class Statistic(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Make the class known by its name.
 
-        Raises ValueError if another class has it; the same class defined again (a notebook's cell) takes over.
+        Raises ValueError if another has it; the same class defined again, as in a notebook, takes over.
         """
         super().__init_subclass__(**options)
         if "name" not in vars(cls):  # a base for others

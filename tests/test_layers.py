@@ -49,7 +49,7 @@ ROWS = [
         "plots",
     },
     {"checkpoints", "examples", "replay", "report", "stream"},
-    {"decisions", "lessons", "loading", "targets"},
+    {"decisions", "lessons", "loading", "push", "targets"},
     {"probes"},
     {"schedules", "recovery", "evaluation"},
     {"attempts", "build", "measuring"},
