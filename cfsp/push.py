@@ -64,7 +64,8 @@ def push(folder: Path, repo: str, private: bool = False) -> str:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         again = shlex.join(["cfsp-push", str(folder), repo, *["--private"][: int(private)]])
         raise OSError(
-            f"push={repo!r} failed ({reason}); the model is safe in {folder}, and this pushes it again: {again}"
+            f"push={repo!r} failed ({reason}); the model is safe in {folder}, and this pushes it again: "
+            f"{again}"
         ) from error
     if public:
         raise ValueError(f"push={repo!r} is a public repository; expected private=false, or another name")

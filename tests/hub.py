@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Hub:
-    """Repositories in memory: name -> path -> bytes. fail: a part of a path whose requests end in an error."""
+    """Repositories in memory: name -> path -> bytes. fail: requests whose path has this in it are refused."""
 
     def __init__(self):
         self.repos, self.private, self.objects, self.asked = {}, {}, {}, []
@@ -25,7 +25,8 @@ class Hub:
         return 200, {"url": f"{self.url}/{name}"}
 
     def preupload(self, repo, body):
-        large = [file["path"] for file in body["files"] if file["path"].endswith(".safetensors")]
+        paths = [file["path"] for file in body["files"]]
+        large = [path for path in paths if path.endswith(".safetensors")]
         modes = {True: "lfs", False: "regular"}
         files = [
             {
