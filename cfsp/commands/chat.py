@@ -63,9 +63,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("model", metavar="DIR", help="a saved model; a hub id or 'reference' will do too")
-    add(
-        "--prompt", metavar="TEXT", help="answer this and end; without it, stdin is read if it is no terminal"
-    )
+    add("--prompt", metavar="TEXT", help="answer this and end; by default stdin, where it is no terminal")
     add("--max-new-tokens", type=int, metavar="N", help=f"tokens of an answer (the model's own, or {LENGTH})")
     add("--temperature", type=float, metavar="T", help="0: the likeliest token; else sample with T")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
