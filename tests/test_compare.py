@@ -90,7 +90,7 @@ def test_other_tokenizers_and_vocabularies_are_told(compare, tiny_checkpoint, tm
     tokenizer.add_tokens(["the cat"])
     tokenizer.save_pretrained(smaller)
     model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
-    model.resize_token_embeddings(len(tokenizer))
+    model.resize_token_embeddings(20 * len(tokenizer))
     model.save_pretrained(smaller)
     out, _ = compare(smaller, tiny_checkpoint, *FAST)  # the tokens that are timed are those of both
     assert "The tokenizers differ, so compare bits per byte and not perplexity." in out
