@@ -31,7 +31,7 @@ _HOMES = {
     "Criterion": "cfsp.criteria.base",
     "Statistic": "cfsp.statistics",
     "InputStatistic": "cfsp.statistics",
-    "STATISTICS": "cfsp.statistics",
+    "STATISTICS": "cfsp.collection",  # with those of all modules that define some
     "Allocator": "cfsp.allocators.base",
     "Compensation": "cfsp.compensation.base",
     "Schedule": "cfsp.schedules.base",

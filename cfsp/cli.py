@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from cfsp.attempts import Attempt, command, failed, sweep_name
 from cfsp.build import CONF
 from cfsp.overrides import understood
+from cfsp.plugins import import_plugins
 
 
 def main() -> None:
@@ -39,6 +40,7 @@ def main() -> None:
 def job(cfg: DictConfig) -> None:
     """Run one job; what goes wrong in it is said, kept, and no other job's matter."""
     with Attempt(cfg):
+        import_plugins(cfg.plugins)
         show(cfg)
 
 
@@ -57,6 +59,8 @@ def show(cfg: DictConfig) -> None:
     from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
+    from cfsp.failures import forget
+    from cfsp.push import push
     from cfsp.record import is_main, record_path
     from cfsp.run import obtain, save_folder
     from cfsp.summary import summary
@@ -65,8 +69,7 @@ def show(cfg: DictConfig) -> None:
     if not sys.stderr.isatty():
         disable_progress_bar()
     sweep = sweep_name()
-    if sweep is not None and isinstance(cfg.save, str):
-        raise ValueError(f"save={cfg.save!r} is one folder for all jobs of a sweep; expected save=true")
+    check_places(cfg, sweep)
     record, made = obtain(cfg, command(), sweep)
     if not is_main():
         return
@@ -78,7 +81,30 @@ def show(cfg: DictConfig) -> None:
         print(f"cfsp: {hint}", file=sys.stderr)
     if cfg.save:
         print(f"cfsp: the model is in {save_folder(cfg, record.id)}", file=sys.stderr)
-    print(record_path(cfg.results, record.id))
+    print(record_path(cfg.results, record.id), flush=True)
+    if cfg.push is not None:
+        print(f"cfsp: pushing it to {cfg.push}", file=sys.stderr)
+        address = push(save_folder(cfg, record.id), cfg.push, cfg.private)
+        forget(cfg.results, record.id)  # of an earlier push
+        print(f"cfsp: the model is at {address}", file=sys.stderr)
+
+
+def check_places(cfg: DictConfig, sweep: str | None) -> None:
+    """Raise ValueError if the model cannot be kept where `save` and `push` say; sweep: in a job of one."""
+    from cfsp.push import check_push
+
+    if sweep is not None and isinstance(cfg.save, str):
+        raise ValueError(f"save={cfg.save!r} is one folder for all jobs of a sweep; expected save=true")
+    if cfg.push is None:
+        return
+    check_push(cfg.push, cfg.private)
+    if cfg.save is False:
+        raise ValueError(f"push={cfg.push!r} pushes what is saved; expected save=true or save=FOLDER")
+    if sweep is not None:
+        raise ValueError(
+            f"push={cfg.push!r} is one repository for all jobs of a sweep; expected push=null, and later "
+            "cfsp-push results/models/ID owner/name"
+        )
 
 
 if __name__ == "__main__":

@@ -17,17 +17,15 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+import cfsp.moments  # noqa: F401  (makes its statistics known)
 from cfsp.cache import Cache, fingerprint, fingerprint_batches
 from cfsp.gradients import TAYLOR, backpropagate
 from cfsp.layouts import check_positions
 from cfsp.modes import evaluating
-from cfsp.moments import MOMENTS
 from cfsp.record import digest
 from cfsp.sites import Site
+from cfsp.sources import code_of, is_ours
 from cfsp.statistics import STATISTICS, Statistic, Stats
-
-OBSERVED = STATISTICS | MOMENTS
-"""What a forward pass can measure."""
 
 SHARED = ("input_mean", "input_sq_mean", "input_var", "block_angular")
 """What criteria, allocators and compensations ask for as a rule. A pass whose outcome is kept collects them
@@ -56,11 +54,11 @@ def collect(
         ValueError: no batches; a batch that is malformed, masks every token or is longer than the
             model's positions; NaN or infinity in a statistic (the message names block and batch).
     """
-    known = (*OBSERVED, *TAYLOR)
+    known = (*STATISTICS, *TAYLOR)
     unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
     if unknown:
         raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
-    observed = {name for name in needs if name in OBSERVED}
+    observed = {name for name in needs if name in STATISTICS}
     derived = {name for name in needs if name in TAYLOR}
     if observed and derived:
         batches = list(batches)  # read twice
@@ -108,12 +106,14 @@ def collect_once(
 
     An entry is one statistic at all sites. Its name stands for the model, the sites, the tokens, how and
     where it is computed, and the code that does it. A forward pass that is made collects `SHARED` too.
+    Nothing is kept where a statistic's code is in no file, as in a notebook.
     """
-    if cache.folder is None:
+    entries = {need: entry_name(need) for need in sorted({*needs, *SHARED})}
+    if cache.folder is None or None in entries.values():
         return collect(model, sites, batches, needs, checkpointing=checkpointing)
     batches = list(batches)
     folder = f"statistics/{digest(identity(model, sites, batches))}"
-    names = {need: f"{folder}/{need}.safetensors" for need in sorted({*needs, *SHARED})}
+    names = {need: f"{folder}/{entry}.safetensors" for need, entry in entries.items()}
     with cache.alone(folder):
         found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
         missing = {need for need, values in found.items() if values is None}
@@ -127,6 +127,15 @@ def collect_once(
             found[need] = {site.name: made[site.name][need] for site in sites}
             cache.put(names[need], partial(write_tensors, found[need]))
     return {site.name: {need: found[need][site.name].to(model.device) for need in needs} for site in sites}
+
+
+def entry_name(need: str) -> str | None:
+    """What a statistic's entry is called: with its code, if that is not ours, which `identity` names."""
+    kind = STATISTICS.get(need)
+    if kind is None or is_ours(kind):
+        return need
+    code = code_of(kind)
+    return None if code is None else f"{need}-{code}"
 
 
 def identity(
@@ -164,7 +173,7 @@ def code(*patterns: str) -> str:
 
 def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
     """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
-    found = [results[path, name] for path in OBSERVED[name].modules(site)]
+    found = [results[path, name] for path in STATISTICS[name].modules(site)]
     return torch.stack(found) if site.kind == "block" else found[0]
 
 
@@ -183,14 +192,14 @@ def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str
     watchers: dict[tuple[str, str], Statistic] = {}
     for site in sites:
         for name in sorted(needs):
-            paths = OBSERVED[name].modules(site)
+            paths = STATISTICS[name].modules(site)
             if not paths:
                 raise ValueError(
                     f"{name} cannot be measured at {site.name}; leave {site.kind!r} out of sites"
                 )
             for path in paths:
                 if (path, name) not in watchers:
-                    watchers[path, name] = OBSERVED[name]()
+                    watchers[path, name] = STATISTICS[name]()
     return watchers
 
 

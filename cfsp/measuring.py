@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping, Sequence
-from functools import cache as cache_once
 from functools import partial
-from pathlib import Path
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.cache import Cache, fingerprint
+from cfsp.cache import OFF, Cache, fingerprint
 from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
 from cfsp.record import Metric, digest, read_metrics, write_metrics
+from cfsp.sources import code_of
 
 
 def measure(
@@ -33,20 +31,16 @@ def measure(
     weights = fingerprint(model)
     protocols = [evaluator.protocol(model, tokenizer) for evaluator in evaluators]
     for evaluator, protocol in zip(evaluators, protocols, strict=True):
-        name = f"metrics/{digest([weights, protocol, code(type(evaluator))])}.json"
-        with cache.alone(name):
-            metrics = None if again else cache.get(name, read_metrics)
+        code = code_of(type(evaluator))
+        kept = OFF if code is None else cache
+        name = f"metrics/{digest([weights, protocol, code])}.json"
+        with kept.alone(name):
+            metrics = None if again else kept.get(name, read_metrics)
             if metrics is None:
                 metrics = evaluator.run(model, tokenizer)
-                cache.put(name, partial(write_metrics, metrics=metrics))
+                kept.put(name, partial(write_metrics, metrics=metrics))
         join(found, metrics)
     return found
-
-
-@cache_once
-def code(kind: type[Evaluator]) -> str:
-    """Names the code of an evaluator: what an older version measured is not read."""
-    return digest(Path(inspect.getfile(kind)).read_text())
 
 
 def measure_pairs(

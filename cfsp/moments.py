@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from cfsp.statistics import InputStatistic, Statistic
+from cfsp.statistics import InputStatistic
 
 TILE = 2048
 """Channels whose products are made at once: only tiles on and above the diagonal are computed."""
@@ -135,8 +135,3 @@ class InputTokens(InputStatistic):
 
     def result(self) -> Tensor:
         return torch.tensor(float(self.count))
-
-
-MOMENTS: dict[str, type[Statistic]] = {
-    statistic.name: statistic for statistic in (SecondMoment, SecondMomentHeldOut, InputTokens)
-}

@@ -13,9 +13,9 @@ from transformers.pytorch_utils import Conv1D
 
 from cfsp.gates import Gates
 from cfsp.gradients import TAYLOR
-from cfsp.moments import MOMENTS
 from cfsp.plans import Cut
 from cfsp.sites import Member, Site, UnitView, learned_weights, left_places, unit_cost
+from cfsp.statistics import STATISTICS
 from cfsp.surgery import axis_masks, refitted
 
 
@@ -70,9 +70,9 @@ class Progress:
                 found[name] = value.view(-1, whole.units)[:, units].flatten()
             elif value.dim() == 0:
                 found[name] = value
-            elif name in MOMENTS or name.startswith("target_"):
+            elif (square := name in STATISTICS and STATISTICS[name].axes == 2) or name.startswith("target_"):
                 left = torch.cat([self._channels_left(whole), torch.tensor([True])])  # and the constant
-                found[name] = value[left][:, left] if name in MOMENTS else value[left]
+                found[name] = value[left][:, left] if square else value[left]
             else:
                 found[name] = value[units if site.kind == "block" else self._channels_left(whole)]
         return found

@@ -36,7 +36,7 @@ PACKAGES = (
     "wandb",
 )
 
-NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save")
+NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save", "push", "private", "plugins")
 """Parts of the config that say where and how a run happens, not what it computes."""
 
 

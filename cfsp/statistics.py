@@ -23,14 +23,37 @@ CHUNK = 1024
 Stats = dict[str, dict[str, Tensor]]
 """Site name -> statistic name -> value."""
 
+STATISTICS: dict[str, type[Statistic]] = {}
+"""Name -> statistic of activations. Each puts itself here when its class is defined, wherever that is."""
+
 
 class Statistic(ABC):
-    """One thing measured at one site over all batches."""
+    """One thing measured at one site over all batches.
+
+    A subclass with a `name` is known from then on: a criterion that lists the name in `needs` gets it.
+    """
 
     name: ClassVar[str]
 
     axes: ClassVar[int] = 1
     """Leading axes of the result that run over channels; where there are two, with a constant appended."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make the class known by its name.
+
+        Raises ValueError if another has it; the same class defined again, as in a notebook, takes over.
+        """
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):  # a base for others
+            return
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        known = STATISTICS.setdefault(cls.name, cls)
+        if f"{known.__module__}.{known.__qualname__}" != path:
+            raise ValueError(
+                f"statistic name={cls.name!r} of {path}: {known.__module__}.{known.__qualname__} has it; "
+                "expected a name of its own"
+            )
+        STATISTICS[cls.name] = cls
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None
@@ -269,19 +292,3 @@ class BlockTokens(BlockDistance):
 def cosine(before: Tensor, after: Tensor) -> Tensor:
     """Cosine per token, clamped because rounding can push it out of arccos's domain."""
     return torch.cosine_similarity(before, after, dim=1).clamp(-1, 1)
-
-
-STATISTICS: dict[str, type[Statistic]] = {
-    statistic.name: statistic
-    for statistic in (
-        InputMean,
-        InputSquareMean,
-        InputVariance,
-        InputVarianceReleased,
-        BlockAngular,
-        BlockCosine,
-        BlockMSE,
-        BlockMAE,
-        BlockTokens,
-    )
-}

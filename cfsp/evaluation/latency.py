@@ -73,7 +73,7 @@ class Latency(PairedEvaluator):
         protocol = self.protocol(dense, tokenizer)
         for batch in self.batch_sizes:
             for prompt in self.prompts:
-                ids = random_tokens(dense, batch, prompt)
+                ids = random_tokens(models, batch, prompt)
                 times = self.rounds(models, ids)
                 peaks = [
                     peak(model, lambda model=model, ids=ids: self.generate(model, ids)) for model in models
@@ -139,10 +139,11 @@ def metric(values: list[float], better: str, protocol: dict[str, Any]) -> Metric
     return Metric(median(values), None, len(values), better, protocol, spread)
 
 
-def random_tokens(model: PreTrainedModel, batch: int, length: int) -> Tensor:
-    """The same for the same shape. [batch, length]"""
+def random_tokens(models: Sequence[PreTrainedModel], batch: int, length: int) -> Tensor:
+    """Tokens that all models have, the same for the same shape. [batch, length]"""
     dice = torch.Generator().manual_seed(0)
-    return torch.randint(model.config.vocab_size, (batch, length), generator=dice).to(model.device)
+    vocabulary = min(model.config.vocab_size for model in models)
+    return torch.randint(vocabulary, (batch, length), generator=dice).to(models[0].device)
 
 
 def weight_bytes(model: PreTrainedModel) -> int:

@@ -9,16 +9,21 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
+from cfsp.conversation import conversation_tokens, has_template
 from cfsp.evaluation.base import Sampler
 from cfsp.layouts import check_positions, is_causal
 
 
 @dataclass(frozen=True)
 class Samples(Sampler):
-    """How a model goes on after each prompt, always with the likeliest token."""
+    """How a model goes on after each prompt, always with the likeliest token.
+
+    chat: put each prompt as a user's turn into the tokenizer's chat template, where it has one.
+    """
 
     prompts: Sequence[str]
     new_tokens: int
+    chat: bool = False
 
     def __post_init__(self) -> None:
         check_integer("samples new_tokens", self.new_tokens, least=1)
@@ -29,7 +34,7 @@ class Samples(Sampler):
         if not is_causal(model):
             raise ValueError(f"samples needs a causal language model, not {type(model).__name__}")
         for prompt in self.prompts:
-            length = len(tokenizer(prompt, verbose=False)["input_ids"])
+            length = len(self.tokens(tokenizer, prompt))
             if not length:
                 raise ValueError(f"samples prompt {prompt!r} has no token; expected some text")
             check_positions(model, length + self.new_tokens, f"samples prompt {prompt[:30]!r} + new_tokens")
@@ -38,10 +43,10 @@ class Samples(Sampler):
     def say(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
         said = {}
         for prompt in self.prompts:
-            batch = tokenizer(prompt, return_tensors="pt").to(model.device)
-            batch = {key: batch[key] for key in ("input_ids", "attention_mask")}
+            ids = torch.tensor([self.tokens(tokenizer, prompt)], device=model.device)
             out = model.generate(
-                **batch,
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
                 max_new_tokens=self.new_tokens,
                 do_sample=False,
                 temperature=None,
@@ -49,5 +54,10 @@ class Samples(Sampler):
                 top_k=None,
                 pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
             )
-            said[prompt] = tokenizer.decode(out[0, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+            said[prompt] = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
         return said
+
+    def tokens(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
+        """What the model goes on from."""
+        turns = [{"role": "user", "content": prompt}]
+        return conversation_tokens(tokenizer, turns, self.chat and has_template(tokenizer))

@@ -1,0 +1,145 @@
+"""Sections that set two models side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from cfsp.record import Metric
+from cfsp.report.base import MISSING, Cell, Section, Table, number, word
+
+FIGURES = {
+    "parameters": ("parameters", 1, ",.0f"),
+    "disk_bytes": ("size on disk, MB", 1e6, ",.1f"),
+    "bytes_on_disk": ("weights in memory, MB", 1e6, ",.1f"),
+    "macs_per_token": ("multiplications per token, M", 1e6, ",.1f"),
+    "perplexity": ("perplexity", 1, ",.2f"),
+    "bits_per_byte": ("bits per byte", 1, ",.3f"),
+    "prefill_ms": ("first token, ms", 1, ",.1f"),
+    "decode_ms": ("each token after it, ms", 1, ",.1f"),
+    "decode_tokens_per_s": ("tokens per second", 1, ",.1f"),
+    "peak_mib": ("peak memory, MiB", 1, ",.0f"),
+}
+"""Metric, up to a slash -> what a row is called, the unit in the metric's own, and the form of a number."""
+
+SIZES = {"width": "MLP neurons", "heads": "query heads", "groups": "key/value groups"}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two models: its name, what was measured, units of every block, and what it says to prompts."""
+
+    name: str
+    metrics: Mapping[str, Metric]
+    blocks: Sequence[Mapping[str, int]]
+    said: Mapping[str, str]
+
+
+def pair_sections(one: Side, other: Side) -> list[Section]:
+    """What a page or a terminal shows of two models."""
+    intro = f"A is {one.name}, B is {other.name}."
+    tables = [figure_table(one, other)]
+    sections = [
+        Section("figures", "Figures", "", intro, tiles(one, other), tables=tables, notes=notes(one, other)),
+        width_section(one.blocks, other.blocks),
+    ]
+    if one.said:
+        text = "Both go on with the likeliest token."
+        table = said_table(one.said, other.said)
+        sections.append(Section("answers", "What they say", "", text, {}, tables=[table]))
+    return sections
+
+
+def tiles(one: Side, other: Side) -> dict[str, str]:
+    """The figures that most people look for first, of B against A."""
+    found = {"parameters of A kept": f"{ratio(one, other, 'parameters'):.1%}"}
+    for name in one.metrics:
+        if name.startswith("perplexity/"):
+            found["perplexity, of A's"] = f"{ratio(one, other, name):,.2f} ×"
+        if name.startswith("decode_ms/"):
+            found["speed, of A's"] = f"{1 / ratio(one, other, name):.2f} ×"
+    return found
+
+
+def ratio(one: Side, other: Side, name: str) -> float:
+    return other.metrics[name].value / one.metrics[name].value
+
+
+def notes(one: Side, other: Side) -> list[str]:
+    """What makes figures of the two differ besides their weights."""
+    found = []
+    for name in one.metrics:
+        mine, its = one.metrics[name].protocol, other.metrics[name].protocol
+        if mine.get("tokens_sha256") != its.get("tokens_sha256"):
+            found.append("The tokenizers differ, so compare bits per byte and not perplexity.")
+        for key in ("dtype", "attention"):
+            if mine.get(key) != its.get(key):
+                found.append(f"A was measured with {key} {mine.get(key)}, B with {its.get(key)}.")
+    return [*dict.fromkeys(found)]
+
+
+def figure_table(one: Side, other: Side) -> Table:
+    columns = {"figure": "", "A": one.name, "B": other.name, "B against A": "change from A to B"}
+    rows = []
+    for kind, (label, unit, form) in FIGURES.items():
+        for name in [name for name in one.metrics if name.partition("/")[0] == kind]:
+            before, after = (side.metrics[name].value / unit for side in (one, other))
+            change = Cell(f"{after / before - 1:+.1%}", after / before) if before else MISSING
+            detail = readable(name.partition("/")[2])
+            title = word(f"{label} ({detail})" if detail else label)
+            rows.append([title, number(before, form), number(after, form), change])
+    return Table("Size, quality and speed. Less is better, except for tokens per second.", columns, rows)
+
+
+def readable(detail: str) -> str:
+    """What a metric is on; of a latency, the shape in words."""
+    batch, found, prompt = detail.partition("xp")
+    return f"{batch.removeprefix('b')} x {prompt} tokens" if found and prompt.isdecimal() else detail
+
+
+def width_section(one: Sequence[Mapping[str, int]], other: Sequence[Mapping[str, int]]) -> Section:
+    """A row per run of blocks that are alike in both models, a column per kind of unit that differs."""
+    kinds = [kind for kind in SIZES if any(kind in sizes for sizes in (*one, *other))]
+    same = [kind for kind in kinds if [it.get(kind) for it in one] == [it.get(kind) for it in other]]
+    differing = [kind for kind in kinds if kind not in same]
+    intro = "Units of every block of A and of B; blocks that are alike share a row."
+    if same:
+        intro += f" The same in both: {', '.join(SIZES[kind] for kind in same)}."
+    columns = {"block": "counted from 0"} | {SIZES[kind]: "A → B, and B's share" for kind in differing}
+    rows = [
+        [
+            Cell(str(first) if first == last else f"{first}–{last}", first),
+            *(kept(mine.get(kind), its.get(kind)) for kind in differing),
+        ]
+        for first, last, mine, its in alike(one, other)
+    ]
+    tables = [Table("Units of the blocks", columns, rows)] if differing else []
+    return Section("widths", "Kept widths", "", intro, {}, tables=tables)
+
+
+def kept(before: int | None, after: int | None) -> Cell:
+    """Units in A and in B; nothing where a model has no such block."""
+    text = " → ".join("–" if units is None else f"{units:,}" for units in (before, after))
+    if not before or after is None:
+        return Cell(text)
+    return Cell(f"{text} ({after / before:.0%})", after / before)
+
+
+def alike(
+    one: Sequence[Mapping[str, int]], other: Sequence[Mapping[str, int]]
+) -> Iterator[tuple[int, int, Mapping[str, int], Mapping[str, int]]]:
+    """Runs of blocks that are the same: first, last, and the sizes in either; empty where one has ended."""
+    count = max(len(one), len(other))
+    pairs = [
+        tuple(side[place] if place < len(side) else {} for side in (one, other)) for place in range(count)
+    ]
+    for (mine, its), members in groupby(range(count), key=pairs.__getitem__):
+        places = [*members]
+        yield places[0], places[-1], mine, its
+
+
+def said_table(one: Mapping[str, str], other: Mapping[str, str]) -> Table:
+    columns = {"prompt": "", "A": "the first model", "B": "the second model"}
+    rows = [[word(text) for text in (prompt, said, other[prompt])] for prompt, said in one.items()]
+    return Table("What both say to the same prompts", columns, rows)

@@ -1,0 +1,37 @@
+"""Terminal: sections of a page, printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, Group
+from rich.table import Table as Grid
+from rich.text import Text
+
+from cfsp.report.base import Section, Table
+
+
+def show_sections(sections: Sequence[Section]) -> None:
+    """Print sections to stdout, their figures left out; as wide as the terminal."""
+    console = Console(highlight=False)
+    for section in sections:
+        console.print(section_text(section))
+
+
+def section_text(section: Section) -> Group:
+    lines = [Text(section.title, style="bold"), Text(section.intro)]
+    lines += [Text(f"careful: {note}", style="bold") for note in section.notes]
+    return Group(*lines, *map(grid, section.tables), Text())
+
+
+def grid(table: Table) -> Grid:
+    """One table; columns of numbers are flush right."""
+    made = Grid(
+        show_lines=any("\n" in cell.text or len(cell.text) > 60 for row in table.rows for cell in row)
+    )
+    for place, heading in enumerate(table.columns):
+        numbers = [row[place].number for row in table.rows if row[place].order is not None]
+        made.add_column(heading, justify="right" if numbers and all(numbers) else "left", overflow="fold")
+    for row in table.rows:
+        made.add_row(*(Text(cell.text) for cell in row))
+    return made

@@ -1,0 +1,135 @@
+"""`cfsp-compare`: two models side by side."""
+
+import re
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from cfsp.commands.compare import main, short_names
+from cfsp.evaluation.perplexity import Perplexity
+from cfsp.evaluation.samples import Samples
+from cfsp.report.pair import alike, kept
+from cfsp.texts import Files
+
+FAST = ["--window", "32", "--windows", "4", "--new-tokens", "3"]
+
+
+@pytest.fixture
+def pruned(tmp_path, cli):
+    cli("evaluation=[]", "sparsity=0.4", f"save={tmp_path}/small")
+    return tmp_path / "small"
+
+
+@pytest.fixture
+def compare(text_file, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def call(*arguments):
+        main([*map(str, arguments), "--text", str(text_file)])
+        return capsys.readouterr()
+
+    return call
+
+
+def figures(out):
+    """Row -> the numbers in it."""
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if "│" in line]
+    return {cells[0]: cells[1:] for cells in rows}
+
+
+def test_figures_are_those_of_the_evaluators(compare, tiny_checkpoint, pruned, text_file):
+    out, err = compare(tiny_checkpoint, pruned, *FAST, "--prompt", "the cat sat")
+    rows, asked = figures(out), {}
+    perplexity = Perplexity(Files([str(text_file)], "text"), 32, 8, windows=4)
+    for folder in (tiny_checkpoint, pruned):
+        model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        found = perplexity.run(model, tokenizer)["perplexity/files:text.txt"].value
+        said = Samples(["the cat sat"], 3).say(model, tokenizer)["the cat sat"]
+        asked[folder] = model.num_parameters(), found, said
+    for place, (parameters, found, _) in enumerate(asked.values()):
+        assert rows["parameters"][place] == f"{parameters:,}"
+        assert rows["perplexity (files:text.txt)"][place] == f"{found:,.2f}"
+    assert [" ".join(cell.split()) for cell in rows["the cat sat"]] == [
+        " ".join(said.split()) for _, _, said in asked.values()
+    ]
+    size = sum(path.stat().st_size for path in pruned.glob("*.safetensors"))
+    assert rows["size on disk, MB"][1] == f"{size / 1e6:,.1f}"
+    assert "tokens per second (1 x 32 tokens)" in rows
+    assert re.fullmatch(r"64 → \d+ \(\d+%\)", rows["1"][0])
+    assert "The same in both: query heads, key/value groups." in out
+    assert [line for line in err.splitlines() if "loading" in line] == [
+        "cfsp-compare: loading llama",
+        "cfsp-compare: loading small",
+    ]
+
+
+def test_the_page_is_one_file_that_loads_nothing(compare, tiny_checkpoint, pruned, tmp_path):
+    output = tmp_path / "compare.html"
+    skip = ["--skip", "speed", "--prompt", "<b>the cat</b>"]
+    out, _ = compare(tiny_checkpoint, pruned, *FAST, *skip, "-o", output)
+    text = output.read_text()
+    assert out.splitlines()[-1] == str(output)
+    assert "&lt;b&gt;the cat&lt;/b&gt;" in text
+    assert not re.search(r'(src|href)="(?!#|data:)', text)
+    assert str(tmp_path) not in text
+    for heading in ("Figures", "Kept widths", "What they say"):
+        assert f">{heading}</h2>" in text
+
+
+def test_what_is_skipped_is_not_measured(compare, tiny_checkpoint):
+    out, err = compare(tiny_checkpoint, tiny_checkpoint, "--skip", "speed", "answers", "perplexity")
+    assert not re.search("perplexity|tokens per second|What they say", out)
+    assert figures(out)["parameters"][2] == "+0.0%"
+    assert "timing" not in err
+
+
+def test_other_tokenizers_and_vocabularies_are_told(compare, tiny_checkpoint, tmp_path):
+    smaller = tmp_path / "smaller"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)
+    tokenizer.add_tokens(["the cat"])
+    tokenizer.save_pretrained(smaller)
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    model.resize_token_embeddings(20 * len(tokenizer))
+    model.save_pretrained(smaller)
+    out, _ = compare(smaller, tiny_checkpoint, *FAST)  # the tokens that are timed are those of both
+    assert "The tokenizers differ, so compare bits per byte and not perplexity." in out
+
+
+def test_a_chat_template_is_used_where_there_is_one(tiny, tokenizer):
+    tokenizer.chat_template = "{% for turn in messages %}[{{ turn['content'] }}]{% endfor %}"
+    samples = Samples(["the cat"], 4, chat=True)
+    samples.check(tiny, tokenizer)
+    plain = Samples(["[the cat]"], 4)
+    assert [*samples.say(tiny, tokenizer).values()] == [*plain.say(tiny, tokenizer).values()]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", "reference"], "model path 'nowhere' cannot be loaded"),
+        (["--window", "65"], "perplexity window=65: the model has 64 positions; expected at most 64"),
+        (["--new-tokens", "0"], "new-tokens=0: expected a whole number of at least 1"),
+        (["--prompt", ""], "samples prompt '' has no token"),
+        (["--plugin", "no_such_module"], "plugins: no_such_module cannot be imported"),
+    ],
+)
+def test_errors_are_one_line(compare, tiny_checkpoint, capsys, arguments, message):
+    models = [] if arguments[0] == "nowhere" else [tiny_checkpoint, tiny_checkpoint]
+    with pytest.raises(SystemExit, match="1"):
+        compare(*models, *arguments)
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("cfsp-compare: error: ")
+    assert message in last
+
+
+def test_blocks_that_are_alike_share_a_row():
+    wide, narrow = {"width": 8}, {"width": 4}
+    rows = [*alike([wide] * 4, [narrow, narrow, wide])]
+    assert rows == [(0, 1, wide, narrow), (2, 2, wide, wide), (3, 3, wide, {})]
+    assert (kept(8, 4).text, kept(8, None).text) == ("8 → 4 (50%)", "8 → –")
+
+
+def test_names_are_short_and_differ():
+    assert short_names(["a/one", "b/two"]) == ["one", "two"]
+    assert short_names(["a/one", "b/one"]) == ["a/one", "b/one"]
