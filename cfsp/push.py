@@ -11,7 +11,7 @@ from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from cfsp.checkpoints import check_sums
-from cfsp.checks import check_bool
+from cfsp.options import check_option
 
 
 def check_push(repo: object, private: object) -> None:
@@ -20,7 +20,7 @@ def check_push(repo: object, private: object) -> None:
     Raises:
         ValueError: no name of a repository, no token, or the hub is switched off.
     """
-    check_bool("private", private)
+    check_option("private", private, bool)
     try:
         validate_repo_id(repo)
         named = str(repo).count("/") == 1
