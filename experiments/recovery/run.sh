@@ -14,9 +14,7 @@ cfsp() {
 
 rates() { # the learning rates to compare at: seed 0, 50 %
     local here=(results="$results/rates" sparsity=0.5)
-    for recovery in lora distill; do  # one by one: Hydra checks other overrides before it sweeps a group
-        cfsp "${here[@]}" recovery=$recovery recovery.training.learning_rate=1e-3,3e-3,1e-2,3e-2
-    done
+    cfsp "${here[@]}" recovery=lora,distill recovery.training.learning_rate=1e-3,3e-3,1e-2,3e-2
     cfsp "${here[@]}" recovery=full recovery.training.learning_rate=3e-4,1e-3,3e-3
 }
 
