@@ -26,6 +26,50 @@ GROUPS = (
     "recovery/objective recovery/data recovery/training evaluation logger hydra/launcher"
 ).split()
 
+COMMON = {
+    "seed": "what is drawn at random",
+    "revision": "a branch, a tag or a commit on the hub",
+    "trust_remote_code": "true: run the code of the folder or the hub",
+    "samples": "windows of the text",
+    "seqlen": "tokens of a window",
+    "window": "tokens of a window",
+    "batch_size": "windows at a time",
+    "name": "what records call the data set",
+    "path": "a data set on the hub, or a folder",
+    "config": "which part of the data set",
+    "split": "which split of the text",
+    "rows": "rows that are read; null: all",
+    "column": "the field that holds the text",
+    "data_files": "which files of a large data set",
+    "separator": "what stands between documents",
+    "paths": "files or globs",
+    "steps": "how many times units are judged anew",
+    "learning_rate": "the highest one, after the warm-up",
+    "warmup": "steps, or rounds, before the count begins",
+    "scheduler": "how the learning rate falls: a name of transformers",
+    "weight_decay": "of AdamW",
+    "epochs": "how often the examples are seen",
+    "accumulation": "batches of an optimizer step",
+    "alpha": "LoRA's scale is alpha / rank",
+    "dropout": "of the adapters' inputs",
+    "min_rank": "the lowest rank of a block",
+    "temperature": "softens both distributions",
+    "hub": "a data set on the hub",
+    "batch_sizes": "prompts at a time, each measured",
+    "new_tokens": "tokens to generate",
+    "prompts": "what the models continue",
+    "project": "of W&B",
+    "entity": "of W&B: a user or a team",
+    "tags": "of the W&B run",
+    "timeout_min": "minutes of a job",
+    "account": "of sbatch",
+    "qos": "of sbatch",
+    "constraint": "of sbatch",
+    "cpus_per_task": "cores of a job",
+    "mem_gb": "memory of a job",
+}
+"""Options whose meaning is the same wherever they stand."""
+
 
 def families() -> str:
     """A row for every model type: which sites it has."""
@@ -78,7 +122,7 @@ def option_table(path: Path) -> list[str]:
     for keys, value in leaves(
         {key: value for key, value in data.items() if key not in ("defaults", "hydra")}
     ):
-        meaning = comments.get(keys) or explained(data, keys)
+        meaning = comments.get(keys) or explained(data, keys) or COMMON.get(keys[-1], "")
         rows.append(f"| `{'.'.join(keys)}` | `{shown(value)}` | {cell(meaning)} |")
     return ["| option | default | meaning |", "|---|---|---|", *rows] if rows else []
 
@@ -122,7 +166,7 @@ def explained(data: dict, keys: tuple[str, ...]) -> str:
     made = get_object(data["_target_"])
     for owner in getattr(made, "__mro__", (made,)):
         text = inspect.cleandoc(owner.__doc__ or "")
-        match = re.search(rf"(?:^|\. ){keys[-1]}: ((?:.+(?:\n    +.+)*))", text, flags=re.MULTILINE)
+        match = re.search(rf"(?:^|\. ){keys[-1]}: (.+(?:\n(?!\w+: ).+)*)", text, flags=re.MULTILINE)
         if match:
             return " ".join(re.split(r"\. \w+: ", match[1])[0].split())
     return ""

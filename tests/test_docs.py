@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from pages import FAR, blocks, call, commands, is_far, of, tiny, tiny_arguments, understood
+from pages import blocks, call, commands, is_far, of, tiny, tiny_arguments, understood
 
+import cfsp
 from cfsp.cli import main
 from cfsp.commands import cache, report, tables
 
@@ -26,7 +27,12 @@ INLINE = sorted(
 )
 """Commands in tables, which are to be copied too."""
 
-WALKED = ("start.md", *(page for page in PAGES if page.startswith("extend/") and page != "extend/index.md"))
+WALKED = ["start.md", *(page for page in PAGES if page.startswith("extend/") and page != "extend/index.md")]
+NOT_YET = pytest.mark.xfail(
+    "__init_subclass__" not in vars(cfsp.Statistic),
+    reason="a statistic's class is not known by itself",
+    strict=True,
+)
 
 
 def without_code(page: str) -> str:
@@ -100,7 +106,9 @@ def test_commands_that_read_records_run(desk, monkeypatch, capsys):
                 assert call(monkeypatch, module.main, name, words) == 0, (line, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("name", WALKED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[NOT_YET] if "statistic" in name else []) for name in WALKED]
+)
 def test_a_reader_can_walk_a_page(name, desk, monkeypatch, capsys):
     """Do what a page says from its top: write the files that it shows, run its commands and its code."""
     monkeypatch.syspath_prepend(str(desk))
@@ -161,7 +169,7 @@ def test_every_option_has_a_meaning(generate):
     )
     silent = sorted({name for name, meaning in rows if not meaning})
     assert len(rows) > 150
-    assert len(silent) < len(rows) / 10, silent
+    assert not silent
 
 
 def test_mkdocs_builds(tmp_path):
@@ -176,10 +184,6 @@ def test_mkdocs_builds(tmp_path):
         "--site-dir",
         str(tmp_path / "site"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "site/repository/results/tables/recovery/index.html").is_file()
-
-
-def test_far_words_are_those_of_pages():
-    assert all(any(word in line for line in LINES) for word in FAR)
