@@ -16,7 +16,6 @@ FAR = (
     "launcher=ray",
     "tasks=[boolq",
     "+experiment=paper/",
-    "setting=llama",
 )
 """What names the hub, a cluster, or data that are not here."""
 
