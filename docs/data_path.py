@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 WIDTH, HEIGHT, GAP = 118, 44, 22
-DECIDE = ["calibration text", "statistics", "scores", "allocation", "PLAN"]
+DECIDE = ["calibration", "statistics", "scores", "allocation", "PLAN"]
 ACT = ["tables, report", "record", "evaluation", "recovery", "surgery"]
 STYLE = """
 text { font: 14px system-ui, sans-serif; text-anchor: middle; fill: #1b1f24 }
