@@ -214,6 +214,7 @@ def signature(thing: Any) -> str:
         text = re.sub(r"((?:: |-> ))'([^']*)'", r"\1\2", str(inspect.signature(thing)))
     except ValueError:  # an abstract class without a constructor of its own
         text = "()"
+    text = re.sub(r"<.*? at 0x[0-9a-f]+>", "...", text)  # a default that is a function
     parameters = re.split(r", (?=\*?\*?\w+(?::|=|,|\)|$))", text)
     return thing.__name__ + (text if len(text) < 90 else ",\n    ".join(parameters))
 
