@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo paper test test-browser test-slurm lint benchmark
+.PHONY: help setup demo paper docs test test-browser test-slurm lint benchmark
 
 # Two processes of one thread are faster than one of two; LAUNCHER= runs one job after the other.
 LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
@@ -10,6 +10,7 @@ LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
 help:
 	@echo "make demo          prune the embedded model by 20 % with CFSP and show what happened"
 	@echo "make paper         the sparsity sweep and CFSP's ablation on the embedded model, results/tables/ and a report"
+	@echo "make docs          the documentation as a site, in site/"
 	@echo "make test          lint and all tests, offline"
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
 	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
@@ -49,6 +50,12 @@ lint: setup
 
 benchmark: setup
 	$(BIN)/python experiments/benchmarks/calibration_cost.py
+
+# mkdocs is needed for nothing else, so it comes when it is asked for.
+docs: setup
+	$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
+	$(BIN)/python docs/generate.py
+	$(BIN)/mkdocs build --strict --quiet
 
 paper: setup
 	experiments/sparsity_sweep/run.sh $(LAUNCHER)

@@ -36,6 +36,8 @@ _HOMES = {
     "Compensation": "cfsp.compensation.base",
     "Schedule": "cfsp.schedules.base",
     "Recovery": "cfsp.recovery.base",
+    "Setting": "cfsp.recovery.base",
+    "Recovered": "cfsp.recovery.base",
     "Evaluator": "cfsp.evaluation.base",
     "Logger": "cfsp.loggers.base",
     "Layout": "cfsp.layouts",

@@ -1,6 +1,7 @@
 """Shared fixtures. The suite runs on CPU, without a network, with one thread per worker."""
 
 import os
+import shutil
 import sys
 from functools import partial
 from pathlib import Path
@@ -62,6 +63,23 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def desk(tmp_path, monkeypatch, tiny_checkpoint, text_file):
+    """A folder with the files that the pages speak of."""
+    mine = tmp_path / "my"
+    shutil.copytree(tiny_checkpoint, mine / "model")
+    (mine / "train").mkdir()
+    words = text_file.read_text()
+    (mine / "train" / "a.jsonl").write_text(f'{{"text": "{words}"}}\n')
+    (mine / "test.txt").write_text(words)
+    pair = '{"instruction": "Say yes", "input": "", "output": "yes"}'
+    (mine / "alpaca.json").write_text(f"[{', '.join([pair] * 40)}]")
+    rows = '{"goal": "eat", "sol1": "a pan", "sol2": "a pot", "label": 0}\n'
+    (mine / "piqa.validation.jsonl").write_text(rows * 4)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
