@@ -60,7 +60,7 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_config(config, OmegaConf.to_container(cfg))
     run_id = record.run_id(config)
-    files = RunFiles(Path(cfg.results), run_id, save_folder(cfg, run_id))
+    files = RunFiles.of(Path(cfg.results), run_id, save_folder(cfg, run_id))
     found = None if cfg.overwrite else files.finished()
     if found is not None and files.settled():
         return found, False

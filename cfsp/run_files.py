@@ -22,11 +22,15 @@ RECORD = "record.json"
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a run keeps what it found. target: the folder of its model, if that is to be kept."""
+    """Where a run keeps what it found. target: the folder of its model, if that is to be kept; no link."""
 
     results: Path
     id: str
     target: Path | None
+
+    @classmethod
+    def of(cls, results: Path, run_id: str, target: Path | None) -> RunFiles:
+        return cls(results, run_id, None if target is None else target.resolve())
 
     @property
     def record(self) -> Path:
@@ -44,7 +48,7 @@ class RunFiles:
 
     def may_replace(self, overwrite: bool) -> bool:
         """Whether a model that is at the target may go: it is asked for, or it can only be this run's."""
-        return overwrite or self.target == self.models
+        return overwrite or self.target == self.models.resolve()
 
     @property
     def lock(self) -> Path:
@@ -109,6 +113,8 @@ class RunFiles:
         """
         read_finished(self.record)
         found = self.finished()
+        if found is None and is_main() and self.target is not None and (self.target / RECORD).exists():
+            print(f"cfsp: {self.target} is not the model of {self.record}", file=sys.stderr)
         if found is not None and is_main():
             if not self.record.exists():
                 found.save(self.results)

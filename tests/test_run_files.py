@@ -60,8 +60,9 @@ def test_a_record_beside_another_model_is_no_finished_run(cfsp, made, tmp_path):
     code, _, err = cfsp("evaluation=[]", "overwrite=true")
     assert code == 0
     assert f"the model in results/models/{run_id} is of an older record of this run" in err[0]
-    code, _, (line,) = cfsp("evaluation=[]", f"save={other}")
+    code, _, (named, line) = cfsp("evaluation=[]", f"save={other}")
     assert code == 1
+    assert named == f"cfsp: {other} is not the model of results/records/{run_id}.json"
     assert "holds a model already; expected an empty folder, or overwrite=true" in line
     code, _, err = cfsp(*KEPT)
     assert code == 0
@@ -119,6 +120,20 @@ def test_what_killed_saves_left_goes_at_the_next_start(cfsp, made, again):
     assert not [path for path in left if path.exists()]
     assert {path.name for path in (results / "models").iterdir()} == {run_id}
     assert not [*(results / "recovery").iterdir()]
+
+
+@pytest.mark.parametrize("save", ["true", "."])
+def test_a_model_whose_record_was_altered_is_named(cfsp, made, save, monkeypatch, tmp_path):
+    results, run_id = made
+    model = results / "models" / run_id
+    if save == ".":
+        model = shutil.copytree(model, tmp_path / "here")
+    monkeypatch.chdir(model)
+    (model / "record.json").write_text(pair(results, run_id)[1].replace(run_id, "0" * 12))
+    code, _, err = cfsp("evaluation=[]", f"save={save}", f"results={results}")
+    assert err[0] == f"cfsp: {model} is not the model of {results}/records/{run_id}.json"
+    assert code == (save == ".")  # the other place can only be this run's
+    assert ("expected an empty folder, or overwrite=true" in err[1]) == (save == ".")
 
 
 def test_an_old_model_is_put_back_if_the_new_one_never_came(cfsp, made):
