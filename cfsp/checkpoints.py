@@ -40,7 +40,7 @@ def save(
     `per_layer_config`, and the modelling file that reads them comes along: load it with
     `trust_remote_code=True`, or with `cfsp.load`.
 
-    tokenizer: None takes that of `source`, file by file.
+    tokenizer: None takes its files, and how to decode, from `source` as they are.
     card: makes the README.md, told whether the model needs its modelling file to load.
     files: more text files to put in: name -> text.
     adapters: a peft model around `model`, whose adapters go into the folder `adapters`, and name this
@@ -143,9 +143,9 @@ def write_generation_config(folder: Path, model: PreTrainedModel) -> None:
         )
 
 
-def carry(source: Path | None, folder: Path, with_tokenizer: bool) -> None:
+def carry(source: Path | None, folder: Path, unchanged: bool) -> None:
     """Copy the files that no pruning changes."""
-    for path in [] if source is None else carried_files(source, with_tokenizer):
+    for path in [] if source is None else carried_files(source, unchanged):
         target = folder / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)

@@ -14,7 +14,8 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 FLOATS = ("F64", "F32", "F16", "BF16")
 """What safetensors calls the types that a weight can have as a number, not as a code for one."""
 
-TOKENIZER = (
+UNCHANGED = (
+    "generation_config.json",
     "tokenizer*",
     "special_tokens_map.json",
     "added_tokens.json",
@@ -29,7 +30,7 @@ TOKENIZER = (
     "*.tiktoken",
     "tokenization_*.py",
 )
-"""Files of a tokenizer."""
+"""Files that say what the objects say that a run does not change: how to decode, and the tokenizer."""
 
 OTHERS = ("*processor_config.json", "LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "USE_POLICY*")
 """Other files beside a model that hold for the pruned one too: they travel as they are."""
@@ -42,13 +43,13 @@ def local_folder(source: str | Path, revision: str | None = None) -> Path:
     """
     if Path(source).is_dir():
         return Path(source)
-    wanted = ["config.json", *TOKENIZER, *OTHERS]
+    wanted = ["config.json", *UNCHANGED, *OTHERS]
     return Path(snapshot_download(str(source), revision=revision, allow_patterns=wanted))
 
 
-def carried_files(folder: Path, with_tokenizer: bool) -> list[Path]:
-    """The files of a model's folder that belong beside the pruned one too."""
-    patterns = (*TOKENIZER, *OTHERS) if with_tokenizer else OTHERS
+def carried_files(folder: Path, unchanged: bool) -> list[Path]:
+    """The files of a model's folder that belong beside the pruned one. unchanged: `UNCHANGED` ones too."""
+    patterns = (*UNCHANGED, *OTHERS) if unchanged else OTHERS
     return sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
 
 
@@ -57,9 +58,7 @@ def check_files(folder: Path) -> None:
     for path in sorted(path for path in folder.iterdir() if path.is_file()):
         with path.open("rb") as file:
             if file.read(len(POINTER)) == POINTER:
-                raise ValueError(
-                    f"{path} is a pointer of git-lfs, not the file; expected it after git lfs pull"
-                )
+                raise ValueError(f"{path} is a pointer of git-lfs; expected the file (git lfs pull)")
     for path in sorted(folder.glob("*.safetensors")):
         for name, dtype in dtypes(path):
             if name.endswith("weight") and dtype not in FLOATS:

@@ -40,15 +40,16 @@ def umask() -> int:
 
 
 def torch_settings() -> dict[str, object]:
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    backends, cudnn = torch.backends, torch.backends.cudnn
+    kinds = (backends, backends.cuda.matmul, cudnn, cudnn.conv, cudnn.rnn, backends.mkldnn)
     return {
         "threads": (torch.get_num_threads(), torch.get_num_interop_threads()),
         "dtype": torch.get_default_dtype(),
         "device": str(torch.get_default_device()),
         "grad": (torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.is_anomaly_enabled()),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "matmul": (torch.get_float32_matmul_precision(), matmul.allow_tf32),
-        "cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32),
+        "precision": [kind.fp32_precision for kind in kinds],
+        "cudnn": (cudnn.enabled, cudnn.benchmark, cudnn.deterministic),
         "autocast": torch.is_autocast_enabled("cpu"),
         "sharing": torch.multiprocessing.get_sharing_strategy(),
     }
