@@ -188,5 +188,7 @@ def test_chats_take_the_template_where_there_is_one(tmp_path, tokenizer, suffix)
 
 @pytest.mark.parametrize("paths", [[], "", [""], 3, None, {"a": 1}])
 def test_paths_that_name_nothing(paths):
-    with pytest.raises(ValueError, match="paths=.*: expected names of files or folders, or globs"):
+    with pytest.raises(
+        ValueError, match=r"^paths=.*: expected (names of files or folders, or globs|a list of)"
+    ):
         Files(paths)
