@@ -1,75 +1,15 @@
-"""Allocators: reference vectors, exact budgets, bounds."""
+"""Allocators: exact budgets, bounds."""
 
 import random
-from dataclasses import replace
 
 import pytest
 import torch
+from allocating import PROFILE, mlps, run, site, stats_of
 
-from cfsp.allocators.cfsp import CFSP, CFSPReleased, released_ratios
-from cfsp.allocators.global_rank import GlobalRank, GlobalRankReleased, tell_of_heads
-from cfsp.allocators.uniform import Uniform, UniformReleased
+from cfsp.allocators.cfsp import CFSP, CFSPReleased
+from cfsp.allocators.global_rank import GlobalRank
+from cfsp.allocators.uniform import Uniform
 from cfsp.sites import Member, Site
-
-PROFILE = [0.38, 0.24, 0.17, 0.14, 0.12, 0.11, 0.10, 0.09, 0.09, 0.08, 0.10, 0.26]
-RATIOS_50 = [0.996073, 0.785803, 0.570436, 0.467618, 0.400989, 0.369053, 0.338334, 0.309009, 0.309009]
-RATIOS_50 += [0.281222, 0.338334, 0.834120]
-RATIOS_20 = [0.990476, 0.909739, 0.827045, 0.787566, 0.761983, 0.749721, 0.737925, 0.726666, 0.726666]
-RATIOS_20 += [0.715996, 0.737925, 0.928291]
-WIDTHS = {
-    (0.5, 14336): [14336, 11264, 8192, 6656, 5760, 5248, 4864, 4480, 4480, 3968, 4864, 11904],
-    (0.2, 14336): [14208, 13056, 11904, 11264, 10880, 10752, 10624, 10368, 10368, 10240, 10624, 13312],
-    (0.2, 11008): [10880, 9984, 9088, 8704, 8448, 8192, 8064, 7936, 7936, 7936, 8064, 10240],
-}
-
-
-def site(block: int, units: int, kind: str = "mlp") -> Site:
-    member = Member(f"{block}.{kind}", 1)
-    return Site(f"{block}.{kind}", kind, units, block, (str(block),), (member,), (member,))
-
-
-def mlps(units: int, blocks: int = 12) -> list[Site]:
-    return [site(block, units) for block in range(blocks)]
-
-
-def stats_of(sites, profile=PROFILE):
-    return {site.name: {"block_angular": torch.tensor(profile[site.block]).double()} for site in sites}
-
-
-def run(allocator, sites, sparsity, cost=None, scores=None, stats=None):
-    """Widths, and the budget that they were asked to meet."""
-    cost = cost or {site.name: 3 for site in sites}
-    total = sum(site.units * cost[site.name] for site in sites)
-    budget = total - round(sparsity * total)
-    return allocator.allocate(sites, scores or {}, stats or stats_of(sites), cost, budget), budget
-
-
-@pytest.mark.parametrize(("sparsity", "expected"), [(0.5, RATIOS_50), (0.2, RATIOS_20)])
-def test_released_keep_ratios(sparsity, expected):
-    ratios = released_ratios(dict(enumerate(PROFILE)), 13.1072, 1 - sparsity)
-    assert [*ratios.values()] == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize(("sparsity", "units"), WIDTHS)
-def test_released_widths(sparsity, units):
-    widths, _ = run(CFSPReleased(round_to=128, temperature=13.1072), mlps(units), sparsity)
-    assert [*widths.values()] == WIDTHS[sparsity, units]
-
-
-@pytest.mark.parametrize("units", [172, 1000, 4096])
-def test_released_widths_without_its_flag_are_one_more_than_the_integer_part(units):
-    widths, _ = run(CFSPReleased(round_to=1, temperature=13.1072), mlps(units), 0.5)
-    score = torch.arange(float(units), 0, -1)
-    for width, ratio in zip(widths.values(), RATIOS_50, strict=True):
-        threshold = score[int(units * ratio)]  # as the release picks it, of the sorted scores
-        assert width == int((score >= threshold).sum())
-    everything, _ = run(CFSPReleased(round_to=1, temperature=13.1072), mlps(units), 0.0)
-    assert {*everything.values()} == {units}
-
-
-def test_unclipped_cfsp_gives_the_released_ratios():
-    widths, _ = run(CFSP(), mlps(100_000), 0.5)
-    assert [width / 100_000 for width in widths.values()] == pytest.approx(RATIOS_50, abs=1e-5)
 
 
 def test_cfsp_hands_the_excess_of_full_blocks_on_in_proportion():
@@ -200,15 +140,6 @@ def test_impossible_budgets(allocator, sparsity, message):
         run(allocator, mlps(100), sparsity)
 
 
-def test_released_allocation_may_miss_the_budget_but_not_its_own_bounds():
-    allocator, sites = CFSPReleased(round_to=128, temperature=13.1072), mlps(172, 5)
-    widths, budget = run(allocator, sites, 0.5, stats=stats_of(sites, [0.1] * 5))
-    assert [*widths.values()] == [128] * 5
-    assert sum(widths.values()) * 3 > budget
-    with pytest.raises(ValueError, match="round_to=128: 0.mlp has 100 units"):
-        CFSPReleased(round_to=128, temperature=13.1072).check(mlps(100), {}, 0)
-
-
 @pytest.mark.parametrize("make", ALLOCATORS)
 def test_all_blocks_protected(make):
     sites = mlps(10, 2)
@@ -231,85 +162,7 @@ def test_bad_options():
         CFSP(metric="l2")
 
 
-def test_released_uniform_rounds_every_site_by_itself():
-    sites = [site(0, 40), site(0, 7, "attention"), site(1, 41)]
-    cost = {one.name: 3000 if one.kind == "mlp" else 90000 for one in sites}
-    down, _ = run(UniformReleased(), sites, 0.3, cost)
-    up, _ = run(UniformReleased(neurons="up"), sites, 0.3, cost)
-    assert list(down.values()) == [28, 5, 29]  # 40 - 12, 7 - floor(2.1), 41 - floor(12.3)
-    assert list(up.values()) == [28, 5, 28]
-    assert list(run(UniformReleased(protect=[0]), sites, 0.3, cost)[0].values()) == [40, 7, 29]
-
-
-def test_released_uniform_takes_query_heads_of_every_group():
-    heads = Site("0.query_heads", "query_heads", 12, 0, ("0",), (), (Member("0", 1),), groups=4)
-    assert run(UniformReleased(), [heads], 0.4)[0] == {"0.query_heads": 8}
-
-
-def test_released_global_rank_cuts_above_the_closest_weight():
-    sites = [site(0, 4), site(0, 2, "attention")]
-    scores = {"0.mlp": torch.tensor([9.0, 5, 3, 1]), "0.attention": torch.tensor([7.0, 2])}
-    # By falling score the weights are 1, 3, 1, 1, 3, 1 and their sums 1, 4, 5, 6, 9, 10.
-    for sparsity, expected in ((0.5, [1, 1]), (0.4, [2, 1]), (0.15, [3, 1])):
-        found, _ = run(GlobalRankReleased(head_weight=3), sites, sparsity, {s.name: 1 for s in sites}, scores)
-        assert list(found.values()) == expected, sparsity
-
-
-def test_a_head_of_another_size_than_flap_s_is_told_what_it_weighs(capsys):
-    def allocate(channels, **options):
-        member = Member("o_proj", 1, span=channels)
-        heads = Site("heads", "attention", 4, 0, (), (member,), (member,))
-        allocator, sites = GlobalRankReleased(**options), [site(0, 40), heads]
-        scores = {one.name: torch.rand(one.units) for one in sites}
-        for _ in range(2):
-            run(allocator, sites, 0.5, {one.name: 1 for one in sites}, scores)
-        return capsys.readouterr().err
-
-    tell_of_heads.cache_clear()
-    (line,) = allocate(48).splitlines()
-    assert line.endswith("allocator.head_weight=64")  # 512 / 3 x 48 / 128
-    assert allocate(128) == allocate(24, head_weight=32) == ""
-
-
-@pytest.mark.parametrize("allocator", [CFSP(temperature=1e300), CFSPReleased(temperature=1e300)])
-def test_a_temperature_that_makes_a_step_of_the_sigmoid_is_refused(allocator):
-    with pytest.raises(ValueError, match=r"temperature=1e\+300: .*; expected at most (\d+)") as refused:
-        run(allocator, mlps(1024), 0.5)
-    most = float(str(refused.value).rsplit(" ", 1)[1])
-    assert run(replace(allocator, temperature=0.99 * most, round_to=1), mlps(1024), 0.5)
-
-
-def test_released_temperature_is_tokens_over_ten_thousand():
-    sites = mlps(14336)
-    stats = stats_of(sites)
-    for stat in stats.values():
-        stat["block_tokens"] = torch.tensor(131072.0)
-    implied, _ = run(CFSPReleased(round_to=128), sites, 0.5, stats=stats)
-    given, _ = run(CFSPReleased(round_to=128, temperature=13.1072), sites, 0.5)
-    assert implied == given
-    with pytest.raises(ValueError, match="temperature=None: expected a finite number"):
-        CFSP(temperature=None)
-
-
 def test_allocators_of_blocks_refuse_sites_without_one():
     hidden = Site("hidden", "hidden", 8, None, (), (), (Member("norm", 0),))
     with pytest.raises(ValueError, match="allocator CFSP goes by blocks, and 'hidden' belongs to none"):
         run(CFSP(), [hidden], 0.5, stats={"hidden": {}})
-
-
-@pytest.mark.parametrize("units", [40, 60, 100, 200])
-@pytest.mark.parametrize("share", [0.1, 0.2, 0.3, 0.7])
-def test_released_uniform_is_exact_where_the_share_is_a_whole_number(units, share):
-    sites = [site(0, units), site(0, 7, "attention"), site(1, 41)]
-    cost = {one.name: 96 if one.kind == "mlp" else 1153 for one in sites}
-    for neurons in ("down", "up"):
-        found, _ = run(UniformReleased(neurons=neurons), sites, share, cost)
-        assert found["0.mlp"] == units - round(share * units)
-
-
-def test_released_allocators_refuse_what_they_would_ignore():
-    for options in ({"round_to": 8}, {"allow_empty": True}):
-        with pytest.raises(ValueError, match="rounds as its release does; expected no round_to"):
-            UniformReleased(**options)
-        with pytest.raises(ValueError, match="rounds as its release does; expected no round_to"):
-            GlobalRankReleased(**options)

@@ -60,10 +60,14 @@ def test_sites_that_share_a_consumer_are_refused():
 
 @pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), True, "some"])
 def test_impossible_ridges_are_refused(ridge):
-    with pytest.raises(ValueError, match="expected a number above 0"):
-        LeastSquares(ridge=ridge)
-    with pytest.raises(ValueError, match="criterion ridge=.*expected a number"):
-        OBS(ridge=ridge)
+    for part in (LeastSquares, OBS):
+        with pytest.raises(ValueError, match="ridge=.*expected a (finite )?number"):
+            part(ridge=ridge)
+
+
+def test_a_ridge_that_leaves_no_weights_is_named():
+    with pytest.raises(ValueError, match=r"layers.0.mlp: .* ridge=1e\+300 leaves nothing of the weights"):
+        cfsp.plan(make("llama"), batches(), compensation=LeastSquares(ridge=1e300), allocator="uniform")
 
 
 def test_a_ridge_that_is_too_small_is_named():

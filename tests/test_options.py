@@ -17,6 +17,7 @@ from cfsp.build import CONF, choices
 from cfsp.calibration import RandomWindows
 from cfsp.compensation.none import NoCompensation
 from cfsp.config import SAME, Config, check_config
+from cfsp.criteria.flap import FLAP
 from cfsp.criteria.magnitude import Magnitude
 from cfsp.options import check_option, declared
 from cfsp.schedules.blockwise import Blockwise
@@ -199,6 +200,12 @@ def test_samples_that_no_memory_holds_are_named_with_what_they_take(monkeypatch)
     with pytest.raises(ValueError, match=message):
         RandomWindows(Stdlib("test"), 10_000_000, 1024, 1, 0)
     RandomWindows(Stdlib("test"), 43_690, 1024, 1, 0)
+
+
+def test_a_power_of_flap_s_metric_that_overflows_is_refused():
+    part = {"allocator": "uniform", "kinds": ["attention"], "sparsity": 0.5}
+    with pytest.raises(ValueError, match="attention_power=.*over- or underflows; expected 1 or 2"):
+        cfsp.plan(make("llama"), batches(), criterion=FLAP(attention_power=1e300), **part)
 
 
 @pytest.mark.parametrize("weights", ["all", "consumers"])

@@ -69,7 +69,7 @@ class LeastSquares(Compensation):
                 f"{view.name}: a fitted weight is NaN or infinite; check the weights of the model, or "
                 "load it with dtype=float32"
             )
-        if weight[places].any() and not consumer.float().any():
+        if consumer.any() and not consumer.float().any():  # they underflow
             raise ValueError(f"{whose}={ridge:g} leaves nothing of the weights; expected a smaller one")
         return {"consumer": consumer.float().cpu()} | ({} if bias is None else {"bias": bias.float().cpu()})
 
