@@ -12,21 +12,22 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cfsp.about import About
 from cfsp.atomic import replacing
 
 T = TypeVar("T")
 KINDS = ("metrics", "statistics")
 ABOUT = "about.json"
-"""Beside statistics: which model and text they are of, for people; no program reads it back."""
+"""Beside statistics: which model and text they are of, for people and `cfsp-cache`."""
 ABANDONED = 86400.0
 """Seconds after which nobody writes a part file any more; a younger one may be a running job's."""
 
@@ -49,7 +50,7 @@ class Cache:
     """
 
     folder: Path | None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: About | None = None
 
     @classmethod
     def at(cls, place: object) -> Cache:
@@ -97,15 +98,14 @@ class Cache:
     def describe(self, folder: str) -> None:
         """Say in an entry's folder what `about` says; what is there stays."""
         if self.folder is not None and self.about and not (self.folder / folder / ABOUT).exists():
-            text = json.dumps(self.about) + "\n"
-            self.put(f"{folder}/{ABOUT}", lambda part: part.write_text(text))
+            self.put(f"{folder}/{ABOUT}", self.about.write)
 
     def entries(self, kinds: Collection[str] = KINDS) -> list[Entry]:
         """All that is kept, the newest first; what other jobs delete meanwhile is left out."""
         entries = []
         for kind in kinds if self.folder is not None else ():
             for path in (self.folder / kind).rglob("*.*"):
-                if path.name.startswith(".") or path.name == ABOUT:
+                if path.name.startswith(".") or path.name == ABOUT or path.is_dir():
                     continue
                 with suppress(FileNotFoundError):
                     stat = path.stat()

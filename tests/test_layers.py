@@ -7,8 +7,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
-    {"atomic", "checks", "modeling_pruned", "modes", "sharding", "windows"},
-    {"sites", "plans", "record"},
+    {
+        "atomic",
+        "checks",
+        "escapes",
+        "fields",
+        "modeling_pruned",
+        "modes",
+        "ranking",
+        "schema",
+        "sharding",
+        "windows",
+    },
+    {"about", "sites", "plans", "record"},
     {
         "cache",
         "costs",
@@ -20,6 +31,7 @@ ROWS = [
         "loggers",
         "summary",
         "frames",
+        "reading",
     },
     {
         "failures",
