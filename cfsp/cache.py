@@ -13,14 +13,15 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cfsp.about import About
 from cfsp.atomic import clear_parts, replacing
 from cfsp.locks import holding_if_possible
 from cfsp.seals import seal, unseal
@@ -28,7 +29,7 @@ from cfsp.seals import seal, unseal
 T = TypeVar("T")
 KINDS = ("metrics", "statistics", "texts")
 ABOUT = "about.json"
-"""Beside statistics: which model and text they are of, for people; no program reads it back."""
+"""Beside statistics: which model and text they are of, for people and `cfsp-cache`."""
 ABANDONED = 86400.0
 """Seconds after which nobody writes a part file any more; a younger one may be a running job's."""
 
@@ -51,7 +52,7 @@ class Cache:
     """
 
     folder: Path | None
-    about: Mapping[str, Any] = field(default_factory=dict)
+    about: About | None = None
 
     @classmethod
     def at(cls, place: object) -> Cache:
@@ -123,20 +124,20 @@ class Cache:
 
     def describe(self, folder: str) -> None:
         """Say in an entry's folder what `about` says; what is there stays."""
-        if self.folder is None or not self.about:
+        if self.folder is None or self.about is None:
             return
         path = self.folder / folder / ABOUT
         with suppress(OSError):  # for people: no program misses it
             if not path.exists():
                 with replacing(path) as part:
-                    part.write_text(json.dumps(self.about) + "\n")
+                    self.about.write(part)
 
     def entries(self, kinds: Collection[str] = KINDS) -> list[Entry]:
         """All that is kept, the newest first; what other jobs delete meanwhile is left out."""
         entries = []
         for kind in kinds if self.folder is not None else ():
             for path in (self.folder / kind).rglob("*.*"):
-                if path.name.startswith(".") or path.name == ABOUT:
+                if path.name.startswith(".") or path.name == ABOUT or path.is_dir():
                     continue
                 with suppress(FileNotFoundError):
                     stat = path.stat()

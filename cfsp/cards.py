@@ -8,6 +8,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from cfsp.escapes import code, code_block, markdown_text
 from cfsp.record import Record, part_name
 
 PARTS = ("criterion", "allocator", "compensation", "schedule")
@@ -32,9 +33,9 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 {data.to_yaml()}
 ---
 
-# {Path(base).name}, pruned
+# {markdown_text(Path(base).name)}, pruned
 
-`{base}` without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
+{code(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
 
 | parameters | dense | pruned | removed |
 |---|---|---|---|
@@ -56,9 +57,7 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 
 ## Made by
 
-```
-{record.command or "the Python API"}
-```
+{code_block(record.command or "the Python API")}
 
 Calibration: `{config["calibration"]["text"]["_target_"].rsplit(".", 1)[-1]}`, \
 {config["calibration"]["samples"]} samples of {config["calibration"]["seqlen"]} tokens, seed {config["seed"]}.
@@ -79,7 +78,9 @@ def size_rows(record: Record) -> str:
 
 def width_rows(record: Record) -> str:
     """Kept and former units of every site, as table rows."""
-    return "\n".join(f"| {name} | {kept} | {units} |" for name, (units, kept) in record.widths.items())
+    return "\n".join(
+        f"| {markdown_text(name)} | {kept} | {units} |" for name, (units, kept) in record.widths.items()
+    )
 
 
 def metrics(record: Record) -> str:
@@ -89,8 +90,8 @@ def metrics(record: Record) -> str:
     rows = ["| metric | dense | pruned | protocol |", "|---|---|---|---|"]
     for name, metric in record.metrics["pruned"].items():
         dense = record.metrics["dense"][name].value
-        protocol = ", ".join(f"{key} {value}" for key, value in metric.protocol.items())
-        rows.append(f"| {name} | {dense:.4g} | {metric.value:.4g} | {protocol} |")
+        protocol = markdown_text(", ".join(f"{key} {value}" for key, value in metric.protocol.items()))
+        rows.append(f"| {markdown_text(name)} | {dense:.4g} | {metric.value:.4g} | {protocol} |")
     return "\n".join(rows)
 
 

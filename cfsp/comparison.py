@@ -6,10 +6,11 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import inf, isfinite, isnan
+from math import isfinite
 from statistics import fmean, median, stdev
 from typing import Any
 
+from cfsp.ranking import best_of, why_no_best
 from cfsp.record import Record
 
 
@@ -88,21 +89,31 @@ def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
     return dict(sorted(lines.items()))
 
 
-def best_points(found: Iterable[Point], measure: Measure) -> list[Point]:
-    """The point of each asked sparsity whose mean is best."""
-    sign = 1 if measure.better == "lower" else -1
+@dataclass(frozen=True)
+class Contest:
+    """What methods reached at one asked sparsity.
+
+    best: by `best_of`; empty where none may be called so, and why_none says why.
+    """
+
+    sparsity: float
+    points: tuple[Point, ...]
+    best: tuple[Point, ...]
+    why_none: str
+
+
+def contests(found: Iterable[Point], measure: Measure) -> list[Contest]:
+    """The points of each asked sparsity, and which of them is best by its mean."""
     shares = defaultdict(list)
     for point in found:
         shares[point.sparsity].append(point)
-    return [
-        min(members, key=lambda point: worse_if_nan(sign * point.spread(measure.read).mean))
-        for _, members in sorted(shares.items())
-    ]
-
-
-def worse_if_nan(value: float) -> float:
-    """A number to sort by: a model that gives no number is never the best."""
-    return inf if isnan(value) else value
+    made = []
+    for sparsity, rivals in sorted(shares.items()):
+        means = [point.spread(measure.read).mean for point in rivals]
+        removed = [point.removed("model") for point in rivals]
+        best = tuple(rivals[index] for index in best_of(means, removed, measure.better))
+        made.append(Contest(sparsity, tuple(rivals), best, why_no_best(means, removed)))
+    return made
 
 
 def by_model(records: Iterable[Record]) -> list[list[Record]]:

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
+from cfsp.fields import Environment, Git
 from cfsp.record import environment, git_state, make_folder, now, write_json
+from cfsp.schema import load_each, parse, read_json
+
+
+class Raised(TypedDict):
+    type: str
+    message: str
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that raised. error: `type` and `message`. sweep: the name of its folder, if it was in one."""
+    """A run that raised. sweep: the name of its folder, if it was in one."""
 
     id: str
     created: str
-    error: Mapping[str, str]
+    error: Raised
     traceback: str
     command: str | None
     sweep: str | None
     config: Mapping[str, Any]
-    git: Mapping[str, Any] | None
-    environment: Mapping[str, Any]
+    git: Git | None
+    environment: Environment
 
     @classmethod
     def of(
@@ -53,6 +59,19 @@ class Failure:
         write_json(path, asdict(self))
         return path
 
+    @classmethod
+    def load(cls, path: Path) -> Failure:
+        """Read a failure. Raises ValueError if the file is none, OSError if there is no reading it."""
+        try:
+            return parse(cls, read_json(path))
+        except ValueError as error:
+            raise ValueError(f"{path}: no failure of this version of cfsp ({error})") from error
+
+    @property
+    def said(self) -> str:
+        """The error in one line, its kind first."""
+        return f"{self.error['type']}: {' '.join(self.error['message'].split())}".removesuffix(": ")
+
 
 def failure_path(results: str | Path, run_id: str) -> Path:
     return Path(results) / "failures" / f"{run_id}.json"
@@ -63,13 +82,14 @@ def forget(results: str | Path, run_id: str) -> None:
     failure_path(results, run_id).unlink(missing_ok=True)
 
 
+def read_failures(results: str | Path) -> tuple[list[Failure], list[str]]:
+    """The failures in a results folder, by file name, and a line for each file that is none."""
+    return load_each(sorted((Path(results) / "failures").glob("*.json")), Failure.load)
+
+
 def of_sweep(results: str | Path, sweep: str) -> list[Path]:
-    """The failures of a sweep, by file name; a file that cannot be read is named on stderr."""
-    found = []
-    for path in sorted((Path(results) / "failures").glob("*.json")):
-        try:
-            if json.loads(path.read_text())["sweep"] == sweep:
-                found.append(path)
-        except (ValueError, KeyError, TypeError) as error:
-            print(f"cfsp: {path}: no failure that can be read ({error})", file=sys.stderr)
-    return found
+    """The files of a sweep's failures; one that cannot be read is named on stderr."""
+    failures, faults = read_failures(results)
+    for fault in faults:
+        print(f"cfsp: {fault}", file=sys.stderr)
+    return [failure_path(results, failure.id) for failure in failures if failure.sweep == sweep]

@@ -8,18 +8,8 @@ from collections.abc import Callable, Iterable
 
 import pandas as pd
 
+from cfsp.escapes import csv_text, latex_text, markdown_text
 from cfsp.tables import Comparison, wide
-
-LATEX = str.maketrans(
-    {
-        **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "\\": r"\textbackslash{}",
-        "±": r"$\pm$",
-        "−": "$-$",
-    }
-)
 
 
 def render(tables: Iterable[Comparison], form: str) -> str:
@@ -86,7 +76,13 @@ def csv(tables: list[Comparison]) -> str:
     whole = pd.concat(frames)
     order = [*first, *(name for name in whole.columns if name not in (*first, "protocol")), "protocol"]
     names = order[: order.index("mean")]
-    return whole[order].sort_values(names, key=lambda column: column.map(str)).to_csv(index=False)
+    cells = whole[order].sort_values(names, key=lambda column: column.map(str))
+    return cells.map(csv_cell).rename(columns=csv_text).to_csv(index=False)
+
+
+def csv_cell(value: object) -> object:
+    """A text escaped; a number is none."""
+    return csv_text(value) if isinstance(value, str) else value
 
 
 FORMS: dict[str, Callable[[list[Comparison]], str]] = {
@@ -129,11 +125,3 @@ def notes(one: Comparison) -> list[str]:
         if key != "measure" and not key.endswith("sha256")
     )
     return [f"Cells: {'; '.join(parts)}.", f"Protocol: {protocol}.", *one.notes]
-
-
-def markdown_text(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
-
-
-def latex_text(text: str) -> str:
-    return text.translate(LATEX)

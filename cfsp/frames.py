@@ -6,7 +6,6 @@ import difflib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatch
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +16,6 @@ from cfsp.record import NOT_IDENTITY, Record, part_name
 FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
 MEASURED = ("removed", "parameters")
 """Columns of a frame that say what came out; the others are the run's config."""
-
-
-def read(places: Iterable[str | Path]) -> tuple[list[Record], list[str]]:
-    """All records in folders, files or globs of them, and a sentence for each file that is none.
-
-    A folder holds records itself or in `records/`.
-
-    Raises:
-        ValueError: a place that is not there or holds no records.
-    """
-    records, faults = [], []
-    for path in dict.fromkeys(path for place in places for path in record_files(place)):
-        try:
-            records.append(Record.load(path))
-        except ValueError as error:
-            faults.append(" ".join(str(error).split()))
-    return records, faults
-
-
-def record_files(place: str | Path) -> list[Path]:
-    """The record files that a place stands for, sorted. Raises ValueError if there are none."""
-    found = []
-    for path in map(Path, [place] if Path(place).exists() else glob(str(place))):
-        inner = path / "records"
-        folder = inner if inner.is_dir() else path
-        found += [path] if path.is_file() else folder.glob("*.json")
-    if not found:
-        raise ValueError(f"{place}: no records; expected a folder, a .json file or a glob of them")
-    return sorted(found)
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:

@@ -49,10 +49,13 @@ def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
     """What a part is called in each config. Options that are off or empty go unsaid."""
     names = [short_name(config.get(part), part) for config in configs]
     options = [dict(leaves(config.get(part))) for config in configs]
+    peers: dict[str, dict[str, set[str]]] = {}  # name -> option -> its values; where it lacks it was not yet
+    for name, own in zip(names, options, strict=True):
+        for key, value in own.items():
+            peers.setdefault(name, {}).setdefault(key, set()).add(str(value))
     texts = []
     for name, own in zip(names, options, strict=True):
-        peers = [other for other, peer in zip(options, names, strict=True) if peer == name]
-        differing = [key for key in own if differs(key, peers) and own[key] not in (None, [])]
+        differing = [key for key in own if len(peers[name][key]) > 1 and own[key] not in (None, [])]
         listed = ", ".join(option_text(key, own[key]) for key in differing)
         if listed and len(set(names)) == 1 and part != "criterion":
             texts.append(listed)  # of a part that is always the same one
@@ -88,11 +91,6 @@ def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{path}{key}", value
         elif path:
             yield path.removesuffix("."), part_name(config)
-
-
-def differs(key: str, peers: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether peers that have an option disagree; one that lacks it is of a version before it."""
-    return len({str(peer[key]) for peer in peers if key in peer}) > 1
 
 
 def option_text(key: str, value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cfsp.about import About
 from cfsp.allocators.base import Allocator
 from cfsp.build import build
 from cfsp.cache import Cache, fingerprint, fingerprint_batches
@@ -82,17 +83,18 @@ class Parts:
             sampler.check(model, tokenizer)
         return cost
 
-    def about(self, model: Mapping[str, Any]) -> dict[str, Any]:
+    def about(self, model: Mapping[str, Any]) -> About:
         """What people call the statistics by that this run keeps. model: its config."""
-        return {
-            "model": model["path"],
-            "revision": model["revision"],
-            "dtype": model["dtype"],
-            "text": self.calibration.text.label,
-            "samples": self.calibration.samples,
-            "seqlen": self.calibration.seqlen,
-            "seed": self.calibration.seed,
-        }
+        calibration, revision = self.calibration, model["revision"]
+        return About(
+            model=str(model["path"]),
+            revision=None if revision is None else str(revision),
+            dtype=str(model["dtype"]),
+            text=calibration.text.label,
+            samples=calibration.samples,
+            seqlen=calibration.seqlen,
+            seed=calibration.seed,
+        )
 
     def overlaps(self) -> list[str]:
         """What calibration or recovery reads and evaluation measures on."""

@@ -15,11 +15,27 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 
 from cfsp.atomic import replacing
+from cfsp.fields import (
+    Count,
+    Environment,
+    Finite,
+    Git,
+    NamedConfig,
+    Notes,
+    Protocol,
+    Range,
+    Said,
+    Shares,
+    Stages,
+    Training,
+    Width,
+)
+from cfsp.schema import parse, read_json
 from cfsp.seals import checksum
 
 PACKAGES = (
@@ -49,10 +65,22 @@ class Metric:
 
     value: float
     stderr: float | None
-    n: int
-    better: str  # "lower" or "higher"
-    protocol: Mapping[str, Any]
-    spread: list[float] | None = None
+    n: Count
+    better: Literal["lower", "higher"]
+    protocol: Protocol
+    spread: Range | None = None
+
+
+class Measured(TypedDict):
+    """Metrics by name, of both models."""
+
+    dense: Mapping[str, Metric]
+    pruned: Mapping[str, Metric]
+
+
+def has_pairs(metrics: Mapping[str, Mapping[str, Metric]]) -> bool:
+    """Whether each metric of the pruned model is there of the dense one too."""
+    return metrics["pruned"].keys() <= metrics["dense"].keys()
 
 
 @dataclass(frozen=True)
@@ -66,20 +94,20 @@ class Record:
 
     id: str
     created: str
-    config: Mapping[str, Any]
-    parameters: Mapping[str, Mapping[str, int]]
-    sparsity: Mapping[str, float]
-    widths: Mapping[str, list[int]]
+    config: NamedConfig
+    parameters: Stages
+    sparsity: Shares
+    widths: Mapping[str, Width]
     unit_cost: Mapping[str, int]
-    notes: Mapping[str, Any]
-    metrics: Mapping[str, Mapping[str, Metric]]  # "dense" and "pruned" -> name -> Metric
-    seconds: Mapping[str, float]
+    notes: Notes
+    metrics: Annotated[Measured, has_pairs, "a dense counterpart of each pruned metric"]
+    seconds: Mapping[str, Finite]
     peak_bytes: Mapping[str, int]
-    git: Mapping[str, Any] | None
-    environment: Mapping[str, Any]
+    git: Git | None
+    environment: Environment
     command: str | None = None
-    training: Mapping[str, Any] | None = None  # what recovery was and cost
-    samples: Mapping[str, Mapping[str, str]] | None = None  # prompt -> "dense" and "pruned" -> what they say
+    training: Training | None = None
+    samples: Mapping[str, Said] | None = None  # by prompt
     overlaps: list[str] | None = None  # texts that the model is made with and measured on
 
     def save(self, results: str | Path) -> Path:
@@ -95,18 +123,14 @@ class Record:
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Read a record. Raises ValueError if the file is none."""
+        """Read a record. Raises ValueError if the file is none, OSError if there is no reading it."""
         try:
-            data = json.loads(Path(path).read_text())
-            written = data.pop("sha256", None)  # older records have none
+            data = read_json(Path(path))
+            written = data.pop("sha256", None) if isinstance(data, dict) else None  # older records have none
             if written is not None and written != checksum(data):
                 raise ValueError("it was altered after it was written: its sha256 is another")
-            metrics = {
-                stage: {name: Metric(**metric) for name, metric in named.items()}
-                for stage, named in data.pop("metrics").items()
-            }
-            return cls(**data, metrics=metrics)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            return parse(cls, data)
+        except ValueError as error:
             raise ValueError(f"{path}: no record of this version of cfsp ({error})") from error
 
 
@@ -117,8 +141,8 @@ def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
 def read_metrics(path: Path) -> dict[str, Metric]:
     """Read what `write_metrics` wrote. Raises ValueError if the file is anything else."""
     try:
-        return {name: Metric(**metric) for name, metric in json.loads(path.read_text()).items()}
-    except (ValueError, TypeError, AttributeError) as error:
+        return parse(Mapping[str, Metric], read_json(path))
+    except ValueError as error:
         raise ValueError(f"no metrics: {error}") from error
 
 
@@ -160,7 +184,7 @@ def read_finished(path: Path) -> Record | None:
 
 
 def records(folder: str | Path) -> Iterator[Record]:
-    """All records in a folder, by file name."""
+    """All records in a folder, by file name. Raises ValueError at the first that is none."""
     for path in sorted(Path(folder).glob("*.json")):
         yield Record.load(path)
 

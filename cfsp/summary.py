@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Group
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -23,7 +24,12 @@ def before_and_after(record: Record) -> Table:
     config = record.config
     title = " / ".join(part_name(config[part]) for part in ("criterion", "allocator", "compensation"))
     table = Table(
-        "", "dense", "pruned", "change", title=f"{config['model']['path']}: {title}", title_justify="left"
+        "",
+        "dense",
+        "pruned",
+        "change",
+        title=escape(f"{config['model']['path']}: {title}"),
+        title_justify="left",
     )
     for base, dense in record.parameters["dense"].items():
         pruned = record.parameters["pruned"][base]
@@ -38,9 +44,9 @@ def before_and_after(record: Record) -> Table:
         dense = record.metrics["dense"][name].value
         change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
         mark = " *" if metric.protocol.get("papers") else ""
-        table.add_row(name + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
+        table.add_row(escape(name) + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
     for warning in record.overlaps or []:
-        table.add_row(f"[bold]careful:[/bold] {warning}", "", "", "")
+        table.add_row(f"[bold]careful:[/bold] {escape(warning)}", "", "", "")
     spent = {stage: seconds for stage, seconds in record.seconds.items() if seconds >= 0.05}
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items())
     peaks = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in record.peak_bytes.items())
@@ -84,7 +90,7 @@ def side_by_side(record: Record) -> Table:
 def kept_widths(record: Record) -> Table:
     table = Table("site", "kept", "", "", title="What was kept", title_justify="left")
     for name, (units, kept) in record.widths.items():
-        table.add_row(name, f"{kept} of {units}", f"{kept / units:.0%}", bar(kept / units))
+        table.add_row(escape(name), f"{kept} of {units}", f"{kept / units:.0%}", bar(kept / units))
     return table
 
 

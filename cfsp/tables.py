@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from cfsp.frames import find_fields, frame, identity
+from cfsp.ranking import best_of
 from cfsp.record import Record, part_name
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
@@ -194,23 +195,14 @@ def wide(
     )
 
 
-ALIKE = 0.01
-"""By what the shares of all parameters gone may differ in a column that has a best."""
-
-
 def is_best(one: Comparison, digits: int) -> pd.Series:
-    """Whether a cell of ours is the best of several in its column, as shown: equal ones all are.
-
-    A column whose cells have lost unlike shares of all parameters has none: the least pruned would win.
-    """
+    """Whether a cell of ours is the best of its column by `best_of`, of values as they are shown."""
+    best = pd.Series(False, one.cells.index)
     ours = one.cells[one.cells["source"] == ""]
-    shown = ours["mean"].round(digits)
-    columns = shown.groupby([ours[field] for field in one.columns])
-    extreme = columns.transform("min" if one.better == "lower" else "max")
-    several = columns.transform("count") > 1
-    gone = ours["removed"].groupby([ours[field] for field in one.columns])
-    alike = ~(gone.transform("max") - gone.transform("min") > ALIKE)
-    return ((shown == extreme) & several & alike).reindex(one.cells.index, fill_value=False)
+    for _, column in ours.groupby(one.columns, sort=False):
+        shown = column["mean"].round(digits)
+        best[column.index[best_of([*shown], [*column["removed"]], one.better)]] = True
+    return best
 
 
 def cell_text(cell: Mapping[str, Any], digits: int, usual: float) -> str:

@@ -49,7 +49,10 @@ def record(
             "calibration": {"_target_": "cfsp.calibration.RandomWindows", "samples": 8, "seed": seed},
             "recovery": recovery,
         },
-        parameters={"dense": {"sites": 1, "blocks": 2, "model": 1_000_000}, "pruned": {"model": size}},
+        parameters={
+            "dense": {"sites": 1, "blocks": 2, "model": 1_000_000},
+            "pruned": {"sites": 1, "blocks": 2, "model": size},
+        },
         sparsity={"sites": sparsity, "blocks": sparsity * 0.7, "model": sparsity / 2},
         widths={f"model.layers.{block}.mlp": [100, round(100 * (1 - sparsity))] for block in range(BLOCKS)},
         unit_cost={},

@@ -7,18 +7,21 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 
 import pytest
 import torch
 from families import make
 
 from cfsp import collection
+from cfsp.about import About
 from cfsp.cache import OFF, Cache, fingerprint, fingerprint_batches
 from cfsp.collection import SHARED, collect, collect_once
 from cfsp.commands.cache import main
 from cfsp.finding import find_sites
 from cfsp.loading import load
 from cfsp.locks import holding
+from cfsp.record import Metric, write_metrics
 
 IDS = torch.arange(3, 19).view(2, 8)
 BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
@@ -166,20 +169,16 @@ def test_a_clock_that_was_set_back_makes_no_negative_age(tiny, sites, tmp_path):
 
 
 def test_the_command_lists_and_clears(tiny, sites, tmp_path, capsys):
-    about = {
-        "model": "m",
-        "revision": "r",
-        "dtype": "auto",
-        "text": "t",
-        "samples": 2,
-        "seqlen": 8,
-        "seed": 0,
-    }
+    about = About("m", "r", "auto", "t", samples=2, seqlen=8, seed=0)
     collect_once(Cache(tmp_path, about), tiny, sites, BATCHES, {"input_mean"})
-    Cache(tmp_path).put("metrics/a.json", lambda part: part.write_text('{"perplexity/t": {"value": 5.5}}'))
+    metrics = {"perplexity/t": Metric(5.5, None, 1, "lower", {})}
+    Cache(tmp_path).put("metrics/a.json", partial(write_metrics, metrics=metrics))
     Cache(tmp_path).put("metrics/b.json", lambda part: part.write_text("half"))
-    main([str(tmp_path)])
-    out = capsys.readouterr().out
+    (tmp_path / "metrics" / "folder.json").mkdir()
+    with pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert err == f"cfsp-cache: {tmp_path}/metrics/b.json: no metrics: no JSON: {err.split('no JSON: ')[-1]}"
     for words in ("input_mean.safetensors  m@r (auto), 2 x 8 tokens of t, seed 0", "perplexity/t 5.5"):
         assert words in out
     assert "metrics/b.json  (cannot be read" in out

@@ -1,11 +1,13 @@
 """Records: named by what was computed, whole or not there."""
 
 import json
+from pathlib import Path
 
 import pytest
+import studies
 
 from cfsp import record
-from cfsp.record import Metric, Record, run_id, write_json
+from cfsp.record import Record, run_id, write_json
 
 CONFIG = {"sparsity": 0.2, "model": {"path": "m", "device": "cpu"}, "results": "results", "device": "cpu"}
 
@@ -36,31 +38,16 @@ def test_an_interrupted_write_leaves_no_file_and_keeps_the_old_one(tmp_path, mon
 
 
 def test_record_survives_the_disk(tmp_path):
-    metric = Metric(5.5, 0.1, 100, "lower", {"window": 128})
-    before = Record(
-        id="abc",
-        created=record.now(),
-        config=CONFIG,
-        parameters={"dense": {"model": 10}, "pruned": {"model": 8}},
-        sparsity={"model": 0.2},
-        widths={"site": [10, 8]},
-        unit_cost={"site": 1},
-        notes={},
-        metrics={"dense": {}, "pruned": {"perplexity/x": metric}},
-        seconds={"load": 1.0},
-        peak_bytes={"host": 1},
-        git=record.git_state(),
-        environment={},
-    )
+    before = studies.record(**studies.zero_shot(0.7), **studies.latency(0.5), training=studies.training(1.0))
     path = before.save(tmp_path)
-    assert path == tmp_path / "records" / "abc.json"
+    assert path == tmp_path / "records" / f"{before.id}.json"
     assert Record.load(path) == before
 
 
-def test_a_file_that_is_no_record(tmp_path):
-    (tmp_path / "a.json").write_text('{"id": "a"')
-    with pytest.raises(ValueError, match=r"a\.json: no record"):
-        Record.load(tmp_path / "a.json")
+def test_published_records_can_be_read():
+    found = [*(Path(__file__).parent.parent / "results").rglob("records/*.json")]
+    assert found
+    assert [Record.load(path).id for path in found] == [path.stem for path in found]
 
 
 def test_git_state_is_of_the_code(monkeypatch, tmp_path):

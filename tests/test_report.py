@@ -11,7 +11,8 @@ import pytest
 from studies import latency, record, study, training, zero_shot
 
 from cfsp.commands.report import main, report
-from cfsp.comparison import Spread, best_points, pareto, perplexities, points, studies, zero_shots
+from cfsp.comparison import Spread, contests, pareto, perplexities, points, studies, zero_shots
+from cfsp.failures import Failure
 from cfsp.methods import method_names
 from cfsp.plots.base import looks, show_logarithmic, svg
 from cfsp.plots.quality import quality_by_size
@@ -92,7 +93,24 @@ def test_seeds_are_one_point():
     cells = points(found, method_names(found))
     assert [len(cell.records) for cell in cells] == [3] * 6
     assert cells[0].spread(measure.read).std == pytest.approx(0.25)
-    assert [cell.method.split(" ")[0] for cell in best_points(cells, measure)] == ["chance", "chance"]
+    for contest in contests(cells, measure):  # chance, with and without recovery, is worse by nothing
+        assert [point.method.split(" ")[0] for point in contest.best] == ["chance", "chance"]
+        assert contest.why_none == ""
+
+
+def test_best_needs_rivals_that_removed_alike_shares(tmp_path):
+    lone, less, more = record("FLAP", 0.2), record("CFSP", 0.5), record("Magnitude", 0.5)
+    less = replace(less, sparsity=less.sparsity | {"model": 0.078})
+    found = [lone, less, replace(more, sparsity=more.sparsity | {"model": 0.127})]
+    (measure,) = perplexities(found)
+    first, second = contests(points(found, method_names(found)), measure)
+    assert (first.best, first.why_none) == ((), "no rival")
+    assert (second.best, second.why_none) == ((), "7.8% to 12.7% removed")
+    report([write(tmp_path, found)], tmp_path / "a.html", None, "Study")
+    text = (tmp_path / "a.html").read_text()
+    assert "– (no rival)" in text
+    assert "– (7.8% to 12.7% removed)" in text
+    assert 'class="best"' not in text
 
 
 def test_front_is_what_nothing_beats():
@@ -126,10 +144,12 @@ class Ids(HTMLParser):
 
     def __init__(self):
         super().__init__()
-        self.ids, self.loads, self.tags = [], [], []
+        self.ids, self.loads, self.tags, self.scripts = [], [], [], []
 
     def handle_starttag(self, tag, attributes):
         self.tags.append(tag)
+        if tag == "script":
+            self.scripts.insert(0, dict(attributes).get("type"))
         for key, value in attributes:
             if key == "id":
                 self.ids.append(value)
@@ -177,7 +197,7 @@ def test_hostile_strings_are_text(tmp_path):
     text = (tmp_path / "a.html").read_text()
     assert html.escape(HOSTILE, quote=True).replace("&#x27;", "&#39;").replace("&quot;", "&#34;") in text
     page = parsed(text)
-    assert page.tags.count("script") == 1
+    assert page.scripts == [None, "application/json"]
     assert "img" not in page.tags
 
 
@@ -195,8 +215,8 @@ def test_a_perplexity_that_is_no_number_is_never_the_best(tmp_path):
     for one, value in zip(found, (float("nan"), float("inf")), strict=False):
         one.metrics["pruned"]["perplexity/x"] = replace(one.metrics["pruned"]["perplexity/x"], value=value)
     (measure,) = perplexities(found)
-    (best,) = best_points(points(found, method_names(found)), measure)
-    assert best.method == "taylor"
+    (contest,) = contests(points(found, method_names(found)), measure)
+    assert [point.method for point in contest.best] == ["taylor"]
     assert report([write(tmp_path, found)], tmp_path / "a.html", None, "Study") == []
 
 
@@ -230,21 +250,41 @@ def test_nothing_to_show_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as exit_code:
         main([str(tmp_path / "records"), "-o", str(tmp_path / "a.html")])
     assert exit_code.value.code == 1
-    assert re.fullmatch(r"cfsp-report: error: no records in .*; expected .*\n", capsys.readouterr().err)
+    assert re.fullmatch(r"cfsp-report: error: .*: no records; expected .*\n", capsys.readouterr().err)
     assert not (tmp_path / "a.html").exists()
 
 
 def test_failures_beside_the_records_are_shown(tmp_path):
     folder = write(tmp_path, [record()])
-    failure = {"id": "f1", "created": "2030", "error": "boom", "command": "cfsp x=1", "config": {"seed": 7}}
-    (tmp_path / "failures").mkdir()
-    (tmp_path / "failures" / "f1.json").write_text(json.dumps(failure))
+    for name, error in (("f1", ValueError("boom")), ("f3", MemoryError())):
+        Failure.of(error, name, {"device": "cpu", "seed": 7}, "cfsp x=1", None).save(tmp_path)
     (tmp_path / "failures" / "f2.json").write_text("{}")
     (problem,) = report([folder], tmp_path / "a.html", None, "Study")
     assert "f2.json: no failure" in problem
     text = (tmp_path / "a.html").read_text()
-    assert "boom" in text
-    assert "cfsp x=1" in text
+    assert "ValueError: boom" in text
+    assert ">MemoryError<" in text
+    assert opened(text)[0] == 'cfsp x=1\n\n{\n "device": "cpu",\n "seed": 7\n}'
+
+
+def opened(text):
+    """The details of a page, as its script puts them together."""
+    found = []
+    for block in re.findall(r'<script type="application/json">(.*?)</script>', text):
+        data = json.loads(block)
+        for runs in data["texts"]:
+            pairs = zip(runs[::2], runs[1::2], strict=True)
+            found.append("".join(one for at, n in pairs for one in data["words"][at : at + n]))
+    return found
+
+
+def test_details_are_kept_once_and_none_is_lost(tmp_path):
+    found = study()
+    report([write(tmp_path, found)], tmp_path / "a.html", None, "Study")
+    text = (tmp_path / "a.html").read_text()
+    configs = [json.dumps(one.config, indent=1) for one in found]
+    assert sorted(opened(text)) == sorted(configs)
+    assert sum(map(len, re.findall(r"application/json.*?</script>", text))) < sum(map(len, configs)) / 3
 
 
 def test_a_record_in_two_folders_counts_once(tmp_path):

@@ -185,18 +185,6 @@ def test_csv_gives_the_numbers_back():
     assert json.loads(read["protocol"][0]) == {"text": "x", "window": "a"}
 
 
-def test_formats_escape_what_they_must():
-    one = only([record("a_b|c&d<e>", 0.2, 5), record("f", 0.2, 6)])
-    assert r"| a_b\|c&d<e> | **5.00 (−10.0%)** |" in " ".join(render([one], "markdown").split())
-    latex = render([one], "latex")
-    assert r"a\_b|c\&d<e> & \textbf{5.00 ($-$10.0\%)} \\" in latex
-    assert r"\toprule" in latex
-    assert "−" not in latex
-    page = render([one], "html")
-    assert "<td>a_b|c&amp;d&lt;e&gt;</td>" in page
-    assert "<strong>5.00 (−10.0%)</strong>" in page
-
-
 def test_command_prints_a_table(saved, capsys):
     main([saved(record("cfsp", 0.2, 5), record("flap", 0.2, 6), record("flap", 0.5, 7)), "sparsity<0.5"])
     out = capsys.readouterr().out

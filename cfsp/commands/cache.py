@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cfsp.cache import Entry
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 EPILOG = """examples:
@@ -24,7 +28,7 @@ Clearing loses time and no result: records lie in results/records. A run keeps n
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """List or clear a cache. Exit code 2 if the folder or the age is none."""
+    """List or clear a cache. Exit code 1 if an entry cannot be read, 2 if the folder or the age is none."""
     parser = argparse.ArgumentParser(
         prog="cfsp-cache",
         description="Shows and clears what jobs share on disk.",
@@ -47,37 +51,49 @@ def main(arguments: list[str] | None = None) -> None:
         entries = cache.clear(options.older, kinds)
     else:
         entries = [entry for entry in cache.entries(kinds) if entry.age >= options.older]
+    broken = False
     for entry in entries:
+        try:
+            text = "" if options.clear else content(entry)
+        except (ValueError, OSError) as error:
+            broken = True
+            text = "(cannot be read; a job that wants it makes it again)"
+            print(f"cfsp-cache: {entry.path}: {' '.join(str(error).split())}", file=sys.stderr)
         name = entry.path.relative_to(options.folder)
-        print(f"{size(entry.size):>10}  {age(entry.age):>5}  {name}  {content(entry.kind, entry.path)}")
+        print(f"{size(entry.size):>10}  {age(entry.age):>5}  {name}  {text}")
     word = "deleted" if options.clear else "kept"
     print(f"{size(sum(entry.size for entry in entries)):>10}  {word}, {len(entries)} entries")
+    if broken:
+        raise SystemExit(1)
 
 
-def content(kind: str, path: Path) -> str:
-    """What people call an entry by: the text, the model and text of statistics, the figures of metrics."""
-    try:
-        if kind == "metrics":
-            return ", ".join(
-                f"{name} {one['value']:.4g}" for name, one in json.loads(path.read_text()).items()
-            )
-        if kind == "texts":
-            return text_of(path)
-        about = json.loads((path.parent / "about.json").read_text())
-        model = "@".join(filter(None, (about["model"], about["revision"])))
-        windows = f"{about['samples']} x {about['seqlen']} tokens of {about['text']}"
-        return f"{model} ({about['dtype']}), {windows}, seed {about['seed']}"
-    except FileNotFoundError:  # cleared, or made without a run
-        return ""
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return "(cannot be read; a job that wants it makes it again)"
+def content(entry: Entry) -> str:
+    """What people call an entry by: the text, the model and text of statistics, the figures of metrics.
+
+    Raises:
+        ValueError, OSError: the file that says so cannot be read.
+    """
+    from cfsp.about import About
+    from cfsp.cache import ABOUT
+    from cfsp.record import read_metrics
+
+    if entry.kind == "metrics":
+        return ", ".join(f"{name} {one.value:.4g}" for name, one in read_metrics(entry.path).items())
+    if entry.kind == "texts":
+        return text_of(entry.path)
+    about = entry.path.parent / ABOUT
+    return str(About.load(about)) if about.exists() else ""  # cleared, or made without a run
 
 
 def text_of(path: Path) -> str:
-    """What a text is called, from the header of its safetensors file."""
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    return header["__metadata__"]["text"]
+    """What a text is called. Raises ValueError if the file holds none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return file.metadata()["text"]
+    except (SafetensorError, TypeError, KeyError) as error:
+        raise ValueError(f"no tokens of a text ({error!r})") from error
 
 
 def seconds(text: str) -> float:

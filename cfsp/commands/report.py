@@ -5,24 +5,27 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from cfsp.atomic import replacing
 from cfsp.comparison import latencies, perplexities, studies, zero_shots
+from cfsp.failures import Failure, read_failures
 from cfsp.methods import method_names
 from cfsp.plots.base import Look, looks, save
 from cfsp.plots.importance import block_statistics
+from cfsp.reading import read_records
 from cfsp.record import Record
 from cfsp.report.base import Section
 from cfsp.report.costs import by_clock, latency_section, recovery_section
-from cfsp.report.overview import Compared, Failure, overview_section
+from cfsp.report.overview import Compared, overview_section
 from cfsp.report.page import page
 from cfsp.report.quality import perplexity_section, zero_shot_section
 from cfsp.report.runs import runs_section
 from cfsp.report.shape import importance_section, widths_section
 
+T = TypeVar("T", Record, Failure)
 EPILOG = """\
 examples:
   cfsp-report results/records                      the page is report.html
@@ -61,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    found.add_argument("records", nargs="+", type=Path, metavar="FOLDER", help="a folder of records")
+    found.add_argument("records", nargs="+", metavar="PLACE", help="a folder, file or glob of records")
     found.add_argument(
         "-o", "--output", type=Path, default=Path("report.html"), help="the page (default: report.html)"
     )
@@ -70,42 +73,34 @@ def parser() -> argparse.ArgumentParser:
     return found
 
 
-def report(folders: Sequence[Path], output: Path, figures: Path | None, title: str) -> list[str]:
+def report(places: Sequence[str | Path], output: Path, figures: Path | None, title: str) -> list[str]:
     """Write the page and the figures. Returns a line for each file that could not be read.
 
     Raises:
-        ValueError: there is no record in any of the folders.
+        ValueError: there is no record in any of the places.
     """
-    records, unreadable = read(folders, Record.load)
-    failed = sorted({folder.resolve().parent / "failures" for folder in folders})
-    failures, more = read([folder for folder in failed if folder.is_dir()], Failure.load)
-    unreadable += more
-    if not records:
-        broken = f" that can be read, {len(unreadable)} that cannot" if unreadable else ""
-        raise ValueError(
-            f"no records{broken} in {', '.join(map(str, folders))}; expected a folder like results/records"
-        )
-    sections = all_sections(records, failures, unreadable)
+    found, unreadable = read_records(places)
+    failures: dict[str, Failure] = {}
+    for results in sorted({path.resolve().parent.parent for path in found}):
+        more, faults = read_failures(results)
+        newest(failures, more)
+        unreadable += faults
+    records: dict[str, Record] = {}
+    newest(records, found.values())
+    sections = all_sections([*records.values()], [*failures.values()], unreadable)
     if figures:
         for plot in (plot for section in sections for plot in section.plots):
             save(plot.figure, figures, plot.name)
     with replacing(output) as part:
-        part.write_text(page(title, sections))
+        part.write_text(page(title, sections), "utf-8")
     return unreadable
 
 
-def read(folders: Sequence[Path], load: Callable[[Path], Any]) -> tuple[list[Any], list[str]]:
-    """What can be read of the JSON files in some folders, once each, and what is wrong with the others."""
-    found, unreadable = {}, []
-    for path in [path for folder in folders for path in sorted(folder.glob("*.json"))]:
-        try:
-            one = load(path)
-        except (ValueError, OSError) as error:
-            unreadable.append(" ".join(str(error).split()))
-        else:
-            if one.id not in found or found[one.id].created < one.created:
-                found[one.id] = one
-    return [*found.values()], unreadable
+def newest(known: dict[str, T], more: Iterable[T]) -> None:
+    """Add runs by their id; of two with one id the newer counts."""
+    for one in more:
+        if one.id not in known or known[one.id].created < one.created:
+            known[one.id] = one
 
 
 def all_sections(

@@ -12,8 +12,9 @@ import pandas as pd
 from cfsp.atomic import replacing
 from cfsp.filters import Filter, is_filter, select
 from cfsp.formats import FORMS, render
-from cfsp.frames import find_metrics, frame, read
+from cfsp.frames import find_metrics, frame
 from cfsp.papers import against, find_folder, load, with_papers
+from cfsp.reading import read_records
 from cfsp.tables import Comparison, comparisons
 
 EXAMPLES = """
@@ -85,10 +86,10 @@ def show(options: argparse.Namespace) -> list[str]:
     filters = [Filter.parse(one) for one in options.places if one not in places]
     if not places:
         raise ValueError("no place of records among the arguments; expected one, for example results/records")
-    records, faults = read(places)
+    records, faults = read_records(places)
     for fault in faults:
         print(f"cfsp-tables: left out: {fault}", file=sys.stderr)
-    table = frame(records)
+    table = frame(records.values())
     if table.empty:
         raise ValueError(f"{', '.join(places)}: no record with a metric")
     chosen = select(table, filters)

@@ -18,13 +18,16 @@ def block_statistics(record: Record) -> dict[str, list[float]]:
 
 @styled
 def importance_by_block(records: Sequence[Record]) -> Figure:
-    """A panel per statistic: the mean over the records, and all that lies between lowest and highest."""
-    found: dict[str, list[list[float]]] = {}
+    """A panel per statistic: the mean over the records, and all that lies between lowest and highest.
+
+    Values of another number of blocks have a panel of their own.
+    """
+    found: dict[tuple[str, int], list[list[float]]] = {}
     for record in records:
         for name, values in block_statistics(record).items():
-            found.setdefault(name, []).append(values)
+            found.setdefault((name, len(values)), []).append(values)
     figure, panels = grid(1, len(found), 2.5)
-    for axes, (name, rows) in zip(panels, sorted(found.items()), strict=True):
+    for axes, ((name, _), rows) in zip(panels, sorted(found.items()), strict=True):
         values = np.array(rows)  # [records, blocks]
         blocks = np.arange(values.shape[1])
         mean = values.mean(axis=0)

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from cfsp.comparison import Spread
+from cfsp.failures import Failure
+from cfsp.record import Record
 
 
 @dataclass(frozen=True)
 class Cell:
     """What is shown, and the number or word to sort by; nothing to sort by comes last.
 
-    details: a long text that opens on demand. best: whether it stands out.
+    order: "" of a word, which is sorted by as it stands. details: a long text that opens on demand. best:
+    whether it stands out.
     """
 
     text: str
@@ -25,8 +31,11 @@ class Cell:
     best: bool = False
 
     @property
-    def number(self) -> bool:
-        return isinstance(self.order, int | float)
+    def attributes(self) -> str:
+        """What its HTML says besides the text: as little as can be, because pages have many."""
+        look = " ".join(["best"] * self.best + ["long"] * (len(self.text) > 44))
+        order = f"{self.order:.9g}" if isinstance(self.order, int | float) else '""'
+        return (f' class="{look}"' if look else "") + ("" if self.order == "" else f" data-order={order}")
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,11 @@ class Table:
     caption: str
     columns: Mapping[str, str]
     rows: Sequence[Sequence[Cell]]
+
+    @property
+    def details(self) -> dict[str, list[Any]]:
+        """The details of all cells, in their order."""
+        return packed([cell.details for row in self.rows for cell in row if cell.details is not None])
 
 
 @dataclass(frozen=True)
@@ -68,7 +82,30 @@ MISSING = Cell("–")
 
 
 def word(text: str) -> Cell:
-    return Cell(text, text.lower())
+    return Cell(text, "")
+
+
+def packed(texts: Iterable[str]) -> dict[str, list[Any]]:
+    """Texts that are much alike, each word once.
+
+    words: all words, with the space behind them. texts: of each text the runs of words that it consists
+        of, by first word and length: [0, 5, 9, 1] is words 0 to 4, then word 9.
+    """
+    places: dict[tuple[str, int], int] = {}
+    runs: list[list[int]] = []
+    for text in texts:
+        run: list[int] = []
+        counts: Counter[str] = Counter()
+        for one in re.findall(r"\s*\S+\s*", text):
+            # Each time that a word comes again in a text it has a place of its own, so that runs are long.
+            place = places.setdefault((one, counts[one]), len(places))
+            counts[one] += 1
+            if run and place == run[-2] + run[-1]:
+                run[-1] += 1
+            else:
+                run += [place, 1]
+        runs.append(run)
+    return {"words": [one for one, _ in places], "texts": runs}
 
 
 def number(value: float | None, form: str = ",.4g") -> Cell:
@@ -79,6 +116,11 @@ def number(value: float | None, form: str = ",.4g") -> Cell:
 
 def share(value: float) -> Cell:
     return Cell(f"{value:.1%}", value)
+
+
+def details(one: Record | Failure) -> str:
+    """What was asked for: the command, if there was one, and the config."""
+    return f"{one.command or ''}\n\n{json.dumps(one.config, indent=1)}".lstrip()
 
 
 def spread(value: Spread, best: bool = False) -> Cell:

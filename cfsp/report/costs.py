@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from cfsp.comparison import Measure, key_of, points
+from cfsp.comparison import Measure, Point, Spread, key_of, points
 from cfsp.plots.base import Look
 from cfsp.plots.latency import latency_by_size, quality_by_latency
 from cfsp.plots.recovery import recovery_curves
 from cfsp.record import Record
-from cfsp.report.base import Plot, Section, Table, number, share, spread, word
+from cfsp.report.base import MISSING, Cell, Plot, Section, Table, number, share, spread, word
 
 SHAPE = ("batch", "prompt")
 
@@ -66,10 +66,16 @@ def latency_table(measures: Sequence[Measure], names: Mapping[str, str]) -> Tabl
                     number(round(point.parameters), ",d"),
                     word(measure.title),
                     spread(point.spread(measure.read)),
-                    spread(point.spread(lambda one, key=speedup: one.metrics["pruned"][key].value)),
+                    speed(point, speedup),
                 ]
             )
     return Table("Latency, and speed-up over the dense model timed in turns", columns, rows)
+
+
+def speed(point: Point, name: str) -> Cell:
+    """A point's mean speed-up; missing where one of its runs has none."""
+    metrics = [record.metrics["pruned"].get(name) for record in point.records]
+    return spread(Spread.of(one.value for one in metrics)) if all(metrics) else MISSING
 
 
 def recovery_section(

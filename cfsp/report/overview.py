@@ -2,36 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from cfsp.comparison import Measure, Point, best_points, by_model, points
+from cfsp.comparison import Contest, Measure, by_model, contests, points
+from cfsp.failures import Failure
 from cfsp.record import Record
-from cfsp.report.base import Cell, Section, Table, number, share, spread, word
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A run that ended in an error."""
-
-    id: str
-    created: str
-    error: str
-    command: str | None
-    config: Any
-
-    @classmethod
-    def load(cls, path: Path) -> Failure:
-        """Read a failure. Raises ValueError if the file is none."""
-        try:
-            data = json.loads(path.read_text())
-            return cls(*(data[field] for field in ("id", "created", "error", "command", "config")))
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: no failure of this version of cfsp ({error!r})") from error
+from cfsp.report.base import MISSING, Cell, Section, Table, details, number, share, spread, word
 
 
 @dataclass(frozen=True)
@@ -71,38 +49,42 @@ def overview_section(
 
 
 def glance_table(groups: Sequence[Compared]) -> Table:
-    """The best method of each asked sparsity, by everything that is measured."""
+    """The best method of each asked sparsity by everything that is measured, or why none is the best."""
     columns = {
         "study": "the dense model, and what is measured where that takes two",
         "measured": "of what the best is shown",
         "asked": "sparsity asked for",
-        "best method": "by the mean over its runs",
+        "best method": "by the mean over its runs, among several that removed alike shares",
         "value": "mean ± standard deviation over runs",
         "dense": "the dense model's value",
         "removed": "measured share of all parameters",
         "runs": "records that the mean is of",
     }
     rows = [
+        [word(group.title), word(measure.title), share(contest.sparsity), *cells]
+        for group in groups
+        for measure in group.measures
+        for contest in contests(points(measure.records, group.names), measure)
+        for cells in glance_cells(contest, measure)
+    ]
+    caption = "At a glance: the best of each asked sparsity, where removed shares differ by a point at most"
+    return Table(caption, columns, rows)
+
+
+def glance_cells(contest: Contest, measure: Measure) -> list[list[Cell]]:
+    """The rest of a row for the best, for each of several equal ones; of one row that says why none is."""
+    runs = number(sum(len(point.records) for point in contest.points), "d")
+    none = [Cell(f"– ({contest.why_none})"), MISSING, number(measure.dense), MISSING, runs]
+    return [
         [
-            word(group.title),
-            word(measure.title),
-            share(point.sparsity),
             word(point.method),
             spread(point.spread(measure.read)),
             number(measure.dense),
             share(point.removed("model")),
             number(len(point.records), "d"),
         ]
-        for group, measure, point in bests(groups)
-    ]
-    return Table("At a glance: the best of each asked sparsity", columns, rows)
-
-
-def bests(groups: Sequence[Compared]) -> Iterator[tuple[Compared, Measure, Point]]:
-    for group in groups:
-        for measure in group.measures:
-            for point in best_points(points(measure.records, group.names), measure):
-                yield group, measure, point
+        for point in contest.best
+    ] or [none]
 
 
 def protocol_table(groups: Sequence[Compared]) -> Table:
@@ -154,13 +136,13 @@ def code_of(record: Record) -> tuple[str, ...]:
 
 def failure_table(failures: Sequence[Failure], finished: set[str]) -> Table:
     columns = {"id": "hash of the config", "created": "UTC", "finished since": "", "error": "", "config": ""}
-    texts = [f"{one.command or ''}\n\n{json.dumps(one.config, indent=1)}".lstrip() for one in failures]
+    texts = [details(one) for one in failures]
     rows = [
         [
             word(failure.id),
             word(failure.created),
             word("yes" if failure.id in finished else "no"),
-            word(failure.error),
+            word(failure.said),
             Cell("show", details=text),
         ]
         for failure, text in zip(failures, texts, strict=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cfsp.plots.base import svg
-from cfsp.report.base import Plot, Section
+from cfsp.report.base import Section
 
 FOLDER = Path(__file__).parent
 
@@ -24,15 +24,12 @@ def page(title: str, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    names = (f"f{number}" for number in count())  # short: figures say theirs at every mark
     return templates.get_template("page.html.j2").render(
         title=title,
         chapters=[(model, [*members]) for model, members in groupby(sections, lambda one: one.model)],
         style=Markup((FOLDER / "page.css").read_text()),
         script=Markup((FOLDER / "page.js").read_text()),
-        draw=draw,
+        draw=lambda plot: Markup(svg(plot.figure, next(names))),  # matplotlib escapes the text in it
     )
-
-
-def draw(plot: Plot) -> Markup:
-    """A figure as SVG; matplotlib escapes the text in it."""
-    return Markup(svg(plot.figure, plot.name))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from cfsp.comparison import Measure, Point, best_points, points
+from cfsp.comparison import Measure, Point, contests, points
 from cfsp.plots.base import Look
 from cfsp.plots.quality import quality_by_size
 from cfsp.report.base import Cell, Plot, Section, Table, number, share, spread, word
@@ -57,7 +57,7 @@ def plot(measure: Measure, name: str, names: Mapping[str, str], styles: Mapping[
 
 
 def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:
-    """A row per method and sparsity; the best of each asked sparsity stands out."""
+    """A row per method and sparsity; the best of an asked sparsity stands out, where there is one."""
     found = points(measure.records, names)
     tasks = measure.names if len(measure.names) > 1 else ()
     columns = {
@@ -68,9 +68,10 @@ def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:
         **COLUMNS,
         **dict.fromkeys(tasks, "accuracy of this task"),
     }
-    best = {id(point) for point in best_points(found, measure)}
+    best = {id(point) for contest in contests(found, measure) for point in contest.best}
     rows = [quality_row(point, measure, tasks, id(point) in best) for point in found]
-    return Table("Methods by asked sparsity, the best of each in bold", columns, rows)
+    caption = "Methods by asked sparsity; bold: the best, where removed shares differ by a point at most"
+    return Table(caption, columns, rows)
 
 
 def quality_row(point: Point, measure: Measure, tasks: tuple[str, ...], best: bool) -> list[Cell]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 
 from cfsp.comparison import key_of
 from cfsp.record import Metric, Record
-from cfsp.report.base import MISSING, Cell, Section, Table, finite, number, share, word
+from cfsp.report.base import MISSING, Cell, Section, Table, details, finite, number, share, word
 
 COLUMNS = {
     "id": "hash of the config; the file's name",
@@ -81,8 +80,3 @@ def code_of(record: Record) -> str:
     if record.git is None:
         return f"cfsp {record.environment.get('versions', {}).get('cfsp')}"
     return record.git["commit"][:8] + ("+" if record.git["dirty"] else "")
-
-
-def details(record: Record) -> str:
-    command = f"{record.command}\n\n" if record.command else ""
-    return command + json.dumps(record.config, indent=1)

@@ -1,0 +1,122 @@
+"""Fields: what the parts of a record are, as all that reads records relies on it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, NotRequired, TypedDict
+
+Finite = Annotated[float, math.isfinite, "a finite number"]
+Count = Annotated[int, lambda value: value >= 0, "a whole number of at least 0"]
+Size = Annotated[int, lambda value: value > 0, "a whole number of at least 1"]
+Asked = Annotated[float, lambda value: 0 <= value < 1, "a share to remove, in [0, 1)"]
+Removed = Annotated[float, lambda value: -1 < value <= 1, "a share that is removed, at most 1"]
+Width = Annotated[
+    list[int], lambda pair: len(pair) == 2 and 0 <= pair[1] <= pair[0] > 0, "[units, kept] with kept <= units"
+]
+Range = Annotated[list[float], lambda ends: len(ends) == 2, "[lowest, highest]"]
+PerBlock = Annotated[list[float], bool, "a number per block"]
+
+
+def has_named_parts(config: Any) -> bool:
+    """Whether every `_target_` in a config is a text."""
+    if isinstance(config, Mapping):
+        return isinstance(config.get("_target_", ""), str) and all(map(has_named_parts, config.values()))
+    return not isinstance(config, list) or all(map(has_named_parts, config))
+
+
+class Part(TypedDict):
+    """What makes an object."""
+
+    _target_: str
+
+
+class RecoveryPart(Part):
+    parameters: NotRequired[Part]
+    objective: NotRequired[Part]
+
+
+class ModelPart(TypedDict):
+    path: str
+
+
+class Config(TypedDict):
+    """What was asked. Records that are older than a part have none of it."""
+
+    model: ModelPart
+    sites: list[str]
+    sparsity: Asked
+    sparsity_of: str
+    seed: Count
+    criterion: Part
+    allocator: Part
+    compensation: Part
+    schedule: NotRequired[Part]
+    calibration: NotRequired[Part]
+    recovery: NotRequired[RecoveryPart]
+
+
+NamedConfig = Annotated[Config, has_named_parts, "a text as every _target_"]
+
+
+class Sizes(TypedDict):
+    """Parameters of each base."""
+
+    sites: Count
+    blocks: Count
+    model: Size
+
+
+class Stages(TypedDict):
+    dense: Sizes
+    pruned: Sizes
+
+
+class Shares(TypedDict):
+    """Measured shares removed of each base."""
+
+    sites: Removed
+    blocks: Removed
+    model: Removed
+
+
+class Notes(TypedDict):
+    block_statistics: NotRequired[Mapping[str, PerBlock]]
+
+
+class Protocol(TypedDict):
+    text: NotRequired[str]
+
+
+class Git(TypedDict):
+    commit: str
+    dirty: bool
+
+
+class Environment(TypedDict):
+    versions: NotRequired[Mapping[str, str | None]]
+    device: NotRequired[str]
+
+
+class Loss(TypedDict):
+    step: Count
+    loss: float
+
+
+class Training(TypedDict):
+    """What recovery was and cost."""
+
+    trainable: Count
+    tokens: Count
+    steps: Count
+    seconds: Finite
+    curve: list[Loss]
+    held_out_curve: list[Loss]
+    adapters: NotRequired[Count]
+
+
+class Said(TypedDict):
+    """How both models go on after one prompt."""
+
+    dense: str
+    pruned: str
