@@ -35,13 +35,17 @@ def altered(data, place, value):
 
 
 @pytest.fixture
+def whole(tmp_path):
+    """A record of everything that a record can hold, and another one beside it."""
+    record("Taylor", **zero_shot(0.6)).save(tmp_path)
+    more = {**zero_shot(0.7), **latency(0.5)}
+    return record("FLAP", options={"fill": [1, None]}, training=training(1.0), **more).save(tmp_path)
+
+
+@pytest.fixture
 def good(tmp_path):
-    """A record of everything that a record can hold, beside which others are put."""
-    one = record(
-        "FLAP", options={"fill": [1, None]}, **zero_shot(0.7), **latency(0.5), training=training(1.0)
-    )
-    record("Taylor", **zero_shot(0.6), **latency(0.6), training=training(2.0)).save(tmp_path)
-    return one.save(tmp_path)
+    """A record beside which bad ones are put."""
+    return record("FLAP").save(tmp_path)
 
 
 def variants(path):
@@ -68,17 +72,17 @@ def ends(main, *arguments):
     return 0
 
 
-def test_no_value_of_any_place_ends_in_a_traceback(good, tmp_path, capsys):
-    texts = variants(good)
+def test_no_value_of_any_place_ends_in_a_traceback(whole, tmp_path, capsys):
+    good, texts = whole, variants(whole)
     refusals = {text: refusal(good.with_name("zzz.json"), text) for text in texts}
     for line in filter(None, refusals.values()):
         assert re.fullmatch(r".*zzz\.json: no record of this version of cfsp \([^\n]{5,300}\)", line)
     fine = [text for text, line in refusals.items() if line is None]
     assert 800 < len(fine) < len(texts) / 2
-    few = Random(0).sample(fine, 50)  # all of them take minutes
-    for text in few[:25]:
+    few = Random(0).sample(fine, 8)  # all of them take minutes
+    for text in few:
         good.with_name("zzz.json").write_text(text)
-        assert ends(tables.main, good.parent, "--metric", "*", "--average") in (0, 1)
+        assert ends(tables.main, good.parent, "--metric", "perplexity,acc/piqa", "--average") in (0, 1)
     good.with_name("zzz.json").unlink()
     for number, text in enumerate(few):
         data = json.loads(text)
@@ -139,10 +143,10 @@ def test_a_bad_file_is_named_and_the_others_are_shown(good, tmp_path, capsys, ki
         (("colour",), 1, "colour: an unknown field"),
     ],
 )
-def test_what_is_wrong_is_said(good, place, value, message):
-    good.write_text(altered(json.loads(good.read_text()), place, value))
+def test_what_is_wrong_is_said(whole, place, value, message):
+    whole.write_text(altered(json.loads(whole.read_text()), place, value))
     with pytest.raises(ValueError, match=re.escape(message)):
-        Record.load(good)
+        Record.load(whole)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

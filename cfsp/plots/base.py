@@ -24,6 +24,7 @@ WIDTH = 6.75
 """Inches: the text of a paper in two columns."""
 
 STYLE = {
+    "font.family": "DejaVu Sans",  # by its name: a family is searched for at every text
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.titleweight": "bold",

@@ -73,7 +73,9 @@ def annotate(axes: Axes, shares: np.ndarray) -> None:
     for (row, column), share in np.ndenumerate(shares):
         if not np.isnan(share):
             color = "white" if share < 0.5 else "#101828"
-            axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", color=color, fontsize=6)
+            text = f"{100 * share:.0f}"
+            drawn = axes.text(column, row, text, ha="center", va="center", color=color, fontsize=6)
+            drawn.set_in_layout(False)  # it lies inside its cell: no need to measure it
 
 
 def kind_of(site: str) -> str:
