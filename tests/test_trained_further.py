@@ -1,4 +1,4 @@
-"""A pruned checkpoint that others load, train further and save has all that transformers expects."""
+"""A checkpoint that is loaded, trained further and saved by others has all that transformers expects."""
 
 import pickle
 import subprocess
