@@ -25,7 +25,13 @@ from cfsp.record import records
 
 SPARSITIES = "0.1,0.2,0.3,0.4,0.5,0.6"
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
-RECOVERY = ("recovery=lora", "recovery/data=text", "recovery.training.max_steps=1", "recovery.data.limit=16")
+RECOVERY = (
+    "recovery=lora",
+    "recovery/data=text",
+    "recovery.training.max_steps=1",
+    "recovery.data.limit=16",
+    "recovery.data.held_out=8",
+)
 
 
 def sweep(text: Path, folder: Path, name: str, *others: str) -> list[float]:
