@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from cfsp.bars import bar
 from cfsp.calibration import bos_token
 from cfsp.checks import check_integer, check_number
 from cfsp.instructions import Conversations

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parent.parent / "cfsp"
 ROWS = [
     {
         "atomic",
+        "bars",
         "checks",
         "escapes",
         "fields",
@@ -87,6 +88,7 @@ ONLY_IN = {
     "peft": {"lora.py"},
     "matplotlib": {path.name for path in (ROOT / "plots").iterdir()},
     "lm_eval": {"zero_shot.py"},
+    "tqdm": {"bars.py"},
 }
 MODULES = sorted(ROOT.rglob("*.py"))
 
