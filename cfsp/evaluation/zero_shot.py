@@ -25,7 +25,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.bars import task
+from cfsp import bars
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import is_causal
@@ -191,7 +191,7 @@ class Shown(HFLM):
     """The harness's model, whose progress is shown as all progress here is."""
 
     def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, **options: Any) -> Any:
-        with task("zero-shot", "answer", len(requests)) as self.shown:
+        with bars.task("zero-shot", "answer", len(requests)) as self.shown:
             return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
 
     def _model_call(self, inps: Any, *args: Any, **options: Any) -> Any:
