@@ -70,7 +70,7 @@ def task(what: str, unit: str, total: int | None) -> Iterator[Task]:
 
 @contextmanager
 def lines() -> Iterator[None]:
-    """Let `say` print to a stdout that is no terminal, and repeat what is under way in every long silence."""
+    """Let `begin` print to a stdout that is no terminal, and break long silences with what is under way."""
     if sys.stdout.isatty() or is_off() or _printers:
         yield
         return
@@ -84,10 +84,10 @@ def lines() -> Iterator[None]:
         _under_way.clear()  # what an error ended
 
 
-def say(line: str) -> None:
-    """Print what begins now, with the time since the start, inside `lines`."""
+def begin(stage: str) -> None:
+    """Print the stage that begins now, with the time since the start, inside `lines`."""
     for printer in _printers:
-        printer.say(line)
+        printer.begin(stage)
 
 
 class Printer:
@@ -95,14 +95,14 @@ class Printer:
 
     def __init__(self) -> None:
         self.start = self.last = time.monotonic()
-        self._current = ""
+        self._stage = "start"
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._break_silence, daemon=True)
         self._thread.start()
 
-    def say(self, line: str) -> None:
-        self._current = line
-        self._print(line)
+    def begin(self, stage: str) -> None:
+        self._stage = stage
+        self._print(stage)
 
     def stop(self) -> None:
         self._over.set()
@@ -111,7 +111,7 @@ class Printer:
     def _break_silence(self) -> None:
         while not self._over.wait(0.5):
             if time.monotonic() - self.last >= SILENCE:
-                self._print(": ".join([self._current, *map(str, _under_way)]))
+                self._print(": ".join([self._stage, *map(str, _under_way)]))
 
     def _print(self, line: str) -> None:
         self.last = time.monotonic()

@@ -79,7 +79,7 @@ class Instructions(Source):
         rendered = [*self.conversations.rendered(tokenizer)]
 
         def make() -> Reading:
-            read = tqdm(rendered, f"read {self.label}", unit="passage", disable=None)
+            read = bar(rendered, f"read {self.label}", "passage")
             coded = [*starmap(partial(code, tokenizer), read)]
             return ragged("ids", (ids for ids, _ in coded)) | ragged("answered", (own for _, own in coded))
 

@@ -1,10 +1,11 @@
-"""Sweeps: what became of each job, as lines while they run, a file beside them, and a table at the end."""
+"""Sweeps: what becomes of each job, as lines while they run, a file beside them, and a table at the end."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -13,16 +14,19 @@ from cfsp.bars import duration
 FILE = "jobs.jsonl"
 """In the sweep's folder, a line per job that has ended."""
 
+STATES = ("made", "read", "failed")
+
 
 @dataclass(frozen=True)
 class Outcome:
     """What became of one job. state: "made", "read" (its record was there) or "failed".
 
-    removed: share of all parameters. metric: the first that was measured, its dense and its pruned value.
+    record: its path. removed: share of all parameters. metric: the first that was measured, its value of the
+    dense and of the pruned model. number, name: of the job in its sweep.
     """
 
     state: str
-    seconds: float
+    seconds: float = 0.0
     record: str | None = None
     removed: float | None = None
     metric: str | None = None
@@ -35,14 +39,13 @@ class Outcome:
     def __str__(self) -> str:
         if self.state == "failed":
             return f"failed: {self.error}"
-        how = f"made in {duration(self.seconds)}" if self.state == "made" else "read, it was there"
-        if self.metric is None:
-            return how
-        return f"{self.metric} {self.dense:.4g} -> {self.pruned:.4g}, {self.removed:.1%} removed, {how}"
+        how = f"made in {duration(self.seconds)}" if self.state == "made" else "read"
+        measured = "" if self.metric is None else f"{self.metric} {self.dense:.4g} -> {self.pruned:.4g}, "
+        return f"{measured}{self.removed:.1%} of the model removed, {how}"
 
 
 class Sweep:
-    """Counts the jobs of one sweep as they end, and says so on stdout."""
+    """Says on stdout how far a sweep is, and keeps what became of each job in its folder."""
 
     def __init__(self, folder: Path, total: int) -> None:
         self.file, self.total = folder / FILE, total
@@ -51,23 +54,26 @@ class Sweep:
 
     def announce(self, number: int, name: str) -> None:
         """Say that a job begins."""
-        print(f"[{number + 1}/{self.total}] {name}", flush=True)
+        print(f"[{number + 1}/{self.total}] {name}{self.left()}", flush=True)
 
     def end(self, number: int, name: str, outcome: Outcome) -> None:
-        """Take note of what became of a job and say it."""
+        """Say what became of a job, and keep it; without the file there is no table at the end."""
         outcome = replace(outcome, number=number, name=name)
         self.ended.append(outcome)
-        with self.file.open("a") as file:
+        with suppress(OSError), self.file.open("a") as file:
             file.write(json.dumps(asdict(outcome)) + "\n")
-        print(f"[{len(self.ended)} of {self.total} ended] {name}: {outcome}{self.left()}", flush=True)
+        print(f"[{number + 1}/{self.total}] {name}: {outcome}", flush=True)
 
     def left(self) -> str:
-        """The time that the other jobs will take at the pace of those that were made."""
+        """The time that the rest takes if all of it has to be made at the pace so far."""
         made = sum(one.state == "made" for one in self.ended)
-        others = self.total - len(self.ended)
-        if not made or not others:
+        if not made:
             return ""
-        return f"; about {duration((time.monotonic() - self.start) / made * others)} left"
+        seconds = (time.monotonic() - self.start) / made * (self.total - len(self.ended))
+        return f" ({len(self.ended)} ended, about {duration(seconds)} left)"
+
+    def interrupted(self) -> str:
+        return f"{len(self.ended)} of {self.total} jobs ended; the same command goes on with the others"
 
 
 def outcomes(folder: Path) -> list[Outcome]:
@@ -77,10 +83,7 @@ def outcomes(folder: Path) -> list[Outcome]:
     return sorted((Outcome(**json.loads(line)) for line in lines), key=lambda one: one.number)
 
 
-def closing(found: Iterable[Outcome], results: str) -> str:
-    """The sentence below the table of a sweep."""
-    found = [*found]
-    counts = {state: sum(one.state == state for one in found) for state in ("made", "read", "failed")}
-    said = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    failed = f"; errors are in {results}/failures, the same command runs them again" if counts["failed"] else ""
-    return f"{len(found)} jobs: {said}{failed}\ncfsp-tables {results}/records compares them, cfsp-report draws them"
+def count_of(found: Sequence[Outcome]) -> str:
+    """How many jobs were made, read, and failed."""
+    counts = {state: sum(one.state == state for one in found) for state in STATES}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)

@@ -24,7 +24,7 @@ ROWS = [
         "unsupported",
         "windows",
     },
-    {"locks", "plugins", "seals"},
+    {"locks", "plugins", "seals", "sweeps"},
     {"about", "chats", "rows", "sites", "stdlib", "plans", "record"},
     {
         "cache",
@@ -80,7 +80,7 @@ ROWS = [
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ONLY_IN = {
-    "hydra": {"attempts.py", "build.py", "cli.py", "overrides.py"},
+    "hydra": {"attempts.py", "build.py", "cli.py", "explain.py", "overrides.py"},
     "datasets": {"rows.py", "zero_shot.py"},
     "pandas": {"frames.py", "filters.py", "tables.py", "formats.py", "papers.py"},
     "rich": {"summary.py", "cli.py", "terminal.py"},

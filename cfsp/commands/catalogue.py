@@ -1,9 +1,8 @@
-"""`cfsp list` and `cfsp describe`: what there is to choose, read off the YAML files and the classes they name."""
+"""`cfsp list` and `cfsp describe`: what there is to choose, read off YAML files and the classes they name."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import inspect
 import json
 import re
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from cfsp.options import suggest
 
 WIDTH = 110
 DEFAULT = re.compile(r"- (?P<group>\w+): *(?P<choice>[\w\[\],]+) *# *(?P<meaning>.*)")
@@ -106,9 +107,7 @@ def list_choices(arguments: Sequence[str]) -> None:
         for choice in choices:
             print(hanging(f"  {choice.name:{width}}  ", choice.title))
         print()
-    print(
-        "cfsp describe GROUP=CHOICE tells more; cfsp GROUP=CHOICE chooses, of experiments cfsp +experiment=CHOICE."
-    )
+    print("cfsp describe GROUP=CHOICE tells more; cfsp GROUP=CHOICE or cfsp +experiment=CHOICE chooses it.")
 
 
 def describe(arguments: Sequence[str]) -> None:
@@ -200,9 +199,7 @@ def pick(what: str, name: str, there: Sequence[str]) -> str:
     """The name, if it is there. Exits with one line that suggests the nearest otherwise."""
     if name in there:
         return name
-    near = difflib.get_close_matches(name, there, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(there)}"
-    raise SystemExit(f"cfsp: error: no {what} {name!r}; {hint}")
+    raise SystemExit(f"cfsp: error: {name}: no such {what}; {suggest(name, there)}")
 
 
 def command(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
