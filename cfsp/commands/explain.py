@@ -152,8 +152,10 @@ def unknown_choice(text: str, config_dir: str | None) -> str:
 def unknown_key(key: str, overrides: Sequence[str], config_dir: str | None) -> str:
     """For a key that the config does not have."""
     known = [*known_keys(overrides, config_dir), *groups(search_path(config_dir))]
-    inside = [one for one in known if one.startswith(key.rpartition(".")[0] + ".")] if "." in key else known
-    return f"{key}: no such option; {suggest(key, inside or known)}\n  cfsp --help shows all options"
+    part, dot, name = key.rpartition(".")
+    inside = [one.removeprefix(part + dot) for one in known if dot and one.startswith(part + dot)]
+    hint = suggest(name, inside) if inside else suggest(key, known)
+    return f"{key}: no such option; {hint}\n  cfsp --help shows all options"
 
 
 def known_keys(overrides: Sequence[str], config_dir: str | None) -> list[str]:
