@@ -55,7 +55,7 @@ class Attempt:
             traceback.print_exception(error)
         hint = "" if isinstance(error, EXPECTED) or path is None else f" (the traceback is in {path})"
         print(f"cfsp: error: {one_line(error)}{hint}", file=sys.stderr)
-        self.outcome = replace(self.outcome, state="failed", error=one_line(error))
+        self.outcome = replace(self.outcome, state="failed", error=one_line(error), file=path and str(path))
         return True
 
 

@@ -71,7 +71,8 @@ def task(what: str, unit: str, total: int | None) -> Iterator[Task]:
 @contextmanager
 def lines() -> Iterator[None]:
     """Let `begin` print to a stdout that is no terminal, and break long silences with what is under way."""
-    if sys.stdout.isatty() or is_off() or _printers:
+    other_rank = os.environ.get("RANK", "0") != "0"  # of torchrun's processes the first one speaks
+    if sys.stdout.isatty() or is_off() or other_rank or _printers:
         yield
         return
     printer = Printer()

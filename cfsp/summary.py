@@ -129,7 +129,7 @@ def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
     name, metric = next(iter(record.metrics["pruned"].items()), (None, None))
     return Outcome(
         state="made" if made else "read",
-        record=str(path),
+        file=str(path),
         removed=record.sparsity["model"],
         metric=name,
         dense=None if metric is None else record.metrics["dense"][name].value,
@@ -150,6 +150,6 @@ def sweep_summary(found: Sequence[Outcome], results: str) -> Group:
     dense = {one.metric: f"{one.dense:.4g}" for one in found if one.metric}
     if dense:
         table.caption = "dense: " + ", ".join(f"{metric} {value}" for metric, value in dense.items())
-    failed = [Text(f"{one.name}: {one.error}") for one in found if one.state == "failed"]
+    failed = [Text(f"{one.name}: {one.error} ({one.file})") for one in found if one.state == "failed"]
     more = Text(f"cfsp-tables {results}/records compares them, cfsp-report {results}/records draws them")
     return Group(table, *failed, more)

@@ -21,13 +21,13 @@ STATES = ("made", "read", "failed")
 class Outcome:
     """What became of one job. state: "made", "read" (its record was there) or "failed".
 
-    record: its path. removed: share of all parameters. metric: the first that was measured, its value of the
+    file: its record, or its failure. removed: share of all parameters. metric: the first that was measured, its value of the
     dense and of the pruned model. number, name: of the job in its sweep.
     """
 
     state: str
     seconds: float = 0.0
-    record: str | None = None
+    file: str | None = None
     removed: float | None = None
     metric: str | None = None
     dense: float | None = None

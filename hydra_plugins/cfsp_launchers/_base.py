@@ -66,12 +66,13 @@ class Job:
         command = shlex.join(["cfsp", *self.overrides])
         failure = Failure.of(ChildProcessError(reason), run_id(config), config, command, sweep)
         print(f"cfsp: error: {self.name}: {reason}", file=sys.stderr)
+        file = None
         try:
-            failure.save(config["results"])
+            file = str(failure.save(config["results"]))
         except (OSError, ValueError) as fault:
             print(f"cfsp: the failure cannot be kept ({fault})", file=sys.stderr)
         done = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
-        done.return_value = Outcome("failed", error=reason)
+        done.return_value = Outcome("failed", error=reason, file=file)
         return done
 
 
