@@ -21,8 +21,8 @@ STATES = ("made", "read", "failed")
 class Outcome:
     """What became of one job. state: "made", "read" (its record was there) or "failed".
 
-    file: its record, or its failure. removed: share of all parameters. metric: the first that was measured, its value of the
-    dense and of the pruned model. number, name: of the job in its sweep.
+    file: its record, or its failure. removed: share of all parameters. metric: the first that was measured,
+    with its value of the dense and of the pruned model. number, name: of the job in its sweep.
     """
 
     state: str
