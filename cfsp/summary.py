@@ -29,7 +29,8 @@ def summary(record: Record) -> Group:
 
 def before_and_after(record: Record) -> Table:
     config = record.config
-    title = " / ".join(part_name(config[part]) for part in ("criterion", "allocator", "compensation"))
+    names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
+    title = ", ".join(f"{part} {name}" for part, name in names.items())
     table = Table(
         "",
         "dense",
