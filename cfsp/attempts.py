@@ -1,4 +1,4 @@
-"""Attempts: a job that fails says so, leaves a file, and lets the others of its sweep go on."""
+"""Attempts: report and store the failure of a job without stopping its sweep."""
 
 from __future__ import annotations
 
@@ -8,37 +8,38 @@ import sys
 import time
 import traceback
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cfsp.atomic import writing
+from cfsp.sweeps import Outcome, outcomes
 
 ABANDONED = 60.0
 """Seconds after which a sweep's folder that is empty is one of a killed sweep."""
-
-failed: set[str] = set()
-"""Files of the failures that this process knows of; what the exit code is made of."""
 
 EXPECTED = (ValueError, KeyError, OSError, OmegaConfBaseException)
 """What bad input and bad disks raise; anything else is a fault of the program, whose kind is said too."""
 
 
 class Attempt:
-    """A job whose error becomes one line on stderr and one file in `<results>/failures`.
+    """Run one job; report and store its failure.
 
-    HYDRA_FULL_ERROR=1 shows the traceback, which the file has in any case. An error that cannot be
-    kept is raised in a sweep, where nothing else would tell the process that waits for the job.
+    The error becomes one line on stderr and a file in `<results>/failures`. HYDRA_FULL_ERROR=1 shows the
+    traceback, which the file has in any case. outcome: what became of the job; the caller sets it.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
-        self.cfg = cfg
+        self.cfg, self.start = cfg, time.perf_counter()
+        self.outcome = Outcome("made")
 
     def __enter__(self) -> Attempt:
         return self
@@ -46,22 +47,23 @@ class Attempt:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
+        self.outcome = replace(self.outcome, seconds=round(time.perf_counter() - self.start, 3))
         if not isinstance(error, Exception):  # none, or Ctrl-C, which is no failure and ends everything
             return False
-        full = os.environ.get("HYDRA_FULL_ERROR") == "1"
         path = keep(error, self.cfg)
-        if full and sweep_name() is None:
-            return False
-        if full:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(error)
         hint = "" if isinstance(error, EXPECTED) or path is None else f" (the traceback is in {path})"
         print(f"cfsp: error: {one_line(error)}{hint}", file=sys.stderr)
-        failed.add(str(path))
-        return path is not None or sweep_name() is None
+        self.outcome = replace(self.outcome, state="failed", error=one_line(error), file=path and str(path))
+        return True
 
 
 class SweepEnd(Callback):
-    """Counts the failures of a sweep when all its jobs are over, in whatever processes they were."""
+    """Begins a sweep with its folder and ends it with a table of all jobs, whatever process ran them."""
+
+    def __init__(self) -> None:
+        self.ended: list[Outcome] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """End in one line where Hydra could not write what it begins a sweep with."""
@@ -74,17 +76,23 @@ class SweepEnd(Callback):
             print(f"cfsp: error: {error}: results=FOLDER or hydra.sweep.dir=FOLDER", file=sys.stderr)
             raise SystemExit(1) from error
 
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        from cfsp.failures import of_sweep  # slow to import
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Take note of a job of this process: Hydra's own launcher keeps nothing."""
+        if isinstance(job_return.return_value, Outcome):
+            self.ended.append(job_return.return_value)
 
-        failed.update(str(path) for path in of_sweep(config.results, Path(config.hydra.sweep.dir).name))
-        if failed:
-            jobs = "1 job" if len(failed) == 1 else f"{len(failed)} jobs"
-            print(f"cfsp: {jobs} of the sweep failed: {' '.join(sorted(failed))}", file=sys.stderr)
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        """Show the table. Exit code 1 if a job failed."""
+        from cfsp.summary import show_sweep  # slow to import
+
+        found = outcomes(Path(config.hydra.sweep.dir)) or self.ended
+        show_sweep(found, config.results)
         for folder in Path(config.hydra.sweep.dir).parent.glob("*/"):
             with suppress(OSError):  # it holds something, as those do that got as far as their first job
                 if time.time() - folder.stat().st_mtime > ABANDONED:
                     folder.rmdir()
+        if any(one.state == "failed" for one in found):
+            raise SystemExit(1)
 
 
 def sweep_name() -> str | None:

@@ -10,38 +10,67 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
-from cfsp.attempts import Attempt, command, failed, sweep_name
+from cfsp.attempts import Attempt, command, sweep_name
+from cfsp.bars import lines
 from cfsp.build import CONF
+from cfsp.commands.catalogue import describe, list_choices
+from cfsp.commands.explain import check, show_configs
 from cfsp.overrides import understood
 from cfsp.plugins import import_plugins
+from cfsp.sweeps import Outcome
 
 
 def main() -> None:
-    """Run one job or a sweep. Exit code 1 if a job failed, 130 after Ctrl-C."""
+    """Run one job or a sweep, or answer a question. Exit code 1 if a job failed, 130 after Ctrl-C."""
+    arguments = sys.argv[1:]
+    if answer(arguments):
+        return
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-    failed.clear()
     own_launchers()
     try:
-        sys.argv[1:] = understood(sys.argv[1:])
+        check(arguments)
+        sys.argv[1:] = understood(arguments)
     except ValueError as error:
         print(f"cfsp: error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     try:
-        job()
+        with lines():
+            job()
     except KeyboardInterrupt:
         print("cfsp: interrupted; what was finished before stays", file=sys.stderr)
         raise SystemExit(130) from None
-    if failed:
-        raise SystemExit(1)
+
+
+def answer(arguments: list[str]) -> bool:
+    """Answer `cfsp list`, `cfsp describe` and `cfsp --help GROUP`. -> whether it was any of these"""
+    words = [argument for argument in arguments if argument not in ("-h", "--help")]
+    if arguments[:1] == ["describe"]:
+        describe(arguments[1:])
+    elif arguments[:1] == ["list"]:
+        list_choices(arguments[1:])
+    elif words and "=" in words[0] and len(words) < len(arguments):
+        describe(words[:1])
+    elif words and words[0].isidentifier() and words[0] != "help" and len(words) < len(arguments):
+        list_choices(words)
+    elif {"-m", "--multirun"} & {*arguments} and {"--cfg", "-c"} & {*arguments}:
+        show_configs(arguments)
+    else:
+        if words == ["help"]:
+            sys.argv[1:] = ["--help"]
+        return False
+    return True
 
 
 @hydra.main(config_path=str(CONF), config_name="config", version_base="1.3")
-def job(cfg: DictConfig) -> None:
-    """Run one job; what goes wrong in it is said, kept, and no other job's matter."""
-    with Attempt(cfg):
+def job(cfg: DictConfig) -> Outcome:
+    """Run one job; report and store its failure without stopping the sweep."""
+    with Attempt(cfg) as attempt:
         import_plugins(cfg.plugins)
-        show(cfg)
+        attempt.outcome = run(cfg)
+    if attempt.outcome.state == "failed" and sweep_name() is None:
+        raise SystemExit(1)
+    return attempt.outcome
 
 
 def own_launchers() -> None:
@@ -52,41 +81,38 @@ def own_launchers() -> None:
         presets.pop(preset.name, None)
 
 
-def show(cfg: DictConfig) -> None:
-    """Show the record at a terminal, print its path alone elsewhere."""
+def run(cfg: DictConfig) -> Outcome:
+    """Make or read the record. A job by itself shows it; a sweep's launcher shows what became of its jobs."""
     # Imported here so that `cfsp --help` answers at once.
     from huggingface_hub.utils import logging
-    from rich.console import Console
     from transformers.utils.logging import disable_progress_bar
 
     from cfsp.failures import forget
     from cfsp.push import push
     from cfsp.record import is_main, record_path
     from cfsp.run import obtain, save_folder
-    from cfsp.summary import summary
+    from cfsp.summary import outcome_of, show
 
     logging.set_verbosity_error()  # the error that follows its retries says all
-    if not sys.stderr.isatty():
-        disable_progress_bar()
+    disable_progress_bar()  # weights load in seconds, and the bars would be left standing
     sweep = sweep_name()
     check_places(cfg, sweep)
     record, made = obtain(cfg, command(), sweep)
-    if not is_main():
-        return
-    console = Console()
-    if console.is_terminal:
-        console.print(summary(record))
-    if not made:
-        hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
-        print(f"cfsp: {hint}", file=sys.stderr)
-    if cfg.save:
+    path = record_path(cfg.results, record.id)
+    if is_main() and sweep is None:
+        show(record)
+        if not made:
+            hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
+            print(f"cfsp: {hint}", file=sys.stderr)
+        print(path, flush=True)
+    if is_main() and cfg.save:
         print(f"cfsp: the model is in {save_folder(cfg, record.id)}", file=sys.stderr)
-    print(record_path(cfg.results, record.id), flush=True)
-    if cfg.push is not None:
+    if is_main() and cfg.push is not None:
         print(f"cfsp: pushing it to {cfg.push}", file=sys.stderr)
         address = push(save_folder(cfg, record.id), cfg.push, cfg.private)
         forget(cfg.results, record.id)  # of an earlier push
         print(f"cfsp: the model is at {address}", file=sys.stderr)
+    return outcome_of(record, path, made)
 
 
 def check_places(cfg: DictConfig, sweep: str | None) -> None:

@@ -14,10 +14,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 import cfsp.moments  # noqa: F401  (makes its statistics known)
+from cfsp.bars import bar
 from cfsp.cache import Cache, fingerprint, fingerprint_batches
 from cfsp.gradients import TAYLOR, backpropagate
 from cfsp.layouts import check_positions
@@ -83,7 +83,7 @@ def observe(
             stack.callback(statistic.watch(model.get_submodule(path)).remove)
         if last_block:  # after the statistics, whose hooks on this block must have run
             stack.callback(model.get_submodule(last_block).register_forward_hook(stop).remove)
-        for number, batch in enumerate(tqdm(batches, "calibration", unit="batch", disable=None)):
+        for number, batch in enumerate(bar(batches, "calibration", "batch")):
             check_batch(batch, number)
             check_positions(model, batch["input_ids"].shape[1], "calibration seqlen")
             feed(model, batch, watchers.values(), number)

@@ -17,6 +17,7 @@ from cfsp.criteria.base import Criterion
 from cfsp.evaluation.base import Evaluator, Sampler
 from cfsp.loggers.base import Logger
 from cfsp.options import check_option, shown, unknown
+from cfsp.plugins import Modules
 from cfsp.record import is_main
 from cfsp.recovery.base import Recovery
 from cfsp.schedules.base import BASES, SHARE, Schedule
@@ -40,6 +41,9 @@ class Config:
     cache: Annotated[str | Literal[False], "a folder or off"]
     save: Annotated[bool | str, "false, true (results/models/<id>) or a folder"]
     overwrite: bool
+    push: Annotated[str | None, "null or a repository of the hub: owner/name"]
+    private: bool
+    plugins: Modules
     model: Annotated[tuple, "a function that loads a model and its tokenizer"]
     calibration: RandomWindows
     criterion: Criterion

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from cfsp.bars import bar
 from cfsp.calibration import bos_token
 from cfsp.checks import check_integer, check_number
 from cfsp.instructions import Conversations
@@ -79,7 +79,7 @@ class Instructions(Source):
         rendered = [*self.conversations.rendered(tokenizer)]
 
         def make() -> Reading:
-            read = tqdm(rendered, f"read {self.label}", unit="passage", disable=None)
+            read = bar(rendered, f"read {self.label}", "passage")
             coded = [*starmap(partial(code, tokenizer), read)]
             return ragged("ids", (ids for ids, _ in coded)) | ragged("answered", (own for _, own in coded))
 

@@ -61,19 +61,14 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             found[name] = leaf(value)
             continue
         if "_target_" in value:
-            found[name] = yaml_name(name, value)
+            found[name] = called(name, value)
         found |= flat(value, f"{name}.")
     return found
 
 
-def yaml_name(group: str, part: Mapping[str, Any]) -> str:
-    """What a part is called on the command line; a recovery by what it trains and learns from."""
-    if group == "model" and "path" in part:
-        return Path(part["path"]).name
-    if group == "recovery" and {"parameters", "objective"} <= set(part):
-        return "/".join(part_name(part[inner]) for inner in ("parameters", "objective"))
-    name = part_name(part).removesuffix(f"_{group}")
-    return "none" if name == "no" else name
+def called(group: str, part: Mapping[str, Any]) -> str:
+    """What a part is called; a model by the last part of its path."""
+    return Path(part["path"]).name if group == "model" and "path" in part else part_name(part)
 
 
 def leaf(value: Any) -> str | float:

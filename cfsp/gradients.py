@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from cfsp.bars import bar
 from cfsp.layouts import block_modules, check_positions, is_causal
 from cfsp.modes import evaluating
 from cfsp.sites import Site, learned_weights
@@ -96,7 +96,7 @@ def backpropagate(
         counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
         if not sum(counts):
             raise ValueError("calibration gave no token to predict; expected samples of two or more tokens")
-        for number, sample in enumerate(tqdm(samples, "gradients", unit="sample", disable=None)):
+        for number, sample in enumerate(bar(samples, "gradients", "sample")):
             check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
             for moment in moments.values():
                 moment.share = counts[number] / sum(counts)

@@ -65,19 +65,12 @@ def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
 
 
 def short_name(config: Any, part: str) -> str:
-    """The name of a part; recoveries go by which parameters they train.
-
-    A config without the part is older than the part, which it hence did without.
-    """
+    """The name of a part. A config without it is older than the part, which it hence did without."""
     if config is None:
-        return f"no_{part}"
+        return "none"
     if isinstance(config, str):
         return f"of {config}"
-    if not isinstance(config, Mapping):
-        return "+".join(config)
-    if part == "recovery" and "parameters" in config:
-        return part_name(config["parameters"])
-    return part_name(config)
+    return part_name(config) if isinstance(config, Mapping) else "+".join(config)
 
 
 def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:

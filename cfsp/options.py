@@ -120,6 +120,12 @@ def unknown(name: str, value: Any, known: Sequence[str]) -> str:
     return f"{name}={shown(value)}: no such option; expected one of {', '.join(known) or '(none)'}{hint}"
 
 
+def suggest(name: str, there: Sequence[str]) -> str:
+    """What could have been meant: the nearest names, else all."""
+    near = difflib.get_close_matches(name, [*dict.fromkeys(there)], n=3)
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(there) or '(none)'}"
+
+
 def imported(name: str, path: Any) -> Callable[..., Any]:
     """The class or function of a dotted path. Raises ValueError if there is none."""
     try:

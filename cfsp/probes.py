@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Probes
+from cfsp.bars import bar
 from cfsp.cache import Cache
 from cfsp.collection import code, collect, identity, read_tensors, write_tensors
 from cfsp.compensation.base import Compensation
@@ -108,7 +108,7 @@ def probe(
     stats: Stats = {}
     with Stream(model, batches, place) as stream:
         dense = [stream.keep(log_probabilities(model, batch), f"dense.{n}") for n, batch in enumerate(chosen)]
-        for block in tqdm(range(len(stream.blocks)), "probes", unit="block", disable=None):
+        for block in bar(range(len(stream.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
                 score, stat = judged(stream, site, method, known[site.name])
                 points = {}

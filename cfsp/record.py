@@ -198,9 +198,27 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def part_name(config: Mapping[str, Any]) -> str:
-    """The name of the class that a part of the config makes, as a YAML file would write it."""
+    """What a part of a config is called on the command line, read off the class that it makes.
+
+    A recovery that trains parameters for an objective is called by both: lora, importance_lora, distill.
+    """
+    if {"parameters", "objective"} <= config.keys():
+        return recovery_name(config["parameters"], config["objective"])
     name = config["_target_"].rsplit(".", 1)[-1]
-    return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    name = re.sub(r"_(compensation|recovery)$", "", name)
+    return "none" if name == "no" else name
+
+
+def recovery_name(parameters: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
+    """What a recovery is called by what it trains and what that learns."""
+    trained, learned = part_name(parameters), part_name(objective)
+    follows = parameters.get("proportional_to", "uniform")
+    if follows != "uniform":
+        trained = f"{follows}_{trained}"
+    if learned == "next_token":
+        return trained
+    return "distill" if (trained, learned) == ("lora", "distillation") else f"{trained}/{learned}"
 
 
 def digest(data: Any) -> str:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from transformers import set_seed
 
 from cfsp import record
+from cfsp.bars import begin
 from cfsp.build import build
 from cfsp.cache import Cache
 from cfsp.cards import base_license, model_card
@@ -182,5 +183,6 @@ class Stopwatch:
     @contextmanager
     def __call__(self, stage: str) -> Iterator[None]:
         start = time.perf_counter()
+        begin(stage)
         yield
         self.seconds[stage] = round(time.perf_counter() - start, 3)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from rich.console import Group
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from cfsp.record import Record, part_name
+from cfsp.sweeps import Outcome, count_of
+
+WIDTH = 110
+"""Columns of a table in a file."""
 
 
 def summary(record: Record) -> Group:
@@ -22,7 +29,8 @@ def summary(record: Record) -> Group:
 
 def before_and_after(record: Record) -> Table:
     config = record.config
-    title = " / ".join(part_name(config[part]) for part in ("criterion", "allocator", "compensation"))
+    names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
+    title = ", ".join(f"{part} {name}" for part, name in names.items())
     table = Table(
         "",
         "dense",
@@ -98,3 +106,51 @@ def bar(share: float, width: int = 24) -> str:
     """A share as a bar that fits a terminal of 80 columns beside the site's name."""
     filled = round(share * width)
     return "█" * filled + "░" * (width - filled)
+
+
+def show(record: Record) -> None:
+    """Print a record to stdout."""
+    console().print(summary(record))
+
+
+def show_sweep(found: Sequence[Outcome], results: str) -> None:
+    """Print the table of a sweep to stdout."""
+    if found:
+        console().print(sweep_summary(found, results))
+
+
+def console() -> Console:
+    """Stdout; where it is no terminal, wide enough for names."""
+    found = Console()
+    return found if found.is_terminal else Console(width=WIDTH)
+
+
+def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
+    """What a sweep says of a job that has this record."""
+    name, metric = next(iter(record.metrics["pruned"].items()), (None, None))
+    return Outcome(
+        state="made" if made else "read",
+        file=str(path),
+        removed=record.sparsity["model"],
+        metric=name,
+        dense=None if metric is None else record.metrics["dense"][name].value,
+        pruned=None if metric is None else metric.value,
+    )
+
+
+def sweep_summary(found: Sequence[Outcome], results: str) -> Group:
+    """All jobs of a sweep, and the command that shows more."""
+    metrics = dict.fromkeys(one.metric for one in found if one.metric)
+    table = Table(
+        "job", "removed", *metrics, "", title=f"{len(found)} jobs: {count_of(found)}", title_justify="left"
+    )
+    for one in found:
+        removed = "-" if one.removed is None else f"{one.removed:.1%}"
+        values = (f"{one.pruned:.4g}" if one.metric == metric else "-" for metric in metrics)
+        table.add_row(Text(one.name), removed, *values, one.state)
+    dense = {one.metric: f"{one.dense:.4g}" for one in found if one.metric}
+    if dense:
+        table.caption = "dense: " + ", ".join(f"{metric} {value}" for metric, value in dense.items())
+    failed = [Text(f"{one.name}: {one.error} ({one.file})") for one in found if one.state == "failed"]
+    more = Text(f"cfsp-tables {results}/records compares them, cfsp-report {results}/records draws them")
+    return Group(table, *failed, more)

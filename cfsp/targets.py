@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from cfsp.bars import bar
 from cfsp.gates import Gates
 from cfsp.layouts import places_of
 from cfsp.moments import HELD_OUT, full_float32
@@ -38,7 +38,7 @@ def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates
     -> target_moment, target_moment_held_out [channels + 1, outputs], float64; see `cfsp.moments`
     """
     total, held_out, count, samples = 0.0, 0.0, 0, 0
-    for number, batch in enumerate(tqdm(dense.batches, site.name, unit="batch", leave=False, disable=None)):
+    for number, batch in enumerate(bar(dense.batches, f"target of {site.name}", "batch")):
         with watching(dense, site) as ideal:
             dense.run(number)
         with gates, watching(pruned, site) as seen:

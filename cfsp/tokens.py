@@ -10,9 +10,9 @@ from importlib.metadata import version
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from cfsp.bars import bar
 from cfsp.readings import Reading, content, reading
 from cfsp.texts import Text
 
@@ -47,7 +47,7 @@ def document_ids(text: Text, tokenizer: PreTrainedTokenizerBase) -> Iterator[Ids
     documents = text.written(tokenizer)
 
     def make() -> Reading:
-        read = tqdm(documents, f"read {text.label}", unit="passage", disable=None)
+        read = bar(documents, f"read {text.label}", "document")
         return ragged("ids", (encode(tokenizer, document) for document in read))
 
     made = reading("documents", text.label, [content(documents), identity(tokenizer)], make)

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from cfsp.atomic import writing
+from cfsp.bars import Task
 from cfsp.restarts import drop_torn, has_ended, mark_whole, newest_whole
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor], Tensor | int | None], Tensor]
@@ -89,6 +90,14 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         spent = max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0)
         self.start = time.perf_counter() - spent
+        self.shown = Task("recovery", "step", state.max_steps)
+        self.shown.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.shown.advance()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.shown.end()
 
     def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         row = state.log_history[-1]

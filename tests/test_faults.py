@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cfsp import atomic, attempts, record, run
+from cfsp import atomic, record, run
 from cfsp.failures import of_sweep
 from cfsp.record import Record
 
@@ -34,7 +34,7 @@ def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error
     once(error)
     code, out, err = cfsp("-m", "sparsity=0.2,0.3,0.4")
     assert code == 1
-    assert len(out.split()) == 2
+    assert "3 jobs: 2 made, 1 failed" in out
     (path,) = (tmp_path / "results" / "failures").iterdir()
     failure = json.loads(path.read_text())
     assert failure["id"] == path.stem
@@ -44,44 +44,31 @@ def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error
     assert failure["config"]["sparsity"] == 0.3
     assert failure["environment"]["versions"]["torch"]
     assert err[0].startswith(f"cfsp: error: {type(error).__name__}: {' '.join(str(error).split())}")
-    assert err[-1] == f"cfsp: 1 job of the sweep failed: results/failures/{path.name}"
+    assert f"(results/failures/{path.name})" in out
     (sweep,) = (tmp_path / "results" / "sweeps").iterdir()
     assert of_sweep("results", sweep.name) == [path.relative_to(tmp_path)]
     assert not of_sweep("results", "another")
     once(None)
     code, out, err = cfsp("-m", "sparsity=0.2,0.3,0.4")
-    assert (code, len(out.split())) == (0, 3)
-    assert [line.partition(":")[2][:14] for line in err] == [" read, not run"] * 2
+    assert (code, err) == (0, [])
+    assert "3 jobs: 1 made, 2 read" in out
     assert not path.exists()
-
-
-def test_failures_of_other_processes_count(cfsp, monkeypatch):
-    """What a job in another process leaves is its file alone."""
-    original = attempts.Attempt.__exit__
-
-    def elsewhere(*args):
-        done = original(*args)
-        attempts.failed.clear()
-        return done
-
-    monkeypatch.setattr(attempts.Attempt, "__exit__", elsewhere)
-    code, _, err = cfsp("-m", "sparsity=2,0.3")
-    assert code == 1
-    assert err[-1].startswith("cfsp: 1 job of the sweep failed: results/failures/")
 
 
 def test_full_error_shows_a_sweeps_traceback_and_goes_on(cfsp, once, monkeypatch):
     once(RuntimeError("boom"))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     code, out, err = cfsp("-m", "sparsity=0.3,0.2")
-    assert (code, len(out.split())) == (1, 1)
+    assert code == 1
+    assert "2 jobs: 1 made, 1 failed" in out
     assert "Traceback (most recent call last):" in err
     assert "RuntimeError: boom" in err
 
 
 def test_a_config_that_does_not_resolve_is_a_failure_too(cfsp, tmp_path):
     code, out, err = cfsp("-m", "sparsity=0.2", "seed=${nowhere},0")
-    assert (code, len(out.split())) == (1, 1)
+    assert code == 1
+    assert "2 jobs: 1 made, 1 failed" in out
     assert "Interpolation key 'nowhere' not found" in err[0]
     assert len([*(tmp_path / "results" / "failures").iterdir()]) == 1
 
@@ -106,14 +93,14 @@ def damaged(text: str, kind: str) -> bytes:
 )
 def test_a_record_that_cannot_be_read_is_named_kept_aside_and_made_anew(cfsp, tmp_path, kind):
     _, out, _ = cfsp("evaluation=[]")
-    path = tmp_path / out.strip()
+    path = tmp_path / out.splitlines()[-1]
     before = Record.load(path)
     broken = damaged(path.read_text(), kind)
     path.write_bytes(broken)
     code, again, err = cfsp("evaluation=[]")
-    assert (code, again) == (0, out)
+    assert (code, again.splitlines()[-1]) == (0, out.splitlines()[-1])
     (line,) = err
-    assert out.strip() in line
+    assert out.splitlines()[-1] in line
     assert line.endswith(f"kept as {path.name}.broken and made anew")
     assert path.with_name(f"{path.name}.broken").read_bytes() == broken
     assert Record.load(path).widths == before.widths
@@ -139,7 +126,8 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(cfsp, tmp_path, monkeypatc
     full = Full(folder)
     monkeypatch.setattr(atomic, "os", full)
     code, out, err = cfsp("-m", "sparsity=0.2,0.3", "evaluation=[]")
-    assert (code, out) == (1, "")
+    assert code == 1
+    assert "2 jobs: 2 failed" in out
     ids = dict.fromkeys(re.findall(r"records/(\w{12})\.json", " ".join(err)))
     assert len(ids) == 2
     assert [line for line in err if line.startswith("cfsp: error:")] == [
@@ -163,13 +151,13 @@ def test_a_clock_that_is_wrong_changes_nothing(cfsp, monkeypatch, now):
     assert (code, err) == (0, [])
     monkeypatch.setattr(record, "now", clock)
     code, again, err = cfsp("evaluation=[]")
-    assert (code, again) == (0, out)
+    assert (code, again.splitlines()[-1]) == (0, out.splitlines()[-1])
     assert err == [f"cfsp: read, not run: the record is of {now}; overwrite=true runs it again"]
 
 
 def test_what_a_killed_process_left_of_a_record_goes_with_the_next_attempt(cfsp, tmp_path):
     _, out, _ = cfsp("evaluation=[]")
-    path = tmp_path / out.strip()
+    path = tmp_path / out.splitlines()[-1]
     part = path.with_name(f".{path.name}.0123456789abcdef.part")
     part.write_text("half")
     (tmp_path / "results" / f".{path.stem}.lock").touch()

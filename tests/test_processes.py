@@ -54,7 +54,7 @@ def test_two_processes_train_one_model(tiny_checkpoint, tmp_path, text_file):
     command += ["recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}"]
     command += ["recovery.data.window=16", "recovery.data.held_out=4"]
     command += ["recovery.training.max_steps=2", "recovery.training.batch_size=2"]
-    (path,) = launch(*command, cwd=tmp_path).stdout.split()
+    path = launch(*command, cwd=tmp_path).stdout.splitlines()[-1]
     training = Record.load(tmp_path / path).training
     assert (training["batch"], training["steps"], training["tokens"]) == (4, 2, 2 * 4 * 16)
     (log,) = (tmp_path / "results" / "logs").iterdir()

@@ -42,15 +42,15 @@ def test_names_tell_all_methods_apart():
         record("FLAP", training=training(1.0)),
     ]
     names = method_names(found)
-    assert names[found[1].id] == "magnitude(all) / uniform / no_recovery"
-    assert names[found[2].id] == "magnitude(consumers, norm=2.0) / uniform / no_recovery"
+    assert names[found[1].id] == "magnitude(all) / uniform / none"
+    assert names[found[2].id] == "magnitude(consumers, norm=2.0) / uniform / none"
     assert names[found[5].id] == "flap / uniform / lora"
     assert len(set(names.values())) == len(found)
 
 
 def test_names_need_no_criterion_where_there_is_one():
     found = [record("FLAP"), record("FLAP", training=training(1.0))]
-    assert [*method_names(found).values()] == ["no_recovery", "lora"]
+    assert [*method_names(found).values()] == ["none", "lora"]
     assert [*method_names(found[:1]).values()] == ["flap"]
 
 

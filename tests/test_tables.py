@@ -6,8 +6,11 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 from tabled import NAME, record
 
+from cfsp.build import CONF, choices
 from cfsp.commands.tables import main
 from cfsp.formats import render
 from cfsp.frames import find_fields, find_metrics
@@ -148,7 +151,7 @@ def test_frame_has_leaves_and_names_of_parts():
     row = frame([record("wanda_sp", 0.2, 5, **config)]).iloc[0]
     expected = {
         "criterion": "wanda_sp",
-        "recovery": "lora/next_token",
+        "recovery": "lora",
         "recovery.parameters": "lora",
         "recovery.parameters.rank": 8,
         "compensation": "none",
@@ -236,14 +239,19 @@ def test_command_says_what_is_wrong_in_one_line(arguments, message, saved, capsy
     assert error.count("\n") == 1
 
 
-def test_part_name_is_the_yaml_name():
-    targets = {
-        "x.CFSPReleased": "cfsp_released",
-        "x.WandaSP": "wanda_sp",
-        "x.FLAP": "flap",
-        "x.GlobalRank": "global_rank",
-    }
-    assert {target: part_name({"_target_": target}) for target in targets} == targets
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        (group, name)
+        for group in ("criterion", "allocator", "compensation", "schedule", "recovery")
+        for name in choices(group)
+        if name not in ("cfsp", "llm_pruner") or group != "recovery"  # presets of others
+    ],
+)
+def test_a_part_is_called_what_the_user_typed(group, name):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config", [f"{group}={name}"]))
+    assert part_name(config[group]) == name
 
 
 def test_nothing_to_compare():

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.costs import seconds_of
 from cfsp.evaluation.base import PairedEvaluator
@@ -93,7 +93,7 @@ class Latency(PairedEvaluator):
         """Seconds of prefill and of decode, per model and counted round."""
         times: list[list[tuple[float, float]]] = [[], []]
         label = f"latency {ids.shape[0]} x {ids.shape[1]}"
-        for number in tqdm(range(self.warmup + self.repeats), label, unit="round", disable=None):
+        for number in bar(range(self.warmup + self.repeats), label, "round"):
             order = (0, 1) if number % 2 else (1, 0)
             for place in order:
                 seconds = self.generate(models[place], ids)

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cfsp.bars import bar
 from cfsp.calibration import bos_token
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
@@ -119,7 +119,7 @@ class Perplexity(Evaluator):
         losses = torch.cat(
             [
                 token_losses(model, batch)[:, first_scored - 1 :]
-                for batch in tqdm(rows.split(self.batch_size), "perplexity", unit="batch", disable=None)
+                for batch in bar(rows.split(self.batch_size), f"perplexity on {self.text.label}", "batch")
             ]
         ).double()  # [windows, scored]
         mean = losses.mean().item()

@@ -25,6 +25,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._index import Kind
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cfsp import bars
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.layouts import is_causal
@@ -125,7 +126,7 @@ class ZeroShot(Evaluator):
         """
         protocol = self.protocol(model, tokenizer)
         # The harness sets a pad token where there is none; the model's tokenizer stays as it is.
-        wrapped = HFLM(
+        wrapped = Shown(
             pretrained=model,
             tokenizer=copy.deepcopy(tokenizer),
             backend="causal",
@@ -184,6 +185,18 @@ def errors_alone(name: str) -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+class Shown(HFLM):
+    """The harness's model, whose progress is shown as all progress here is."""
+
+    def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, **options: Any) -> Any:
+        with bars.task("zero-shot", "answer", len(requests)) as self.shown:
+            return super()._loglikelihood_tokens(requests, disable_tqdm=True, **options)
+
+    def _model_call(self, inps: Any, *args: Any, **options: Any) -> Any:
+        self.shown.advance(len(inps))
+        return super()._model_call(inps, *args, **options)
 
 
 @cache

@@ -105,7 +105,6 @@ class Training(Checked):
         options = {"eval_steps": self.evaluate_every, "save_steps": self.evaluate_every, **self.arguments}
         if self.checkpointing:
             options["gradient_checkpointing"] = True
-        bar = os.isatty(2)
         try:
             arguments = TrainingArguments(
                 output_dir=str(folder),
@@ -138,7 +137,7 @@ class Training(Checked):
                 data_seed=seed,
                 use_cpu=device.type == "cpu",
                 dataloader_pin_memory=device.type != "cpu",
-                disable_tqdm=not bar,
+                disable_tqdm=True,  # `cfsp.bars` shows the steps
                 report_to="none",
                 **options,
             )

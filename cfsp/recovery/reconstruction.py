@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.nn.utils.rnn import pad_sequence
-from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
+from cfsp.bars import Task, task
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.examples import Examples, Split
 from cfsp.layouts import block_modules, check_positions, is_causal, places_of
@@ -166,7 +166,7 @@ class Reconstruction(Recovery):
         passed, notes = 0, []
         last = max(index for index, kinds in enumerate(wanted) if kinds)
         total, since = self.steps * sum(map(len, wanted)), time.perf_counter()
-        with tqdm(total=total, desc="reconstruction", unit="step", disable=None) as bar:
+        with task("reconstruction", "step", total) as shown:
             for index, number in enumerate(setting.change.blocks[: last + 1]):
                 for between in range(passed, number):  # blocks that the pruned model lacks
                     dense.advance(between)
@@ -175,18 +175,18 @@ class Reconstruction(Recovery):
                 block, file = pruned.replay.blocks[index], setting.folder / f"block-{index}.safetensors"
                 if (tuned := restore_block(block, file)) is not None:
                     notes += tuned
-                    bar.update(self.steps * len(kinds))
+                    shown.advance(self.steps * len(kinds))
                 elif kinds:
                     for kind in kinds:
                         lesson, before = Lesson(goals, kind), sum(note["steps"] for note in notes)
-                        notes.append(self.teach(lesson, len(train), before, setting.follow, bar))
+                        notes.append(self.teach(lesson, len(train), before, setting.follow, shown))
                         notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # and what led here
                         since = time.perf_counter()
                     keep_block(block, notes[-len(kinds) :], file)
                 pruned.advance(index)
         return notes
 
-    def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, bar: tqdm) -> Note:
+    def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, shown: Task) -> Note:
         """Tune one sub-layer on the first `examples` rows; the others judge. before: steps of the others."""
         start, losses, curve = time.perf_counter(), [], []
         batches = shuffled(examples, self.batch_size, f"{self.seed} {lesson.name}")
@@ -198,7 +198,7 @@ class Reconstruction(Recovery):
             rate = schedule.get_last_lr()[0]
             losses.append(descend(lesson, next(batches), adam, step))
             schedule.step()
-            bar.update()
+            shown.advance()
             if step % self.evaluate_every and step < self.steps:
                 continue
             looks.append({"step": step, "loss": lesson.judge(examples)})

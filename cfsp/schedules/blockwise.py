@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
+from cfsp.bars import bar
 from cfsp.cache import OFF, Cache
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation
@@ -78,7 +78,7 @@ class Blockwise(Schedule):
             if compensation.target == "residual":
                 check_residual(pruned)
             last = max(site.block for site in sites)
-            for block in tqdm(range(last + 1), "blocks", unit="block", disable=None):
+            for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]
                 made = self.cut_block(pruned, dense, own, widths, parts)
                 cuts |= {cut.site: cut for cut in made}

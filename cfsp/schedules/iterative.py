@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
+from cfsp.bars import bar
 from cfsp.cache import OFF, Cache
 from cfsp.checks import check_integer
 from cfsp.compensation.base import Compensation
@@ -59,7 +59,7 @@ class Iterative(Schedule):
         needs = criterion.needs | allocator.needs | compensation.needs
         cuts: dict[str, Cut] = {}
         notes = {}
-        for step in tqdm(range(1, self.steps + 1), "steps", unit="step", disable=None):
+        for step in bar(range(1, self.steps + 1), "prune in steps", "step"):
             state = Progress(model, sites, cuts.values())
             left = [site for site in state.sites if site.units]
             stats = self.collect(state, left, batches, needs, cache=cache)

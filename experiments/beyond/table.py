@@ -36,22 +36,17 @@ OURS = "#d55e00"
 MARKERS = {"uniform": "o", "cfsp": "s", "global_rank": "^", "error_curves": "D"}
 
 
-def part(record: Record, name: str) -> str:
-    """A component's name, as its group in `conf/` has it."""
-    found = part_name(record.config[name]).removesuffix("_compensation")
-    return "none" if found == "no" else found
-
-
 def combination(record: Record) -> str:
     """Criterion / compensation / allocator."""
-    return " / ".join(part(record, name) for name in COMBINATION)
+    return " / ".join(part_name(record.config[name]) for name in COMBINATION)
 
 
 def step(record: Record) -> str:
     """The combination, its schedule, and what is not as it comes."""
     config = record.config
     compensation, criterion = config["compensation"], config["criterion"]
-    more = [part(record, "schedule")] if part(record, "schedule") != "one_shot" else []
+    schedule = part_name(record.config["schedule"])
+    more = [schedule] if schedule != "one_shot" else []
     if compensation.get("target", "own") != "own":
         more.append(f"target {compensation['target']}")
     for name, usual in DEFAULTS.items():

@@ -7,11 +7,12 @@ import shlex
 import sys
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, JobStatus, run_job, setup_globals
@@ -52,10 +53,10 @@ class Job:
         return done
 
     def lost(self, reason: str) -> JobReturn:
-        """Say that the process died, and keep that. For Hydra the job is done, so that the others go on."""
-        from cfsp.attempts import failed  # a launcher is known before the app is
+        """Report and store that the process died. For Hydra the job is done, so that the others go on."""
         from cfsp.failures import Failure
         from cfsp.record import run_id
+        from cfsp.sweeps import Outcome
 
         composed = self.context.config_loader.load_sweep_config(self.config, [*self.overrides])
         sweep = Path(composed.hydra.sweep.dir).name
@@ -65,30 +66,61 @@ class Job:
         command = shlex.join(["cfsp", *self.overrides])
         failure = Failure.of(ChildProcessError(reason), run_id(config), config, command, sweep)
         print(f"cfsp: error: {self.name}: {reason}", file=sys.stderr)
+        file = None
         try:
-            failed.add(str(failure.save(config["results"])))
+            file = str(failure.save(config["results"]))
         except (OSError, ValueError) as fault:
-            failed.add(self.name)
             print(f"cfsp: the failure cannot be kept ({fault})", file=sys.stderr)
-        return JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
+        done = JobReturn(overrides=self.overrides, status=JobStatus.COMPLETED)
+        done.return_value = Outcome("failed", error=reason, file=file)
+        return done
 
 
-class ProcessLauncher(Launcher):
-    """Runs jobs in other processes: a job whose process dies is named, and the others go on."""
+class SweepLauncher(Launcher):
+    """Runs the jobs of a sweep and says how far it is; the others go on where one fails or its process dies.
+
+    announces: whether jobs run one after the other, so that it can say which one begins.
+    """
+
+    announces: ClassVar[bool] = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """What became of every job, in their order; a launcher that cannot start ends in one line."""
+        from cfsp.bars import task  # a launcher is known before the app is
+        from cfsp.sweeps import Sweep
+
         setup_globals()
         # Resolved here, so that all jobs agree on the time in its name.
-        Path(self.config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        folder = Path(self.config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = self.jobs(job_overrides, initial_job_idx)
+        self.sweep = Sweep(folder, initial_job_idx + len(jobs))
+        returns: dict[int, JobReturn] = {}
+        try:
+            with nullcontext() if self.announces else task("jobs", "job", len(jobs)) as shown:
+                for job, done in self.run(jobs):
+                    returns[job.number] = done
+                    self.sweep.end(job.number, job.name, done.return_value)
+                    if shown is not None:
+                        shown.advance()
+        except (ValueError, ConnectionError) as error:
+            print(f"cfsp: error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(1) from error
+        except KeyboardInterrupt:
+            print(f"cfsp: {self.sweep.interrupted()}", file=sys.stderr)
+            raise
+        return [returns[job.number] for job in jobs]
+
+    def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+        """The jobs of a batch, named by what tells them apart."""
         shared = set.intersection(*map(set, job_overrides))
-        jobs = [
+        return [
             Job(
                 number,
-                " ".join(override for override in overrides if override not in shared) or f"job {number}",
+                " ".join(override for override in overrides if override not in shared) or f"job {number + 1}",
                 tuple(overrides),
                 self.context,
                 self.config,
@@ -96,14 +128,8 @@ class ProcessLauncher(Launcher):
                 Singleton.get_state(),
                 os.getcwd(),
             )
-            for number, overrides in enumerate(job_overrides, initial_job_idx)
+            for number, overrides in enumerate(job_overrides, first)
         ]
-        try:
-            returns = {job.number: done for job, done in self.run(jobs)}
-        except (ValueError, ConnectionError) as error:
-            print(f"cfsp: error: {' '.join(str(error).split())}", file=sys.stderr)
-            raise SystemExit(1) from error
-        return [returns[job.number] for job in jobs]
 
     @abstractmethod
     def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:

@@ -12,10 +12,10 @@ from typing import Any
 from hydra.core.utils import JobReturn
 
 from cfsp.checks import check_integer
-from hydra_plugins.cfsp_launchers._base import Job, ProcessLauncher, need
+from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher, need
 
 
-class JoblibLauncher(ProcessLauncher):
+class JoblibLauncher(SweepLauncher):
     """Worker processes of joblib (loky), each with its GPU and its share of the cores.
 
     One pool of one process per worker: a pool of several cannot say which process gets which GPU, and
@@ -86,6 +86,7 @@ def worker_environment(worker: int, threads: int, gpus: Sequence[str]) -> dict[s
     Set before the process starts, because CUDA and OpenMP read it once. Its GPU is its `cuda`.
     """
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    environment["CFSP_PROGRESS"] = "off"  # bars of several processes in one terminal overwrite each other
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[worker % len(gpus)]
     return environment

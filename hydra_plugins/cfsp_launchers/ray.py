@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 from hydra.core.utils import JobReturn
 
-from hydra_plugins.cfsp_launchers._base import Job, ProcessLauncher, need
+from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher, need
 
 
-class RayLauncher(ProcessLauncher):
+class RayLauncher(SweepLauncher):
     """One Ray task per job. Ray chooses nodes and GPUs by what a job asks for, and queues the rest.
 
     address: of a running head, `auto` for the one of this machine, None for a cluster of this machine that

@@ -8,13 +8,13 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from hydra_plugins.cfsp_launchers._base import Job, ProcessLauncher, need
+from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher, need
 
 SHARED = {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node"}
 """Parameters that submitit has for every cluster; the others carry its name in front."""
 
 
-class SubmititLauncher(ProcessLauncher):
+class SubmititLauncher(SweepLauncher):
     """One array of jobs in the queue. Ctrl-C ends the waiting for them, not the jobs.
 
     cluster: `slurm` or `local`. folder: scripts, logs and results of the jobs. max_num_timeout: how often a

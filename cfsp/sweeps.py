@@ -1,0 +1,89 @@
+"""Sweeps: what becomes of each job, as lines while they run, a file beside them, and a table at the end."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from cfsp.bars import duration
+
+FILE = "jobs.jsonl"
+"""In the sweep's folder, a line per job that has ended."""
+
+STATES = ("made", "read", "failed")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one job. state: "made", "read" (its record was there) or "failed".
+
+    file: its record, or its failure. removed: share of all parameters. metric: the first that was measured,
+    with its value of the dense and of the pruned model. number, name: of the job in its sweep.
+    """
+
+    state: str
+    seconds: float = 0.0
+    file: str | None = None
+    removed: float | None = None
+    metric: str | None = None
+    dense: float | None = None
+    pruned: float | None = None
+    error: str | None = None
+    number: int = 0
+    name: str = ""
+
+    def __str__(self) -> str:
+        if self.state == "failed":
+            return f"failed: {self.error}"
+        how = f"made in {duration(self.seconds)}" if self.state == "made" else "read"
+        measured = "" if self.metric is None else f"{self.metric} {self.dense:.4g} -> {self.pruned:.4g}, "
+        return f"{measured}{self.removed:.1%} of the model removed, {how}"
+
+
+class Sweep:
+    """Says on stdout how far a sweep is, and keeps what became of each job in its folder."""
+
+    def __init__(self, folder: Path, total: int) -> None:
+        self.file, self.total = folder / FILE, total
+        self.start = time.monotonic()
+        self.ended: list[Outcome] = []
+
+    def announce(self, number: int, name: str) -> None:
+        """Say that a job begins."""
+        print(f"[{number + 1}/{self.total}] {name}{self.left()}", flush=True)
+
+    def end(self, number: int, name: str, outcome: Outcome) -> None:
+        """Say what became of a job, and keep it; without the file there is no table at the end."""
+        outcome = replace(outcome, number=number, name=name)
+        self.ended.append(outcome)
+        with suppress(OSError), self.file.open("a") as file:
+            file.write(json.dumps(asdict(outcome)) + "\n")
+        print(f"[{number + 1}/{self.total}] {name}: {outcome}", flush=True)
+
+    def left(self) -> str:
+        """The time that the rest takes if all of it has to be made at the pace so far."""
+        made = sum(one.state == "made" for one in self.ended)
+        if not made:
+            return ""
+        seconds = (time.monotonic() - self.start) / made * (self.total - len(self.ended))
+        return f" ({len(self.ended)} ended, about {duration(seconds)} left)"
+
+    def interrupted(self) -> str:
+        return f"{len(self.ended)} of {self.total} jobs ended; the same command goes on with the others"
+
+
+def outcomes(folder: Path) -> list[Outcome]:
+    """What became of the jobs of a sweep, by number; nothing if its launcher kept no file."""
+    file = folder / FILE
+    lines = file.read_text().splitlines() if file.is_file() else []
+    return sorted((Outcome(**json.loads(line)) for line in lines), key=lambda one: one.number)
+
+
+def count_of(found: Sequence[Outcome]) -> str:
+    """How many jobs were made, read, and failed."""
+    counts = {state: sum(one.state == state for one in found) for state in STATES}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count)

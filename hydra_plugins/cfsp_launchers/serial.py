@@ -1,0 +1,21 @@
+"""Jobs one after the other, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
+
+from hydra.core.utils import JobReturn
+
+from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher
+
+
+class SerialLauncher(SweepLauncher):
+    """Runs one job after the other; later ones find the imports and the texts of the first in memory."""
+
+    announces: ClassVar[bool] = True
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+        for job in jobs:
+            self.sweep.announce(job.number, job.name)
+            yield job, job()

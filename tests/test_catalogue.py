@@ -1,0 +1,113 @@
+"""What a newcomer types first: list, describe, help, and keys and choices with a slip in them."""
+
+import sys
+
+import pytest
+
+from cfsp.cli import main
+from cfsp.commands.catalogue import Choice, choices_of, groups, search_path
+
+EVERY = [choice for group in groups(search_path(None)) for choice in choices_of(group, search_path(None))]
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys, tmp_path):
+    """What a command line says: exit code, stdout, stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cfsp", *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err if isinstance(code, int) else code
+
+    return call
+
+
+@pytest.mark.parametrize("choice", EVERY, ids=lambda one: f"{one.group}={one.name}")
+def test_every_choice_says_in_a_line_what_it_is(choice):
+    assert 5 < len(choice.title) < 200
+    assert choice.title[0].isupper()
+
+
+def test_list_shows_every_group_or_one(typed):
+    _, out, _ = typed("list")
+    for words in (
+        "which units of a site matter; default cfsp",
+        "  wanda_sp",
+        "arXiv:2306.11695",
+        "recovery/data",
+    ):
+        assert words in out
+    for asked in (("list", "criterion"), ("--help", "criterion"), ("criterion", "--help")):
+        _, out, _ = typed(*asked)
+        assert "wanda_sp" in out
+        assert "allocator" not in out.splitlines()[0]
+
+
+def test_describe_shows_options_with_meaning_default_and_source(typed):
+    for asked in (("describe", "criterion=flap"), ("--help", "criterion=flap")):
+        _, out, _ = typed(*asked)
+        assert any(line.split()[:3] == ["criterion.metric", "wifv", "wifv,"] for line in out.splitlines())
+        assert "An et al. 2023, arXiv:2312.11983." in out
+        assert "cfsp.criteria.flap.FLAP" in out
+    _, out, _ = typed("describe", "recovery=lora")
+    assert "cfsp describe recovery/parameters=lora" in out
+
+
+def test_choices_of_ones_own_are_listed(typed, tmp_path):
+    mine = tmp_path / "conf" / "criterion"
+    mine.mkdir(parents=True)
+    (mine / "ratio.yaml").write_text(
+        "# Activation over weight.\n_target_: my.Ratio\neps: 1.0  # guards zero\n"
+    )
+    _, out, _ = typed("list", "criterion", "--config-dir", "conf")
+    assert "ratio" in out
+    assert "Activation over weight" in out
+    assert [*Choice("criterion", "ratio", mine / "ratio.yaml").options()] == [("eps", "1.0", "guards zero")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["sparsty=0.3"], "sparsty: no such option; did you mean sparsity"),
+        (["criterion=flap", "criterion.metrc=ifv"], "criterion.metrc: no such option; did you mean metric?"),
+        (["criterion=flp"], "criterion=flp: no such choice; did you mean flap?"),
+        (["-m", "criterion=cfsp,flp"], "criterion=flp: no such choice; did you mean flap?"),
+        (["evaluation=[perplexty]"], "evaluation=perplexty: no such choice; did you mean perplexity"),
+        (["+experiment=flpa"], "experiment=flpa: no such choice; did you mean flap?"),
+        (["hydra/launcher=joblb"], "hydra/launcher=joblb: no such choice; did you mean joblib?"),
+        (["foo"], "'foo': expected KEY=VALUE, list, describe or help"),
+        (["model.path=/a=b"], "'model.path=\"/a=b\"'"),
+        (["calibration.text.paths=[données/a b.txt]"], "'calibration.text.paths=[\"données/a b.txt\"]'"),
+        (
+            ["sites=mlp,attention"],
+            "a list is 'sites=[mlp,attention]'; a sweep is cfsp -m sites=mlp,attention",
+        ),
+        (["--config-dir", "nowhere"], "--config-dir nowhere: expected a folder of config groups"),
+        (["list", "criterian"], "criterian: no such group; did you mean criterion?"),
+        (["describe", "criterion=flp"], "flp: no such choice of criterion; did you mean flap?"),
+    ],
+)
+def test_a_slip_is_named_with_what_was_meant(typed, arguments, message):
+    _, out, err = typed(*arguments)
+    assert out == ""
+    assert message in err
+    assert err.startswith("cfsp: error: ")
+    assert len(err.strip().splitlines()) <= 3
+
+
+def test_quoted_as_told_the_value_is_taken(typed):
+    code, out, _ = typed('model.path="/a=b"', "--cfg", "job")
+    assert code == 0
+    assert "path: /a=b" in out
+
+
+def test_the_configs_of_a_sweep_can_be_seen(typed):
+    _, out, _ = typed("-m", "criterion=flap,cfsp", "sparsity=0.2,0.5", "--cfg", "job")
+    assert out.count("# cfsp criterion=") == 4
+    assert out.count("sparsity: 0.5") == 2
