@@ -1,0 +1,51 @@
+"""The table and the figure of the runs in results/real_models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cfsp.atomic import replacing
+from cfsp.comparison import perplexities
+from cfsp.formats import render
+from cfsp.frames import frame
+from cfsp.plots.base import looks, svg
+from cfsp.plots.quality import quality_by_size
+from cfsp.record import Record, part_name, records
+from cfsp.tables import comparisons
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+INTRODUCTION = """# SmolLM2-135M-Instruct, pruned five ways
+
+Written by `experiments/real_models/run.sh`; its [README](../../experiments/real_models/README.md) names the data.
+MLP neurons go, nothing is trained. `cfsp / cfsp` has widths in multiples of 128 and so misses the asked share:
+compare it by the share in brackets.
+
+"""
+
+
+def method(record: Record) -> str:
+    """Criterion, and what it is combined with where that is not the default."""
+    names = [part_name(record.config[part]) for part in ("criterion", "compensation", "allocator")]
+    return " / ".join(name for name in names if name not in ("none", "uniform"))
+
+
+def main() -> None:
+    """Write results/tables/real_models.md and .csv, and results/figures/real_models.svg."""
+    found = [*records(RESULTS / "real_models" / "records")]
+    names = {record.id: method(record) for record in found}
+    (measure,) = perplexities(found)
+    figure = quality_by_size(measure, names, looks(names.values()))
+    table = frame(found)
+    (one,) = comparisons(table.assign(method=table["id"].map(names)), measure.names[0], "method")
+    written = {
+        "figures/real_models.svg": svg(figure, "real_models"),
+        "tables/real_models.md": INTRODUCTION + render([one], "markdown"),
+        "tables/real_models.csv": render([one], "csv"),
+    }
+    for name, text in written.items():
+        with replacing(RESULTS / name) as part:
+            part.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
