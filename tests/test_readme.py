@@ -1,61 +1,57 @@
-"""What the README shows works as it stands there."""
+"""The README: short, and what it shows works as it stands there."""
 
 import re
-import sys
-import types
 from pathlib import Path
 
 import pytest
-import torch
-from families import batches, make
-from omegaconf import OmegaConf
+from pages import blocks, call, commands, of, tiny, tiny_arguments
 
-import cfsp
-from cfsp.build import CONF, build
-from cfsp.layouts import LAYOUTS
+from cfsp.cli import main
+from cfsp.commands import report, tables
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-def block(language: str, containing: str) -> str:
-    """The one code block of a language that contains this."""
-    blocks = re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-    (found,) = [code for code in blocks if containing in code]
-    return found
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+LINES = commands(README)
 
 
-def test_python_api(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    namespace = {}
-    exec(block("python", "cfsp.plan(").replace("samples=128", "samples=8"), namespace)
-    ids = torch.tensor([[5, 6, 7]])
-    assert namespace["model"].generate(ids, max_new_tokens=4, min_new_tokens=4).shape == (1, 7)
-    assert cfsp.PrunePlan.load("my_plan").edits
-    assert set(namespace["stats"]["model.layers.0.mlp"]) == {"input_sq_mean", "block_angular"}
+def test_it_is_short():
+    assert len(README.splitlines()) <= 180
 
 
-def test_new_criterion(monkeypatch):
-    module = types.ModuleType("cfsp.criteria.ratio")
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    exec(block("python", "class Ratio(Criterion)"), module.__dict__)
-    monkeypatch.setattr("cfsp.criteria.ratio", module, raising=False)
-    criterion = build(OmegaConf.create(block("yaml", "Ratio")))
-    model = make("qwen2")
-    before = model.num_parameters()
-    cfsp.apply(cfsp.plan(model, batches(), kinds=["mlp", "attention"], criterion=criterion), model)
-    assert model.num_parameters() < before
+@pytest.mark.parametrize("line", of("cfsp", LINES))
+def test_commands_run(line, desk, monkeypatch, capsys):
+    assert call(monkeypatch, main, "cfsp", tiny_arguments(line)) == 0, capsys.readouterr().err
+    assert [*desk.glob("results/records/*.json")]
 
 
-def test_layout_example_is_the_shipped_one():
-    namespace = {}
-    exec("from cfsp.layouts import Layout, Place\n" + block("python", "LLAMA = Layout("), namespace)
-    assert namespace["LLAMA"] == LAYOUTS["llama"]
+def test_commands_of_tables_run(desk, monkeypatch, capsys):
+    rows = re.findall(r"^\|.*\| (`cfsp .*) \|$", README, flags=re.MULTILINE)
+    lines = [line for row in rows for line in re.findall(r"`(cfsp [^`]*)`", row)]
+    assert len(lines) > 6
+    for line in lines:
+        assert call(monkeypatch, main, "cfsp", [*tiny_arguments(line), "--cfg", "job"]) == 0, (
+            line,
+            capsys.readouterr().err,
+        )
 
 
-@pytest.mark.parametrize(
-    "group", ["criterion", "allocator", "schedule", "compensation", "calibration", "recovery", "evaluation"]
-)
-def test_option_table_names_every_choice(group):
-    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{group}`")]
-    for path in (CONF / group).glob("*.yaml"):
-        assert f"`{path.stem}`" in row
+def test_commands_that_read_records_run(desk, monkeypatch, capsys):
+    sweep = ["-m", "criterion=cfsp,flap", "sparsity=0.3,0.5", "allocator=uniform", *tiny("")]
+    assert call(monkeypatch, main, "cfsp", sweep) == 0
+    for name, module in (("cfsp-tables", tables), ("cfsp-report", report)):
+        (line,) = of(name, LINES)
+        assert call(monkeypatch, module.main, name, line.split()[1:]) == 0, capsys.readouterr().err
+
+
+def test_a_saved_model_generates_as_shown(desk, monkeypatch, capsys):
+    (line,) = [line for line in LINES if "save=my/smaller_model" in line]
+    assert call(monkeypatch, main, "cfsp", tiny_arguments(line)) == 0, capsys.readouterr().err
+    (code,) = [text for language, text in blocks(README) if language == "python"]
+    exec(code, {})
+    assert "Return a list of" in capsys.readouterr().out
+
+
+def test_relative_links_of_all_pages_lead_somewhere():
+    for page in [*ROOT.glob("*.md"), *ROOT.glob("experiments/*/README.md"), *ROOT.glob("results/**/*.md")]:
+        for link in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"

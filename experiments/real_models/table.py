@@ -16,9 +16,10 @@ from cfsp.tables import comparisons
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 INTRODUCTION = """# SmolLM2-135M-Instruct, pruned five ways
 
-Written by `experiments/real_models/run.sh`; its [README](../../experiments/real_models/README.md) names the data.
-MLP neurons go, nothing is trained. `cfsp / cfsp` has widths in multiples of 128 and so misses the asked share:
-compare it by the share in brackets.
+Written by `experiments/real_models/run.sh`; its
+[README](../../experiments/real_models/README.md) names the data. MLP neurons go, nothing is trained.
+`cfsp / cfsp` has widths in multiples of 128 and so misses the asked share: compare it by the share in
+brackets.
 
 """
 
