@@ -1,7 +1,6 @@
 """Reports: names, groups and figures are honest, and nothing in a record can break the page."""
 
 import html
-import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -12,7 +11,6 @@ from studies import latency, record, study, training, zero_shot
 
 from cfsp.commands.report import main, report
 from cfsp.comparison import Spread, contests, pareto, perplexities, points, studies, zero_shots
-from cfsp.failures import Failure
 from cfsp.methods import method_names
 from cfsp.plots.base import looks, show_logarithmic, svg
 from cfsp.plots.quality import quality_by_size
@@ -252,39 +250,6 @@ def test_nothing_to_show_is_one_line(tmp_path, capsys):
     assert exit_code.value.code == 1
     assert re.fullmatch(r"cfsp-report: error: .*: no records; expected .*\n", capsys.readouterr().err)
     assert not (tmp_path / "a.html").exists()
-
-
-def test_failures_beside_the_records_are_shown(tmp_path):
-    folder = write(tmp_path, [record()])
-    for name, error in (("f1", ValueError("boom")), ("f3", MemoryError())):
-        Failure.of(error, name, {"device": "cpu", "seed": 7}, "cfsp x=1", None).save(tmp_path)
-    (tmp_path / "failures" / "f2.json").write_text("{}")
-    (problem,) = report([folder], tmp_path / "a.html", None, "Study")
-    assert "f2.json: no failure" in problem
-    text = (tmp_path / "a.html").read_text()
-    assert "ValueError: boom" in text
-    assert ">MemoryError<" in text
-    assert opened(text)[0] == 'cfsp x=1\n\n{\n "device": "cpu",\n "seed": 7\n}'
-
-
-def opened(text):
-    """The details of a page, as its script puts them together."""
-    found = []
-    for block in re.findall(r'<script type="application/json">(.*?)</script>', text):
-        data = json.loads(block)
-        for runs in data["texts"]:
-            pairs = zip(runs[::2], runs[1::2], strict=True)
-            found.append("".join(one for at, n in pairs for one in data["words"][at : at + n]))
-    return found
-
-
-def test_details_are_kept_once_and_none_is_lost(tmp_path):
-    found = study()
-    report([write(tmp_path, found)], tmp_path / "a.html", None, "Study")
-    text = (tmp_path / "a.html").read_text()
-    configs = [json.dumps(one.config, indent=1) for one in found]
-    assert sorted(opened(text)) == sorted(configs)
-    assert sum(map(len, re.findall(r"application/json.*?</script>", text))) < sum(map(len, configs)) / 3
 
 
 def test_a_record_in_two_folders_counts_once(tmp_path):

@@ -1,0 +1,48 @@
+"""Details of the report's page: commands and configs that open on demand, of records and of failures."""
+
+import json
+import re
+
+from studies import record, study
+
+from cfsp.commands.report import report
+from cfsp.failures import Failure
+
+
+def write(folder, records):
+    for one in records:
+        one.save(folder)
+    return folder / "records"
+
+
+def test_failures_beside_the_records_are_shown(tmp_path):
+    folder = write(tmp_path, [record()])
+    for name, error in (("f1", ValueError("boom")), ("f3", MemoryError())):
+        Failure.of(error, name, {"device": "cpu", "seed": 7}, "cfsp x=1", None).save(tmp_path)
+    (tmp_path / "failures" / "f2.json").write_text("{}")
+    (problem,) = report([folder], tmp_path / "a.html", None, "Study")
+    assert "f2.json: no failure" in problem
+    text = (tmp_path / "a.html").read_text()
+    assert "ValueError: boom" in text
+    assert ">MemoryError<" in text
+    assert opened(text)[0] == 'cfsp x=1\n\n{\n "device": "cpu",\n "seed": 7\n}'
+
+
+def opened(text):
+    """The details of a page, as its script puts them together."""
+    found = []
+    for block in re.findall(r'<script type="application/json">(.*?)</script>', text):
+        data = json.loads(block)
+        for runs in data["texts"]:
+            pairs = zip(runs[::2], runs[1::2], strict=True)
+            found.append("".join(one for at, n in pairs for one in data["words"][at : at + n]))
+    return found
+
+
+def test_details_are_kept_once_and_none_is_lost(tmp_path):
+    found = study()
+    report([write(tmp_path, found)], tmp_path / "a.html", None, "Study")
+    text = (tmp_path / "a.html").read_text()
+    configs = [json.dumps(one.config, indent=1) for one in found]
+    assert sorted(opened(text)) == sorted(configs)
+    assert sum(map(len, re.findall(r"application/json.*?</script>", text))) < sum(map(len, configs)) / 3
