@@ -166,14 +166,14 @@ def test_unknown_criterion_lists_the_known(cfsp):
     assert all(name in err for name in ("cfsp", "chance", "flap", "magnitude", "wanda_sp"))
 
 
-def test_nan_names_block_and_batch(cfsp, tiny_checkpoint, tmp_path):
+def test_an_activation_that_overflows_names_block_and_batch(cfsp, tiny_checkpoint, tmp_path):
     import torch
 
     from cfsp.loading import load
 
     model, tokenizer = load(tiny_checkpoint)
     with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight[3, 3] = float("nan")
+        model.model.layers[1].mlp.up_proj.weight[3] = 3e38  # finite, which its products are not
     model.save_pretrained(tmp_path / "broken")
     tokenizer.save_pretrained(tmp_path / "broken")
     code, _, err = cfsp(f"model.path={tmp_path}/broken", "evaluation=[]")
