@@ -182,19 +182,19 @@ def test_bad_input_is_one_line_exit_code_one_and_no_record(cfsp, tmp_path, argum
     assert not (tmp_path / "results" / "records").exists()
 
 
-def test_nan_names_the_weight(cfsp, tiny_checkpoint, tmp_path):
+def test_an_activation_that_overflows_names_block_and_batch(cfsp, tiny_checkpoint, tmp_path):
     import torch
 
     from cfsp.loading import load
 
     model, tokenizer = load(tiny_checkpoint)
     with torch.no_grad():
-        model.model.layers[1].mlp.up_proj.weight[3, 3] = float("nan")
+        model.model.layers[1].mlp.up_proj.weight[3] = 3e38  # finite, which its products are not
     model.save_pretrained(tmp_path / "broken")
     tokenizer.save_pretrained(tmp_path / "broken")
     code, _, err = cfsp(f"model.path={tmp_path}/broken", "evaluation=[]")
     assert code == 1
-    assert "1 weights are NaN or infinite, such as model.layers.1.mlp.up_proj.weight" in err
+    assert "at model.layers.1 at calibration batch 0" in err
 
 
 def test_full_error_shows_the_traceback(cfsp, monkeypatch):

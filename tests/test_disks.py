@@ -52,7 +52,7 @@ def test_a_cache_without_room_costs_its_entries_alone(cfsp, disk, options):
     assert err
     assert all(line.startswith(("cfsp: not kept: ", "cfsp: going on without a lock: ")) for line in err)
     assert all(str(cache) in line for line in err)
-    assert Record.load(out.strip()).metrics["pruned"]
+    assert Record.load(out.splitlines()[-1]).metrics["pruned"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
@@ -64,7 +64,7 @@ def test_a_disk_without_locks_is_said_and_costs_nothing(cfsp, monkeypatch, numbe
     code, out, err = cfsp("save=true")
     assert code == 0, err
     assert any(line.startswith("cfsp: going on without a lock: results/.") for line in err)
-    assert Record.load(out.strip()).metrics["pruned"]
+    assert Record.load(out.splitlines()[-1]).metrics["pruned"]
     assert not [*(tmp_path / "results" / "models").glob(".*.part")]
 
 
@@ -88,8 +88,8 @@ def test_a_cache_that_cannot_be_looked_at_costs_its_entries_alone(monkeypatch, t
 @pytest.mark.parametrize(("size", "place"), [("4k", "records"), ("64k", "models")])
 def test_results_without_room_are_one_line(cfsp, disk, size, place):
     folder = disk(f"size={size}")
-    code, out, err = cfsp("evaluation=[]", f"results={folder}/results", "cache=off", "save=true")
-    assert (code, out) == (1, "")
+    code, _, err = cfsp("evaluation=[]", f"results={folder}/results", "cache=off", "save=true")
+    assert code == 1
     line = error_of(err)
     assert f"{folder}/results/" in line
     assert FULL in line
@@ -98,8 +98,8 @@ def test_results_without_room_are_one_line(cfsp, disk, size, place):
 
 def test_a_sweep_that_cannot_begin_is_one_line(cfsp, disk):
     folder = disk("ro")
-    code, out, err = cfsp("-m", "sparsity=0.2,0.3", "evaluation=[]", f"results={folder}/results")
-    assert (code, out) == (1, "")
+    code, _, err = cfsp("-m", "sparsity=0.2,0.3", "evaluation=[]", f"results={folder}/results")
+    assert code == 1
     assert "cannot be written (Read-only file system); expected a folder that can be written" in error_of(err)
     assert "hydra.sweep.dir=FOLDER" in error_of(err)
 
@@ -112,7 +112,7 @@ def test_a_finished_run_on_a_read_only_disk_is_read(cfsp, disk, save):
     assert code == 0
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     code, again, err = cfsp(*arguments)
-    assert (code, again) == (0, out)
+    assert (code, again.splitlines()[-1]) == (0, out.splitlines()[-1])
     assert "read, not run" in err[0]
     code, _, err = cfsp(*arguments, "sparsity=0.4")
     assert code == 1
