@@ -1,7 +1,6 @@
 """Local reconstruction: what it tunes, towards what, and that nothing else changes."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,17 +8,18 @@ from families import DECODERS, LLAMA, batches, kinds_of, make
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp
-from cfsp.examples import Split
+from cfsp.examples import Examples, Prose, Split
 from cfsp.layouts import block_modules, places_of
 from cfsp.plans import Cut, PrunePlan
 from cfsp.recovery.base import Setting, block_parameters, change_of
 from cfsp.recovery.reconstruction import Reconstruction
 from cfsp.replay import RowStream
+from cfsp.texts import Stdlib
 
 
 def reconstruction(**options) -> Reconstruction:
     defaults = {
-        "data": SimpleNamespace(labels=["random"], sources={}),
+        "data": Examples({"unread": Prose(Stdlib("train"))}, None, 12, packing=True, held_out=6, seed=0),
         "target": "stream",
         "sublayers": "cut",
         "steps": 8,
