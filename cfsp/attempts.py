@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cfsp.atomic import writing
-from cfsp.sweeps import Outcome, outcomes
+from cfsp.sweeps import FILE, Outcome, outcomes
 
 ABANDONED = 60.0
 """Seconds after which a sweep's folder that is empty is one of a killed sweep."""
@@ -72,6 +72,7 @@ class SweepEnd(Callback):
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 OmegaConf.save(config, folder / "multirun.yaml")
+                (folder / FILE).unlink(missing_ok=True)  # of another sweep that had this folder
         except OSError as error:
             print(f"cfsp: error: {error}: results=FOLDER or hydra.sweep.dir=FOLDER", file=sys.stderr)
             raise SystemExit(1) from error
@@ -82,17 +83,29 @@ class SweepEnd(Callback):
             self.ended.append(job_return.return_value)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Show the table. Exit code 1 if a job failed."""
+        """Show the table. Exit code 1 if a job failed, or if it is not known of all whether they did.
+
+        Hydra turns an exception of a callback into a warning, but not SystemExit.
+        """
         from cfsp.summary import show_sweep  # slow to import
 
-        found = outcomes(Path(config.hydra.sweep.dir)) or self.ended
+        try:
+            found = outcomes(Path(config.hydra.sweep.dir)) or self.ended
+        except ValueError as error:
+            print(f"cfsp: error: {error}", file=sys.stderr)
+            raise SystemExit(1) from error
         show_sweep(found, config.results)
-        for folder in Path(config.hydra.sweep.dir).parent.glob("*/"):
-            with suppress(OSError):  # it holds something, as those do that got as far as their first job
-                if time.time() - folder.stat().st_mtime > ABANDONED:
-                    folder.rmdir()
+        remove_abandoned(Path(config.results) / "sweeps")
         if any(one.state == "failed" for one in found):
             raise SystemExit(1)
+
+
+def remove_abandoned(sweeps: Path) -> None:
+    """Delete the empty folders of sweeps that were killed before their first job."""
+    for folder in sweeps.glob("*/"):
+        with suppress(OSError):  # it holds something
+            if time.time() - folder.stat().st_mtime > ABANDONED:
+                folder.rmdir()
 
 
 def sweep_name() -> str | None:
@@ -123,7 +136,8 @@ def keep(error: Exception, cfg: DictConfig) -> Path | None:
     except OmegaConfBaseException:  # the config itself is what failed
         config = OmegaConf.to_container(cfg)
     try:
-        return Failure.of(error, run_id(config), config, command(), sweep_name()).save(config["results"])
+        failure = Failure.of(error, run_id(config), config, command(), sweep_name())
+        return failure.save(str(config.get("results", "results")))
     except ValueError:  # the folder is what failed, and what the error is about
         return None
     except OSError as fault:

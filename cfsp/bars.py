@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -91,6 +91,12 @@ def begin(stage: str) -> None:
         printer.begin(stage)
 
 
+def speak(line: str) -> None:
+    """Print a line to stdout. A full disk or a closed pipe costs the line, not the work."""
+    with suppress(OSError):
+        print(line, flush=True)
+
+
 class Printer:
     """Prints lines, and from a thread of its own those that break a silence."""
 
@@ -116,7 +122,7 @@ class Printer:
 
     def _print(self, line: str) -> None:
         self.last = time.monotonic()
-        print(f"cfsp: {duration(self.last - self.start)}: {line}", flush=True)
+        speak(f"cfsp: {duration(self.last - self.start)}: {line}")
 
 
 _under_way: list[Task] = []

@@ -30,6 +30,6 @@ def check_seed(name: str, value: object) -> None:
 def check_number(name: str, value: object, least: float, most: float = math.inf) -> None:
     """Raise ValueError unless the value is a finite number of at least `least`, and at most `most`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not least <= value <= most:
+    if not number or not least <= value <= most or value == math.inf:
         upto = "" if most == math.inf else f" and at most {most:g}"
         raise ValueError(f"{name}={value!r}: expected a number of at least {least:g}{upto}")

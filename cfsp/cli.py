@@ -16,7 +16,7 @@ from cfsp.build import CONF
 from cfsp.commands.catalogue import describe, list_choices
 from cfsp.commands.explain import check, show_configs
 from cfsp.overrides import understood
-from cfsp.plugins import import_plugins
+from cfsp.plugins import look_here
 from cfsp.sweeps import Outcome
 
 
@@ -66,7 +66,7 @@ def answer(arguments: list[str]) -> bool:
 def job(cfg: DictConfig) -> Outcome:
     """Run one job; report and store its failure without stopping the sweep."""
     with Attempt(cfg) as attempt:
-        import_plugins(cfg.plugins)
+        look_here()
         attempt.outcome = run(cfg)
     if attempt.outcome.state == "failed" and sweep_name() is None:
         raise SystemExit(1)

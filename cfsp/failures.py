@@ -49,7 +49,7 @@ class Failure:
             config=config,
             git=git_state(),
             # The device may be what failed, so it is named and not asked.
-            environment=environment(torch.device("cpu")) | {"device": config["device"]},
+            environment=environment(torch.device("cpu")) | {"device": str(config.get("device"))},
         )
 
     def save(self, results: str | Path) -> Path:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import difflib
 import math
+import sys
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import lru_cache, wraps
-from inspect import Parameter, isclass, signature
+from inspect import Parameter, isclass, signature, unwrap
 from pathlib import Path
 from pkgutil import resolve_name
 from types import NoneType, UnionType
@@ -65,10 +67,7 @@ def check_call(
 def declared(target: Callable[..., Any]) -> dict[str, Any]:
     """The options of a class or a function, and the type of each; Any where none is declared."""
     source = target.__init__ if isclass(target) and not is_dataclass(target) else target
-    try:
-        types = get_type_hints(source, include_extras=True)
-    except NameError:  # somebody's class, whose types are imported for type checkers alone
-        types = {}
+    types = hints(source)
     named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
     parameters = signature(target.__init__ if isclass(target) else target).parameters
     return {
@@ -76,6 +75,20 @@ def declared(target: Callable[..., Any]) -> dict[str, Any]:
         for name, parameter in parameters.items()
         if parameter.kind in named and name != "self"
     }
+
+
+def hints(source: Callable[..., Any]) -> dict[str, Any]:
+    """The annotations of a class or a function; Any where one is imported for type checkers alone."""
+    found: dict[str, Any] = {}
+    for owner in reversed(source.__mro__) if isclass(source) else [unwrap(source)]:
+        names = getattr(owner, "__globals__", vars(sys.modules.get(owner.__module__, typing)))
+        for name, kind in getattr(owner, "__annotations__", {}).items():
+            alone = type("Alone", (), {"__annotations__": {name: kind}})
+            try:
+                found |= get_type_hints(alone, names, include_extras=True)
+            except NameError:
+                found[name] = Any
+    return found
 
 
 def check_option(name: str, value: Any, declared_type: Any) -> None:
@@ -149,7 +162,8 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
     if kind is float:
-        return type(value) is not bool and isinstance(value, int | float) and math.isfinite(value)
+        whole = isinstance(value, int) and type(value) is not bool  # of any size, which isfinite cannot take
+        return whole or (isinstance(value, float) and math.isfinite(value))
     if kind is int:
         return type(value) is not bool and isinstance(value, int)
     if isclass(origin) and issubclass(origin, Mapping):
@@ -162,7 +176,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 def made_fits(target: Callable[..., Any], kind: Any) -> bool:
     """Whether what a class or function makes is of a type, as far as it is declared."""
-    made = target if isclass(target) else get_type_hints(target).get("return", Any)
+    made = target if isclass(target) else hints(target).get("return", Any)
     made = get_origin(made) or made
     if get_origin(kind) is Annotated:
         return made_fits(target, get_args(kind)[0])

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import OverrideParseException
 
 from cfsp.build import CONF, choices
@@ -50,8 +50,8 @@ def check_group(override: Override) -> None:
     """Raise ValueError if one of our groups is given null, a number or true."""
     if not is_group(override):
         return
-    given = override.value().list if override.is_choice_sweep() else [override.value()]
-    for value in given:
+    given = override.value()
+    for value in given.list if isinstance(given, ChoiceSweep) else [given]:
         if value is None or isinstance(value, bool | int | float):
             names = ", ".join(choices(override.key_or_group))
             raise ValueError(f"{override.key_or_group}={value}: expected the name of a choice: {names}")

@@ -13,18 +13,21 @@ from cfsp.options import check_option
 Modules = Annotated[Sequence[str], "a list of modules, such as [my_package.families]"]
 
 
-def import_plugins(names: Modules) -> None:
-    """Import modules, and let all others be imported from where the user is.
+def look_here() -> None:
+    """Let modules be imported from the working directory, after all that is installed."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
-    The working directory comes last: it finds a package that is not installed, and hides none that is.
+
+def import_plugins(names: Modules) -> None:
+    """Import modules of one's own.
+
     What a module defines is known from then on: statistics by their classes, families by their entry in
     `cfsp.LAYOUTS`.
 
     Raises:
         ValueError: no list of names, or a module that cannot be found.
     """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     check_option("plugins", names, Modules)
     for name in names:
         try:

@@ -28,6 +28,7 @@ from cfsp.loggers.base import Job, Log
 from cfsp.measuring import join, measure, measure_pairs, say
 from cfsp.model_files import local_folder
 from cfsp.parts import Parts
+from cfsp.plugins import import_plugins
 from cfsp.process import left_as_found
 from cfsp.readings import kept_in
 from cfsp.record import Record
@@ -42,6 +43,8 @@ def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -
 
     The seed fixes everything in it; the caller's random numbers, settings and W&B run go on as if it had
     not been.
+
+    A model is pushed by `cfsp` and by `cfsp-push`, not from here: `push` is left to the caller.
 
     command: what the user typed, for the record and the saved model's card. sweep: what loggers group
     this run under.
@@ -59,6 +62,7 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
     Of two processes that want the same run one makes it; the other waits, then reads it.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    import_plugins(config.get("plugins", []))  # what they define, the config may name
     check_config(config, OmegaConf.to_container(cfg))
     run_id = record.run_id(config)
     files = RunFiles.of(Path(cfg.results), run_id, save_folder(cfg, run_id))

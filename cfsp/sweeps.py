@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from cfsp.bars import duration
+from cfsp.bars import duration, speak
 
 FILE = "jobs.jsonl"
 """In the sweep's folder, a line per job that has ended."""
@@ -51,18 +51,23 @@ class Sweep:
         self.file, self.total = folder / FILE, total
         self.start = time.monotonic()
         self.ended: list[Outcome] = []
+        self.file_is_whole = True
 
     def announce(self, number: int, name: str) -> None:
         """Say that a job begins."""
-        print(f"[{number + 1}/{self.total}] {name}{self.left()}", flush=True)
+        speak(f"[{number + 1}/{self.total}] {name}{self.left()}")
 
     def end(self, number: int, name: str, outcome: Outcome) -> None:
-        """Say what became of a job, and keep it; without the file there is no table at the end."""
+        """Say what became of a job, and keep it."""
         outcome = replace(outcome, number=number, name=name)
         self.ended.append(outcome)
-        with suppress(OSError), self.file.open("a") as file:
-            file.write(json.dumps(asdict(outcome)) + "\n")
-        print(f"[{number + 1}/{self.total}] {name}: {outcome}", flush=True)
+        try:
+            with self.file.open("a") as file:
+                file.write(json.dumps(asdict(outcome)) + "\n")
+        except OSError as error:
+            self.file_is_whole = False
+            print(f"cfsp: {self.file} cannot be written ({error.strerror})", file=sys.stderr)
+        speak(f"[{number + 1}/{self.total}] {name}: {outcome}")
 
     def left(self) -> str:
         """The time that the rest takes if all of it has to be made at the pace so far."""
@@ -77,10 +82,18 @@ class Sweep:
 
 
 def outcomes(folder: Path) -> list[Outcome]:
-    """What became of the jobs of a sweep, by number; nothing if its launcher kept no file."""
+    """What became of the jobs of a sweep, by number; nothing if its launcher kept no file.
+
+    Raises:
+        ValueError: a line is torn, because the disk was full.
+    """
     file = folder / FILE
     lines = file.read_text().splitlines() if file.is_file() else []
-    return sorted((Outcome(**json.loads(line)) for line in lines), key=lambda one: one.number)
+    try:
+        found = [Outcome(**json.loads(line)) for line in lines]
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file} is not whole; cfsp-tables shows the records") from error
+    return sorted(found, key=lambda one: one.number)
 
 
 def count_of(found: Sequence[Outcome]) -> str:

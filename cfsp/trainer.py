@@ -35,7 +35,8 @@ class LossTrainer(Trainer):
         self.loss = loss
         self.model_accepts_loss_kwargs = True  # our losses are divided by the labels of the whole step
         self.remove_callback(PrinterCallback)
-        self.add_callback(Watch(follow, scaled=self.args.fp16))
+        self.watch = Watch(follow, scaled=self.args.fp16)
+        self.add_callback(self.watch)
 
     def go_on(self) -> None:
         """Train from the last whole checkpoint, or from the start; if training was over, load what counts."""
@@ -44,7 +45,10 @@ class LossTrainer(Trainer):
         PartialState().wait_for_everyone()
         last = newest_whole(folder)
         if last is None or not has_ended(last):
-            self.train(resume_from_checkpoint=None if last is None else str(last))
+            try:
+                self.train(resume_from_checkpoint=None if last is None else str(last))
+            finally:
+                self.watch.end()
             return
         self.state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
@@ -86,6 +90,7 @@ class Watch(TrainerCallback):
         self.follow = follow
         self.allowed = SKIPS if scaled else 0
         self.skipped = 0
+        self.shown: Task | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         spent = max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0)
@@ -96,8 +101,10 @@ class Watch(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self.shown.advance()
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        self.shown.end()
+    def end(self) -> None:
+        """Take the progress off the screen, however training ended."""
+        if self.shown is not None:
+            self.shown.end()
 
     def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         row = state.log_history[-1]

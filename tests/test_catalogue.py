@@ -88,6 +88,7 @@ def test_choices_of_ones_own_are_listed(typed, tmp_path):
             ["sites=mlp,attention"],
             "a list is 'sites=[mlp,attention]'; a sweep is cfsp -m sites=mlp,attention",
         ),
+        (["~nowhere"], "~nowhere: nothing of that name can be taken out of the config"),
         (["--config-dir", "nowhere"], "--config-dir nowhere: expected a folder of config groups"),
         (["list", "criterian"], "criterian: no such group; did you mean criterion?"),
         (["describe", "criterion=flp"], "flp: no such choice of criterion; did you mean flap?"),
@@ -99,6 +100,11 @@ def test_a_slip_is_named_with_what_was_meant(typed, arguments, message):
     assert message in err
     assert err.startswith("cfsp: error: ")
     assert len(err.strip().splitlines()) <= 3
+
+
+def test_globs_and_long_ranges_are_sweeps_too(typed):
+    _, out, _ = typed("-m", "criterion=glob(w*)", "seed=range(0,3)", "--cfg", "job")
+    assert out.count("# cfsp criterion=wanda_sp seed=") == 3
 
 
 def test_quoted_as_told_the_value_is_taken(typed):

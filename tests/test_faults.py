@@ -9,8 +9,9 @@ import sys
 import pytest
 
 from cfsp import atomic, record, run
-from cfsp.failures import of_sweep
+from cfsp.failures import Failure, of_sweep
 from cfsp.record import Record
+from cfsp.sweeps import FILE, outcomes
 
 
 @pytest.fixture
@@ -104,6 +105,18 @@ def test_a_record_that_cannot_be_read_is_named_kept_aside_and_made_anew(cfsp, tm
     assert line.endswith(f"kept as {path.name}.broken and made anew")
     assert path.with_name(f"{path.name}.broken").read_bytes() == broken
     assert Record.load(path).widths == before.widths
+
+
+@pytest.mark.parametrize("config", [{"device": None}, {"device": 3}, {}])
+def test_a_failure_that_is_written_can_be_read(tmp_path, config):
+    failure = Failure.of(ValueError("no"), "0123456789ab", {**config, "seed": 0}, "cfsp", None)
+    assert Failure.load(failure.save(tmp_path)) == failure
+
+
+def test_a_torn_file_of_a_sweep_is_no_good_end(tmp_path):
+    (tmp_path / FILE).write_text('{"state": "failed"}\n{"sta')
+    with pytest.raises(ValueError, match="is not whole"):
+        outcomes(tmp_path)
 
 
 class Full:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cfsp.options import suggest
+from cfsp.plugins import look_here
 
 WIDTH = 110
 DEFAULT = re.compile(r"- (?P<group>\w+): *(?P<choice>[\w\[\],]+) *# *(?P<meaning>.*)")
@@ -158,6 +159,7 @@ def print_options(rows: Sequence[tuple[str, str, str]]) -> None:
 
 def docstring(target: str) -> str:
     """What the class or function says of itself."""
+    look_here()
     module, _, name = target.rpartition(".")
     return inspect.getdoc(getattr(import_module(module), name)) or ""
 

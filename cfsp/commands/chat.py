@@ -15,7 +15,7 @@ from cfsp.checks import check_integer, check_number
 from cfsp.conversation import conversation_tokens, has_template
 from cfsp.layouts import check_positions, is_causal, max_positions
 from cfsp.loading import load
-from cfsp.plugins import import_plugins
+from cfsp.plugins import import_plugins, look_here
 
 LENGTH = 256
 """Tokens of an answer where neither the user nor the model says how many."""
@@ -76,6 +76,7 @@ def opened(options: argparse.Namespace) -> Talk:
     """The model, loaded, and how it will answer; says on stderr what it is. Raises what `load` raises."""
     if options.max_new_tokens is not None:
         check_integer("max-new-tokens", options.max_new_tokens, least=1)
+    look_here()
     import_plugins(options.plugin)
     print(f"cfsp-chat: loading {options.model}", file=sys.stderr)
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)

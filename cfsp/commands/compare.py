@@ -23,7 +23,7 @@ from cfsp.evaluation.size import Size
 from cfsp.layouts import max_positions
 from cfsp.loading import REFERENCE, load
 from cfsp.measuring import measure, measure_pairs
-from cfsp.plugins import import_plugins
+from cfsp.plugins import import_plugins, look_here
 from cfsp.record import Metric
 from cfsp.report.base import Section
 from cfsp.report.page import page
@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
 
 def compare(options: argparse.Namespace) -> list[Section]:
     """Load, measure and set side by side. Raises ValueError for what cannot be compared."""
+    look_here()
     import_plugins(options.plugin)
     names = short_names(options.models)
     loaded = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -10,11 +11,12 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Glob
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cfsp.build import CONF
+from cfsp.build import CONF, choices
 from cfsp.commands.catalogue import choices_of, groups, leaves, search_path
 from cfsp.options import suggest
 
@@ -89,12 +91,12 @@ def composed(overrides: Sequence[str], config_dir: str | None) -> DictConfig:
 
 
 def each_once(overrides: Sequence[str]) -> Iterator[list[str]]:
-    """Overrides of single jobs in which every value of every sweep is there once."""
+    """Overrides of single jobs: each choice of a group is there once, of other keys the first value."""
     alternatives = [values(one) for one in overrides]
     first = [one[0] for one in alternatives]
     yield first
     for place, others in enumerate(alternatives):
-        for other in others[1:]:
+        for other in others[1:] if (CONF / first[place].partition("=")[0].lstrip("+")).is_dir() else ():
             yield [*first[:place], other, *first[place + 1 :]]
 
 
@@ -104,6 +106,9 @@ def values(override: str) -> list[str]:
     if not parsed.is_sweep_override():
         return [override]
     prefix = override.partition("=")[0]
+    group, value = prefix.lstrip("+"), parsed.value()
+    if isinstance(value, Glob):
+        return [f"{prefix}={name}" for name in value.filter(choices(group))] or [override]
     return [f"{prefix}={value}" for value in parsed.sweep_string_iterator()]
 
 
@@ -114,8 +119,10 @@ def explain(error: Exception, overrides: Sequence[str], config_dir: str | None) 
         return unreadable(error.override)
     if isinstance(error, MissingConfigException):
         return unknown_choice(text, config_dir)
-    if found := re.match(r"Could not (?:override|delete from config\.) '([^']+)'", text):
+    if found := re.match(r"Could not override '([^']+)'", text):
         return unknown_key(found[1], overrides, config_dir)
+    if found := re.match(r"Could not delete from config\. '([^']+)'", text):
+        return f"~{found[1]}: nothing of that name can be taken out of the config"
     if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         key, value = found[1], found[2]
         listed = shlex.quote(f"{key}=[{value}]")
@@ -154,8 +161,9 @@ def unknown_key(key: str, overrides: Sequence[str], config_dir: str | None) -> s
     known = [*known_keys(overrides, config_dir), *groups(search_path(config_dir))]
     part, dot, name = key.rpartition(".")
     inside = [one.removeprefix(part + dot) for one in known if dot and one.startswith(part + dot)]
-    hint = suggest(name, inside) if inside else suggest(key, known)
-    return f"{key}: no such option; {hint}\n  cfsp --help shows all options"
+    near = difflib.get_close_matches(name, [*dict.fromkeys(inside)] or [*dict.fromkeys(known)], n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{key}: no such option{hint}\n  cfsp --help shows all options"
 
 
 def known_keys(overrides: Sequence[str], config_dir: str | None) -> list[str]:

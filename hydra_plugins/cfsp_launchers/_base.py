@@ -112,6 +112,8 @@ class SweepLauncher(Launcher):
         except KeyboardInterrupt:
             print(f"cfsp: {self.sweep.interrupted()}", file=sys.stderr)
             raise
+        if not self.sweep.file_is_whole and any(one.state == "failed" for one in self.sweep.ended):
+            raise SystemExit(1)  # nothing else would tell
         return [returns[job.number] for job in jobs]
 
     def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
