@@ -23,17 +23,15 @@ def widths_section(
 
 
 def importance_section(records: Sequence[Record], model: str, section_id: str) -> Section:
-    """A figure per calibration: other text or other windows, other statistics."""
+    """A bar per calibration: other text or other windows, other statistics."""
     groups = defaultdict(list)
     measured = [record for record in records if block_statistics(record)]
     texts = part_texts([record.config for record in measured], "calibration")
     for record, text in zip(measured, texts, strict=True):
         groups[text].append(record)
-    plots = []
-    for place, (text, found) in enumerate(sorted(groups.items()), start=1):
-        name = section_id if len(groups) == 1 else f"{section_id}-{place}"
-        caption = f"Calibration: {text}. Bars are means over {len(found)} runs, whiskers lowest and highest."
-        label = f"Coarse importance per block, {text}"
-        plots.append(Plot(name, importance_by_block(found), label, caption))
+    runs = ", ".join(f"{text} ({len(found)} runs)" for text, found in sorted(groups.items()))
+    caption = f"Calibration: {runs}. Bars are means over the runs, whiskers lowest and highest."
+    figure = importance_by_block(dict(sorted(groups.items())))
     intro = "What calibration says of whole blocks: how far each one turns the hidden state, for example."
-    return Section(section_id, "Coarse importance per block", model, intro, {}, plots)
+    plot = Plot(section_id, figure, "Coarse importance per block and calibration", caption)
+    return Section(section_id, "Coarse importance per block", model, intro, {}, [plot])
