@@ -52,7 +52,7 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     check_bool("overwrite", cfg.overwrite)
-    if not isinstance(cfg.results, str) or not cfg.results:
+    if not isinstance(cfg.results, str | Path) or not str(cfg.results):
         raise ValueError(f"results={cfg.results!r}: expected a folder that can be written")
     run_id = record.run_id(config)
     files = RunFiles.of(Path(cfg.results), run_id, save_folder(cfg, run_id))
