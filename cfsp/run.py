@@ -64,6 +64,8 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     import_plugins(config.get("plugins", []))  # what they define, the config may name
     check_config(config, OmegaConf.to_container(cfg))
+    if not cfg.results:
+        raise ValueError(f"results={cfg.results!r}: expected a folder that can be written")
     run_id = record.run_id(config)
     files = RunFiles.of(Path(cfg.results), run_id, save_folder(cfg, run_id))
     found = None if cfg.overwrite else files.finished()

@@ -25,7 +25,6 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -145,7 +144,9 @@ def sweep(folder: Path, arguments: list[str], at: int | None, group: bool) -> No
             f"+hydra.callbacks.fatal.group={group}",
             f"+hydra.callbacks.fatal.counted={folder}/event",
         ]
-    with open("log.txt", "a") as log, redirect_stdout(log), redirect_stderr(log):
+    with open("log.txt", "a") as log:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(log.fileno(), stream.fileno())  # workers have them too
         main()
 
 
