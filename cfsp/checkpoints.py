@@ -17,7 +17,7 @@ from cfsp.description import MODELING_FILE, describe, modeling_file, stock_class
 from cfsp.locks import LOCKLESS, holding_if_possible
 from cfsp.model_files import carried_files
 from cfsp.plans import PrunePlan
-from cfsp.process import without_bars
+from cfsp.process import quiet
 
 SUMS = "SHA256SUMS"
 SUMMED = ("*.safetensors", "*.json", "*.py")
@@ -54,7 +54,7 @@ def save(
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite)
-    with alone_in(folder), whole_folder(folder) as part, without_bars():
+    with alone_in(folder), whole_folder(folder) as part, quiet():
         if adapters is not None:
             for config in adapters.peft_config.values():
                 config.base_model_name_or_path = str(folder)  # peft takes a relative path from where it runs

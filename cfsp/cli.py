@@ -88,6 +88,7 @@ def run(cfg: DictConfig) -> Outcome:
     from transformers.utils.logging import disable_progress_bar
 
     from cfsp.failures import forget
+    from cfsp.process import quiet
     from cfsp.push import push
     from cfsp.record import is_main, record_path
     from cfsp.run import obtain, save_folder
@@ -97,7 +98,8 @@ def run(cfg: DictConfig) -> Outcome:
     disable_progress_bar()  # weights load in seconds, and the bars would be left standing
     sweep = sweep_name()
     check_places(cfg, sweep)
-    record, made = obtain(cfg, command(), sweep)
+    with quiet():
+        record, made = obtain(cfg, command(), sweep)
     path = record_path(cfg.results, record.id)
     if is_main() and sweep is None:
         show(record)

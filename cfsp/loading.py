@@ -28,7 +28,7 @@ from cfsp.description import auto_class, pruned_class
 from cfsp.layouts import check_family
 from cfsp.model_files import check_files, local_folder
 from cfsp.options import checked
-from cfsp.process import without_bars
+from cfsp.process import quiet
 
 REFERENCE = Path(__file__).parent / "reference"
 """The embedded model: a 4 M Llama trained on Python's documentation and source."""
@@ -85,7 +85,7 @@ def load(
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     check_source(source, **shared)
-    with readable(path), without_bars():
+    with readable(path), quiet():
         model, loaded = loader(source, head, revision).from_pretrained(
             source,
             dtype=dtype,

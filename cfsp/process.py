@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from logging import Filter, LogRecord, getLogger
 from typing import Any
 from unittest import mock
 
@@ -16,6 +17,9 @@ import torch
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from transformers.utils import logging
+
+GLOBAL_SIZES = getLogger("transformers.integrations.heterogeneity.configuration_utils")
+"""Warns of every global size that is read."""
 
 SHARED = (AcceleratorState, GradientState, PartialState)
 """What accelerate keeps for the process. transformers' Trainer empties it and fills it again."""
@@ -36,7 +40,7 @@ def left_as_found() -> Iterator[None]:
     Peaks of memory cannot be given back: a run begins a new measurement of them.
     """
     random_states = generators()
-    with mock.patch.dict(os.environ), warnings.catch_warnings(), settings_kept(), without_bars():
+    with mock.patch.dict(os.environ), warnings.catch_warnings(), settings_kept(), quiet():
         try:
             yield
         finally:
@@ -80,17 +84,31 @@ def current_gpu() -> int | None:
     return torch.cuda.current_device() if torch.cuda.is_available() else None
 
 
+class Expected(Filter):
+    """Drops what transformers says of reading a global size beside `per_layer_config`.
+
+    Its own checks of a config read every attribute; our models take each block's sizes from that block.
+    """
+
+    def filter(self, record: LogRecord) -> bool:
+        return "on a heterogeneous config" not in record.getMessage()
+
+
 @contextmanager
-def without_bars() -> Iterator[None]:
-    """Show no progress bars where nobody watches a terminal, and let the caller's be as they were."""
-    if sys.stderr.isatty():
-        yield
-        return
+def quiet() -> Iterator[None]:
+    """Load and save without alarming words, and without bars where nobody watches a terminal.
+
+    The caller's settings of both are as they were afterwards.
+    """
+    expected = Expected()
+    GLOBAL_SIZES.addFilter(expected)
     shown, hidden_by_hub = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
-    logging.disable_progress_bar()
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
         yield
     finally:
+        GLOBAL_SIZES.removeFilter(expected)
         if shown:
             logging.enable_progress_bar()
         (disable_progress_bars if hidden_by_hub else enable_progress_bars)()
