@@ -233,7 +233,7 @@ def layout_of(model: PreTrainedModel) -> Layout:
         raise ValueError(
             f"model_type {model_type!r} has no layout; known: {', '.join(sorted(LAYOUTS))}. "
             f"To add it, give cfsp.layouts.LAYOUTS[{model_type!r}] a Layout "
-            "(README, 'A new model family')"
+            "(docs/extend/family.md), in a module that plugins=[...] names"
         )
     return LAYOUTS[model_type]
 

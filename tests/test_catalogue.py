@@ -117,3 +117,14 @@ def test_the_configs_of_a_sweep_can_be_seen(typed):
     _, out, _ = typed("-m", "criterion=flap,cfsp", "sparsity=0.2,0.5", "--cfg", "job")
     assert out.count("# cfsp criterion=") == 4
     assert out.count("sparsity: 0.5") == 2
+
+
+def test_the_shell_completes_choices_and_options(typed, monkeypatch):
+    for line, completed in (
+        ("cfsp criterion=fl", "criterion=flap"),
+        ("cfsp calibration.sam", "calibration.samples="),
+    ):
+        monkeypatch.setenv("COMP_LINE", line)
+        monkeypatch.setenv("COMP_POINT", str(len(line)))
+        _, out, _ = typed("-sc", "query=bash")
+        assert out.strip() == completed
