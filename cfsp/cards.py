@@ -27,7 +27,9 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
     )
     parts = ", ".join(f"{part} `{part_name(config[part])}`" for part in PARTS)
     licence = (
-        f"`{license}`, as its base model" if license else "that of its base model, which was not to be found"
+        f"{code(license)}, as its base model"
+        if license
+        else "that of its base model, which was not to be found"
     )
     return f"""---
 {data.to_yaml()}

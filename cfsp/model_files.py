@@ -78,6 +78,6 @@ def dtypes(path: Path) -> Iterator[tuple[str, str]]:
             header = json.loads(file.read(size))
         except ValueError:
             return
-    for name, entry in header.items():
-        if name != "__metadata__":
+    for name, entry in header.items() if isinstance(header, dict) else ():
+        if isinstance(entry, dict) and "dtype" in entry:
             yield name, entry["dtype"]

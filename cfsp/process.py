@@ -55,7 +55,7 @@ def generators() -> list[tuple[Callable[[Any], None], Any]]:
         (np.random.set_state, np.random.get_state()),
         (torch.set_rng_state, torch.get_rng_state()),
     ]
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():  # asking would initialise it, and the caller could no longer fork
         states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
     return states
 
@@ -81,7 +81,7 @@ def settings_kept() -> Iterator[None]:
 
 
 def current_gpu() -> int | None:
-    return torch.cuda.current_device() if torch.cuda.is_available() else None
+    return torch.cuda.current_device() if torch.cuda.is_initialized() else None
 
 
 class Expected(Filter):

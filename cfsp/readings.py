@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -48,19 +48,26 @@ def reading(what: str, label: str, of: Sequence[str | None], make: Callable[[], 
     """
     if None in of:
         return make()
-    name = f"texts/{what}-{digest([what, *of])}.safetensors"
+    name = f"texts/{what}-{digest([what, code(), *of])}.safetensors"
     if name not in KEPT:
-        cache = CACHE.get()
-        with cache.alone(name):
-            found = cache.get(name, read)
+        kept = CACHE.get()
+        with kept.alone(name):
+            found = kept.get(name, read)
             if found is None:
                 found = make()
-                cache.put(name, partial(write, found, label))
+                kept.put(name, partial(write, found, label))
         KEPT[name] = found
     KEPT[name] = KEPT.pop(name)  # the last one used goes last
     while len(KEPT) > MOST:
         del KEPT[next(iter(KEPT))]
     return KEPT[name]
+
+
+@cache
+def code() -> str:
+    """Names the code that makes readings: what an older version kept is not read."""
+    files = ("calibration.py", "examples.py", "overlaps.py", "readings.py", "tokens.py")
+    return digest([(Path(__file__).parent / name).read_text() for name in files])
 
 
 def read(path: Path) -> Reading:
