@@ -29,8 +29,8 @@ def main() -> None:
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     own_launchers()
     try:
-        check(arguments)
         sys.argv[1:] = understood(arguments)
+        check(sys.argv[1:])
     except ValueError as error:
         print(f"cfsp: error: {error}", file=sys.stderr)
         raise SystemExit(1) from None

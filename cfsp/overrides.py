@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 
 from cfsp.build import CONF, choices
 
@@ -23,7 +23,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     """
     try:
         parsed = {one: parse(one) for one in arguments if is_override(one)}
-    except OverrideParseException:  # Hydra says what is wrong
+    except HydraException:  # which composing explains
         return [*arguments]
     for override in parsed.values():
         check_group(override)
