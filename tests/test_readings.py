@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from cfsp import readings, tokens
 from cfsp.cache import OFF, Cache
 from cfsp.calibration import RandomWindows
-from cfsp.commands.cache import content as described
+from cfsp.commands.cache import text_of
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.examples import Examples, Instructions, Prose
 from cfsp.instructions import Conversations
@@ -142,7 +142,7 @@ def test_an_entry_that_cannot_be_read_is_made_again(rows, tokenizer, tmp_path, c
     with kept_in(Cache(tmp_path / "cache")):
         expected = stream(Files(rows), tokenizer).ids
         (entry,) = (tmp_path / "cache" / "texts").glob("*.safetensors")
-        assert described("texts", entry) == "files:rows.jsonl"
+        assert text_of(entry) == "files:rows.jsonl"
         whole = entry.read_bytes()
         entry.write_bytes(whole[:-1])
         readings.KEPT.clear()
