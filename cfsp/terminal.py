@@ -30,7 +30,7 @@ def grid(table: Table) -> Grid:
         show_lines=any("\n" in cell.text or len(cell.text) > 60 for row in table.rows for cell in row)
     )
     for place, heading in enumerate(table.columns):
-        numbers = [row[place].number for row in table.rows if row[place].order is not None]
+        numbers = [isinstance(row[place].order, int | float) for row in table.rows if row[place].order]
         made.add_column(heading, justify="right" if numbers and all(numbers) else "left", overflow="fold")
     for row in table.rows:
         made.add_row(*(Text(cell.text) for cell in row))
