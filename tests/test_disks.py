@@ -110,7 +110,7 @@ def test_a_finished_run_on_a_read_only_disk_is_read(cfsp, disk, save):
     arguments = ["evaluation=[]", f"results={folder}/results", f"save={save}"]
     code, out, _ = cfsp(*arguments)
     assert code == 0
-    (folder / "results" / f".{Record.load(out.strip()).id}.lock").touch()  # what a killed run left
+    (folder / "results" / f".{Record.load(out.splitlines()[-1]).id}.lock").touch()  # what a killed run left
     subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
     code, again, err = cfsp(*arguments)
     assert (code, again.splitlines()[-1]) == (0, out.splitlines()[-1])
