@@ -44,9 +44,8 @@ class Unwritten(OSError):
 
     @classmethod
     def of(cls, path: Path, error: Exception) -> Unwritten:
-        said = re.search(
-            r"os error (\d+)", str(error)
-        )  # safetensors and tokenizers, which are written in Rust
+        # safetensors and tokenizers are written in Rust, whose errors hold the number as text.
+        said = re.search(r"os error (\d+)", str(error))
         number = getattr(error, "errno", None) or (int(said[1]) if said else None)
         reason = os.strerror(number) if number else " ".join(str(error).split())
         remedy = REMEDIES.get(number, "expected a disk that takes it, with free space")
