@@ -38,18 +38,8 @@ from cfsp.fields import (
 from cfsp.schema import parse, read_json
 from cfsp.seals import checksum
 
-PACKAGES = (
-    "cfsp",
-    "torch",
-    "transformers",
-    "tokenizers",
-    "datasets",
-    "hydra-core",
-    "numpy",
-    "peft",
-    "accelerate",
-    "lm-eval",
-    "wandb",
+PACKAGES = tuple(
+    "cfsp torch transformers tokenizers datasets hydra-core numpy peft accelerate lm-eval wandb".split()
 )
 
 NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save", "push", "private", "plugins")
