@@ -13,7 +13,18 @@ import pytest
 import torch
 from families import FAMILIES, batches, make
 
+from cfsp.layouts import LAYOUTS
+
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def same_families():
+    """A family that a test adds is gone after it."""
+    before = dict(LAYOUTS)
+    yield
+    LAYOUTS.clear()
+    LAYOUTS.update(before)
 
 
 @pytest.fixture(params=FAMILIES)

@@ -236,7 +236,7 @@ def test_each_process_has_a_gpu_of_its_own(asked, rank, expected, monkeypatch):
 def test_every_yaml_builds_and_is_small(part):
     group = f"recovery/{part}".rstrip("/")
     for name in choices(group):
-        assert len((CONF / group / f"{name}.yaml").read_text().splitlines()) < 16
+        assert len((CONF / group / f"{name}.yaml").read_text().splitlines()) <= 16
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", [*(["recovery=lora"] if part else []), f"{group}={name}"])
         for key in OmegaConf.missing_keys(config):
@@ -248,6 +248,6 @@ def test_every_yaml_builds_and_is_small(part):
 def test_records_of_before_can_be_read(tmp_path, cli):
     path = cli("evaluation=[]")
     data = json.loads(path.read_text())
-    del data["training"]
+    del data["training"], data["sha256"]  # they had neither
     path.write_text(json.dumps(data))
     assert Record.load(path).training is None
