@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo paper docs test test-browser test-slurm lint benchmark
+.PHONY: help setup demo paper docs test test-all test-browser test-slurm lint benchmark
 
 # Two processes of one thread are faster than one of two; LAUNCHER= runs one job after the other.
 LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
@@ -11,7 +11,8 @@ help:
 	@echo "make demo          prune the embedded model by 20 % with CFSP and show what happened"
 	@echo "make paper         the sparsity sweep and CFSP's ablation on the embedded model, results/tables/ and a report"
 	@echo "make docs          the documentation as a site, in site/"
-	@echo "make test          lint and all tests, offline"
+	@echo "make test          lint and tests, offline"
+	@echo "make test-all      the same with every case of the large products"
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
 	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
 	@echo "make setup         the virtual environment in $(VENV), with the locked versions"
@@ -31,6 +32,9 @@ demo: setup
 	FORCE_COLOR=1 $(BIN)/cfsp overwrite=true
 
 test: setup lint
+	$(BIN)/pytest --numprocesses 2 -m "not browser and not product"
+
+test-all: setup lint
 	$(BIN)/pytest --numprocesses 2 -m "not browser"
 
 test-browser: setup

@@ -81,7 +81,8 @@ def hints(source: Callable[..., Any]) -> dict[str, Any]:
     """The annotations of a class or a function; Any where one is imported for type checkers alone."""
     found: dict[str, Any] = {}
     for owner in reversed(source.__mro__) if isclass(source) else [unwrap(source)]:
-        module = sys.modules.get(getattr(owner, "__module__", None) or "typing", typing)  # object.__init__ has none
+        home = getattr(owner, "__module__", "")  # object.__init__ has none
+        module = sys.modules.get(home, typing)
         names = getattr(owner, "__globals__", vars(module))
         for name, kind in getattr(owner, "__annotations__", {}).items():
             alone = type("Alone", (), {"__annotations__": {name: kind}})

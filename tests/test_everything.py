@@ -1,8 +1,12 @@
-"""Every criterion x allocator x schedule x family, end to end: it prunes, or says why it cannot."""
+"""Every criterion x allocator x schedule x family, end to end: it prunes, or says why it cannot.
+
+`make test` runs a part of the product in which any two choices meet; `make test-all` runs all of it.
+"""
 
 import pytest
 import torch
 from families import DECODERS, FAMILIES, all_kinds, batches, kinds_of, make
+from pairwise import marked_product
 
 import cfsp
 from cfsp.build import build, choices, read
@@ -41,10 +45,10 @@ def refusal(criterion, allocator, schedule, family) -> str | None:
     return None
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("schedule", choices("schedule"))
-@pytest.mark.parametrize("allocator", choices("allocator"))
-@pytest.mark.parametrize("criterion", choices("criterion"))
+@pytest.mark.parametrize(
+    ("criterion", "allocator", "schedule", "family"),
+    marked_product(choices("criterion"), choices("allocator"), choices("schedule"), [*FAMILIES]),
+)
 def test_everything_goes_with_everything_or_says_why_not(criterion, allocator, schedule, family):
     model = make(family)
     kinds = kinds_for(criterion, allocator, schedule, model)
