@@ -7,31 +7,31 @@ __version__ = "0.1.0"
 
 _HOMES = {
     # the steps of a run
-    "load": "cfsp.loading",
-    "find_sites": "cfsp.finding",
-    "collect": "cfsp.collection",
+    "load": "cfsp.checkpoints.load",
+    "find_sites": "cfsp.model.find_sites",
+    "collect": "cfsp.statistics.collect",
     "plan": "cfsp.api",
     "apply": "cfsp.api",
     "save": "cfsp.api",
     # what they take and give
-    "RandomWindows": "cfsp.calibration",
-    "Text": "cfsp.texts",
-    "Stdlib": "cfsp.texts",
-    "Files": "cfsp.texts",
-    "Hub": "cfsp.texts",
-    "Site": "cfsp.sites",
-    "UnitView": "cfsp.sites",
-    "PrunePlan": "cfsp.plans",
-    "Cut": "cfsp.plans",
-    "Record": "cfsp.record",
-    "Metric": "cfsp.record",
-    "frame": "cfsp.tables",
-    "compare": "cfsp.tables",
+    "RandomWindows": "cfsp.data.calibration",
+    "Text": "cfsp.data.texts",
+    "Stdlib": "cfsp.data.texts",
+    "Files": "cfsp.data.texts",
+    "Hub": "cfsp.data.texts",
+    "Site": "cfsp.model.sites",
+    "UnitView": "cfsp.model.views",
+    "PrunePlan": "cfsp.plans.plan",
+    "Cut": "cfsp.plans.plan",
+    "Record": "cfsp.records.record",
+    "Metric": "cfsp.records.record",
+    "frame": "cfsp.tables.compare",
+    "compare": "cfsp.tables.compare",
     # what one adds to
     "Criterion": "cfsp.criteria.base",
-    "Statistic": "cfsp.statistics",
-    "InputStatistic": "cfsp.statistics",
-    "STATISTICS": "cfsp.collection",  # with those of all modules that define some
+    "Statistic": "cfsp.statistics.base",
+    "InputStatistic": "cfsp.statistics.inputs",
+    "STATISTICS": "cfsp.statistics.collect",  # with those of all modules that define some
     "Allocator": "cfsp.allocators.base",
     "Compensation": "cfsp.compensation.base",
     "Schedule": "cfsp.schedules.base",
@@ -40,9 +40,9 @@ _HOMES = {
     "Recovered": "cfsp.recovery.base",
     "Evaluator": "cfsp.evaluation.base",
     "Logger": "cfsp.loggers.base",
-    "Layout": "cfsp.layouts",
-    "Place": "cfsp.layouts",
-    "LAYOUTS": "cfsp.layouts",
+    "Layout": "cfsp.model.families",
+    "Place": "cfsp.model.families",
+    "LAYOUTS": "cfsp.model.families",
 }
 __all__ = ["__version__", *_HOMES]
 

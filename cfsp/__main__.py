@@ -1,5 +1,5 @@
 """`python -m cfsp`"""
 
-from cfsp.cli import main
+from cfsp.cli.main import main
 
 main()

@@ -9,16 +9,17 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp import checkpoints, surgery
 from cfsp.allocators.base import Allocator
-from cfsp.build import build_components
-from cfsp.cache import Cache
+from cfsp.checkpoints.save import save as save_folder
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
-from cfsp.finding import find_sites
+from cfsp.model.find_sites import find_sites
 from cfsp.options import checked
-from cfsp.plans import PrunePlan
+from cfsp.plans.plan import PrunePlan
+from cfsp.plans.surgery import apply as carry_out
+from cfsp.running.build import build_components
 from cfsp.schedules.base import Schedule
+from cfsp.storage.cache import Cache
 
 
 @checked
@@ -97,7 +98,7 @@ def save(
     """
     named = model.config.name_or_path
     source = Path(named) if named and Path(named).is_dir() else None
-    checkpoints.save(folder, model, tokenizer, plan, overwrite=overwrite, source=source)
+    save_folder(folder, model, tokenizer, plan, overwrite=overwrite, source=source)
 
 
 def apply(plan: PrunePlan, model: PreTrainedModel) -> None:
@@ -105,4 +106,4 @@ def apply(plan: PrunePlan, model: PreTrainedModel) -> None:
     if not plan.edits:
         return
     kinds = list(dict.fromkeys(cut.site.rsplit(".", 1)[-1] for cut in plan.edits))
-    surgery.apply(plan, find_sites(model, kinds), model)
+    carry_out(plan, find_sites(model, kinds), model)

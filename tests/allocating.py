@@ -2,7 +2,7 @@
 
 import torch
 
-from cfsp.sites import Member, Site
+from cfsp.model.sites import Member, Site
 
 PROFILE = [0.38, 0.24, 0.17, 0.14, 0.12, 0.11, 0.10, 0.09, 0.09, 0.08, 0.10, 0.26]
 RATIOS_50 = [0.996073, 0.785803, 0.570436, 0.467618, 0.400989, 0.369053, 0.338334, 0.309009, 0.309009]

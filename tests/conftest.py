@@ -13,7 +13,7 @@ import pytest
 import torch
 from families import FAMILIES, batches, make
 
-from cfsp.layouts import LAYOUTS
+from cfsp.model.families import LAYOUTS
 
 torch.set_num_threads(1)
 
@@ -56,7 +56,7 @@ def tiny_checkpoint(tmp_path_factory) -> Path:
     """A folder with a tiny Llama and the reference model's tokenizer."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from cfsp.loading import REFERENCE
+    from cfsp.checkpoints.load import REFERENCE
 
     folder = tmp_path_factory.mktemp("tiny") / "llama"
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
@@ -120,7 +120,7 @@ def tiny_overrides(tiny_checkpoint, text_file):
 def tokenizer():
     from transformers import AutoTokenizer
 
-    from cfsp.loading import REFERENCE
+    from cfsp.checkpoints.load import REFERENCE
 
     return AutoTokenizer.from_pretrained(REFERENCE)
 
@@ -145,9 +145,9 @@ def cli(tiny_overrides, tmp_path):
     """Run overrides on a tiny model; the path of the record."""
     from hydra import compose, initialize_config_dir
 
-    from cfsp.build import CONF
-    from cfsp.record import record_path
-    from cfsp.run import run
+    from cfsp.records.record import record_path
+    from cfsp.running.build import CONF
+    from cfsp.running.run import run
 
     def call(*overrides):
         with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -160,7 +160,7 @@ def cli(tiny_overrides, tmp_path):
 @pytest.fixture
 def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
     """Run the command in this process with a tiny model. Returns exit code, stdout, lines of stderr."""
-    from cfsp.cli import main
+    from cfsp.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)

@@ -5,8 +5,8 @@ import transformers as t
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from cfsp.finding import site_kinds
-from cfsp.layouts import places_of
+from cfsp.model.blocks import places_of
+from cfsp.model.find_sites import site_kinds
 
 VOCABULARY, POSITIONS = 61, 48
 # Large weights: at the usual 0.02 a two-block model is nearly linear and hides mistakes.

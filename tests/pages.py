@@ -6,8 +6,8 @@ import sys
 
 from hydra import compose, initialize_config_dir
 
-from cfsp.build import CONF
-from cfsp.parts import Parts
+from cfsp.running.build import CONF
+from cfsp.running.parts import Parts
 
 FAR = (
     "meta-llama/",

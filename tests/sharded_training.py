@@ -14,15 +14,18 @@ from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cfsp.examples import Examples, Prose
-from cfsp.loading import REFERENCE
-from cfsp.recovery.base import Change, Setting
-from cfsp.recovery.finetune import Finetune, Training
-from cfsp.recovery.full import Full
-from cfsp.recovery.lora import Lora
-from cfsp.recovery.next_token import NextToken
-from cfsp.texts import Files
-from cfsp.trainer import LossTrainer
+from cfsp.checkpoints.load import REFERENCE
+from cfsp.data.examples import Examples
+from cfsp.data.sources import Prose
+from cfsp.data.texts import Files
+from cfsp.recovery.base import Setting
+from cfsp.recovery.finetune import Finetune
+from cfsp.training.arguments import Training
+from cfsp.training.base import Change
+from cfsp.training.full import Full
+from cfsp.training.lora import Lora
+from cfsp.training.next_token import NextToken
+from cfsp.training.trainer import LossTrainer
 
 checkpoint, text, folder, kind, steps, pieces = sys.argv[1:]
 create = LossTrainer.create_accelerator_and_postprocess

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cfsp.record import Metric, Record, digest
+from cfsp.records.record import Metric, Record
+from cfsp.storage.fingerprints import digest
 
 BLOCKS = 3
 PERPLEXITY = {"measure": "perplexity", "text": "x", "window": 128, "dtype": "float32"}
@@ -30,8 +31,8 @@ def record(
     if training:
         recovery = {
             "_target_": "cfsp.recovery.finetune.Finetune",
-            "parameters": {"_target_": "cfsp.recovery.lora.Lora"},
-            "objective": {"_target_": "cfsp.recovery.next_token.NextToken"},
+            "parameters": {"_target_": "cfsp.training.lora.Lora"},
+            "objective": {"_target_": "cfsp.training.next_token.NextToken"},
         }
     return Record(
         id=digest(name),
@@ -46,7 +47,7 @@ def record(
             "allocator": {"_target_": f"cfsp.allocators.x.{allocator}"},
             "compensation": {"_target_": "cfsp.compensation.none.NoCompensation"},
             "schedule": {"_target_": "cfsp.schedules.one_shot.OneShot", "sparsity": sparsity},
-            "calibration": {"_target_": "cfsp.calibration.RandomWindows", "samples": 8, "seed": seed},
+            "calibration": {"_target_": "cfsp.data.calibration.RandomWindows", "samples": 8, "seed": seed},
             "recovery": recovery,
         },
         parameters={

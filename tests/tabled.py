@@ -1,6 +1,6 @@
 """Records of one figure each."""
 
-from cfsp.record import Metric, Record
+from cfsp.records.record import Metric, Record
 
 NAME = "perplexity/x"
 TARGETS = {"cfsp": "CFSP", "flap": "FLAP", "wanda_sp": "WandaSP"}

@@ -9,7 +9,7 @@ from allocating import PROFILE, mlps, run, site, stats_of
 from cfsp.allocators.cfsp import CFSP, CFSPReleased
 from cfsp.allocators.global_rank import GlobalRank
 from cfsp.allocators.uniform import Uniform
-from cfsp.sites import Member, Site
+from cfsp.model.sites import Member, Site
 
 
 def test_cfsp_hands_the_excess_of_full_blocks_on_in_proportion():

@@ -10,8 +10,8 @@ import pytest
 import studies
 from studies import latency, record, training, zero_shot
 
-from cfsp.commands import report, tables
-from cfsp.record import Record
+from cfsp.cli import report, tables
+from cfsp.records.record import Record
 
 VALUES = (None, [], {}, "", -1, 1e999, [1, "a"], "text", True, 10**400)
 

@@ -6,12 +6,12 @@ from families import batches, kinds_of, make
 
 import cfsp
 from cfsp.criteria.flap import FLAP
-from cfsp.decisions import best_units
+from cfsp.plans.choose import best_units
 
 
 @pytest.mark.parametrize(("base", "share"), [("sites", 0.25), ("blocks", 0.25), ("model", 0.1)])
 def test_sparsity_is_of_the_base_that_was_asked(base, share):
-    from cfsp.schedules.base import parameters
+    from cfsp.schedules.partial import parameters
 
     model = make("llama")
     sites = cfsp.find_sites(model, ["mlp"])
@@ -111,7 +111,7 @@ def test_no_sparsity_adds_no_bias():
 
 
 def test_a_tied_weight_counts_once():
-    from cfsp.schedules.base import parameters
+    from cfsp.schedules.partial import parameters
 
     tied = make("qwen2")
     assert tied.config.tie_word_embeddings

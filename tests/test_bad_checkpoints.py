@@ -13,8 +13,8 @@ from test_checkpoints import cut, emptied
 from transformers import AutoModelForCausalLM
 
 import cfsp
-from cfsp.atomic import whole_folder
-from cfsp.checkpoints import check_target
+from cfsp.checkpoints.save import check_target
+from cfsp.storage.atomic import whole_folder
 
 
 @pytest.fixture(scope="session")
@@ -261,7 +261,7 @@ def test_a_layer_without_inputs_is_trained_by_peft_or_left_alone(tmp_path, token
 
 
 def test_one_folder_for_a_sweep_is_refused(tiny_overrides, tmp_path, monkeypatch, capsys):
-    from cfsp.cli import main
+    from cfsp.cli.main import main
 
     arguments = ["cfsp", "-m", *tiny_overrides(), f"results={tmp_path}", "save=one", "sparsity=0.2,0.4"]
     monkeypatch.setattr(sys, "argv", arguments)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from studies import record, study
 
-from cfsp.commands.report import report
+from cfsp.cli.report import report
 
 pytestmark = pytest.mark.browser
 

@@ -13,15 +13,17 @@ import pytest
 import torch
 from families import make
 
-from cfsp import collection
-from cfsp.about import About
-from cfsp.cache import OFF, Cache, fingerprint, fingerprint_batches
-from cfsp.collection import SHARED, collect, collect_once
-from cfsp.commands.cache import main
-from cfsp.finding import find_sites
-from cfsp.loading import load
-from cfsp.locks import holding
-from cfsp.record import Metric, write_metrics
+from cfsp.checkpoints.load import load
+from cfsp.cli.cache import main
+from cfsp.model.find_sites import find_sites
+from cfsp.records.record import Metric, write_metrics
+from cfsp.statistics import cached
+from cfsp.statistics.cached import SHARED, collect_once
+from cfsp.statistics.collect import collect
+from cfsp.storage.about import About
+from cfsp.storage.cache import OFF, Cache
+from cfsp.storage.fingerprints import fingerprint, fingerprint_batches
+from cfsp.storage.locks import holding
 
 IDS = torch.arange(3, 19).view(2, 8)
 BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
@@ -31,13 +33,13 @@ BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
 def passes(monkeypatch):
     """What every pass over the batches was asked for."""
     asked = []
-    original = collection.collect
+    original = cached.collect
 
     def counted(model, sites, batches, needs, *rest, **options):
         asked.append(set(needs))
         return original(model, sites, batches, needs, *rest, **options)
 
-    monkeypatch.setattr(collection, "collect", counted)
+    monkeypatch.setattr(cached, "collect", counted)
     return asked
 
 
@@ -90,7 +92,7 @@ def test_what_the_numbers_depend_on_names_the_entry(tiny, sites, tmp_path, passe
 
 def test_another_version_of_the_code_is_not_read(tiny, sites, tmp_path, passes, monkeypatch):
     collect_once(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
-    monkeypatch.setattr(collection, "code", lambda *patterns: "older")
+    monkeypatch.setattr(cached, "code_of", lambda *parts: "older")
     collect_once(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
     assert len(passes) == 2
 
@@ -124,7 +126,7 @@ def test_a_full_disk_costs_the_entry_alone(tiny, sites, tmp_path, monkeypatch, c
         path.write_bytes(b"as much as fits")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(collection, "write_tensors", full)
+    monkeypatch.setattr(cached, "write_tensors", full)
     cache = Cache(tmp_path)
     stats = collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
     same(stats, collect(tiny, sites, BATCHES, {"input_mean"}))
@@ -146,7 +148,7 @@ def test_of_jobs_that_want_the_same_one_makes_it(tiny, sites, tmp_path, passes):
 
 def test_a_killed_job_lets_go(tmp_path):
     held = (
-        "import sys, time; from pathlib import Path; from cfsp.locks import holding\n"
+        "import sys, time; from pathlib import Path; from cfsp.storage.locks import holding\n"
         "with holding(Path(sys.argv[1]), 'x'): print('held', flush=True); time.sleep(60)"
     )
     lock = tmp_path / "one.lock"

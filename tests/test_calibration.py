@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from cfsp.calibration import RandomWindows
-from cfsp.loading import REFERENCE
-from cfsp.texts import Files
+from cfsp.checkpoints.load import REFERENCE
+from cfsp.data.calibration import RandomWindows
+from cfsp.data.texts import Files
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from test_surgery import kind_sets, logits, ones_for, random_plan
 from transformers import AutoModelForCausalLM
 
 import cfsp
-from cfsp.layouts import places_of
+from cfsp.model.blocks import places_of
 
 SETTINGS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 

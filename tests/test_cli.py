@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cfsp import bars
-from cfsp.cli import main
+from cfsp.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["load", "dense evaluation", "plan", "surgery", "recovery", "evaluation"]
@@ -185,7 +185,7 @@ def test_bad_input_is_one_line_exit_code_one_and_no_record(cfsp, tmp_path, argum
 def test_an_activation_that_overflows_names_block_and_batch(cfsp, tiny_checkpoint, tmp_path):
     import torch
 
-    from cfsp.loading import load
+    from cfsp.checkpoints.load import load
 
     model, tokenizer = load(tiny_checkpoint)
     with torch.no_grad():

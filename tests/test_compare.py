@@ -5,11 +5,11 @@ import re
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from cfsp.commands.compare import main, short_names
+from cfsp.cli.compare import main, short_names
+from cfsp.data.texts import Files
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.samples import Samples
 from cfsp.report.pair import alike, kept
-from cfsp.texts import Files
 
 FAST = ["--window", "32", "--windows", "4", "--new-tokens", "3"]
 

@@ -6,17 +6,17 @@ import pytest
 import torch
 from families import all_kinds, batches, make
 
-from cfsp.build import build, choices, read
-from cfsp.collection import collect
 from cfsp.criteria.cfsp import CFSP
 from cfsp.criteria.flap import FLAP
 from cfsp.criteria.magnitude import Magnitude
 from cfsp.criteria.wanda_sp import WandaSP
-from cfsp.finding import find_sites
-from cfsp.layouts import is_causal
-from cfsp.plans import Cut, PrunePlan
-from cfsp.sites import UnitView
-from cfsp.surgery import apply
+from cfsp.model.blocks import is_causal
+from cfsp.model.find_sites import find_sites
+from cfsp.model.views import UnitView
+from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.surgery import apply
+from cfsp.running.build import build, choices, read
+from cfsp.statistics.collect import collect
 
 
 @dataclass

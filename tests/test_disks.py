@@ -10,10 +10,10 @@ import pytest
 import torch
 from training import run
 
-from cfsp.atomic import Unwritten, replacing, reserve, writing
-from cfsp.cache import Cache
-from cfsp.record import Record
-from cfsp.replay import RowStream
+from cfsp.passes.replay import RowStream
+from cfsp.records.record import Record
+from cfsp.storage.atomic import Unwritten, replacing, reserve, writing
+from cfsp.storage.cache import Cache
 
 FULL = "cannot be written (No space left on device); expected more free space there, or another folder"
 

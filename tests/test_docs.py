@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from pages import blocks, call, commands, is_far, of, tiny, tiny_arguments, understood
 
-from cfsp.cli import main
-from cfsp.commands import cache, report, tables
+from cfsp.cli import cache, report, tables
+from cfsp.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"

@@ -13,10 +13,10 @@ from transformers import (
 )
 
 import cfsp
-from cfsp import probes
 from cfsp.allocators.error_curves import ErrorCurves, hull
 from cfsp.allocators.uniform import Uniform
-from cfsp.sites import Site
+from cfsp.model.sites import Site
+from cfsp.schedules import probes
 
 COST = {"a": 3, "b": 5}
 SITES = [Site(name, "mlp", 12, block=number) for number, name in enumerate(COST)]

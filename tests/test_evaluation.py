@@ -8,17 +8,17 @@ from families import FAMILIES, make
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp.evaluation.latency
-from cfsp.costs import macs
+from cfsp.checkpoints.load import load
+from cfsp.data.instructions import Conversations
+from cfsp.data.overlaps import overlaps
+from cfsp.data.texts import Files
 from cfsp.evaluation.latency import Latency
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.samples import Samples
 from cfsp.evaluation.size import Size
 from cfsp.evaluation.zero_shot import ZeroShot
-from cfsp.instructions import Conversations
-from cfsp.layouts import is_causal
-from cfsp.loading import load
-from cfsp.overlaps import overlaps
-from cfsp.texts import Files
+from cfsp.model.blocks import is_causal
+from cfsp.model.costs import macs
 
 
 def test_macs_of_a_llama_in_closed_form():
@@ -171,8 +171,8 @@ def test_an_encoder_does_not_speak():
 def test_a_run_flags_the_text_it_was_calibrated_on(tiny_overrides, tmp_path):
     from hydra import compose, initialize_config_dir
 
-    from cfsp.build import CONF
-    from cfsp.run import run
+    from cfsp.running.build import CONF
+    from cfsp.running.run import run
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("config", [*tiny_overrides(), f"results={tmp_path}"])

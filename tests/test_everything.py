@@ -9,8 +9,8 @@ from families import DECODERS, FAMILIES, all_kinds, batches, kinds_of, make
 from pairwise import marked_product
 
 import cfsp
-from cfsp.build import build, choices, read
-from cfsp.schedules.base import parameters
+from cfsp.running.build import build, choices, read
+from cfsp.schedules.partial import parameters
 
 BY_BLOCK = ("cfsp", "cfsp_released")
 """Allocators that ask how important each block is."""

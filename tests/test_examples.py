@@ -6,11 +6,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from cfsp.examples import IGNORED, Examples, Instructions, Prose
-from cfsp.instructions import WITH_INPUT, Conversations
-from cfsp.loading import REFERENCE
-from cfsp.texts import Files
-from cfsp.windows import fingerprint_examples
+from cfsp.checkpoints.load import REFERENCE
+from cfsp.data.examples import IGNORED, Examples
+from cfsp.data.instructions import WITH_INPUT, Conversations
+from cfsp.data.sources import Instructions, Prose
+from cfsp.data.texts import Files
+from cfsp.data.windows import fingerprint_examples
 
 ALPACA = [
     {"instruction": "Add one.", "input": "41", "output": "42"},

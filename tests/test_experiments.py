@@ -8,8 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from cfsp.build import CONF, build, choices
-from cfsp.run import run
+from cfsp.running.build import CONF, build, choices
+from cfsp.running.run import run
 
 ROOT = Path(__file__).parent.parent
 ROWS = sorted(

@@ -8,10 +8,11 @@ import sys
 
 import pytest
 
-from cfsp import atomic, record, run
-from cfsp.failures import Failure, of_sweep
-from cfsp.record import Record
-from cfsp.sweeps import FILE, outcomes
+from cfsp.records.failures import Failure, of_sweep
+from cfsp.records.record import Record
+from cfsp.running import run
+from cfsp.running.sweeps import FILE, outcomes
+from cfsp.storage import atomic
 
 
 @pytest.fixture
@@ -158,11 +159,11 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(cfsp, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("now", ["1970-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"])
 def test_a_clock_that_is_wrong_changes_nothing(cfsp, monkeypatch, now):
-    clock = record.now
-    monkeypatch.setattr(record, "now", lambda: now)
+    clock = run.now
+    monkeypatch.setattr(run, "now", lambda: now)
     code, out, err = cfsp("evaluation=[]")
     assert (code, err) == (0, [])
-    monkeypatch.setattr(record, "now", clock)
+    monkeypatch.setattr(run, "now", clock)
     code, again, err = cfsp("evaluation=[]")
     assert (code, again.splitlines()[-1]) == (0, out.splitlines()[-1])
     assert err == [f"cfsp: read, not run: the record is of {now}; overwrite=true runs it again"]

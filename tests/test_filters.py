@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from tabled import record
 
-from cfsp.filters import Filter, select
-from cfsp.tables import frame
+from cfsp.tables.compare import frame
+from cfsp.tables.filters import Filter, select
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ import pytest
 import studies
 from tabled import NAME, record
 
-from cfsp import cards
-from cfsp.escapes import code, code_block, csv_text, latex_text, markdown_text
-from cfsp.formats import render
-from cfsp.frames import frame
-from cfsp.tables import comparisons
+from cfsp.checkpoints import card
+from cfsp.records.escapes import code, code_block, csv_text, latex_text, markdown_text
+from cfsp.tables.compare import comparisons
+from cfsp.tables.formats import render
+from cfsp.tables.frame import frame
 
 HOSTILE = "<img src=x onerror=alert(1)>\n\n# `a` | [b](c) *d* _e_ ~f~ $g$ &lt; \\h"
 
@@ -101,5 +101,5 @@ def test_a_card_keeps_its_tables_whatever_names_hold():
     one = studies.record()
     metric = studies.metric(5.0, {"text": HOSTILE})
     named = studies.record(**{HOSTILE: (metric, metric)})
-    assert cards.metrics(named).count("\n") == cards.metrics(one).count("\n") + 1
-    assert "<img" not in cards.metrics(named)
+    assert card.metrics(named).count("\n") == card.metrics(one).count("\n") + 1
+    assert "<img" not in card.metrics(named)

@@ -4,11 +4,11 @@ import pytest
 import torch
 from families import DECODERS, all_kinds, batches, make
 
-from cfsp.collection import collect
 from cfsp.criteria.taylor import Taylor
-from cfsp.finding import find_sites
-from cfsp.gradients import TAYLOR, backpropagate
-from cfsp.sites import UnitView, learned_weights
+from cfsp.model.find_sites import find_sites
+from cfsp.model.views import UnitView, learned_weights
+from cfsp.statistics.collect import collect
+from cfsp.statistics.gradients import TAYLOR, backpropagate
 
 
 def naive(model, samples):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cfsp.record import records
+from cfsp.records.record import records
 
 SOAK = Path(__file__).parent.parent / "experiments" / "benchmarks" / "kill_soak.py"
 SWEEP = ["criterion=wanda_sp,cfsp", "sparsity=0.2,0.5"]

@@ -20,8 +20,8 @@ from omegaconf import OmegaConf
 from probe import Probe
 from test_cli import open_when_read
 
-from cfsp.build import CONF
-from cfsp.cli import main
+from cfsp.cli.main import main
+from cfsp.running.build import CONF
 from hydra_plugins.cfsp_launchers.joblib import JoblibLauncher, threads_per_worker, worker_environment
 
 PRESETS = sorted(path.stem for path in (CONF / "hydra" / "launcher").glob("*.yaml"))

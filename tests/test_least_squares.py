@@ -8,14 +8,13 @@ from families import FAMILIES, batches, kinds_of, make
 
 import cfsp
 from cfsp.allocators.uniform import Uniform
-from cfsp.collection import collect
 from cfsp.compensation.least_squares import LeastSquares
 from cfsp.criteria.obs import OBS
-from cfsp.finding import find_sites
-from cfsp.gates import Gates
-from cfsp.plans import Cut, PrunePlan
-from cfsp.progress import Progress
-from cfsp.schedules.base import parameters
+from cfsp.model.find_sites import find_sites
+from cfsp.plans.gates import Gates
+from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.schedules.partial import Progress, parameters
+from cfsp.statistics.collect import collect
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import wandb
 
-from cfsp.cli import main
+from cfsp.cli.main import main
 from cfsp.loggers.base import Job, Log
 from cfsp.loggers.jsonl import Jsonl
 from cfsp.loggers.wandb import Wandb, default_mode

@@ -9,12 +9,12 @@ from families import make
 from training import TINY, run
 
 import cfsp
+from cfsp.data.texts import Files
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.size import Size
-from cfsp.record import Record
-from cfsp.recovery.base import Change
-from cfsp.recovery.lora import Lora, block_ranks
-from cfsp.texts import Files
+from cfsp.records.record import Record
+from cfsp.training.base import Change
+from cfsp.training.lora import Lora, block_ranks
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -42,7 +42,7 @@ def test_ranks_in_closed_form():
 @pytest.mark.parametrize("proportional_to", ["uniform", "importance", "removed"])
 def test_adapters_have_the_ranks_of_their_blocks(name, proportional_to):
     model = make(name)
-    count = len(cfsp.layouts.block_modules(model))
+    count = len(cfsp.model.blocks.block_modules(model))
     change = Change(tuple(range(count)), (0.1,) * (count - 1) + (0.5,), (0.6,) + (0.1,) * (count - 1))
     lora = Lora(rank=4, alpha=8, dropout=0.0, proportional_to=proportional_to)
     before = {path: model.get_submodule(path).weight.shape for paths in lora.layers(model) for path in paths}

@@ -11,18 +11,18 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 import cfsp
-from cfsp import calibration
 from cfsp.allocators.uniform import Uniform
-from cfsp.build import CONF, choices
-from cfsp.calibration import RandomWindows
 from cfsp.compensation.none import NoCompensation
-from cfsp.config import SAME, Config, check_config
 from cfsp.criteria.flap import FLAP
 from cfsp.criteria.magnitude import Magnitude
+from cfsp.data import calibration
+from cfsp.data.calibration import RandomWindows
+from cfsp.data.texts import Stdlib
 from cfsp.options import check_option, declared
+from cfsp.running.build import CONF, choices
+from cfsp.running.config import SAME, Config, check_config
 from cfsp.schedules.blockwise import Blockwise
 from cfsp.schedules.one_shot import OneShot
-from cfsp.texts import Stdlib
 
 PARTS = [name for name in declared(Config) if (CONF / name).is_dir()]
 NESTED = [f"recovery/{path.name}" for path in (CONF / "recovery").iterdir() if path.is_dir()]

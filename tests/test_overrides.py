@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from cfsp.cli import main
-from cfsp.overrides import understood
+from cfsp.cli.main import main
+from cfsp.cli.overrides import understood
 
 
 def test_only_single_values_below_a_swept_group_wait():

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from cfsp.formats import render
-from cfsp.papers import COLUMNS, TRUST, against, find_folder, load, with_papers
-from cfsp.tables import Comparison, wide
+from cfsp.tables.compare import Comparison, wide
+from cfsp.tables.formats import render
+from cfsp.tables.papers import COLUMNS, TRUST, against, find_folder, load, with_papers
 
 FOLDER = Path(__file__).parent.parent / "results" / "papers"
 if not FOLDER.is_dir():

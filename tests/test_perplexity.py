@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
+from cfsp.checkpoints.load import load
+from cfsp.data.texts import Files
+from cfsp.data.tokens import encode
 from cfsp.evaluation.perplexity import Perplexity, token_losses
-from cfsp.loading import load
-from cfsp.texts import Files
-from cfsp.tokens import encode
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from cfsp.plans import Cut, PrunePlan
+from cfsp.plans.plan import Cut, PrunePlan
 
 PLAN = PrunePlan(
     (Cut("a", 4, (0, 2), torch.tensor([0.5, -1.0, 2.0, 1e-7])), Cut("b", 3, (1,))),

@@ -10,20 +10,20 @@ from transformers import (
 )
 
 import cfsp
-from cfsp import collection, probes
 from cfsp.allocators.error_curves import ErrorCurves
-from cfsp.cache import Cache
 from cfsp.compensation.least_squares import LeastSquares
 from cfsp.compensation.mean import MeanCompensation
-from cfsp.costs import macs
 from cfsp.criteria.flap import FLAP
 from cfsp.criteria.obs import OBS
-from cfsp.finding import find_sites
-from cfsp.plans import Cut, PrunePlan
-from cfsp.progress import Progress
-from cfsp.schedules.base import parameters
+from cfsp.model.costs import macs
+from cfsp.model.find_sites import find_sites
+from cfsp.model.views import unit_cost
+from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.schedules import probes
 from cfsp.schedules.one_shot import OneShot
-from cfsp.sites import unit_cost
+from cfsp.schedules.partial import Progress, parameters
+from cfsp.statistics import collect as collection
+from cfsp.storage.cache import Cache
 
 
 def test_a_curve_goes_through_the_probes_and_follows_the_scores():

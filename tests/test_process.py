@@ -13,10 +13,10 @@ from hydra import compose, initialize_config_dir
 from surroundings import changes, picture
 
 import cfsp
-from cfsp.build import CONF
-from cfsp.commands.report import report
-from cfsp.process import left_as_found
-from cfsp.run import run
+from cfsp.cli.report import report
+from cfsp.machine.process import left_as_found
+from cfsp.running.build import CONF
+from cfsp.running.run import run
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import cfsp
-from cfsp.record import Record
-from cfsp.recovery.finetune import Training
-from cfsp.sharding import outline, with_weights
+from cfsp.records.record import Record
+from cfsp.training.arguments import Training
+from cfsp.training.sharding import outline, with_weights
 
 TWO = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
 LAUNCHED = {

@@ -8,8 +8,8 @@ from hub import serving
 from huggingface_hub import HfApi, constants
 from test_cli import cfsp  # noqa: F401  (a fixture)
 
-from cfsp.commands.push import main
-from cfsp.push import check_push, push
+from cfsp.checkpoints.push import check_push, push
+from cfsp.cli.push import main
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def hub(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_of_this_test")
     with serving() as served:
-        monkeypatch.setattr("cfsp.push.HfApi", lambda: HfApi(endpoint=served.url))
+        monkeypatch.setattr("cfsp.checkpoints.push.HfApi", lambda: HfApi(endpoint=served.url))
         yield served
 
 
@@ -76,7 +76,7 @@ def test_a_push_that_fails_says_how_to_go_on(hub, saved, capsys, step):
 
 
 def test_no_one_answers(hub, saved, monkeypatch):
-    monkeypatch.setattr("cfsp.push.HfApi", lambda: HfApi(endpoint="http://127.0.0.1:9"))
+    monkeypatch.setattr("cfsp.checkpoints.push.HfApi", lambda: HfApi(endpoint="http://127.0.0.1:9"))
     with pytest.raises(OSError, match="push='me/small' failed .*again: cfsp-push"):
         push(saved, "me/small")
 
@@ -96,7 +96,7 @@ def test_what_is_missing_is_said(hub, saved, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="holds no model"):
         push(tmp_path, "me/small")
     monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
-    monkeypatch.setattr("cfsp.push.get_token", lambda: None)
+    monkeypatch.setattr("cfsp.checkpoints.push.get_token", lambda: None)
     with pytest.raises(ValueError, match="no token of the hub is here; expected HF_TOKEN, or hf auth login"):
         check_push("me/small", False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

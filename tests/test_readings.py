@@ -10,18 +10,19 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from cfsp import readings, tokens
-from cfsp.cache import OFF, Cache
-from cfsp.calibration import RandomWindows
-from cfsp.commands.cache import text_of
+from cfsp.checkpoints.load import REFERENCE
+from cfsp.cli.cache import text_of
+from cfsp.data import readings, tokens
+from cfsp.data.calibration import RandomWindows
+from cfsp.data.examples import Examples
+from cfsp.data.instructions import Conversations
+from cfsp.data.overlaps import fingerprints
+from cfsp.data.readings import kept_in, reading
+from cfsp.data.sources import Instructions, Prose
+from cfsp.data.texts import Files
+from cfsp.data.tokens import document_ids, encode, identity, lists, ragged, stream
 from cfsp.evaluation.perplexity import Perplexity
-from cfsp.examples import Examples, Instructions, Prose
-from cfsp.instructions import Conversations
-from cfsp.loading import REFERENCE
-from cfsp.overlaps import fingerprints
-from cfsp.readings import kept_in, reading
-from cfsp.texts import Files
-from cfsp.tokens import document_ids, encode, identity, lists, ragged, stream
+from cfsp.storage.cache import OFF, Cache
 
 
 @pytest.fixture(autouse=True)
@@ -152,8 +153,8 @@ def test_an_entry_that_cannot_be_read_is_made_again(rows, tokenizer, tmp_path, c
 
 
 def test_windows_of_words_have_the_same_names_in_every_process(rows):
-    command = f"from cfsp.overlaps import *; print(fingerprints(Files({rows!r})).tolist())"
-    code = "from cfsp.texts import Files; " + command
+    command = f"from cfsp.data.overlaps import *; print(fingerprints(Files({rows!r})).tolist())"
+    code = "from cfsp.data.texts import Files; " + command
     for seed in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": seed}
         out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, check=True)

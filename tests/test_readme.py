@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pages import blocks, call, commands, of, tiny, tiny_arguments
 
-from cfsp.cli import main
-from cfsp.commands import report, tables
+from cfsp.cli import report, tables
+from cfsp.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -8,13 +8,14 @@ from families import DECODERS, LLAMA, batches, kinds_of, make
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp
-from cfsp.examples import Examples, Prose, Split
-from cfsp.layouts import block_modules, places_of
-from cfsp.plans import Cut, PrunePlan
+from cfsp.data.examples import Examples, Split
+from cfsp.data.sources import Prose
+from cfsp.data.texts import Stdlib
+from cfsp.model.blocks import block_modules, places_of
+from cfsp.passes.replay import RowStream
+from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.recovery.base import Setting, block_parameters, change_of
 from cfsp.recovery.reconstruction import Reconstruction
-from cfsp.replay import RowStream
-from cfsp.texts import Stdlib
 
 
 def reconstruction(**options) -> Reconstruction:

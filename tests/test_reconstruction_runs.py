@@ -4,10 +4,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 import cfsp
-from cfsp.build import CONF
-from cfsp.record import Record, record_path
-from cfsp.run import run as run_config
-from cfsp.summary import summary
+from cfsp.records.record import Record, record_path
+from cfsp.running.build import CONF
+from cfsp.running.run import run as run_config
+from cfsp.running.summary import summary
 
 TINY = [
     "recovery=reconstruction",

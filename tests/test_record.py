@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 import studies
 
-from cfsp import record
-from cfsp.record import Record, run_id, write_json
+from cfsp.machine import environment
+from cfsp.records.identity import run_id
+from cfsp.records.record import Record
+from cfsp.storage.atomic import write_json
 
 CONFIG = {"sparsity": 0.2, "model": {"path": "m", "device": "cpu"}, "results": "results", "device": "cpu"}
 
@@ -30,7 +32,7 @@ def test_an_interrupted_write_leaves_no_file_and_keeps_the_old_one(tmp_path, mon
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("cfsp.atomic.os.replace", fail)
+    monkeypatch.setattr("cfsp.storage.atomic.os.replace", fail)
     with pytest.raises(type(error)):
         write_json(path, {"new": 2})
     assert json.loads(path.read_text()) == {"old": 1}
@@ -51,8 +53,8 @@ def test_published_records_can_be_read():
 
 
 def test_git_state_is_of_the_code(monkeypatch, tmp_path):
-    state = record.git_state()
+    state = environment.git_state()
     if state is not None:  # a source archive has none
         assert len(state["commit"]) == 40
-    monkeypatch.setattr(record, "__file__", str(tmp_path / "record.py"))
-    assert record.git_state() is None
+    monkeypatch.setattr(environment, "PACKAGE", tmp_path)
+    assert environment.git_state() is None

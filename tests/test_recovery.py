@@ -12,15 +12,15 @@ from torch.nn import functional as F
 from training import CHANGE, TINY, run
 
 import cfsp
-from cfsp.build import CONF, build, choices
-from cfsp.loading import local_device
-from cfsp.record import Record
-from cfsp.recovery.base import Change
-from cfsp.recovery.distillation import Distillation
-from cfsp.recovery.full import Full
-from cfsp.recovery.lora import Lora
-from cfsp.recovery.next_token import NextToken
-from cfsp.trainer import SKIPS, Watch
+from cfsp.checkpoints.load import local_device
+from cfsp.records.record import Record
+from cfsp.running.build import CONF, build, choices
+from cfsp.training.base import Change
+from cfsp.training.distillation import Distillation
+from cfsp.training.full import Full
+from cfsp.training.lora import Lora
+from cfsp.training.next_token import NextToken
+from cfsp.training.trainer import SKIPS, Watch
 
 
 @pytest.mark.parametrize("parameters", [Full(), Lora(rank=4, alpha=8, dropout=0.0)])

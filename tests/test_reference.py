@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import cfsp
-from cfsp.cache import fingerprint
+from cfsp.checkpoints.load import REFERENCE, load
+from cfsp.data.texts import Stdlib, Text
 from cfsp.evaluation.perplexity import Perplexity
-from cfsp.loading import REFERENCE, load
-from cfsp.texts import Stdlib, Text
+from cfsp.storage.fingerprints import fingerprint
 
 
 class Excerpt(Text):
@@ -41,7 +41,7 @@ def test_knows_held_out_documentation(reference):
 
 @pytest.mark.parametrize("sparsity", [0.2, 0.5])
 def test_criteria_beat_chance(sparsity):
-    from cfsp.calibration import RandomWindows
+    from cfsp.data.calibration import RandomWindows
 
     evaluator = Perplexity(Excerpt(), window=512, batch_size=8)
     windows = RandomWindows(Stdlib("calibration"), samples=32, seqlen=256, batch_size=8, seed=0)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cfsp.regression import centred, channels, refit, removal_path, squared_error, swap
+from cfsp.statistics.regression import centred, channels, refit, removal_path, squared_error, swap
 
 
 def moments_of(x, t):

@@ -9,7 +9,7 @@ from allocating import PROFILE, RATIOS_20, RATIOS_50, WIDTHS, mlps, run, site, s
 from cfsp.allocators.cfsp import CFSP, CFSPReleased, released_ratios
 from cfsp.allocators.global_rank import GlobalRankReleased, tell_of_heads
 from cfsp.allocators.uniform import UniformReleased
-from cfsp.sites import Member, Site
+from cfsp.model.sites import Member, Site
 
 
 @pytest.mark.parametrize(("sparsity", "expected"), [(0.5, RATIOS_50), (0.2, RATIOS_20)])

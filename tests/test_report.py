@@ -9,12 +9,12 @@ from random import Random
 import pytest
 from studies import latency, record, study, training, zero_shot
 
-from cfsp.commands.report import main, report
-from cfsp.comparison import Spread, contests, pareto, perplexities, points, studies, zero_shots
-from cfsp.methods import method_names
-from cfsp.plots.base import looks, show_logarithmic, svg
-from cfsp.plots.quality import quality_by_size
+from cfsp.cli.report import main, report
 from cfsp.report.base import number, spread
+from cfsp.report.groups import Spread, contests, pareto, perplexities, points, studies, zero_shots
+from cfsp.report.names import method_names
+from cfsp.report.plots.base import looks, show_logarithmic, svg
+from cfsp.report.plots.quality import quality_by_size
 
 HOSTILE = "</script><script>alert(1)</script>&\"'<img src=x onerror=alert(1)>$\\frac$"
 

@@ -5,8 +5,8 @@ import re
 
 from studies import record, study
 
-from cfsp.commands.report import report
-from cfsp.failures import Failure
+from cfsp.cli.report import report
+from cfsp.records.failures import Failure
 
 
 def write(folder, records):

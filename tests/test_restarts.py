@@ -14,9 +14,9 @@ import torch
 from training import TINY, run
 from transformers import TrainerState
 
-from cfsp.record import Record
-from cfsp.recovery.lora import Lora
-from cfsp.restarts import (
+from cfsp.records.record import Record
+from cfsp.training.lora import Lora
+from cfsp.training.resume import (
     checkpoints,
     drop_torn,
     has_ended,
@@ -25,7 +25,7 @@ from cfsp.restarts import (
     newest_whole,
     restore_block,
 )
-from cfsp.trainer import LossTrainer, not_finite
+from cfsp.training.trainer import LossTrainer, not_finite
 
 
 def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):

@@ -9,11 +9,11 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cfsp import rows as module
-from cfsp.instructions import Conversations
-from cfsp.questions import Questions
-from cfsp.rows import ROWS, WHOLE, json_rows, matching, read_bytes
-from cfsp.texts import Files, Hub
+from cfsp.data import rows as module
+from cfsp.data.instructions import Conversations
+from cfsp.data.rows import ROWS, WHOLE, json_rows, matching, read_bytes
+from cfsp.data.texts import Files, Hub
+from cfsp.evaluation.local_tasks import Questions
 
 PAIR = {"prompt": "a", "response": "b"}
 PIQA = {"goal": "g", "sol1": "a", "sol2": "b", "label": 0}

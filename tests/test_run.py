@@ -8,10 +8,10 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf, open_dict
 
-from cfsp.build import CONF, build, choices
-from cfsp.cache import Cache
-from cfsp.record import Record, record_path
-from cfsp.run import run
+from cfsp.records.record import Record, record_path
+from cfsp.running.build import CONF, build, choices
+from cfsp.running.run import run
+from cfsp.storage.cache import Cache
 
 GROUPS = ["calibration", "criterion", "allocator", "compensation", "schedule", "evaluation", "model"]
 
@@ -47,7 +47,7 @@ def test_record_of_a_run(tiny, tmp_path):
 
 def test_a_finished_run_is_read_not_repeated(tiny, monkeypatch):
     first = run(tiny())
-    monkeypatch.setattr("cfsp.run.apply", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr("cfsp.running.run.apply", lambda *_: pytest.fail("ran again"))
     assert run(tiny()) == first
     monkeypatch.undo()
     again = run(tiny("overwrite=true"))
@@ -83,7 +83,7 @@ def test_dense_figures_of_two_models_and_of_two_configs_are_kept_apart(
     assert record.metrics["dense"][name].value == record.metrics["pruned"][name].value
     moved = tmp_path / "moved"
     shutil.copytree(tiny_checkpoint, moved)
-    monkeypatch.setattr("cfsp.measuring.write_metrics", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("cfsp.evaluation.measure.write_metrics", lambda *_: pytest.fail("measured again"))
     assert run(tiny("sparsity=0", f"model.path={moved}")).metrics["dense"][name] == first
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_written_by_a_run_that_fails(tiny, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cfsp.run.apply", interrupt)
+    monkeypatch.setattr("cfsp.running.run.apply", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tiny())
     assert not (tmp_path / "results" / "records").exists()

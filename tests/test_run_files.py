@@ -7,12 +7,12 @@ import threading
 import pytest
 from filelock import FileLock
 
-from cfsp import locks
-from cfsp.atomic import whole_folder
-from cfsp.checkpoints import alone_in
-from cfsp.failures import Failure
-from cfsp.record import Record
-from cfsp.restarts import WHOLE
+from cfsp.checkpoints.save import alone_in
+from cfsp.records.failures import Failure
+from cfsp.records.record import Record
+from cfsp.storage import locks
+from cfsp.storage.atomic import whole_folder
+from cfsp.training.resume import WHOLE
 
 KEPT = ("evaluation=[]", "save=true")
 
@@ -75,7 +75,7 @@ class Killed(BaseException):
     pass
 
 
-@pytest.mark.parametrize("place", ["cfsp.checkpoints.whole_folder", "cfsp.record.Record.save"])
+@pytest.mark.parametrize("place", ["cfsp.checkpoints.save.whole_folder", "cfsp.records.record.Record.save"])
 def test_overwriting_that_is_killed_leaves_a_pair_or_only_a_model(cfsp, made, place, monkeypatch):
     results, run_id = made
 

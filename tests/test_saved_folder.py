@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM
 
 import cfsp
-from cfsp.build import CONF
-from cfsp.checkpoints import save
-from cfsp.run import run
+from cfsp.checkpoints.save import save
+from cfsp.running.build import CONF
+from cfsp.running.run import run
 
 SIZES = {"intermediate_size", "ffn_dim", "n_inner"}
 OURS = {"per_layer_config", "pruned", "auto_map", "architectures", "allow_global_per_layer_attribute_access"}
@@ -142,8 +142,8 @@ def test_tying_is_saved_as_the_weights_are_whatever_the_flag_says(family, tied, 
 
 
 def test_what_cannot_be_saved_is_said_before_anything_is_measured(tmp_path, tiny_overrides, monkeypatch):
-    monkeypatch.setattr("cfsp.run.measure", lambda *_, **__: pytest.fail("measured"))
-    monkeypatch.setattr("cfsp.description.difference", lambda *_: "a.weight")
+    monkeypatch.setattr("cfsp.running.run.measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("cfsp.checkpoints.describe.difference", lambda *_: "a.weight")
     overrides = [*tiny_overrides(), f"results={tmp_path}", "save=true"]
     with (
         initialize_config_dir(str(CONF), version_base="1.3"),

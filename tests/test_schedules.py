@@ -5,12 +5,11 @@ import torch
 from families import FAMILIES, all_kinds, batches, kinds_of, make
 
 import cfsp
-from cfsp.collection import collect
 from cfsp.criteria.wanda_sp import WandaSP
-from cfsp.decisions import best_units
-from cfsp.progress import Progress
-from cfsp.schedules.base import parameters
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
+from cfsp.plans.choose import best_units
+from cfsp.schedules.partial import Progress, parameters
+from cfsp.statistics.collect import collect
 
 OPTIONS = {"criterion": "wanda_sp", "allocator": "uniform", "sparsity": 0.4}
 UNIFORM = {"allocator": "uniform"}

@@ -5,14 +5,15 @@ import json
 import pytest
 import torch
 
-from cfsp.cache import Cache, seal_of
-from cfsp.collection import collect_once, read_tensors
-from cfsp.finding import find_sites
-from cfsp.loading import load
-from cfsp.plans import Cut, PrunePlan
-from cfsp.record import Record
-from cfsp.restarts import keep_plan, kept_plan
-from cfsp.seals import seal, unseal
+from cfsp.checkpoints.load import load
+from cfsp.model.find_sites import find_sites
+from cfsp.plans.kept import keep_plan, kept_plan
+from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.records.record import Record
+from cfsp.statistics.cached import collect_once
+from cfsp.storage.cache import Cache, seal_of
+from cfsp.storage.seals import seal, unseal
+from cfsp.storage.tensors import read_tensors
 
 IDS = torch.arange(3, 19).view(2, 8)
 BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]

@@ -5,9 +5,11 @@ import torch
 from families import kinds_of, make
 from torch import nn
 
-from cfsp.finding import find_sites
-from cfsp.layouts import LAYOUTS, block_modules, check_positions
-from cfsp.sites import Member, UnitView, unit_cost
+from cfsp.model.blocks import block_modules, check_positions
+from cfsp.model.families import LAYOUTS
+from cfsp.model.find_sites import find_sites
+from cfsp.model.sites import Member
+from cfsp.model.views import UnitView, unit_cost
 
 
 def test_units_and_spans_of_grouped_query_attention():

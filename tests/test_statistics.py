@@ -4,12 +4,14 @@ import pytest
 import torch
 from families import batches, kinds_of, make
 
-from cfsp.collection import collect
-from cfsp.finding import find_sites
-from cfsp.layouts import block_modules
-from cfsp.statistics import STATISTICS, BlockAngular, BlockCosine, InputSquareMean
+from cfsp.model.blocks import block_modules
+from cfsp.model.find_sites import find_sites
+from cfsp.statistics.blocks import BlockAngular, BlockCosine
+from cfsp.statistics.collect import STATISTICS, collect
+from cfsp.statistics.inputs import InputSquareMean
 
-VECTORS = {name for name, kind in STATISTICS.items() if kind.__module__ == "cfsp.statistics"}
+HOMES = ("cfsp.statistics.inputs", "cfsp.statistics.blocks")
+VECTORS = {name for name, kind in STATISTICS.items() if kind.__module__ in HOMES}
 
 
 def naive(model, sites, samples):

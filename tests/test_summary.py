@@ -6,7 +6,7 @@ from dataclasses import replace
 from rich.console import Console
 from studies import record
 
-from cfsp.summary import bar, sparkline, summary
+from cfsp.running.summary import bar, sparkline, summary
 
 
 def test_bar():

@@ -6,15 +6,15 @@ import pytest
 import torch
 from families import DECODERS, all_kinds, batches, kinds_of, make
 
-from cfsp.collection import collect
-from cfsp.decisions import best_units
-from cfsp.finding import find_sites
-from cfsp.gates import Gates
-from cfsp.layouts import places_of
-from cfsp.plans import Cut, PrunePlan
-from cfsp.progress import Progress
-from cfsp.sites import unit_cost
-from cfsp.surgery import apply
+from cfsp.model.blocks import places_of
+from cfsp.model.find_sites import find_sites
+from cfsp.model.views import unit_cost
+from cfsp.plans.choose import best_units
+from cfsp.plans.gates import Gates
+from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.surgery import apply
+from cfsp.schedules.partial import Progress
+from cfsp.statistics.collect import collect
 
 
 def random_plan(sites, seed=0, fills=None) -> PrunePlan:

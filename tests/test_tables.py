@@ -10,12 +10,13 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from tabled import NAME, record
 
-from cfsp.build import CONF, choices
-from cfsp.commands.tables import main
-from cfsp.formats import render
-from cfsp.frames import find_fields, find_metrics
-from cfsp.record import Metric, part_name
-from cfsp.tables import compare, comparisons, frame, wide
+from cfsp.cli.tables import main
+from cfsp.records.identity import part_name
+from cfsp.records.record import Metric
+from cfsp.running.build import CONF, choices
+from cfsp.tables.compare import compare, comparisons, frame, wide
+from cfsp.tables.formats import render
+from cfsp.tables.frame import find_fields, find_metrics
 
 
 def method(one):
@@ -145,7 +146,7 @@ def test_frame_has_leaves_and_names_of_parts():
     config = {
         "recovery": recovery,
         "compensation": {"_target_": "x.NoCompensation"},
-        "model": {"_target_": "cfsp.loading.load", "path": "some/where/Llama", "revision": None},
+        "model": {"_target_": "cfsp.checkpoints.load.load", "path": "some/where/Llama", "revision": None},
         "calibration": {"protect": [], "bos": True},
     }
     row = frame([record("wanda_sp", 0.2, 5, **config)]).iloc[0]

@@ -6,11 +6,11 @@ from families import batches, make
 
 import cfsp
 from cfsp.compensation.least_squares import LeastSquares
-from cfsp.finding import find_sites
-from cfsp.plans import Cut
-from cfsp.progress import Progress
-from cfsp.stream import Stream
-from cfsp.targets import target_moments
+from cfsp.model.find_sites import find_sites
+from cfsp.passes.stream import Stream
+from cfsp.plans.plan import Cut
+from cfsp.schedules.partial import Progress
+from cfsp.schedules.targets import target_moments
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 

@@ -5,8 +5,8 @@ import json
 import pandas as pd
 import pytest
 
-from cfsp.stdlib import split_of, stdlib_modules
-from cfsp.texts import Files, Hub, Stdlib
+from cfsp.data.stdlib import split_of, stdlib_modules
+from cfsp.data.texts import Files, Hub, Stdlib
 
 
 def test_stdlib_splits_are_disjoint_and_not_empty():

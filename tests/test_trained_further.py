@@ -12,7 +12,7 @@ from test_surgery import logits
 from transformers import Trainer, TrainingArguments
 
 import cfsp
-from cfsp.layouts import block_modules
+from cfsp.model.blocks import block_modules
 
 FRESH = """
 import sys

@@ -14,9 +14,9 @@ from torch import nn
 from transformers import CONFIG_MAPPING
 
 import cfsp
-from cfsp.finding import find_sites
-from cfsp.layouts import LAYOUTS
-from cfsp.unsupported import why_unsupported
+from cfsp.model.families import LAYOUTS
+from cfsp.model.find_sites import find_sites
+from cfsp.model.unsupported import why_unsupported
 
 NAME = "model.layers.1.mlp.up_proj.weight"
 

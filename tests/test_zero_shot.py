@@ -6,8 +6,8 @@ from unittest.mock import patch
 import datasets
 import pytest
 
+from cfsp.checkpoints.load import load
 from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, metrics, read, with_data, with_errors
-from cfsp.loading import load
 
 HUB = {
     "boolq": {"question": "is water wet", "passage": "Water wets.", "idx": 0, "label": 1},

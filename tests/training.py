@@ -1,11 +1,14 @@
 """Trainings that are small enough to run in a moment."""
 
-from cfsp.examples import Examples, Prose
-from cfsp.recovery.base import Change, Setting
-from cfsp.recovery.finetune import Finetune, Training
-from cfsp.recovery.full import Full
-from cfsp.recovery.next_token import NextToken
-from cfsp.texts import Files
+from cfsp.data.examples import Examples
+from cfsp.data.sources import Prose
+from cfsp.data.texts import Files
+from cfsp.recovery.base import Setting
+from cfsp.recovery.finetune import Finetune
+from cfsp.training.arguments import Training
+from cfsp.training.base import Change
+from cfsp.training.full import Full
+from cfsp.training.next_token import NextToken
 
 CHANGE = Change(blocks=(0, 1), removed=(0.1, 0.3), importance=(0.4, 0.2))
 TINY = [

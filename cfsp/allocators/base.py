@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 from torch import Tensor
 
 from cfsp.checks import check_integer
+from cfsp.model.sites import Site
 from cfsp.options import Checked
-from cfsp.sites import Site
-from cfsp.statistics import Stats
+from cfsp.statistics.base import Stats
 
 Scores = Mapping[str, Tensor]
 """Site name -> score per unit [units]."""
@@ -23,7 +23,7 @@ BLOCKS = "a list of block numbers, such as [0,-1]"
 
 @dataclass(frozen=True)
 class Probes:
-    """What an allocator wants tried on the whole model (`cfsp.probes`).
+    """What an allocator wants tried on the whole model (`cfsp.schedules.probes`).
 
     shares: of a site's units kept. batches: how many to read. cost: of a unit: "parameters" (nothing is
     tried for these), "macs" or "latency". empty: try what may go as a whole without its only unit.

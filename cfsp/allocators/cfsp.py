@@ -10,8 +10,8 @@ import torch
 
 from cfsp.allocators.base import Allocator, Scores
 from cfsp.checks import check_choice, check_number
-from cfsp.sites import Site
-from cfsp.statistics import Stats
+from cfsp.model.sites import Site
+from cfsp.statistics.base import Stats
 
 METRICS = ("angular", "cosine", "mse", "mae")
 

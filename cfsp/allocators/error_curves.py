@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Probes, Scores
 from cfsp.checks import check_choice, check_integer
-from cfsp.sites import Site
-from cfsp.statistics import Stats
+from cfsp.model.sites import Site
+from cfsp.statistics.base import Stats
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,12 @@ COSTS = ("parameters", "macs", "latency")
 class ErrorCurves(Allocator):
     """Widths that minimise the sum over sites of what the model's answers lose by each.
 
-    A site's loss at a few widths is probed (`cfsp.probes`): KL(dense || cut) in nats per token, with the
-    units and weights that the criterion and the compensation of the run would give it. Between the probes it
-    follows the criterion's scores, and of this curve the convex hull counts: step by step goes what costs
-    least per unit of budget, which for the hulls is optimal but for the last step, where ways to end are
-    compared. A site with one unit, or one for each group, stays; with `allow_empty` it is tried without it.
+    A site's loss at a few widths is probed (`cfsp.schedules.probes`): KL(dense || cut) in nats per token,
+    with the units and weights that the criterion and the compensation of the run would give it. Between
+    the probes it follows the criterion's scores, and of this curve the convex hull counts: step by step
+    goes what costs least per unit of budget, which for the hulls is optimal but for the last step, where
+    ways to end are compared. A site with one unit, or one for each group, stays; with `allow_empty` it is
+    tried without it.
 
     shares: of its units that a site keeps in the probes.
     batches: calibration batches that the probes read. Passes: sites x shares x batches, each from the

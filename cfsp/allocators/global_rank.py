@@ -13,9 +13,9 @@ from torch import Tensor
 
 from cfsp.allocators.base import Allocator, ReleasedAllocator, Scores
 from cfsp.checks import check_number
-from cfsp.record import is_main
-from cfsp.sites import Site
-from cfsp.statistics import Stats
+from cfsp.machine.environment import is_main
+from cfsp.model.sites import Site
+from cfsp.statistics.base import Stats
 
 
 @dataclass(frozen=True, kw_only=True)

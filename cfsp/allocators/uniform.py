@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from cfsp.allocators.base import Allocator, ReleasedAllocator, Scores
 from cfsp.checks import check_choice
-from cfsp.sites import Site
-from cfsp.statistics import Stats
+from cfsp.model.sites import Site
+from cfsp.statistics.base import Stats
 
 
 @dataclass(frozen=True, kw_only=True)

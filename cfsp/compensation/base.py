@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from cfsp.model.views import UnitView
 from cfsp.options import Checked
-from cfsp.sites import UnitView
 
 TARGETS = ("own", "dense", "residual")
 """What a consumer should give: see `cfsp.compensation.least_squares`."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation
-from cfsp.regression import channels, own_output, refit, squared_error
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
+from cfsp.statistics.regression import channels, own_output, refit, squared_error
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """What `ridge: auto` chooses from."""

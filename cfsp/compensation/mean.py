@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cfsp.compensation.base import Compensation
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from cfsp.model.views import UnitView
 from cfsp.options import Checked
-from cfsp.sites import UnitView
 
 IN_BLOCKS = frozenset({"mlp", "attention", "query_heads"})
 EVERY_KIND = IN_BLOCKS | {"block", "hidden"}
@@ -19,7 +19,7 @@ class Criterion(Checked, ABC):
     """Scores the units of one site from their weights and the calibration statistics."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the statistics that `score` reads (`cfsp.statistics.STATISTICS`, `cfsp.gradients.TAYLOR`)."""
+    """Names of the statistics that `score` reads: keys of `cfsp.STATISTICS`, or `gradients.TAYLOR`."""
 
     kinds: ClassVar[frozenset[str]] = IN_BLOCKS
     """Kinds of sites whose units it can score."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cfsp.criteria.base import EVERY_KIND, Criterion
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
 
 
 @dataclass(frozen=True)

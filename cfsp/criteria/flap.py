@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cfsp.checks import check_choice, check_number
 from cfsp.criteria.base import Criterion
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cfsp.checks import check_integer, check_number
 from cfsp.criteria.base import Criterion
-from cfsp.regression import centred, cholesky, own_output, removal_path, swap
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
+from cfsp.statistics.regression import centred, cholesky, own_output, removal_path, swap
 
 ONE_BY_ONE = 1024
 """Channels up to which removals are made one by one unless `share` says otherwise."""

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from cfsp.checks import check_choice
 from cfsp.criteria.base import EVERY_KIND, Criterion
-from cfsp.gradients import ORDERS
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
+from cfsp.statistics.gradients import ORDERS
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda members: members.sum(0),

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from cfsp.criteria.base import Criterion
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
 
 
 @dataclass(frozen=True)

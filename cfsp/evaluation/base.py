@@ -8,9 +8,9 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cfsp.data.texts import Text
 from cfsp.options import Checked
-from cfsp.record import Metric
-from cfsp.texts import Text
+from cfsp.records.record import Metric
 
 
 class Evaluator(Checked, ABC):

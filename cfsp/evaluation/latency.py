@@ -13,10 +13,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.bars import bar
 from cfsp.checks import check_integer
-from cfsp.costs import seconds_of
 from cfsp.evaluation.base import PairedEvaluator
-from cfsp.layouts import check_positions, is_causal
-from cfsp.record import Metric, peak_bytes, reset_peak, resident_bytes
+from cfsp.machine.memory import peak_bytes, reset_peak, resident_bytes
+from cfsp.model.blocks import check_positions, is_causal
+from cfsp.model.costs import seconds_of
+from cfsp.records.record import Metric
 
 
 @dataclass(frozen=True)

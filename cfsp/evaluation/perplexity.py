@@ -15,13 +15,12 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.bars import bar
-from cfsp.calibration import bos_token
 from cfsp.checks import check_integer
+from cfsp.data.texts import Text
+from cfsp.data.tokens import Stream, bos_token, stream
 from cfsp.evaluation.base import Evaluator
-from cfsp.layouts import check_positions, is_causal
-from cfsp.record import Metric
-from cfsp.texts import Text
-from cfsp.tokens import Stream, stream
+from cfsp.model.blocks import check_positions, is_causal
+from cfsp.records.record import Metric
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.conversation import conversation_tokens, has_template
+from cfsp.data.conversation import conversation_tokens, has_template
 from cfsp.evaluation.base import Sampler
-from cfsp.layouts import check_positions, is_causal
+from cfsp.model.blocks import check_positions, is_causal
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.costs import macs
 from cfsp.evaluation.base import Evaluator
-from cfsp.layouts import check_positions
-from cfsp.record import Metric
+from cfsp.model.blocks import check_positions
+from cfsp.model.costs import macs
+from cfsp.records.record import Metric
 
 
 @dataclass(frozen=True)

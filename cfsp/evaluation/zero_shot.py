@@ -27,11 +27,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp import bars
 from cfsp.checks import check_integer
+from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
-from cfsp.layouts import is_causal
-from cfsp.questions import Questions, read
-from cfsp.record import Metric
-from cfsp.texts import Text
+from cfsp.evaluation.local_tasks import Questions, read
+from cfsp.model.blocks import is_causal
+from cfsp.records.record import Metric
 
 PAPERS = {
     "boolq": "acc",

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, ClassVar
 
 from cfsp.options import Checked
-from cfsp.record import Metric, Record
+from cfsp.records.record import Metric, Record
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cfsp.atomic import writing
 from cfsp.loggers.base import Job, Logger
-from cfsp.record import Record, now
+from cfsp.machine.environment import now
+from cfsp.records.record import Record
+from cfsp.storage.atomic import writing
 
 
 @dataclass

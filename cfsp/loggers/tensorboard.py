@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from cfsp.loggers.base import Job, Logger
-from cfsp.record import Record
+from cfsp.records.record import Record
 
 
 @dataclass

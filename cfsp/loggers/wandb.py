@@ -16,7 +16,7 @@ from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from cfsp.checks import check_choice
 from cfsp.loggers.base import Job, Logger
-from cfsp.record import Record, record_path
+from cfsp.records.record import Record, record_path
 
 MODES = ("auto", "online", "offline", "disabled")
 

@@ -8,27 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.layouts import block_modules
+from cfsp.data.texts import Text
+from cfsp.model.blocks import block_modules
 from cfsp.options import Checked
-from cfsp.plans import PrunePlan
-from cfsp.texts import Text
-
-
-@dataclass(frozen=True)
-class Change:
-    """What pruning did to the blocks that are left, in order.
-
-    blocks: their numbers in the dense model. removed: the share of each one's parameters that is gone.
-    importance: the coarse importance of each, mean angular distance; None if the plan has none.
-    """
-
-    blocks: tuple[int, ...]
-    removed: tuple[float, ...]
-    importance: tuple[float, ...] | None
-    residual_cut: bool = False
+from cfsp.plans.plan import PrunePlan
+from cfsp.training.base import Change
 
 
 @dataclass(frozen=True)
@@ -77,56 +64,6 @@ class Recovery(Checked, ABC):
     @abstractmethod
     def run(self, setting: Setting, examples: Any) -> Recovered:
         """Train. examples: what `prepare` returned."""
-
-
-class Parameters(Checked, ABC):
-    """Which weights are trained."""
-
-    apart: bool = False
-    """Whether they stay beside the model when training ends."""
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Statistics that the plan must have been made with."""
-        return frozenset()
-
-    @abstractmethod
-    def check(self, model: PreTrainedModel) -> None:
-        """Raise ValueError if this model has no such weights."""
-
-    @abstractmethod
-    def attach(self, model: PreTrainedModel, change: Change) -> tuple[nn.Module, dict[str, Any]]:
-        """The module to train, its trainable weights marked, and what a record should say of them."""
-
-    @abstractmethod
-    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, nn.Module | None]:
-        """The model without its wrapping, and the adapters if they are kept apart."""
-
-
-class Objective(Checked, ABC):
-    """What training minimises."""
-
-    needs_dense: bool = False
-
-    @abstractmethod
-    def check(self, change: Change) -> None:
-        """Raise ValueError if a model that was changed so cannot be trained for it."""
-
-    @abstractmethod
-    def loss(
-        self,
-        model: nn.Module,
-        inputs: Mapping[str, Tensor],
-        dense: PreTrainedModel | None,
-        change: Change,
-        labels_in_step: Tensor | int | None,
-    ) -> Tensor:
-        """The loss of one batch.
-
-        inputs: input_ids, attention_mask, labels [batch, tokens]; labels of -100 do not count.
-        labels_in_step: labels in all batches of one optimizer step; their mean, not the mean of the
-            batches' means, is what gradient accumulation should give. None: this batch's own.
-        """
 
 
 def block_parameters(model: PreTrainedModel) -> list[int]:

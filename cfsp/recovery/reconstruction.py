@@ -18,15 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
 from cfsp.bars import Task, task
 from cfsp.checks import check_choice, check_integer, check_number
-from cfsp.examples import Examples, Split
-from cfsp.layouts import block_modules, check_positions, is_causal, places_of
-from cfsp.lessons import ORDER, Goals, Lesson
-from cfsp.record import peak_bytes, reset_peak
+from cfsp.data.examples import Examples, Split
+from cfsp.data.texts import Text
+from cfsp.data.windows import Example
+from cfsp.machine.memory import peak_bytes, reset_peak
+from cfsp.model.blocks import block_modules, check_positions, is_causal, places_of
+from cfsp.passes.replay import RowStream
 from cfsp.recovery.base import Recovered, Recovery, Setting
-from cfsp.replay import RowStream
-from cfsp.restarts import keep_block, restore_block
-from cfsp.texts import Text
-from cfsp.windows import Example
+from cfsp.recovery.lessons import ORDER, Goals, Lesson
+from cfsp.training.resume import keep_block, restore_block
 
 Note = dict[str, Any]
 Follow = Callable[[Mapping[str, float], int], None]

@@ -12,9 +12,9 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from cfsp.comparison import Spread
-from cfsp.failures import Failure
-from cfsp.record import Record
+from cfsp.records.failures import Failure
+from cfsp.records.record import Record
+from cfsp.report.groups import Spread
 
 
 @dataclass(frozen=True)

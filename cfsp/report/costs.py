@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from cfsp.comparison import Measure, Point, Spread, key_of, points
-from cfsp.plots.base import Look
-from cfsp.plots.latency import latency_by_size, quality_by_latency
-from cfsp.plots.recovery import recovery_curves
-from cfsp.record import Record
+from cfsp.records.record import Record
 from cfsp.report.base import MISSING, Cell, Plot, Section, Table, number, share, spread, word
+from cfsp.report.groups import Measure, Point, Spread, key_of, points
+from cfsp.report.plots.base import Look
+from cfsp.report.plots.latency import latency_by_size, quality_by_latency
+from cfsp.report.plots.recovery import recovery_curves
 
 SHAPE = ("batch", "prompt")
 

@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cfsp.comparison import Contest, Measure, by_model, contests, points
-from cfsp.failures import Failure
-from cfsp.record import Record
+from cfsp.records.failures import Failure
+from cfsp.records.record import Record
 from cfsp.report.base import MISSING, Cell, Section, Table, details, number, share, spread, word
+from cfsp.report.groups import Contest, Measure, by_model, contests, points
 
 
 @dataclass(frozen=True)

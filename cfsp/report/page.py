@@ -9,8 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from cfsp.plots.base import svg
 from cfsp.report.base import Section
+from cfsp.report.plots.base import svg
 
 FOLDER = Path(__file__).parent
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from cfsp.record import Metric
+from cfsp.records.record import Metric
 from cfsp.report.base import MISSING, Cell, Section, Table, number, word
 
 FIGURES = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from statistics import fmean
 
-from cfsp.comparison import Measure, Point, contests, points
-from cfsp.plots.base import Look
-from cfsp.plots.quality import quality_by_size
 from cfsp.report.base import Cell, Plot, Section, Table, number, share, spread, word
+from cfsp.report.groups import Measure, Point, contests, points
+from cfsp.report.plots.base import Look
+from cfsp.report.plots.quality import quality_by_size
 
 CAPTION = (
     "Mean over seeds; bars are their standard deviation. The star and the dashed line are the dense model."

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cfsp.comparison import key_of
-from cfsp.record import Metric, Record
+from cfsp.records.record import Metric, Record
 from cfsp.report.base import MISSING, Cell, Section, Table, details, finite, number, share, word
+from cfsp.report.groups import key_of
 
 COLUMNS = {
     "id": "hash of the config; the file's name",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from cfsp.methods import part_texts
-from cfsp.plots.importance import block_statistics, importance_by_block
-from cfsp.plots.widths import kept_widths
-from cfsp.record import Record
+from cfsp.records.record import Record
 from cfsp.report.base import Plot, Section
+from cfsp.report.names import part_texts
+from cfsp.report.plots.importance import block_statistics, importance_by_block
+from cfsp.report.plots.widths import kept_widths
 
 
 def widths_section(

@@ -11,20 +11,21 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
-from cfsp.cache import OFF, Cache
 from cfsp.checks import check_choice
-from cfsp.collection import collect, collect_once
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
-from cfsp.decisions import check_kinds
-from cfsp.layouts import block_modules
-from cfsp.moments import warn_of_few_tokens
+from cfsp.model.sites import Site
+from cfsp.model.views import unit_cost
 from cfsp.options import Checked
-from cfsp.plans import PrunePlan
-from cfsp.probes import probe_once
-from cfsp.progress import Progress, site_parameters
-from cfsp.sites import Site, unit_cost
-from cfsp.statistics import Stats
+from cfsp.plans.plan import PrunePlan
+from cfsp.schedules.decide import check_kinds
+from cfsp.schedules.partial import Progress, parameters
+from cfsp.schedules.probes import probe_once
+from cfsp.statistics.base import Stats
+from cfsp.statistics.cached import collect_once
+from cfsp.statistics.collect import collect
+from cfsp.statistics.moments import warn_of_few_tokens
+from cfsp.storage.cache import OFF, Cache
 
 BASES = ("sites", "blocks", "model")
 SHARE = "a share to remove, in [0, 1)"
@@ -166,19 +167,6 @@ class Schedule(Checked, ABC):
         found = probe_once(cache, state.model, sites, batches, method, allocator.probes, stats, place)
         for name, tried in found.items():
             stats[name] |= tried
-
-
-def parameters(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, int]:
-    """Parameters of the sites (what goes with all of their units), of all blocks, of the model.
-
-    A tied weight counts once.
-    """
-    blocks = [model.get_submodule(path) for path in block_modules(model)]
-    return {
-        "sites": site_parameters(model, sites),
-        "blocks": sum(weight.numel() for block in blocks for weight in block.parameters()),
-        "model": sum(weight.numel() for weight in model.parameters()),
-    }
 
 
 def notes_of(sites: Sequence[Site], stats: Stats) -> dict[str, Any]:

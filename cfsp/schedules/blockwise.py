@@ -12,17 +12,17 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
 from cfsp.bars import bar
-from cfsp.cache import OFF, Cache
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation
 from cfsp.criteria.base import Criterion
-from cfsp.decisions import allocate, make_cuts, overlap, score_sites
-from cfsp.plans import Cut, PrunePlan
-from cfsp.progress import Progress
+from cfsp.model.sites import Site
+from cfsp.passes.stream import PLACES, Stream
+from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.schedules.base import Schedule, notes_of
-from cfsp.sites import Site
-from cfsp.stream import PLACES, Stream
-from cfsp.targets import check_residual, target_moments
+from cfsp.schedules.decide import allocate, make_cuts, overlap, score_sites
+from cfsp.schedules.partial import Progress
+from cfsp.schedules.targets import check_residual, target_moments
+from cfsp.storage.cache import OFF, Cache
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator
-from cfsp.cache import OFF, Cache
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
-from cfsp.decisions import allocate, make_cuts, score_sites
-from cfsp.plans import PrunePlan
-from cfsp.progress import Progress
+from cfsp.model.sites import Site
+from cfsp.plans.plan import PrunePlan
 from cfsp.schedules.base import Schedule, notes_of
-from cfsp.sites import Site
+from cfsp.schedules.decide import allocate, make_cuts, score_sites
+from cfsp.schedules.partial import Progress
+from cfsp.storage.cache import OFF, Cache
 
 
 @dataclass(frozen=True, kw_only=True)

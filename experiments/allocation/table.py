@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cfsp.record import Record, records
+from cfsp.records.record import Record, records
 
 RESULTS = Path(__file__).parents[2] / "results"
 TITLE = """# What each allocator leaves of each block

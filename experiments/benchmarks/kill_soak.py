@@ -40,7 +40,7 @@ TRAINING = [
     *("recovery.training.batch_size=4", "recovery.training.learning_rate=0.01"),
 ]
 PRELOADED = [
-    *("cfsp.run", "cfsp.recovery.lora", "cfsp.tables", "rich.console"),
+    *("cfsp.running.run", "cfsp.training.lora", "cfsp.tables.compare", "rich.console"),
     *("cfsp.allocators.cfsp", "cfsp.evaluation.perplexity", "transformers.models.llama.modeling_llama"),
 ]
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.launcher.threads=1"]
@@ -129,7 +129,7 @@ def sweep(folder: Path, arguments: list[str], at: int | None, group: bool) -> No
     os.setpgid(0, 0)
     import torch
 
-    from cfsp.cli import main
+    from cfsp.cli.main import main
 
     torch.set_num_threads(1)
     folder.mkdir(exist_ok=True)
@@ -221,8 +221,8 @@ def differences(folder: Path, expected: dict[str, Any]) -> Iterator[str]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """What a sweep came to: its table, what its records say but of time and place, and all of its files."""
-    from cfsp.record import records
-    from cfsp.tables import compare
+    from cfsp.records.record import records
+    from cfsp.tables.compare import compare
 
     results = folder / "results"
     found = [*records(results / "records")]
@@ -244,7 +244,7 @@ def tiny(place: Path) -> list[str]:
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    from cfsp.loading import REFERENCE
+    from cfsp.checkpoints.load import REFERENCE
 
     words = "the cat sat on a mat while two dogs ran over many green hills and far away".split()
     (place / "text.txt").write_text(" ".join(words[(i * i + i // 7) % len(words)] for i in range(1500)))

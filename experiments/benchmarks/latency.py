@@ -22,7 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp
 from cfsp.evaluation.latency import Latency, random_tokens
-from cfsp.plans import Cut, PrunePlan
+from cfsp.plans.plan import Cut, PrunePlan
 
 TABLE = Path(__file__).parents[2] / "results" / "tables" / "latency.md"
 SHAPES = {

@@ -20,10 +20,10 @@ from surgery import CONFIG
 from transformers import AutoModelForCausalLM
 
 import cfsp
-from cfsp import regression
-from cfsp.moments import SecondMoment
-from cfsp.record import peak_bytes, reset_peak
-from cfsp.stream import Stream
+from cfsp.machine.memory import peak_bytes, reset_peak
+from cfsp.passes.stream import Stream
+from cfsp.statistics import regression
+from cfsp.statistics.moments import SecondMoment
 
 SAMPLES, LENGTH, BATCH = 32, 1024, 4
 TOKENS = SAMPLES * LENGTH

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from cfsp.record import records
+from cfsp.records.record import records
 
 SPARSITIES = "0.1,0.2,0.3,0.4,0.5,0.6"
 JOBLIB = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")

@@ -23,9 +23,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from cfsp.cli import main as cfsp
-from cfsp.commands.report import main as cfsp_report
-from cfsp.record import Metric, Record, run_id
+from cfsp.cli.main import main as cfsp
+from cfsp.cli.report import main as cfsp_report
+from cfsp.records.identity import run_id
+from cfsp.records.record import Metric, Record
 
 CRITERIA = {"magnitude": "Magnitude", "chance": "Chance", "depth": "Depth", "flap": "FLAP", "cfsp": "CFSP"}
 SPARSITIES = (0.1, 0.2, 0.3, 0.5)

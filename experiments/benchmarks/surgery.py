@@ -15,9 +15,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cfsp import Cut, PrunePlan, find_sites
-from cfsp.decisions import best_units
-from cfsp.record import peak_bytes, reset_peak
-from cfsp.surgery import apply
+from cfsp.machine.memory import peak_bytes, reset_peak
+from cfsp.plans.choose import best_units
+from cfsp.plans.surgery import apply
 
 RUNS = 3
 KINDS = {

@@ -22,12 +22,12 @@ from pathlib import Path
 import torch
 
 from cfsp import collect, find_sites, load
-from cfsp.build import read
-from cfsp.calibration import RandomWindows
-from cfsp.cli import main as cfsp
-from cfsp.collection import SHARED
-from cfsp.record import Record, records
-from cfsp.texts import Stdlib
+from cfsp.cli.main import main as cfsp
+from cfsp.data.calibration import RandomWindows
+from cfsp.data.texts import Stdlib
+from cfsp.records.record import Record, records
+from cfsp.running.build import read
+from cfsp.statistics.cached import SHARED
 
 CRITERIA = ("magnitude", "wanda_sp", "flap", "cfsp")
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5)

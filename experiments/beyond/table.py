@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import ScalarFormatter
 
-from cfsp.frames import frame
-from cfsp.record import Record, records
-from cfsp.tables import cell_text, compare, comparisons, part_name
+from cfsp.records.record import Record, records
+from cfsp.tables.compare import cell_text, compare, comparisons, part_name
+from cfsp.tables.frame import frame
 
 ROOT = Path(__file__).parents[2] / "results"
 INTRODUCTION = """# Least squares, greedy OBS, error curves
@@ -73,7 +73,7 @@ def read(folder: str) -> list[Record]:
 
 
 def cells(folder: str) -> pd.DataFrame:
-    """One row for each combination, sites and sparsity, over the seeds: `cfsp.tables.Comparison.cells`."""
+    """One row for each combination, sites and sparsity, over the seeds, from `Comparison.cells`."""
     found = read(folder)
     (one,) = comparisons(frame(found), metric_of(found), [*COMBINATION, "sites"], strict=True)
     return one.cells.sort_values(["sites", *COMBINATION, "sparsity"])

@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from hydra import compose, initialize_config_dir
 from transformers import PreTrainedModel
 
-from cfsp.build import CONF, build
-from cfsp.cache import Cache
-from cfsp.collection import collect_once
-from cfsp.finding import find_sites
-from cfsp.sites import Site
-from cfsp.statistics import Stats
+from cfsp.model.find_sites import find_sites
+from cfsp.model.sites import Site
+from cfsp.running.build import CONF, build
+from cfsp.statistics.base import Stats
+from cfsp.statistics.cached import collect_once
+from cfsp.storage.cache import Cache
 
 
 def calibrated(overrides: Sequence[str], needs: Collection[str]) -> tuple[PreTrainedModel, list[Site], Stats]:

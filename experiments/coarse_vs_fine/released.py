@@ -14,8 +14,8 @@ from calibrated import calibrated
 from torch import Tensor
 
 from cfsp.criteria.cfsp import CFSP
-from cfsp.decisions import best_units
-from cfsp.sites import UnitView
+from cfsp.model.views import UnitView
+from cfsp.plans.choose import best_units
 
 
 def own(weight: Tensor) -> Tensor:

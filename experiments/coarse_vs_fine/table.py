@@ -11,7 +11,7 @@ from pandas.core.groupby import DataFrameGroupBy
 from released import agreement
 from temperatures import METRICS, temperatures
 
-from cfsp.record import Record, records
+from cfsp.records.record import Record, records
 
 RESULTS = Path(__file__).parents[2] / "results"
 METRIC = "perplexity/stdlib:test"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cfsp.record import Record, records
-from cfsp.tables import compare, part_name
+from cfsp.records.record import Record, records
+from cfsp.tables.compare import compare, part_name
 
 RESULTS = Path(__file__).parents[2] / "results" / "fidelity"
 STUDIES = {

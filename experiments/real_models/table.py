@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cfsp.atomic import replacing
-from cfsp.comparison import perplexities
-from cfsp.formats import render
-from cfsp.frames import frame
-from cfsp.plots.base import looks, svg
-from cfsp.plots.quality import quality_by_size
-from cfsp.record import Record, part_name, records
-from cfsp.tables import comparisons
+from cfsp.records.identity import part_name
+from cfsp.records.record import Record, records
+from cfsp.report.groups import perplexities
+from cfsp.report.plots.base import looks, svg
+from cfsp.report.plots.quality import quality_by_size
+from cfsp.storage.atomic import replacing
+from cfsp.tables.compare import comparisons
+from cfsp.tables.formats import render
+from cfsp.tables.frame import frame
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 INTRODUCTION = """# SmolLM2-135M-Instruct, pruned five ways

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from cfsp.record import Record, records
-from cfsp.tables import compare, part_name
+from cfsp.records.record import Record, records
+from cfsp.tables.compare import compare, part_name
 
 METRIC = "perplexity/stdlib:test"
 INTRODUCTION = """Written by `experiments/recovery/run.sh` and `table.py`; see their README for the reading.

@@ -12,9 +12,9 @@ from collections import Counter, defaultdict
 
 from train import encode
 
+from cfsp.checkpoints.load import load
+from cfsp.data.texts import Stdlib
 from cfsp.evaluation.perplexity import Perplexity
-from cfsp.loading import load
-from cfsp.texts import Stdlib
 
 
 def unigram_bits(train: list[int], test: list[int], vocabulary: int) -> float:

@@ -27,7 +27,7 @@ from transformers import (
     set_seed,
 )
 
-from cfsp.texts import Stdlib
+from cfsp.data.texts import Stdlib
 
 WINDOW, VOCABULARY, END = 512, 4032, "<|end|>"
 DOCUMENTATION_SHARE = 0.4  # of the windows; the rest is source

@@ -54,9 +54,9 @@ class Job:
 
     def lost(self, reason: str) -> JobReturn:
         """Report and store that the process died. For Hydra the job is done, so that the others go on."""
-        from cfsp.failures import Failure
-        from cfsp.record import run_id
-        from cfsp.sweeps import Outcome
+        from cfsp.records.failures import Failure
+        from cfsp.records.identity import run_id
+        from cfsp.running.sweeps import Outcome
 
         composed = self.context.config_loader.load_sweep_config(self.config, [*self.overrides])
         sweep = Path(composed.hydra.sweep.dir).name
@@ -90,7 +90,7 @@ class SweepLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
         """What became of every job, in their order; a launcher that cannot start ends in one line."""
         from cfsp.bars import task  # a launcher is known before the app is
-        from cfsp.sweeps import Sweep
+        from cfsp.running.sweeps import Sweep
 
         setup_globals()
         # Resolved here, so that all jobs agree on the time in its name.

@@ -1,0 +1,1 @@
+"""Checkpoints: pruned models as Hugging Face folders."""

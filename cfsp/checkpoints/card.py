@@ -1,0 +1,142 @@
+"""Cards: what a saved model says of itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
+
+from cfsp.records.escapes import code, code_block, markdown_text
+from cfsp.records.identity import part_name
+from cfsp.records.record import Record
+
+PARTS = ("criterion", "allocator", "compensation", "schedule")
+
+
+def model_card(record: Record, needs_remote_code: bool, *, license: str | None) -> str:
+    """A README.md: what was removed and how, what was measured and how, how to load it."""
+    config = record.config
+    base = config["model"]["path"]
+    data = ModelCardData(
+        license=license or "unknown",
+        library_name="transformers",
+        pipeline_tag="text-generation" if config["model"]["head"] == "causal_lm" else None,
+        base_model=None if Path(base).exists() or base == "reference" else base,
+        tags=["cfsp", "pruned", "structured-pruning"],
+    )
+    parts = ", ".join(f"{part} `{part_name(config[part])}`" for part in PARTS)
+    licence = (
+        f"{code(license)}, as its base model"
+        if license
+        else "that of its base model, which was not to be found"
+    )
+    return f"""---
+{data.to_yaml()}
+---
+
+# {markdown_text(Path(base).name)}, pruned
+
+{code(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
+
+| parameters | dense | pruned | removed |
+|---|---|---|---|
+{size_rows(record)}
+
+| site | kept | of |
+|---|---|---|
+{width_rows(record)}
+
+{metrics(record)}
+
+## Load
+
+```python
+{load_example(config["model"]["head"], needs_remote_code)}
+```
+{adapters(record)}
+`plan.json` lists what every site keeps, `record.json` holds config, versions, protocol and metrics.
+
+## Made by
+
+{code_block(record.command or "the Python API")}
+
+Calibration: `{config["calibration"]["text"]["_target_"].rsplit(".", 1)[-1]}`, \
+{config["calibration"]["samples"]} samples of {config["calibration"]["seqlen"]} tokens, seed {config["seed"]}.
+cfsp {record.environment["versions"]["cfsp"]}, torch {record.environment["versions"]["torch"]}, \
+transformers {record.environment["versions"]["transformers"]}.
+
+Licence: {licence}.
+"""
+
+
+def size_rows(record: Record) -> str:
+    """Parameters of each base before and after, as table rows."""
+    return "\n".join(
+        f"| of the {base} | {dense:,} | {record.parameters['pruned'][base]:,} | {record.sparsity[base]:.2%} |"
+        for base, dense in record.parameters["dense"].items()
+    )
+
+
+def width_rows(record: Record) -> str:
+    """Kept and former units of every site, as table rows."""
+    return "\n".join(
+        f"| {markdown_text(name)} | {kept} | {units} |" for name, (units, kept) in record.widths.items()
+    )
+
+
+def metrics(record: Record) -> str:
+    """Every metric before and after, with its protocol."""
+    if not record.metrics["pruned"]:
+        return "Nothing was measured."
+    rows = ["| metric | dense | pruned | protocol |", "|---|---|---|---|"]
+    for name, metric in record.metrics["pruned"].items():
+        dense = record.metrics["dense"][name].value
+        protocol = markdown_text(", ".join(f"{key} {value}" for key, value in metric.protocol.items()))
+        rows.append(f"| {markdown_text(name)} | {dense:.4g} | {metric.value:.4g} | {protocol} |")
+    return "\n".join(rows)
+
+
+def load_example(head: str, needs_remote_code: bool) -> str:
+    """Python that loads the model with transformers alone."""
+    auto = {
+        "causal_lm": "AutoModelForCausalLM",
+        "masked_lm": "AutoModelForMaskedLM",
+        "sequence_classification": "AutoModelForSequenceClassification",
+        "question_answering": "AutoModelForQuestionAnswering",
+    }[head]
+    note = "  # its blocks differ; transformers >= 5.14" if needs_remote_code else ""
+    trust = ", trust_remote_code=True" if needs_remote_code else ""
+    return (
+        f"from transformers import {auto}, AutoTokenizer\n\n"
+        f'model = {auto}.from_pretrained("FOLDER"{trust}){note}\n'
+        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+    )
+
+
+def adapters(record: Record) -> str:
+    """How to load what was trained and kept apart; nothing if nothing was."""
+    if not (record.training or {}).get("adapters"):
+        return ""
+    return f"""
+The figures above are with the {record.training["adapters"]:,} parameters of the adapters, which are apart:
+
+```python
+from peft import PeftModel
+
+model = PeftModel.from_pretrained(model, "FOLDER/adapters")
+```
+"""
+
+
+def base_license(path: str) -> str | None:
+    """The licence that the base model's own card names; None if there is no card or it names none."""
+    if path == "reference":
+        return "apache-2.0"
+    try:
+        card = Path(path) / "README.md" if Path(path).is_dir() else hf_hub_download(path, "README.md")
+        return ModelCard.load(card).data.license
+    except (OSError, HfHubHTTPError, ValueError):  # no card, no network, or one without a header
+        print(f"cfsp: {path} has no card that names a licence; the saved card says unknown", file=sys.stderr)
+        return None

@@ -1,0 +1,220 @@
+"""Descriptions: a config, and if need be a modelling file, from which a pruned model's shapes follow."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from cfsp.model import modeling_pruned
+from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
+from cfsp.model.families import Place
+from cfsp.model.find_sites import axis_length, head_channels
+from cfsp.model.modeling_pruned import Pruned, linear_sizes
+from cfsp.model.sites import Site
+
+MODELING_FILE = "modeling_pruned.py"
+"""What a checkpoint calls the code that it brings."""
+
+AUTO_CLASSES = {
+    "ForCausalLM": "AutoModelForCausalLM",
+    "LMHeadModel": "AutoModelForCausalLM",
+    "ForMaskedLM": "AutoModelForMaskedLM",
+    "ForSequenceClassification": "AutoModelForSequenceClassification",
+    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+}
+"""Endings of the classes that can be saved, and what loads them."""
+
+
+def describe(model: PreTrainedModel) -> PreTrainedConfig:
+    """A config from which the model's shapes follow; a plain one if that can be.
+
+    Raises ValueError if none does.
+    """
+    stock, sizes = stock_class(model), block_sizes(model)
+    base = copy.deepcopy(model.config)
+    base.per_layer_config = None
+    for name in ("pruned", "auto_map"):
+        base.__dict__.pop(name, None)
+    if (head := model.get_output_embeddings()) is not None:  # whatever the flag said: as the weights are
+        base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    hidden = model.get_input_embeddings().weight.shape[1]
+    cut_hidden = bool(layout_of(model).norms) and hidden != base.hidden_size
+    if cut_hidden or any(one.get("heads") != base.num_attention_heads for one in sizes if "heads" in one):
+        base.head_dim = head_channels(base)
+    if cut_hidden:
+        base.hidden_size = hidden
+    if all(one == sizes[0] for one in sizes):
+        plain = copy.deepcopy(base)
+        for what, value in sizes[0].items():
+            setattr(plain, layout_of(model).names[what], value)
+        if difference(model, stock, plain) is None:
+            plain.architectures = [stock.__name__]
+            return plain
+    config = differing_blocks(model, base, stock, sizes)
+    problem = difference(model, pruned_class(stock), config)
+    if problem:
+        raise ValueError(f"{type(config).__name__} cannot say what this model is: {problem}")
+    return config
+
+
+def differing_blocks(
+    model: PreTrainedModel, base: PreTrainedConfig, stock: type[PreTrainedModel], sizes: list[dict[str, int]]
+) -> PreTrainedConfig:
+    """The config of a model that needs `modeling_pruned`."""
+    layout, places = layout_of(model), places_of(model)
+    config = copy.deepcopy(base)
+    with torch.device("meta"):
+        ordinary = dict(stock(copy.deepcopy(base)).named_parameters())
+    counts = [[*path, what] for place in places.values() for path, what in count_paths(place).items()]
+    config.pruned = {
+        "stock": stock.__name__,
+        "blocks": block_modules(model)[0].rsplit(".", 1)[0],
+        "names": {what: layout.names[what] for what in sizes[0]},
+        "head_dim": head_channels(base),
+        "linears": linears(places),
+        "counts": counts,
+        "attention": places["attention"].whole if "attention" in places else None,
+        "biases": [
+            name.removesuffix(".bias")
+            for name, _ in model.named_parameters()
+            if name.endswith(".bias") and name not in ordinary
+        ],
+    }
+    name = f"Pruned{stock.__name__}"
+    config.architectures = [name]
+    config.auto_map = {auto_class(stock.__name__): f"{Path(MODELING_FILE).stem}.{name}"}
+    config.allow_global_per_layer_attribute_access = True  # some families' own checks read it
+    config.per_layer_config = {
+        index: {layout.names[what]: value for what, value in one.items()} for index, one in enumerate(sizes)
+    }
+    return config
+
+
+def linears(places: Mapping[str, Place]) -> dict[str, list[str | None]]:
+    """Path in a block -> the runs that its outputs and its inputs are made of."""
+    table: dict[str, list[str | None]] = {}
+    for kind, place in places.items():
+        for path, runs in place.producers.items():
+            table[path] = ["".join(runs), None]
+        table[place.consumer] = [None, "n" if kind == "mlp" else "q"]
+    return table
+
+
+def block_sizes(model: PreTrainedModel) -> list[dict[str, int]]:
+    """Neurons, query heads and key/value groups of every block, as far as the family has sites for them."""
+    layout, places, head_dim = layout_of(model), places_of(model), head_channels(model.config)
+    sizes = []
+    for path in block_modules(model):
+        one: dict[str, int] = {"width": inputs_left(model, f"{path}.{places['mlp'].consumer}")}
+        if "attention" in places:
+            place = places["attention"]
+            heads = inputs_left(model, f"{path}.{place.consumer}") // head_dim
+            one["heads"] = heads
+            if "groups" in layout.names:
+                rows = sum(axis_length(model, f"{path}.{name}", True) for name in place.producers if heads)
+                one["groups"] = (rows // head_dim - heads) // 2
+        sizes.append(one)
+    return sizes
+
+
+def inputs_left(model: nn.Module, path: str) -> int:
+    return linear_sizes(model.get_submodule(path))[1]
+
+
+def difference(model: PreTrainedModel, kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
+    """What a model made from the config has differently: a parameter's shape, or a number in a module."""
+    try:
+        config.validate()
+        with torch.device("meta"):
+            made = kind(copy.deepcopy(config))
+    except (ValueError, StrictDataclassError) as error:
+        return " ".join(str(error).split())
+    shapes = [{name: weight.shape for name, weight in one.named_parameters()} for one in (model, made)]
+    for name in shapes[0].keys() | shapes[1].keys():
+        if shapes[0].get(name) != shapes[1].get(name):
+            return name
+    modules = dict(made.named_modules())
+    for path, module in model.named_modules():
+        if path in modules and (name := unequal_number(module, modules[path])):
+            return f"{path}.{name}"
+    return None
+
+
+def unequal_number(module: nn.Module, made: nn.Module) -> str | None:
+    """A number that the one module holds and the other has differently; what it was built from aside."""
+    for name, value in vars(module).items():
+        if type(value) in (int, float) and name != "hidden_size" and getattr(made, name, value) != value:
+            return name
+    return None
+
+
+def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
+    """The class of transformers that the model is of, also if it was loaded from a pruned checkpoint.
+
+    Raises ValueError if that is no class that can be saved.
+    """
+    name = type(model).__name__.removeprefix("Pruned")
+    stock = getattr(transformers, name, None)
+    if stock is None or auto_class(name) is None:
+        raise ValueError(
+            f"a {name} cannot be saved; expected a class of transformers that ends in one of "
+            f"{', '.join(AUTO_CLASSES)} (adapters of peft: merge_and_unload() first)"
+        )
+    return stock
+
+
+def auto_class(name: str) -> str | None:
+    """What loads a class of this name, by its ending."""
+    return next((auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending)), None)
+
+
+def check_saving(model: PreTrainedModel, sites: Sequence[Site], step: int) -> None:
+    """Raise ValueError before the work if the model could not be saved when it is done.
+
+    step: of the residual widths. Some families' configs want certain ones, as Llama's does.
+    """
+    describe(model)
+    heads = model.config.num_attention_heads
+    for site in sites:
+        if site.kind != "hidden":
+            continue
+        config = copy.deepcopy(model.config)
+        config.head_dim, config.hidden_size = head_channels(config), site.units - step
+        try:
+            config.validate()
+        except StrictDataclassError as error:
+            raise ValueError(
+                f"a {model.config.model_type} of {config.hidden_size} residual channels cannot be saved: its "
+                f"config wants a multiple of its {heads} heads; expected allocator.round_to={heads}, or "
+                "another multiple"
+            ) from error
+
+
+def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The class that a checkpoint's modelling file defines, made here; saved, it brings that file."""
+
+    class Made(Pruned, stock):
+        def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
+            super().save_pretrained(save_directory, *args, **options)
+            (Path(save_directory) / MODELING_FILE).write_text(modeling_file(stock))
+
+    Made.__name__ = Made.__qualname__ = f"Pruned{stock.__name__}"
+    return Made
+
+
+def modeling_file(stock: type[PreTrainedModel]) -> str:
+    """The text of a checkpoint's modelling file."""
+    name = stock.__name__
+    return (
+        Path(modeling_pruned.__file__).read_text()
+        + f"\n\nfrom transformers import {name}  # noqa: E402\n\n\n"
+        + f'class Pruned{name}(Pruned, {name}):\n    """{name} with the sizes of its config."""\n'
+    )

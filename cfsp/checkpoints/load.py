@@ -1,0 +1,252 @@
+"""Loading: a model and its tokenizer from the Hugging Face hub, a folder, or this package."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import transformers
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import find_adapter_config_file
+
+from cfsp.checkpoints.describe import auto_class, pruned_class
+from cfsp.checkpoints.model_files import check_files, local_folder
+from cfsp.checkpoints.save import check_sums
+from cfsp.checks import check_choice
+from cfsp.machine.environment import PACKAGE
+from cfsp.machine.process import quiet
+from cfsp.model.blocks import check_family
+from cfsp.options import checked
+
+REFERENCE = PACKAGE / "reference"
+"""The embedded model: a 4 M Llama trained on Python's documentation and source."""
+
+LIBRARY_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    KeyError,
+    AttributeError,
+    ArithmeticError,
+    ImportError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+)
+"""What transformers and the libraries below it raise for files that they cannot make a model of."""
+
+HEADS = {
+    "causal_lm": transformers.AutoModelForCausalLM,
+    "masked_lm": transformers.AutoModelForMaskedLM,
+    "sequence_classification": transformers.AutoModelForSequenceClassification,
+    "question_answering": transformers.AutoModelForQuestionAnswering,
+}
+
+
+@checked
+def load(
+    path: Annotated[str | Path, "a folder or a hub id"],
+    *,
+    dtype: str = "auto",
+    device: str = "cpu",
+    attn_implementation: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    head: str = "causal_lm",
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model for inference.
+
+    path: a folder, a hub id, or "reference" for the embedded model.
+    dtype: "auto" (what the checkpoint asks for), "float32", "bfloat16" or "float16".
+    device: "cuda" is the GPU of this process, if there are several.
+    head: what the model ends in: causal_lm, masked_lm, sequence_classification, question_answering.
+
+    Raises:
+        ValueError: no model at `path`, one of a kind that cannot be pruned, one whose weights do
+            not fit, are missing, quantised, NaN or infinite, a tokenizer that is no such model's, or
+            dtype, device, head or attention implementation is not to be had.
+    """
+    check_choice("head", head, HEADS)
+    check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    device = local_device(device)
+    check_device(device)
+    source = REFERENCE if str(path) == "reference" else path
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    check_source(source, **shared)
+    with readable(path), quiet():
+        model, loaded = loader(source, head, revision).from_pretrained(
+            source,
+            dtype=dtype,
+            device_map=device,
+            attn_implementation=attn_implementation,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # `check_keys` says which
+            **shared,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+        folder = local_folder(source, revision)
+    check_files(folder)  # of the hub's, which are here now
+    check_keys(path, loaded, head)
+    check_finite(path, model)
+    check_vocabulary(path, model, tokenizer)
+    return model.eval(), tokenizer
+
+
+@contextmanager
+def readable(path: str | Path) -> Iterator[None]:
+    """Raise as one ValueError what the libraries raise for a model that they cannot read."""
+    try:
+        yield
+    except LIBRARY_ERRORS as error:
+        raise ValueError(
+            f"model path {str(path)!r} cannot be loaded ({first_line(error)}); expected a folder with a "
+            "config.json, weights and a tokenizer, or a hub id that can be reached"
+        ) from error
+
+
+def check_source(source: str | Path, revision: str | None, trust_remote_code: bool) -> None:
+    """Raise ValueError if what is there cannot be pruned, before its weights are read."""
+    if Path(source).is_dir():
+        check_files(Path(source))
+        check_sums(Path(source))
+    with readable(source):
+        adapter = find_adapter_config_file(str(source), revision=revision)
+    if adapter is not None:
+        raise ValueError(
+            f"model path {str(source)!r} holds an adapter of peft (adapter_config.json), which is loaded "
+            "too; expected it merged (merge_and_unload, then save_pretrained), or a folder without it"
+        )
+    with readable(source):
+        written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    check_heads(source, written)
+    with readable(source):
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
+    check_family(config)
+    if getattr(config, "quantization_config", None):
+        raise ValueError(
+            f"model path {str(source)!r} is quantised (quantization_config in its config.json); expected "
+            "weights in floating point"
+        )
+
+
+def check_heads(source: str | Path, config: Mapping[str, Any]) -> None:
+    """Raise ValueError if the counts of heads in a config.json are none. Types are transformers' to check."""
+    for name in ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads", "head_dim"):
+        if isinstance(config.get(name), int) and config[name] < 1:
+            raise ValueError(
+                f"model path {str(source)!r}: config.json has {name}={config[name]}; expected 1 or more"
+            )
+    heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    if isinstance(heads, int) and isinstance(groups, int) and heads % groups:
+        raise ValueError(
+            f"model path {str(source)!r}: config.json has num_attention_heads={heads} and "
+            f"num_key_value_heads={groups}; expected a multiple of the key/value heads"
+        )
+
+
+def loader(source: str | Path, head: str, revision: str | None) -> type:
+    """What can load it: an auto class, or the class of a checkpoint that `cfsp` saved.
+
+    The latter is made from the installed package: no code of the checkpoint runs.
+
+    Raises:
+        ValueError: such a checkpoint ends in another head.
+    """
+    config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
+    if "pruned" not in config:
+        return HEADS[head]
+    stock = config["pruned"].get("stock")
+    if not hasattr(transformers, str(stock)) or auto_class(str(stock)) != HEADS[head].__name__:
+        raise ValueError(f"the checkpoint is of a {stock}, which is no {head}")
+    return pruned_class(getattr(transformers, stock))
+
+
+def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
+    """Raise ValueError if a language model lacks weights, or a causal one's checkpoint has others too.
+
+    A head for a task may be new, and one of pretraining may stay behind. No weight has another shape.
+    """
+    for name, found, wanted in sorted(loaded["mismatched_keys"]):
+        raise ValueError(
+            f"model path {str(path)!r}: {name} is {list(found)} in the checkpoint and {list(wanted)} by "
+            "config.json; expected the config of these weights"
+        )
+    missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
+    if missing and head in ("causal_lm", "masked_lm"):
+        raise ValueError(
+            f"model path {str(path)!r}: {len(missing)} weights are missing and would be random, such as "
+            f"{missing[0]}; expected a whole checkpoint of a {head}"
+        )
+    if unexpected and head == "causal_lm":
+        raise ValueError(
+            f"model path {str(path)!r}: {len(unexpected)} weights belong to no module, such as "
+            f"{unexpected[0]}; expected a checkpoint of the model that config.json describes"
+        )
+
+
+def check_finite(path: str | Path, model: PreTrainedModel) -> None:
+    """Raise ValueError that names a weight with NaN or infinite elements, if there is one."""
+    bad = [name for name, weight in model.named_parameters() if not is_finite(weight)]
+    if bad:
+        raise ValueError(
+            f"model path {str(path)!r}: {len(bad)} weights are NaN or infinite, such as {bad[0]}; expected "
+            "finite ones"
+        )
+
+
+@torch.no_grad()
+def is_finite(weight: Tensor) -> bool:
+    """One pass without a copy: the extremes of a tensor that holds NaN are NaN."""
+    return weight.numel() == 0 or all(end.isfinite() for end in weight.aminmax())
+
+
+def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError if the tokenizer has a token that the model has no embedding of.
+
+    One for padding may lie beyond, as some models are published: it stands where nothing is read.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
+    beyond.pop(tokenizer.pad_token, None)
+    if beyond:
+        token = min(beyond, key=beyond.get)
+        raise ValueError(
+            f"model path {str(path)!r}: the tokenizer has {len(beyond)} tokens beyond the model's {rows}, "
+            f"such as {token!r} (number {beyond[token]}); expected the model's own tokenizer"
+        )
+
+
+def local_device(device: str) -> str:
+    """The device of this process: of several on a machine (torchrun) each has a GPU of its own."""
+    number = os.environ.get("LOCAL_RANK")
+    return f"cuda:{number}" if device == "cuda" and number is not None else device
+
+
+def check_device(device: str) -> None:
+    """Raise ValueError if torch cannot use the device here; there is no silent fall-back."""
+    try:
+        torch.zeros(1, device=device).item()  # which the meta device has not
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"device={device!r}: torch {torch.__version__} cannot use it here ({first_line(error)}); "
+            "expected cpu, or cuda where there is a GPU"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line. A config that is not valid says it in the cause."""
+    told = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
+    return (str(told).strip().splitlines() or [type(told).__name__])[0][:150]

@@ -1,0 +1,222 @@
+"""`cfsp list` and `cfsp describe`: what there is to choose, read off YAML files and the classes they name."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import re
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cfsp.options import suggest
+from cfsp.running.plugins import look_here
+
+WIDTH = 110
+DEFAULT = re.compile(r"- (?P<group>\w+): *(?P<choice>[\w\[\],]+) *# *(?P<meaning>.*)")
+OPTION = re.compile(r"(?P<indent> *)(?P<key>\w+): *(?P<value>.*?)(?: +# (?P<meaning>.*))?")
+LIST_EPILOG = """examples:
+  cfsp list                        all groups and their choices
+  cfsp list criterion              the choices of one group
+  cfsp list recovery/data          a group inside another
+  cfsp list --config-dir my/conf   your own choices too
+"""
+DESCRIBE_EPILOG = """examples:
+  cfsp describe criterion=flap
+  cfsp describe recovery/training=default
+  cfsp describe experiment=flap
+"""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One YAML file of a config group."""
+
+    group: str
+    name: str
+    path: Path
+
+    @property
+    def comment(self) -> str:
+        """The comment at the head of the file."""
+        lines = self.path.read_text().splitlines()
+        lines = lines[1:] if lines and lines[0].startswith("# @package") else lines
+        head = lines[: next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))]
+        return " ".join(line.lstrip("# ") for line in head)
+
+    @property
+    def title(self) -> str:
+        """The first sentence of the comment."""
+        return re.split(r"(?<!\bal)\.(?:\s|$)", self.comment, maxsplit=1)[0]
+
+    @property
+    def target(self) -> str | None:
+        """What the file builds."""
+        found = re.search(r"^ {0,2}_target_: *(\S+)", self.path.read_text(), flags=re.MULTILINE)
+        return found and found[1]
+
+    def options(self) -> list[tuple[str, str, str]]:
+        """Key, default and meaning of every option of the file."""
+        from omegaconf import OmegaConf
+
+        meanings = self.meanings()
+        whole = OmegaConf.to_container(OmegaConf.load(self.path))
+        return [(key, value, meanings.get(key, "")) for key, value in leaves(whole)]
+
+    def meanings(self) -> dict[str, str]:
+        """Dotted key -> the comment on its line."""
+        found: dict[str, str] = {}
+        path: list[tuple[int, str]] = []
+        for line in self.path.read_text().splitlines():
+            parts = OPTION.fullmatch(line)
+            if parts is not None:
+                indent = len(parts["indent"])
+                path = [*(step for step in path if step[0] < indent), (indent, parts["key"])]
+                found[".".join(key for _, key in path)] = parts["meaning"] or ""
+        return found
+
+    def parts(self) -> list[tuple[str, str]]:
+        """Groups inside this one, and the file's choice of each."""
+        return re.findall(r"^  - (\w+): (\w+)", self.path.read_text(), flags=re.MULTILINE)
+
+
+def list_choices(arguments: Sequence[str]) -> None:
+    """Print the groups and what can be chosen in them."""
+    parser = command("list", "What there is to choose in every config group.", LIST_EPILOG)
+    parser.add_argument("group", nargs="?", help="one group; default: all")
+    options = parser.parse_args(arguments)
+    folders = search_path(options.config_dir)
+    known = groups(folders)
+    if options.group is None:
+        chosen = [group for group in known if not group.startswith("experiment/")]
+    else:
+        chosen = [pick("group", options.group, known)]
+    meanings = {found["group"]: found for found in map(DEFAULT.search, main_config()) if found}
+    for group in chosen:
+        about = (
+            f"  {meanings[group]['meaning']}; default {meanings[group]['choice']}"
+            if group in meanings
+            else ""
+        )
+        print(f"{group}{about}")
+        choices = choices_of(group, folders)
+        width = max(len(choice.name) for choice in choices)
+        for choice in choices:
+            print(hanging(f"  {choice.name:{width}}  ", choice.title))
+        print()
+    print("cfsp describe GROUP=CHOICE tells more; cfsp GROUP=CHOICE or cfsp +experiment=CHOICE chooses it.")
+
+
+def describe(arguments: Sequence[str]) -> None:
+    """Print what one choice is, its options, and where it comes from."""
+    parser = command(
+        "describe", "One choice: its options, their meaning and defaults, its source.", DESCRIBE_EPILOG
+    )
+    parser.add_argument("choice", metavar="GROUP=CHOICE")
+    options = parser.parse_args(arguments)
+    group, sign, name = options.choice.lstrip("+").partition("=")
+    folders = search_path(options.config_dir)
+    if not sign:
+        parser.error(f"{options.choice!r}: expected GROUP=CHOICE, such as criterion=flap")
+    group = pick("group", group, groups(folders))
+    there = {choice.name: choice for choice in choices_of(group, folders)}
+    choice = there[pick(f"choice of {group}", name, [*there])]
+    print(f"{group}={choice.name}\n{textwrap.fill(choice.comment, WIDTH)}\n")
+    rows = [(f"{group.replace('/', '.')}.{key}", value, meaning) for key, value, meaning in choice.options()]
+    if group.split("/")[0] in ("experiment", "setting"):
+        rows = [(key, value, meaning) for key, value, meaning in choice.options()]
+    rows += [
+        (f"{group}/{inner}", one, f"cfsp describe {group}/{inner}={one}") for inner, one in choice.parts()
+    ]
+    print_options(rows)
+    if choice.target is not None:
+        print(f"\n{choice.target}\n{textwrap.indent(docstring(choice.target), '  ')}")
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted keys and values of a config, as they are typed."""
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        elif key not in ("_target_", "defaults"):
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def print_options(rows: Sequence[tuple[str, str, str]]) -> None:
+    """Options in columns."""
+    if not rows:
+        print("no options")
+        return
+    rows = [("option", "default", "meaning"), *rows]
+    widths = [min(max(len(row[column]) for row in rows), most) for column, most in ((0, 60), (1, 30))]
+    for key, value, meaning in rows:
+        print(hanging(f"{key:{widths[0]}}  {value:{widths[1]}}  ", meaning))
+
+
+def docstring(target: str) -> str:
+    """What the class or function says of itself."""
+    look_here()
+    module, _, name = target.rpartition(".")
+    return inspect.getdoc(getattr(import_module(module), name)) or ""
+
+
+def search_path(config_dir: str | None) -> list[Path]:
+    """Folders of config groups, the user's own first."""
+    from cfsp.running.build import CONF
+
+    return [*([Path(config_dir)] if config_dir else []), CONF]
+
+
+def groups(folders: Sequence[Path]) -> list[str]:
+    """All groups, in the order of the main config, then by name."""
+    there = {
+        str(path.parent.relative_to(folder))
+        for folder in folders
+        for path in folder.rglob("*.yaml")
+        if path.parent != folder and "hydra" not in path.relative_to(folder).parts
+    }
+    first = [found["group"] for found in map(DEFAULT.search, main_config()) if found]
+    return [group for group in [*first, *sorted(there - {*first})] if group in there]
+
+
+def choices_of(group: str, folders: Sequence[Path]) -> list[Choice]:
+    """The choices of a group, the main config's own first."""
+    paths = {
+        path.stem: path for folder in reversed(folders) for path in sorted((folder / group).glob("*.yaml"))
+    }
+    return [Choice(group, name, path) for name, path in sorted(paths.items())]
+
+
+def main_config() -> list[str]:
+    from cfsp.running.build import CONF
+
+    return (CONF / "config.yaml").read_text().splitlines()
+
+
+def pick(what: str, name: str, there: Sequence[str]) -> str:
+    """The name, if it is there. Exits with one line that suggests the nearest otherwise."""
+    if name in there:
+        return name
+    raise SystemExit(f"cfsp: error: {name}: no such {what}; {suggest(name, there)}")
+
+
+def command(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=f"cfsp {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config-dir", help="a folder with config groups of your own")
+    return parser
+
+
+def hanging(head: str, text: str) -> str:
+    """Text behind a head, wrapped below itself."""
+    room = max(WIDTH - len(head), 30)
+    lines = textwrap.wrap(text, room) or [""]
+    return ("\n" + " " * len(head)).join([head + lines[0], *lines[1:]]).rstrip()

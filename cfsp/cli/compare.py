@@ -1,0 +1,171 @@
+"""`cfsp-compare`: two models side by side, at the terminal and as a page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from cfsp.checkpoints.describe import block_sizes
+from cfsp.checkpoints.load import REFERENCE, load
+from cfsp.checks import check_integer
+from cfsp.cli.terminal import show_sections
+from cfsp.data.texts import Files, Stdlib
+from cfsp.evaluation.base import Evaluator, PairedEvaluator
+from cfsp.evaluation.latency import Latency
+from cfsp.evaluation.measure import measure, measure_pairs
+from cfsp.evaluation.perplexity import Perplexity
+from cfsp.evaluation.samples import Samples
+from cfsp.evaluation.size import Size
+from cfsp.model.blocks import max_positions
+from cfsp.records.record import Metric
+from cfsp.report.base import Section
+from cfsp.report.page import page
+from cfsp.report.pair import Side, pair_sections
+from cfsp.running.plugins import import_plugins, look_here
+from cfsp.storage.atomic import replacing
+from cfsp.storage.cache import OFF
+
+PROMPTS = ("The capital of France is", "Return a list of", "Once upon a time")
+MEASURES = ("perplexity", "speed", "answers")
+Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
+
+EXAMPLES = """
+examples:
+  cfsp-compare reference my/smaller_model
+      the embedded model and what a run made of it
+  cfsp-compare meta-llama/Meta-Llama-3-8B my/llama --device cuda --windows 40 -o compare.html
+      a model of the hub; 40 windows of the text instead of all; a page to send on as well
+  cfsp-compare my/flap my/cfsp --text my/texts/*.txt --window 1024 --skip speed
+      two pruned models on a text of your own
+  cfsp-compare my/base my/pruned --prompt 'Who wrote Faust?' --prompt 'def quicksort(' --new-tokens 80
+
+Perplexity is that of `cfsp evaluation=perplexity`: windows of a text without overlap, lower is better.
+The text is the test split of the documentation of Python's standard library unless --text gives one.
+Speed is timed in turns, so that what else the machine does hits both. Prompts go through the chat
+template of a model that has one. Both models are in memory at the same time.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the tables, write the page; what goes wrong becomes one line and exit code 1."""
+    options = parser().parse_args(arguments)
+    logging.set_verbosity_error()
+    try:
+        sections = compare(options)
+        show_sections(sections)
+        if options.output:
+            title = f"{options.models[1].rstrip('/').rpartition('/')[2]}: compared"
+            with replacing(options.output) as part:
+                part.write_text(page(title, sections))
+            print(options.output)
+    except (ValueError, OSError) as error:
+        print(f"cfsp-compare: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        print("cfsp-compare: interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="cfsp-compare",
+        description="Two models side by side: size, kept widths, perplexity, speed, what they say.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("models", nargs=2, metavar="MODEL", help="A and B: a saved model, a hub id, or 'reference'")
+    add("--text", nargs="+", metavar="FILE", help=".txt, .jsonl or .parquet files that perplexity is on")
+    add("--window", type=int, metavar="N", help="tokens of a window (512, or the models' positions)")
+    add("--windows", type=int, metavar="N", help="so many windows, spread evenly (all)")
+    add("--batch-size", type=int, default=8, metavar="N", help="windows at once (8)")
+    add("--prompt", action="append", metavar="TEXT", help="what both answer; may be given several times")
+    add("--new-tokens", type=int, default=40, metavar="N", help="tokens of an answer (40)")
+    add("--skip", nargs="+", default=[], choices=MEASURES, help="leave out: perplexity, speed, answers")
+    add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
+    add("--dtype", default="auto", help="auto, float32, bfloat16 or float16 (auto)")
+    add("--plugin", action="append", default=[], metavar="MODULE", help="a module to import first")
+    add("-o", "--output", type=Path, metavar="FILE", help="write a self-contained HTML page too")
+    return made
+
+
+def compare(options: argparse.Namespace) -> list[Section]:
+    """Load, measure and set side by side. Raises ValueError for what cannot be compared."""
+    look_here()
+    import_plugins(options.plugin)
+    names = short_names(options.models)
+    loaded = []
+    for name, path in zip(names, options.models, strict=True):
+        say(f"loading {name}")
+        loaded.append(load(path, device=options.device, dtype=options.dtype))
+    evaluators, timers, samples = measures(options, [model for model, _ in loaded])
+    for model, tokenizer in loaded:  # before anything costly
+        for evaluator in (*evaluators, *timers):
+            evaluator.protocol(model, tokenizer)
+        if samples:
+            samples.check(model, tokenizer)
+    times: tuple[Mapping[str, Metric], ...] = ({}, {})
+    if timers:
+        say("timing both in turns")
+        times = measure_pairs(timers, loaded[0][0], loaded[1][0], loaded[0][1])
+    sides = []
+    for place, (name, path) in enumerate(zip(names, options.models, strict=True)):
+        say(f"measuring {name}")
+        metrics = disk_metrics(path) | measure(evaluators, *loaded[place], OFF) | times[place]
+        said = {} if samples is None else samples.say(*loaded[place])
+        sides.append(Side(name, metrics, block_sizes(loaded[place][0]), said))
+    return pair_sections(*sides)
+
+
+def measures(
+    options: argparse.Namespace, models: Sequence[PreTrainedModel]
+) -> tuple[list[Evaluator], list[PairedEvaluator], Samples | None]:
+    """What the options ask for, within the positions that both models have."""
+    check_integer("new-tokens", options.new_tokens, least=1)
+    limits = [limit for model in models if (limit := max_positions(model)) is not None]
+    most = min(limits, default=1 << 20)
+    evaluators: list[Evaluator] = [Size(context=min(512, most))]
+    if "perplexity" not in options.skip:
+        text = Files(options.text, column="text") if options.text else Stdlib("test")
+        window = min(512, most) if options.window is None else options.window
+        evaluators.append(Perplexity(text, window, options.batch_size, windows=options.windows))
+    timers: list[PairedEvaluator] = []
+    if "speed" not in options.skip:
+        tokens = min(32, most // 2)
+        prompt = min(128, most - tokens)
+        timers.append(Latency(batch_sizes=[1], prompts=[prompt], new_tokens=tokens, repeats=5, warmup=1))
+    prompts = options.prompt or [*PROMPTS]
+    wanted = "answers" not in options.skip
+    return evaluators, timers, Samples(prompts, options.new_tokens, chat=True) if wanted else None
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """The last part of each path; the paths as they were typed where that is the same."""
+    names = [Path(path).name or path for path in paths]
+    return names if len(set(names)) == len(names) else [*paths]
+
+
+def disk_metrics(path: str) -> dict[str, Metric]:
+    """What the weights' files take on the disk; nothing if they are not found there."""
+    folder = REFERENCE if path == "reference" else Path(path)
+    if not folder.is_dir():
+        config = try_to_load_from_cache(path, "config.json")
+        folder = Path(config).parent if isinstance(config, str) else folder
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
+    size = sum(file.stat().st_size for file in files)
+    return {"disk_bytes": Metric(size, None, 1, "lower", {})} if files else {}
+
+
+def say(text: str) -> None:
+    """One line about what is done now, also where nobody watches a bar."""
+    print(f"cfsp-compare: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

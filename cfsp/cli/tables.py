@@ -1,0 +1,125 @@
+"""`cfsp-tables`: records side by side, with the figures of papers where asked."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from cfsp.records.reading import read_records
+from cfsp.storage.atomic import replacing
+from cfsp.tables.compare import Comparison, comparisons
+from cfsp.tables.filters import Filter, is_filter, select
+from cfsp.tables.formats import FORMS, render
+from cfsp.tables.frame import find_metrics, frame
+from cfsp.tables.papers import against, find_folder, load, with_papers
+
+EXAMPLES = """
+examples:
+  cfsp-tables results/records
+      criteria by sparsity, the one perplexity that was measured
+  cfsp-tables results/records --rows criterion,allocator --metric perplexity/wikitext2
+  cfsp-tables results/*/records criterion=cfsp,flap 'sparsity>=0.3' seed!=2
+      only these; filters read like Hydra's overrides, globs too: 'allocator=*_released'
+  cfsp-tables results/records --rows allocator.round_to --columns criterion,sparsity
+      any key of the config is a row or a column: calibration.samples, recovery, sites, model, ...
+  cfsp-tables results/records --metric 'acc*' --format latex --output tables.tex
+      a table for every metric that the glob means
+  cfsp-tables results/records --papers --papers-model LLaMA-7B
+      what papers report for this model, metric, window and these sparsities, in rows below ours
+  cfsp-tables results/records --papers --against taylor='LLM-Pruner Element1',flap=FLAP
+      paper / ours / difference in the cells of these rows; with several fields in --rows any value
+      that tells the row from the others will do: --rows criterion,criterion.order --against first=...
+
+A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
+gone. Runs that differ in more than their seeds do not share a cell; protocols and dense models do not
+share a table. The exit code is 1 if a file was no record; it is named, and the others are shown.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print or write tables; what the user got wrong becomes one line and exit code 1."""
+    options = parser().parse_intermixed_args(arguments)
+    try:
+        faults = show(options)
+    except (ValueError, OSError) as error:
+        print(f"cfsp-tables: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
+    if faults:
+        raise SystemExit(1)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="cfsp-tables",
+        description="Compare records: a table per metric, protocol and dense model.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = made.add_argument
+    add("places", nargs="+", metavar="PLACE|FILTER", help="folders or globs of records, then field=value")
+    add("--rows", default="criterion", metavar="FIELDS", help="what makes a row (criterion)")
+    add("--columns", default="sparsity", metavar="FIELDS", help="what makes a column (sparsity)")
+    add("--metric", default="perplexity", help="name, unique beginning or glob; several with commas")
+    add("--format", default="markdown", choices=FORMS, help="markdown, or csv with one row per cell")
+    add("--output", type=Path, metavar="FILE", help="write there instead of to stdout")
+    add("--average", action="store_true", help="let unlike runs share a cell, and say so")
+    add("--strict", action="store_true", help="refuse several protocols or dense models, do not split")
+    add(
+        "--papers",
+        nargs="?",
+        const="",
+        metavar="FOLDER",
+        help="papers' figures below ours, from results/papers",
+    )
+    add("--papers-model", metavar="NAME", help="what papers call the model, if not as its folder is called")
+    add("--against", nargs="?", const="", metavar="ROW=METHOD,...", help="paper / ours / difference in cells")
+    return made
+
+
+def show(options: argparse.Namespace) -> list[str]:
+    """Print or write the tables and return what could not be read, which is named on stderr."""
+    places = [one for one in options.places if Path(one).exists() or not is_filter(one)]
+    filters = [Filter.parse(one) for one in options.places if one not in places]
+    if not places:
+        raise ValueError("no place of records among the arguments; expected one, for example results/records")
+    records, faults = read_records(places)
+    for fault in faults:
+        print(f"cfsp-tables: left out: {fault}", file=sys.stderr)
+    table = frame(records.values())
+    if table.empty:
+        raise ValueError(f"{', '.join(places)}: no record with a metric")
+    chosen = select(table, filters)
+    text = render(tables(chosen, options, places), options.format)
+    if options.output:
+        with replacing(options.output) as part:
+            part.write_text(text)
+    else:
+        print(text, end="")
+    return faults
+
+
+def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) -> list[Comparison]:
+    """What the options ask for."""
+    made = [
+        one
+        for metric in find_metrics(table["metric"], options.metric)
+        for one in comparisons(
+            table, metric, options.rows, options.columns, average=options.average, strict=options.strict
+        )
+    ]
+    if options.papers is None and options.against is None:
+        return made
+    papers = load(find_folder(options.papers, places))
+    if options.against is not None:
+        made = [against(one, papers, options.papers_model, options.against) for one in made]
+    if options.papers is not None:
+        made = [with_papers(one, papers, options.papers_model) for one in made]
+    return made
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The data: texts, their token ids, calibration windows, training examples."""

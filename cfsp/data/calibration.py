@@ -1,0 +1,118 @@
+"""Calibration: text -> token batches, the same ones for the same seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cfsp.checks import check_integer
+from cfsp.data.readings import content, reading
+from cfsp.data.texts import Text
+from cfsp.data.tokens import bos_token, encode, identity, stream
+from cfsp.machine.memory import physical_memory
+from cfsp.options import Checked
+
+Batch = dict[str, Tensor]
+
+BYTES_PER_TOKEN = 24
+"""Of all windows while they are drawn: a list's entry, a token id and its place in the mask, 8 bytes each."""
+
+
+@dataclass(frozen=True)
+class RandomWindows(Checked):
+    """`samples` windows of `seqlen` tokens from random places of a text.
+
+    within_documents: draw a document that is long enough, then a window inside it (how the C4
+    samples of the pruning papers are made); otherwise windows come from the joined text.
+    bos: begin every window with the tokenizer's BOS token, which counts towards `seqlen`.
+    """
+
+    text: Text
+    samples: int
+    seqlen: int
+    batch_size: int
+    seed: int
+    within_documents: bool = False
+    bos: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 1), ("seqlen", 2), ("batch_size", 1), ("seed", 0)):
+            check_integer(f"calibration {name}", getattr(self, name), least)
+        tokens, memory = self.samples * self.seqlen, physical_memory()
+        if tokens * BYTES_PER_TOKEN > memory:
+            raise ValueError(
+                f"calibration samples={self.samples} of seqlen={self.seqlen}: {tokens:,} tokens take "
+                f"{tokens * BYTES_PER_TOKEN / 2**30:,.1f} GiB, and the machine has {memory / 2**30:,.1f}; "
+                f"expected at most samples={memory // BYTES_PER_TOKEN // self.seqlen}"
+            )
+
+    def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+        """Draw the windows. Each batch: input_ids, attention_mask [batch, tokens]
+
+        Raises:
+            ValueError: the text (or every document) is shorter than one window, or there is no BOS.
+        """
+        dice = random.Random(self.seed)
+        draw = self._from_documents if self.within_documents else self._from_joined
+        start = [bos_token(tokenizer)] if self.bos else []
+        windows = draw(tokenizer, dice, self.seqlen - len(start))
+        ids = torch.tensor([start + window for window in windows])
+        return [
+            {"input_ids": chunk, "attention_mask": torch.ones_like(chunk)}
+            for chunk in ids.split(self.batch_size)
+        ]
+
+    def _from_joined(
+        self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
+    ) -> Iterator[list[int]]:
+        ids = stream(self.text, tokenizer).ids
+        if len(ids) < length:
+            raise ValueError(
+                f"text {self.text.label!r} has {len(ids)} tokens, less than one window of "
+                f"seqlen={self.seqlen}; expected more text or a shorter seqlen"
+            )
+        for _ in range(self.samples):
+            start = dice.randint(0, len(ids) - length)
+            yield ids[start : start + length].tolist()
+
+    def _from_documents(
+        self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
+    ) -> Iterator[list[int]]:
+        documents = self.text.written(tokenizer)
+        kept = reading(
+            "drawn",
+            self.text.label,
+            [content(documents), identity(tokenizer), f"{self.samples} of {length}, seed {self.seed}"],
+            # Drawn here, because most texts have far more documents than are ever looked at.
+            lambda: {"ids": torch.tensor([*self._draw(documents, tokenizer, dice, length)])},
+        )
+        yield from kept["ids"].tolist()
+
+    def _draw(
+        self,
+        documents: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase,
+        dice: random.Random,
+        length: int,
+    ) -> Iterator[list[int]]:
+        drawn = 0
+        while drawn < self.samples:
+            before = drawn
+            for index in dice.sample(range(len(documents)), len(documents)):
+                ids = encode(tokenizer, documents[index])
+                if len(ids) >= length:
+                    start = dice.randint(0, len(ids) - length)
+                    yield ids[start : start + length]
+                    drawn += 1
+                if drawn == self.samples:
+                    return
+            if drawn == before:
+                raise ValueError(
+                    f"no document of text {self.text.label!r} has seqlen={self.seqlen} tokens; "
+                    "expected longer documents, a shorter seqlen or within_documents=false"
+                )

@@ -1,0 +1,190 @@
+"""Examples: what recovery trains on, as token ids and labels.
+
+A `Source` yields passages; `Examples` cuts them to a window, packs or pads them, and holds some back.
+Labels of -100 do not count.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from cfsp.checks import check_integer, check_number
+from cfsp.data.sources import Prose, Source
+from cfsp.data.texts import Text
+from cfsp.data.tokens import bos_token
+from cfsp.data.windows import IGNORED, Collator, Example, counted, counts, packed, single
+from cfsp.machine.environment import is_main
+from cfsp.options import Checked
+
+
+@dataclass(frozen=True)
+class Split:
+    """The training and the held-out examples, which it unpacks to.
+
+    lost: source -> `passages` read, those `dropped` because nothing that counts fits into the window, and
+        those of which some that counts was `cut` off.
+    """
+
+    train: list[Example]
+    held_out: list[Example]
+    lost: Mapping[str, Mapping[str, int]]
+
+    def __iter__(self) -> Iterator[list[Example]]:
+        return iter((self.train, self.held_out))
+
+
+@dataclass(frozen=True)
+class Examples(Checked):
+    """Windows of a mixture of sources, split into a training and a held-out part.
+
+    sources: name -> source. weights: name -> share of the examples drawn from it; null: take all of
+        every source. With weights no example is used twice: the mixture ends where a source ends.
+    packing: join passages until a window is full, so that no token is padding; a passage then sees
+        the ones before it. Otherwise a passage is a window: prose goes on in the next one, an
+        instruction is cut off.
+    held_out: examples to hold back for early stopping (0: none), drawn by seed.
+    limit: train on so many of the others at most; None: on all. What is left out depends on the seed.
+    bos: begin every example with BOS. pad_token: null is the tokenizer's own.
+    """
+
+    sources: Mapping[str, Source]
+    weights: Mapping[str, float] | None
+    window: int
+    packing: bool
+    held_out: int
+    seed: int
+    bos: bool = False
+    pad_token: str | None = None
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, least in (("window", 2), ("held_out", 0), ("seed", 0)):
+            check_integer(f"recovery {name}", getattr(self, name), least)
+        if self.limit is not None:
+            check_integer("recovery limit", self.limit, least=1)
+        if not self.sources:
+            raise ValueError("recovery.data.sources is empty; expected at least one")
+        if self.weights is not None:
+            if set(self.weights) != set(self.sources):
+                raise ValueError(
+                    f"weights of {sorted(self.weights)}: expected one for each of {sorted(self.sources)}"
+                )
+            for name, weight in self.weights.items():
+                check_number(f"weight of {name}", weight, least=0)
+            if not sum(self.weights.values()):
+                raise ValueError("weights are all 0; expected one above 0")
+
+    @property
+    def labels(self) -> list[str]:
+        """What a record calls the sources."""
+        return [source.label for source in self.sources.values()]
+
+    @property
+    def texts(self) -> list[Text]:
+        """What the sources read."""
+        return [source.reads for source in self.sources.values()]
+
+    def split(self, tokenizer: PreTrainedTokenizerBase) -> Split:
+        """The training and the held-out examples, shuffled; what is lost is counted, and named on stderr.
+
+        Raises:
+            ValueError: no examples are left to train on, or there is no token to pad or to begin with.
+        """
+        if not self.packing:
+            self.padding(tokenizer)
+        dice = random.Random(self.seed)
+        pools, lost = {}, {}
+        for name, source in self.sources.items():
+            lost[name] = {"passages": 0, "dropped": 0, "cut": 0}
+            pools[name] = list(self.windows(source, tokenizer, lost[name]))
+            self.tell(source, lost[name])
+            if not pools[name]:
+                raise ValueError(
+                    f"{source.label!r} has not one example of window={self.window} with a token that counts; "
+                    "expected more text or a shorter window"
+                )
+            dice.shuffle(pools[name])
+        mixed = self.mix(pools, dice)
+        if len(mixed) <= self.held_out:
+            raise ValueError(
+                f"held_out={self.held_out} leaves nothing of {len(mixed)} examples to train on; expected "
+                f"less than {len(mixed)}, or more text"
+            )
+        return Split(mixed[self.held_out :][: self.limit], mixed[: self.held_out], lost)
+
+    def tell(self, source: Source, lost: Mapping[str, int]) -> None:
+        """Name on stderr what does not fit into the window."""
+        if is_main() and (lost["dropped"] or lost["cut"]):
+            print(
+                f"cfsp: {source.label}: of {lost['passages']:,} passages {lost['dropped']:,} have nothing "
+                f"that counts within window={self.window} and are dropped, {lost['cut']:,} are cut",
+                file=sys.stderr,
+            )
+
+    def mix(self, pools: Mapping[str, list[Example]], dice: random.Random) -> list[Example]:
+        """One list, in random order."""
+        if self.weights is not None:
+            whole = sum(self.weights.values())
+            shares = {name: weight / whole for name, weight in self.weights.items() if weight}
+            total = min(len(pools[name]) / share for name, share in shares.items())
+            pools = {name: pools[name][: round(total * share)] for name, share in shares.items()}
+            for name in (name for name, pool in pools.items() if not pool):
+                raise ValueError(
+                    f"weight of {name}={self.weights[name]}: that is not one of {round(total)} examples; "
+                    "expected a larger weight, 0, or more text"
+                )
+        mixed = [example for pool in pools.values() for example in pool]
+        dice.shuffle(mixed)
+        return mixed
+
+    def windows(
+        self, source: Source, tokenizer: PreTrainedTokenizerBase, lost: dict[str, int]
+    ) -> Iterator[Example]:
+        """Examples of at most `window` tokens with something that counts. lost: is counted up."""
+        start = [bos_token(tokenizer)] if self.bos else []
+        length = self.window - len(start)
+        first = 0 if start else 1  # nothing says the very first token
+        passages = counted(source.passages(tokenizer), lost)
+        if not (self.packing or isinstance(source, Prose)):
+            passages = self.fitting(passages, length, first, lost)
+        for example in packed(passages, length) if self.packing else single(passages, length):
+            if counts(example["labels"][first:]):
+                yield {
+                    "input_ids": start + example["input_ids"],
+                    "labels": [IGNORED] * len(start) + example["labels"],
+                }
+
+    def fitting(
+        self, passages: Iterator[Example], length: int, first: int, lost: dict[str, int]
+    ) -> Iterator[Example]:
+        """What a window takes of each passage, if anything of it counts."""
+        for passage in passages:
+            if not counts(passage["labels"][first:length]):
+                lost["dropped"] += 1
+                continue
+            lost["cut"] += counts(passage["labels"][length:])
+            yield {key: ids[:length] for key, ids in passage.items()}
+
+    def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """The id to pad with. Raises ValueError if there is none."""
+        if self.pad_token is None:
+            if tokenizer.pad_token_id is None:
+                eos = f"pad_token={tokenizer.eos_token!r}" if tokenizer.eos_token else "a pad_token"
+                raise ValueError(
+                    f"the tokenizer has no pad token; expected recovery.data.{eos} or "
+                    "recovery.data.packing=true"
+                )
+            return tokenizer.pad_token_id
+        found = tokenizer.get_vocab().get(self.pad_token)
+        if found is None:
+            raise ValueError(f"pad_token={self.pad_token!r} is no token of this tokenizer")
+        return found
+
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        """What makes a batch of examples."""
+        return Collator(0 if self.packing else self.padding(tokenizer))

@@ -1,0 +1,137 @@
+"""Instructions: questions and answers from files or the hub, as text with the answers marked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from cfsp.checks import check_choice
+from cfsp.data.chats import by_template
+from cfsp.data.rows import ROWS, Row, check_unicode, hub_rows, json_rows, matching, strings
+from cfsp.data.texts import Text, files_label, listed
+
+Rendered = tuple[str, list[tuple[int, int]]]
+"""A text, and from where to where in it the answers go."""
+
+WITH_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+)
+WITHOUT_INPUT = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)
+"""Stanford Alpaca's prompts, which models tuned on it expect to the letter."""
+
+COLUMNS = {
+    "alpaca": ("instruction", "output"),
+    "pairs": ("prompt", "response"),
+    "chat": ("messages",),
+}
+
+
+@dataclass(frozen=True)
+class Conversations(Text):
+    """Rows of instruction data; as a text, one document a row.
+
+    paths: files, folders or globs of .jsonl, .json (.gz) or .parquet; or `hub`, the name of a data set there.
+    form: "alpaca" has instruction, input (may be missing) and output; "pairs" has prompt and response,
+        taken as they are; "chat" has messages, each with role and content, and takes the tokenizer's
+        chat template.
+    """
+
+    form: str
+    paths: Sequence[str] | str | None = None
+    hub: str | None = None
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        check_choice("form", self.form, COLUMNS)
+        if (self.paths is None) == (self.hub is None):
+            raise ValueError("instructions: expected either paths or hub")
+        if self.paths is not None:
+            listed(self.paths)
+
+    @property
+    def label(self) -> str:
+        if self.hub is not None:
+            return f"{self.hub}:{self.split}"
+        return files_label(listed(self.paths))
+
+    def documents(self) -> list[str]:
+        return [" ".join(strings(row)) for _, row in self.rows()]
+
+    def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Where each row stands, and the row. Raises ValueError at the first that lacks a column."""
+        for where, row in self._read():
+            for column in COLUMNS[self.form]:
+                if not isinstance(row, Mapping) or column not in row:
+                    raise ValueError(
+                        f"{where}: expected a JSON object with the key {column!r} (form {self.form!r})"
+                    )
+            check_unicode(where, row)
+            yield where, row
+
+    def _read(self) -> Iterator[Row]:
+        if self.hub is not None:
+            for number, row in enumerate(hub_rows(self.hub, split=self.split)):
+                yield f"data set {self.hub!r}, row {number}", row
+            return
+        for path in matching(listed(self.paths), ROWS):
+            yield from json_rows(path)
+
+    def rendered(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Rendered]:
+        """Each row as the model reads it, its end included."""
+        render: Callable[[Mapping[str, Any], PreTrainedTokenizerBase], Rendered]
+        render = {"alpaca": alpaca, "pairs": pair, "chat": chat}[self.form]
+        for where, row in self.rows():
+            try:
+                yield render(row, tokenizer)
+            except (TypeError, KeyError, AttributeError) as error:
+                raise ValueError(f"{where}: not of form {self.form!r} ({error!r})") from error
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from error
+
+
+def alpaca(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    template = WITH_INPUT if row.get("input") else WITHOUT_INPUT
+    prompt = template.format(instruction=row["instruction"], input=row.get("input"))
+    return answered(prompt, row["output"], tokenizer)
+
+
+def pair(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    return answered(row["prompt"], row["response"], tokenizer)
+
+
+def answered(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    """The end of the text counts as part of the answer: the model has to learn to stop."""
+    text = prompt + answer + (tokenizer.eos_token or "")
+    return text, [(len(prompt), len(text))]
+
+
+def chat(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    if not tokenizer.chat_template:
+        raise ValueError("the tokenizer has no chat template; expected form=alpaca or pairs, or one that has")
+    messages = row["messages"]
+    if isinstance(messages, str):
+        messages = json.loads(messages)
+
+    def upto(number: int, ask: bool) -> str:
+        return by_template(messages[:number], tokenizer, ask)
+
+    text = upto(len(messages), ask=False)
+    answers = []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before, after = upto(number, ask=True), upto(number + 1, ask=False)
+        if not (text.startswith(before) and text.startswith(after)):
+            raise ValueError("the chat template changes earlier messages; its answers cannot be told apart")
+        answers.append((len(before), len(after)))
+    return text, answers

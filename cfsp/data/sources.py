@@ -1,0 +1,94 @@
+"""Sources."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
+
+from transformers import PreTrainedTokenizerBase
+
+from cfsp.bars import bar
+from cfsp.data.instructions import Conversations
+from cfsp.data.readings import Reading, content, reading
+from cfsp.data.texts import Text
+from cfsp.data.tokens import document_ids, identity, lists, ragged
+from cfsp.data.windows import IGNORED, Example
+from cfsp.options import Checked
+
+
+class Source(Checked, ABC):
+    """Passages to learn from."""
+
+    @property
+    @abstractmethod
+    def reads(self) -> Text:
+        """Where they come from."""
+
+    @property
+    def label(self) -> str:
+        """What a record calls it."""
+        return self.reads.label
+
+    @abstractmethod
+    def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
+        """`input_ids` and `labels` of every passage, whole, without BOS."""
+
+
+@dataclass(frozen=True)
+class Prose(Source):
+    """Documents of a text, each ended by EOS; every token counts."""
+
+    text: Text
+
+    @property
+    def reads(self) -> Text:
+        return self.text
+
+    def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        for ids in document_ids(self.text, tokenizer):
+            yield {"input_ids": ids + end, "labels": ids + end}
+
+
+@dataclass(frozen=True)
+class Instructions(Source):
+    """Questions and answers; only the answers count, unless answers_only is false."""
+
+    conversations: Conversations
+    answers_only: bool = True
+
+    @property
+    def reads(self) -> Text:
+        return self.conversations
+
+    def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
+        if not tokenizer.is_fast:
+            raise ValueError("instructions need a fast tokenizer, which says where in the text a token lies")
+        rendered = [*self.conversations.rendered(tokenizer)]
+
+        def make() -> Reading:
+            read = bar(rendered, f"read {self.label}", "passage")
+            coded = [*starmap(partial(code, tokenizer), read)]
+            return ragged("ids", (ids for ids, _ in coded)) | ragged("answered", (own for _, own in coded))
+
+        answers = [repr(places) for _, places in rendered]
+        of = [content([*(text for text, _ in rendered), *answers]), identity(tokenizer)]
+        made = reading("answers", self.label, of, make)
+        for ids, answered in zip(lists(made, "ids"), lists(made, "answered"), strict=True):
+            counted = answered if self.answers_only else [True] * len(ids)
+            labels = [token if count else IGNORED for token, count in zip(ids, counted, strict=True)]
+            yield {"input_ids": ids, "labels": labels}
+
+
+def code(
+    tokenizer: PreTrainedTokenizerBase, text: str, answers: Sequence[tuple[int, int]]
+) -> tuple[list[int], list[bool]]:
+    """The token ids of a text, and of each whether any of it lies in an answer."""
+    coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    # A token that straddles the first letter of the answer is one the model has to say.
+    return coded["input_ids"], [
+        any(start < last and end > first for first, last in answers) for start, end in coded["offset_mapping"]
+    ]

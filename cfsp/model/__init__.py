@@ -1,0 +1,1 @@
+"""The model: families, blocks, sites, and the parts that a pruned model needs."""

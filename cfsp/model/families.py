@@ -1,0 +1,203 @@
+"""Layouts: where each model family keeps its MLP neurons and its attention heads.
+
+A family is a few rows of names. A letter stands for what one unit has on an axis:
+`n` one MLP neuron; `q` the query channels of one key/value group; `k`, `v` its key and value
+channels. ("q", "k", "v") are three runs after each other (GPT-2's fused c_attn), ("qkv",) is one
+run in which every head's query, key and value lie together (GPT-NeoX).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+
+@dataclass(frozen=True)
+class Place:
+    """One kind of site within a block. Module paths are relative to the block.
+
+    counts: attribute path -> what it counts: "width" (neurons), "heads" (query heads), "groups" of
+        key and value, "heads_per_group", or "channels" (of all query heads). "module.config.x" is
+        the config as the module sees it.
+    whole: the module that goes as a whole with the last unit; None: that cannot be.
+    unless: a flag of the config under which units cannot go singly, so that there is no such site.
+    """
+
+    producers: Mapping[str, tuple[str, ...]]
+    consumer: str
+    counts: Mapping[str, str] = field(default_factory=dict)
+    whole: str | None = None
+    unless: str | None = None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a family keeps its blocks (relative to the base model) and the sites in a block.
+
+    names: what the config calls the sizes of a block.
+    norms: in a block, what reads the residual stream. Together with `embeddings` and `last_norm`
+        they say where the residual width lies, if it can be cut.
+    """
+
+    blocks: str
+    places: Mapping[str, Place]
+    names: Mapping[str, str] = field(default_factory=lambda: SIZE_NAMES)
+    norms: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
+    last_norm: str = "norm"
+    reserved_positions: int = 0  # RoBERTa's position embedding holds two rows that no token uses
+    causal: bool = True  # False: every token sees all others, unless the config says is_decoder
+
+
+SIZE_NAMES = {"width": "intermediate_size", "heads": "num_attention_heads", "groups": "num_key_value_heads"}
+MULTI_HEAD = {"width": "intermediate_size", "heads": "num_attention_heads"}
+
+GATED_MLP = Place(
+    producers={"mlp.gate_proj": ("n",), "mlp.up_proj": ("n",)},
+    consumer="mlp.down_proj",
+    counts={"mlp.intermediate_size": "width"},
+)
+SEPARATE_QKV = {"self_attn.q_proj": ("q",), "self_attn.k_proj": ("k",), "self_attn.v_proj": ("v",)}
+GROUPED = {"self_attn.num_key_value_groups": "heads_per_group"}
+
+LLAMA = Layout(
+    blocks="layers",
+    places={
+        "mlp": GATED_MLP,
+        "attention": Place(SEPARATE_QKV, consumer="self_attn.o_proj", counts=GROUPED, whole="self_attn"),
+    },
+    norms=("input_layernorm", "post_attention_layernorm"),
+    embeddings=("embed_tokens",),
+)
+# Gemma scales its embeddings by the root of the config's residual width, which must stay as it is.
+GEMMA = replace(LLAMA, norms=(), embeddings=())
+# Its norm of the queries runs over all heads together, so the other heads change with one that goes.
+OLMO2 = Layout(blocks="layers", places={"mlp": GATED_MLP})
+STABLELM = Layout(
+    blocks="layers",
+    places={
+        "mlp": GATED_MLP,
+        "attention": Place(
+            SEPARATE_QKV,
+            consumer="self_attn.o_proj",
+            counts={"self_attn.num_heads": "heads", "self_attn.num_key_value_heads": "groups", **GROUPED},
+            whole="self_attn",
+            unless="qk_layernorm",  # a norm per head, kept in a list by the head's number
+        ),
+    },
+)
+STARCODER2 = replace(LLAMA, places=LLAMA.places | {"mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj")})
+PHI = Layout(
+    blocks="layers",
+    places={
+        "mlp": Place({"mlp.fc1": ("n",)}, consumer="mlp.fc2"),
+        "attention": Place(SEPARATE_QKV, consumer="self_attn.dense", counts=GROUPED, whole="self_attn"),
+    },
+    norms=("input_layernorm",),
+    embeddings=("embed_tokens",),
+    last_norm="final_layernorm",
+)
+PHI3 = replace(
+    LLAMA,
+    places={
+        "mlp": Place({"mlp.gate_up_proj": ("n", "n")}, consumer="mlp.down_proj"),
+        "attention": Place(
+            {"self_attn.qkv_proj": ("q", "k", "v")},
+            consumer="self_attn.o_proj",
+            counts={
+                "self_attn.config.num_attention_heads": "heads",
+                "self_attn.num_key_value_heads": "groups",
+                **GROUPED,
+            },
+            whole="self_attn",
+        ),
+    },
+)
+# Their heads differ by a slope (ALiBi) that follows from the head's number, and cannot go singly.
+BLOOM = Layout(
+    blocks="h",
+    places={"mlp": Place({"mlp.dense_h_to_4h": ("n",)}, consumer="mlp.dense_4h_to_h")},
+    names={"width": "intermediate_size"},
+)
+FALCON = replace(BLOOM, names={"width": "ffn_hidden_size"})
+OPT = Layout(
+    blocks="decoder.layers",
+    places={
+        "mlp": Place({"fc1": ("n",)}, consumer="fc2"),
+        "attention": Place(
+            SEPARATE_QKV,
+            consumer="self_attn.out_proj",
+            counts={"self_attn.num_heads": "heads", "self_attn.embed_dim": "channels"},
+            whole="self_attn",
+        ),
+    },
+    names={"width": "ffn_dim", "heads": "num_attention_heads"},
+)
+GPT2 = Layout(
+    blocks="h",
+    places={
+        "mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj"),
+        "attention": Place(
+            producers={"attn.c_attn": ("q", "k", "v")},
+            consumer="attn.c_proj",
+            counts={"attn.num_heads": "heads", "attn.split_size": "channels"},
+            whole="attn",
+        ),
+    },
+    names={"width": "n_inner", "heads": "num_attention_heads"},
+)
+GPT_NEOX = Layout(
+    blocks="layers",
+    places={
+        "mlp": Place({"mlp.dense_h_to_4h": ("n",)}, consumer="mlp.dense_4h_to_h"),
+        "attention": Place(
+            {"attention.query_key_value": ("qkv",)}, consumer="attention.dense", whole="attention"
+        ),
+    },
+    names=MULTI_HEAD,
+)
+BERT = Layout(
+    blocks="encoder.layer",
+    places={
+        "mlp": Place({"intermediate.dense": ("n",)}, consumer="output.dense"),
+        "attention": Place(
+            producers={
+                "attention.self.query": ("q",),
+                "attention.self.key": ("k",),
+                "attention.self.value": ("v",),
+            },
+            consumer="attention.output.dense",
+            counts={
+                "attention.self.num_attention_heads": "heads",
+                "attention.self.all_head_size": "channels",
+            },
+        ),
+    },
+    names=MULTI_HEAD,
+    causal=False,
+)
+ROBERTA = replace(BERT, reserved_positions=2)
+
+LAYOUTS: dict[str, Layout] = {
+    "llama": LLAMA,
+    "mistral": LLAMA,
+    "qwen2": LLAMA,
+    "qwen3": LLAMA,
+    "gemma": GEMMA,
+    "gemma2": GEMMA,
+    "gemma3_text": GEMMA,
+    "granite": LLAMA,
+    "smollm3": LLAMA,
+    "olmo2": OLMO2,
+    "stablelm": STABLELM,
+    "starcoder2": STARCODER2,
+    "phi": PHI,
+    "phi3": PHI3,
+    "bloom": BLOOM,
+    "falcon": FALCON,
+    "opt": OPT,
+    "gpt2": GPT2,
+    "gpt_neox": GPT_NEOX,
+    "bert": BERT,
+    "roberta": ROBERTA,
+}

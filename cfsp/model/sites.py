@@ -1,0 +1,90 @@
+"""Sites: the places of a model where whole units can go, and how their weights are laid out.
+
+Site "model.layers.3.attention" (4 units, 2 query heads of 16 channels each in a group)
+
+q_proj  dim 0  span 32 ─┐
+k_proj  dim 0  span 16 ─┼─ producers ──> 4 x 32 channels ──> consumer  o_proj  dim 1  span 32
+v_proj  dim 0  span 16 ─┘
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Masks = Mapping[tuple[str, int], Tensor]
+"""(module, dim) -> which places of that axis of its weight stay. [axis], bool"""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One axis of one weight that a site owns: unit u has `span` places from `offset + u * span`.
+
+    `bias` says that the module's bias lies along this axis too and goes with the unit.
+    """
+
+    module: str
+    dim: int
+    span: int = 1
+    offset: int = 0
+    bias: bool = False
+
+    def places(self, units: Iterable[int]) -> Tensor:
+        """The places of these units on the axis. [units * span]"""
+        starts = torch.tensor(list(units), dtype=torch.long) * self.span + self.offset
+        return (starts[:, None] + torch.arange(self.span)).flatten()
+
+
+@dataclass(frozen=True)
+class Count:
+    """An attribute that the model's own code reads and that shrinks in proportion to the units.
+
+    "config.x" is attribute x of the config as this module alone sees it.
+    """
+
+    module: str
+    attribute: str
+
+
+@dataclass(frozen=True)
+class Site:
+    """A place where whole units can go.
+
+    block: the block's index; None for a site that belongs to no single one.
+    blocks: paths of the block it lies in, or, of the site whose units are blocks, of all of them.
+    groups: units go in equal numbers from so many equal runs (query heads, of each key/value group).
+    norms: modules that read the residual stream, of the site whose units are its channels.
+    whole: the module that goes as a whole with the last unit; None if it does not matter.
+    numbers: what the units were numbered before some went, if some did; of so many units, `before`.
+    """
+
+    name: str
+    kind: str
+    units: int
+    block: int | None = None
+    blocks: tuple[str, ...] = ()
+    producers: tuple[Member, ...] = ()
+    consumers: tuple[Member, ...] = ()
+    counts: tuple[Count, ...] = ()
+    groups: int = 1
+    norms: tuple[str, ...] = ()
+    whole: str | None = None
+    numbers: tuple[int, ...] = ()
+    before: int = 0
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        return self.producers + self.consumers
+
+    @property
+    def span(self) -> int:
+        """Channels of one unit at the consumer's input."""
+        return self.consumers[0].span if self.consumers else 1
+
+    @property
+    def may_go(self) -> bool:
+        """Whether it can lose all of its units, and so go as a whole."""
+        return self.kind == "mlp" or (self.kind == "attention" and self.whole is not None)

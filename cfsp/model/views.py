@@ -1,0 +1,126 @@
+"""Views."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from cfsp.model.sites import Masks, Member, Site
+
+
+def unit_weights(model: nn.Module, site: Site) -> Iterator:
+    """The weights that go with a site's units, each once.
+
+    Where units are places on an axis: (weight, member) pairs. Where units are blocks: lists of one
+    parameter of every block, None where a block lacks it.
+    """
+    if site.kind == "block":
+        blocks = [dict(model.get_submodule(path).named_parameters()) for path in site.blocks]
+        for name in dict.fromkeys(name for block in blocks for name in block):
+            yield [block.get(name) for block in blocks]
+        return
+    seen = set()
+    for member in site.members:
+        weight = model.get_submodule(member.module).weight
+        if (id(weight), member.dim, member.offset) not in seen:  # tied embeddings are one weight
+            seen.add((id(weight), member.dim, member.offset))
+            yield weight, member
+
+
+def learned_weights(model: nn.Module, site: Site) -> Iterator:
+    """`unit_weights` without the embeddings and the head, which are too large to take gradients of."""
+    ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
+    frozen = {id(module.weight) for module in ends if module is not None}
+    for row in unit_weights(model, site):
+        if row[0] is None or id(row[0]) not in frozen:
+            yield row
+
+
+def unit_cost(model: nn.Module, site: Site) -> int:
+    """The number of parameters that one unit takes with it (of blocks: on average)."""
+    if site.kind == "block":
+        rows = unit_weights(model, site)
+        return sum(weight.numel() for row in rows for weight in row if weight is not None) // site.units
+    return sum(
+        member.span * (weight.numel() // weight.shape[member.dim] + member.bias)
+        for weight, member in unit_weights(model, site)
+    )
+
+
+class UnitView:
+    """The weights of one site, unit-major, in float32: what a criterion may see of a model.
+
+    masks: what is left of the axes while cuts are held as gates; `units` counts the units left, `groups` the
+        equal runs of them that keep equal numbers.
+    weights: module -> the weight that stands for its own (a consumer's that was fitted anew).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        site: Site,
+        masks: Masks | None = None,
+        units: int | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        groups: int | None = None,
+    ):
+        self._model, self._site, self._masks, self._weights = model, site, masks or {}, weights or {}
+        self.name, self.kind = site.name, site.kind
+        self.units = site.units if units is None else units
+        self.groups = site.groups if groups is None else groups
+
+    @property
+    def span(self) -> int:
+        """Channels of one unit at the consumer's input."""
+        member = self._site.consumers[0]
+        return len(left_places(member, self._site.units, self._masks)) // self.units
+
+    @property
+    def spans(self) -> list[int]:
+        """Places that one unit has on the axis of each learned weight; of blocks, one in each."""
+        rows = learned_weights(self._model, self._site)
+        if self.kind == "block":
+            return [1 for _ in rows]
+        return [len(left_places(member, self._site.units, self._masks)) // self.units for _, member in rows]
+
+    def producers(self) -> list[Tensor]:
+        """Weights that make a unit's activation. Each [units, member span, inputs]"""
+        return [self._weight(member) for member in self._site.producers]
+
+    def consumers(self) -> list[Tensor]:
+        """Weights that read a unit's activation. Each [units, span, outputs]"""
+        return [self._weight(member) for member in self._site.consumers]
+
+    def members(self) -> list[Tensor]:
+        return self.producers() + self.consumers()
+
+    def totals(self, function: Callable[[Tensor], Tensor]) -> Tensor:
+        """Sum of an elementwise function over all weights of each unit, one weight at a time. [units]"""
+        if self.kind == "block":
+            rows = unit_weights(self._model, self._site)
+            zero = torch.zeros((), device=next(self._model.parameters()).device)
+            sums = [
+                torch.stack([zero if w is None else function(w.detach().float()).sum() for w in row])
+                for row in rows
+            ]
+            return sum(sums)[self._masks.get((self._site.name, 0), slice(None))]
+        members = (member for _, member in unit_weights(self._model, self._site))
+        return sum(function(self._weight(member)).flatten(1).sum(1) for member in members)
+
+    def _weight(self, member: Member) -> Tensor:
+        own = self._model.get_submodule(member.module).weight.detach()
+        weight = self._weights.get(member.module, own).movedim(member.dim, 0)
+        rows = weight[left_places(member, self._site.units, self._masks).to(weight.device)].float()
+        other = self._masks.get((member.module, 1 - member.dim))
+        if other is not None and rows.dim() > 1:
+            rows = rows[:, other.to(rows.device)]
+        return rows.reshape(self.units, -1, rows[0].numel())
+
+
+def left_places(member: Member, units: int, masks: Masks) -> Tensor:
+    """The places of a member's units that are left of its axis."""
+    places = torch.arange(member.offset, member.offset + units * member.span)
+    mask = masks.get((member.module, member.dim))
+    return places if mask is None else places[mask[places]]

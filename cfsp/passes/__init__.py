@@ -1,0 +1,1 @@
+"""Passes: tokens through a model, whole or one block at a time."""

@@ -1,0 +1,131 @@
+"""Gates: multiply a unit's activation where it is read, without changing a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+from torch import Tensor, nn
+
+from cfsp.model.sites import Site
+
+
+class Gates:
+    """Hold gates on a model for as long as the context lasts.
+
+    gates: site name -> multiplier per unit [units]; sites without an entry stay open.
+    fills: site name -> constant that a channel takes as its gate closes [units * span]:
+        x -> g x + (1 - g) fill. Without an entry the constant is 0.
+    weights: module -> the weight that it has meanwhile (a consumer's, refitted).
+    biases: module -> what is added to its output meanwhile [outputs].
+
+        with Gates(model, sites, {"model.layers.0.mlp": mask}):
+            logits = model(input_ids).logits
+
+    The gate of a block takes its output back to its input. Those of residual channels act in the
+    norms that read them, which then normalise over the channels that are open.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        gates: Mapping[str, Tensor],
+        fills: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+        biases: Mapping[str, Tensor] | None = None,
+    ):
+        self.model, self.sites, self.gates, self.fills = model, sites, gates, fills or {}
+        self.weights, self.biases = weights or {}, biases or {}
+        self._handles = []
+        self._before: dict[str, Tensor] = {}
+
+    def __enter__(self) -> Gates:
+        for site in reversed(self.sites):  # where two meet, the first site's fill stands, as in surgery
+            if site.name in self.gates:
+                self._attach(site)
+        for path, weight in self.weights.items():
+            parameter = self.model.get_submodule(path).weight
+            self._before[path], parameter.data = parameter.data, weight.to(parameter)
+        for path, bias in self.biases.items():
+            module = self.model.get_submodule(path)
+            self._handles.append(module.register_forward_hook(self._shift(bias)))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for path, weight in self._before.items():
+            self.model.get_submodule(path).weight.data = weight
+        self._before.clear()
+
+    def _attach(self, site: Site) -> None:
+        module = self.model.get_submodule
+        if site.kind == "block":
+            for unit, path in enumerate(site.blocks):
+                hook = self._bypass(site, unit)
+                self._handles.append(module(path).register_forward_hook(hook, with_kwargs=True))
+        elif site.kind == "hidden":
+            for path in site.norms:
+                self._handles.append(module(path).register_forward_pre_hook(self._centre(site)))
+                self._handles.append(module(path).register_forward_hook(self._rescale(site)))
+        else:
+            hook = self._multiply(site)
+            self._handles.append(module(site.consumers[0].module).register_forward_pre_hook(hook))
+
+    def _multiply(self, site: Site) -> Callable:
+        def multiply(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            channels, *rest = inputs
+            gate = self.gates[site.name].to(channels).repeat_interleave(site.span)
+            gated = channels * gate
+            if site.name in self.fills:
+                gated = gated + (1 - gate) * self.fills[site.name].to(channels)
+            return (gated, *rest)
+
+        return multiply
+
+    @staticmethod
+    def _shift(bias: Tensor) -> Callable:
+        def shift(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output + bias.to(output)
+
+        return shift
+
+    def _bypass(self, site: Site, unit: int) -> Callable:
+        def bypass(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+            before = args[0] if args else kwargs["hidden_states"]
+            after, *rest = output if isinstance(output, tuple) else (output,)
+            gated = before + self.gates[site.name][unit].to(after) * (after - before)
+            return (gated, *rest) if isinstance(output, tuple) else gated
+
+        return bypass
+
+    def _centre(self, site: Site) -> Callable:
+        """Close channels before the norm, whose mean and mean square are then those of the open ones."""
+
+        def centre(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            states, *rest = inputs
+            gate = self.gates[site.name].to(states)
+            if isinstance(module, nn.LayerNorm):
+                states = states - (states * gate).sum(-1, keepdim=True) / gate.sum()
+            return (states * gate / gate.mean().sqrt(), *rest)
+
+        return centre
+
+    def _rescale(self, site: Site) -> Callable:
+        """Close them again, should the norm have a bias, and take back the scale of `_centre`."""
+
+        def rescale(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            gate = self.gates[site.name].to(output)
+            bias = getattr(module, "bias", None)
+            shift = 0 if bias is None else bias
+            return gate * (shift + (output - shift) * gate.mean().sqrt())
+
+        return rescale

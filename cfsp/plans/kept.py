@@ -1,0 +1,39 @@
+"""Kept."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from cfsp.machine.environment import is_main
+from cfsp.plans.plan import PrunePlan
+from cfsp.storage.seals import seal, unseal
+
+MADE_FROM = "made_from.json"
+
+
+def keep_plan(folder: Path, plan: PrunePlan, made_from: str) -> None:
+    """Keep a plan for when the training that follows is killed. made_from: a digest."""
+    plan.save(folder)
+    seal(folder / MADE_FROM, made_from, folder.glob("plan.*"))
+
+
+def kept_plan(folder: Path, made_from: str) -> PrunePlan | None:
+    """The plan that an interrupted training began with.
+
+    Made from anything else, or altered since, it is deleted with all that followed from it.
+    """
+    if not folder.exists():
+        return None
+    try:
+        unseal(folder / MADE_FROM, made_from)
+        plan = PrunePlan.load(folder)
+    except ValueError as error:
+        if is_main():
+            print(f"cfsp: the training in {folder} begins anew ({error})", file=sys.stderr)
+            shutil.rmtree(folder)
+        return None
+    if is_main():
+        print(f"cfsp: going on with the training in {folder}; delete it to begin anew", file=sys.stderr)
+    return plan

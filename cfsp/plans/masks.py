@@ -1,0 +1,34 @@
+"""Masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from cfsp.model.sites import Masks, Member, Site
+from cfsp.plans.plan import Cut
+
+
+def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
+    """What stays of every axis that the cuts touch. Under (site name, 0): of the units that are blocks."""
+    masks: dict[tuple[str, int], Tensor] = {}
+    for cut, site in pairs:
+        if site.kind == "block":
+            masks[site.name, 0] = torch.ones(site.units, dtype=torch.bool)
+            masks[site.name, 0][list(cut.removed)] = False
+        for member in site.members:
+            length = model.get_submodule(member.module).weight.shape[member.dim]
+            mask = masks.setdefault((member.module, member.dim), torch.ones(length, dtype=torch.bool))
+            mask[member.places(cut.removed)] = False
+    return masks
+
+
+def refitted(cut: Cut, member: Member, weight: Tensor) -> Tensor:
+    """A consumer's whole weight with the cut's new values where channels stay, and zeros where they go."""
+    new = torch.zeros_like(weight)
+    places = member.places(cut.keep).to(weight.device)
+    rows = new.movedim(member.dim, 0)
+    rows[places] = cut.consumer.to(weight).view(len(places), *rows.shape[1:])
+    return new

@@ -1,0 +1,182 @@
+"""Surgery: carry out a plan. The only place where a weight changes its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, set_count
+from cfsp.model.sites import Masks, Member, Site
+from cfsp.plans.masks import axis_masks, refitted
+from cfsp.plans.plan import Cut, PrunePlan
+
+SIZES = {
+    nn.Linear: ("out_features", "in_features"),
+    Conv1D: ("nx", "nf"),
+    nn.Embedding: (None, "embedding_dim"),
+}
+"""What a module calls the lengths of its weight's axes."""
+
+PER_BLOCK = ("layer_types", "no_rope_layers")
+"""Attributes of a config that list something of every block."""
+
+
+@torch.no_grad()
+def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
+    """Cut the model in place as the plan says.
+
+    All cuts that meet on one axis of one weight become one mask, so each weight is indexed once
+    per axis, and at most one weight exists twice at any moment.
+
+    Raises:
+        ValueError: the plan names a site that is not among `sites`, one of another size, or one
+            twice, or leaves nothing where something must stay. The model is untouched then.
+    """
+    pairs = match(plan, sites)
+    folded: dict[str, Tensor] = {}
+    for cut, site in pairs:
+        for member in site.consumers if site.blocks else ():
+            fold_into_bias(cut, member, model, folded)
+            if cut.bias is not None:
+                add_to_bias(model.get_submodule(member.module), cut.bias)
+            if cut.consumer is not None:
+                module = model.get_submodule(member.module)
+                module.weight.copy_(refitted(cut, member, module.weight))
+    masks = axis_masks(pairs, model)
+    for (names, dim), mask in by_weight(masks, model).items():
+        if not mask.all():
+            modules = [model.get_submodule(name) for name in names]
+            keep_on_axis(modules, dim, mask)
+    for cut, site in pairs:
+        for count in site.counts:
+            module = model.get_submodule(count.module)
+            value = get_count(module, count.attribute) * len(cut.keep) // site.units
+            set_count(module, count.attribute, value)
+    for cut, site in pairs:
+        if not cut.keep:
+            drop_site(site, model)
+    for cut, site in pairs:
+        if site.kind == "block":
+            keep_blocks(cut, site, model)
+
+
+def match(plan: PrunePlan, sites: Sequence[Site]) -> list[tuple[Cut, Site]]:
+    """Pair every edit with its site, or raise ValueError."""
+    by_name = {site.name: site for site in sites}
+    if len({cut.site for cut in plan.edits}) < len(plan.edits):
+        raise ValueError("the plan cuts a site twice; expected one edit per site")
+    for cut in plan.edits:
+        if cut.site not in by_name:
+            raise ValueError(
+                f"the plan cuts {cut.site!r}, which this model lacks; it has {', '.join(by_name)}"
+            )
+        check_cut(cut, by_name[cut.site])
+    cuts = {cut.site: cut for cut in plan.edits}
+    return [(cuts[site.name], site) for site in sites if site.name in cuts]
+
+
+def check_cut(cut: Cut, site: Site) -> None:
+    """Raise ValueError if the cut was made for another site or cannot be done."""
+    if cut.units != site.units:
+        raise ValueError(
+            f"the plan was made for {cut.units} units at {cut.site!r}; this model has {site.units}"
+        )
+    channels = cut.units * site.span
+    if cut.fill is not None and cut.fill.shape != (channels,):
+        raise ValueError(f"{cut.site}: fill is {tuple(cut.fill.shape)}; expected ({channels},)")
+    outputs = site.consumers and cut.consumer is not None and cut.consumer.shape[0]
+    if outputs and outputs != len(cut.keep) * site.span:
+        raise ValueError(
+            f"{cut.site}: consumer has {outputs} rows; expected {len(cut.keep) * site.span}, of what is kept"
+        )
+    if not cut.keep and site.kind != "mlp" and not (site.kind == "attention" and site.whole):
+        raise ValueError(f"{cut.site}: the plan keeps none of its units; expected at least one here")
+    run = cut.units // site.groups
+    if len({sum(unit // run == group for unit in cut.keep) for group in range(site.groups)}) > 1:
+        raise ValueError(f"{cut.site}: expected as many kept units of each of its {site.groups} groups")
+
+
+def fold_into_bias(cut: Cut, member: Member, model: nn.Module, folded: dict[str, Tensor]) -> None:
+    """Add what the removed channels, held at their fill, would give: b += W[:, P] fill[P].
+
+    Computed in float64 because the sum runs over thousands of channels. folded: module -> channels
+    that a cut before has removed, and whose fill has been added if it has one (a query head of a group
+    that goes too).
+    """
+    module = model.get_submodule(member.module)
+    length = module.weight.shape[member.dim]
+    before = folded.setdefault(member.module, torch.zeros(length, dtype=torch.bool))
+    places = member.places(cut.removed)
+    places = places[~before[places]]
+    before[places] = True
+    if cut.fill is None or not len(places):
+        return
+    weight = module.weight.movedim(member.dim, 0)[places.to(module.weight.device)].double()
+    fill = cut.fill[(places - member.offset).to(cut.fill.device)].to(weight)  # [removed]
+    add_to_bias(module, fill @ weight)
+
+
+def add_to_bias(module: nn.Module, shift: Tensor) -> None:
+    """Add to a consumer's bias, in float64; give it one if it has none. shift: [outputs]"""
+    shift = shift.double().to(module.weight.device)
+    total = shift if module.bias is None else module.bias.double() + shift
+    module.bias = nn.Parameter(total.to(module.weight.dtype), requires_grad=module.weight.requires_grad)
+
+
+def by_weight(masks: Masks, model: nn.Module) -> dict[tuple[tuple[str, ...], int], Tensor]:
+    """The masks of axes, by the modules that share the weight (tied embeddings) and the axis."""
+    known, sharing = dict(model.named_modules()), {}
+    for name, dim in masks:
+        if name in known:  # others are names of sites whose units are blocks
+            sharing.setdefault((id(known[name].weight), dim), []).append(name)
+    return {(tuple(names), dim): masks[names[0], dim] for (_, dim), names in sharing.items()}
+
+
+def keep_on_axis(modules: Sequence[nn.Module], dim: int, mask: Tensor) -> None:
+    """Index one axis of the weight that these modules share.
+
+    A bias that lies along the axis and the attribute that holds its length go with it.
+    """
+    old = modules[0].weight
+    kept = mask.nonzero().flatten().to(old.device)
+    new = nn.Parameter(old.index_select(dim, kept), requires_grad=old.requires_grad)
+    for module in modules:
+        module.weight = new
+        for kind, attributes in SIZES.items():
+            if isinstance(module, kind):
+                setattr(module, attributes[dim], len(kept))
+        if hasattr(module, "normalized_shape"):
+            module.normalized_shape = (len(kept),)
+        bias = getattr(module, "bias", None)
+        if bias is not None and dim == int(isinstance(module, Conv1D)):
+            module.bias = nn.Parameter(bias[kept], requires_grad=bias.requires_grad)
+
+
+def drop_site(site: Site, model: nn.Module) -> None:
+    """Put in a constant for what reads, or as a whole is, a site that has no units left."""
+    (path,), consumer = site.blocks, site.consumers[0].module
+    block = model.get_submodule(path)
+    inner = consumer.removeprefix(f"{path}.")
+    if site.kind == "attention":
+        drop_attention(block, site.whole.removeprefix(f"{path}."), inner, site.block)
+    else:
+        drop_inputs(block, inner)
+
+
+def keep_blocks(cut: Cut, site: Site, model: nn.Module) -> None:
+    """Keep these blocks, number them anew, and shorten what the config says of every block."""
+    path = site.name.rsplit(".", 1)[0]
+    blocks = [model.get_submodule(site.blocks[unit]) for unit in cut.keep]
+    model.set_submodule(path, nn.ModuleList(blocks))
+    for index, block in enumerate(blocks):
+        for module in block.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = index
+    config = model.config
+    for name in PER_BLOCK:
+        if isinstance(value := getattr(config, name, None), list):
+            setattr(config, name, [value[unit] for unit in cut.keep])
+    config.num_hidden_layers = len(blocks)

@@ -1,0 +1,1 @@
+"""Records: what one run was, what it found, and why it failed."""

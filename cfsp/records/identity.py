@@ -1,0 +1,44 @@
+"""Identity."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cfsp.storage.fingerprints import digest
+
+NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save", "push", "private", "plugins")
+"""Parts of the config that say where and how a run happens, not what it computes."""
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """Name a run by what it computes: a hash of the config without paths, device and logger."""
+    identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    if "model" in identity:
+        identity["model"] = {key: value for key, value in identity["model"].items() if key != "device"}
+    return digest(identity)
+
+
+def part_name(config: Mapping[str, Any]) -> str:
+    """What a part of a config is called on the command line, read off the class that it makes.
+
+    A recovery that trains parameters for an objective is called by both: lora, importance_lora, distill.
+    """
+    if {"parameters", "objective"} <= config.keys():
+        return recovery_name(config["parameters"], config["objective"])
+    name = config["_target_"].rsplit(".", 1)[-1]
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    name = re.sub(r"_(compensation|recovery)$", "", name)
+    return "none" if name == "no" else name
+
+
+def recovery_name(parameters: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
+    """What a recovery is called by what it trains and what that learns."""
+    trained, learned = part_name(parameters), part_name(objective)
+    follows = parameters.get("proportional_to", "uniform")
+    if follows != "uniform":
+        trained = f"{follows}_{trained}"
+    if learned == "next_token":
+        return trained
+    return "distill" if (trained, learned) == ("lora", "distillation") else f"{trained}/{learned}"

@@ -1,0 +1,226 @@
+"""Comparison: records grouped so that only what can be compared meets on one axis."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from statistics import fmean, median, stdev
+from typing import Any
+
+from cfsp.records.record import Record
+from cfsp.tables.ranking import best_of, why_no_best
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean over records, with the standard deviation if there are several."""
+
+    mean: float
+    std: float | None
+    n: int
+
+    @classmethod
+    def of(cls, values: Iterable[float]) -> Spread:
+        found = [*values]
+        known = len(found) > 1 and all(map(isfinite, found))
+        return cls(fmean(found), stdev(found) if known else None, len(found))
+
+
+@dataclass(frozen=True)
+class Point:
+    """The records of one method at one asked sparsity: as a rule the seeds."""
+
+    method: str
+    sparsity: float
+    records: tuple[Record, ...]
+
+    @property
+    def parameters(self) -> float:
+        """Measured parameters of the whole model, mean over the records."""
+        return fmean(record.parameters["pruned"]["model"] for record in self.records)
+
+    def removed(self, base: str) -> float:
+        """Measured share removed of sites, blocks or model, mean over the records."""
+        return fmean(record.sparsity[base] for record in self.records)
+
+    def spread(self, read: Callable[[Record], float]) -> Spread:
+        return Spread.of(read(record) for record in self.records)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity of records that share its protocol and their dense model.
+
+    names: the metrics that it is the mean of.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    protocol: Mapping[str, Any]
+    dense: float
+    better: str  # "lower" or "higher"
+    records: tuple[Record, ...]
+
+    @property
+    def quantity(self) -> str:
+        """What is measured, without what it is measured on."""
+        return self.title.split("/")[0]
+
+    def read(self, record: Record) -> float:
+        return fmean(record.metrics["pruned"][name].value for name in self.names)
+
+
+def points(records: Iterable[Record], names: Mapping[str, str]) -> list[Point]:
+    """Records by method and asked sparsity. names: record id -> method."""
+    cells = defaultdict(list)
+    for record in records:
+        cells[names[record.id], record.config["sparsity"]].append(record)
+    return [Point(*key, tuple(found)) for key, found in sorted(cells.items(), key=lambda cell: cell[0])]
+
+
+def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
+    """The points of each method, the largest model first."""
+    lines = defaultdict(list)
+    for point in sorted(found, key=lambda point: -point.parameters):
+        lines[point.method].append(point)
+    return dict(sorted(lines.items()))
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What methods reached at one asked sparsity.
+
+    best: by `best_of`; empty where none may be called so, and why_none says why.
+    """
+
+    sparsity: float
+    points: tuple[Point, ...]
+    best: tuple[Point, ...]
+    why_none: str
+
+
+def contests(found: Iterable[Point], measure: Measure) -> list[Contest]:
+    """The points of each asked sparsity, and which of them is best by its mean."""
+    shares = defaultdict(list)
+    for point in found:
+        shares[point.sparsity].append(point)
+    made = []
+    for sparsity, rivals in sorted(shares.items()):
+        means = [point.spread(measure.read).mean for point in rivals]
+        removed = [point.removed("model") for point in rivals]
+        best = tuple(rivals[index] for index in best_of(means, removed, measure.better))
+        made.append(Contest(sparsity, tuple(rivals), best, why_no_best(means, removed)))
+    return made
+
+
+def by_model(records: Iterable[Record]) -> list[list[Record]]:
+    """Records of one dense model each: of one path, one way to load it and one size."""
+    groups = defaultdict(list)
+    for record in records:
+        model = {key: value for key, value in record.config["model"].items() if key != "device"}
+        groups[model["path"], record.parameters["dense"]["model"], key_of(model)].append(record)
+    return [groups[key] for key in sorted(groups)]
+
+
+def studies(records: Sequence[Record]) -> list[list[Record]]:
+    """Records of one dense model each that can be compared: chained by perplexities or tasks they share.
+
+    Those that share nothing, because nothing was measured, are together.
+    """
+    found = []
+    for group in by_model(records):
+        linked: list[dict[str, Record]] = []
+        for measure in [*perplexities(group), *zero_shots(group)]:
+            members = {record.id: record for record in measure.records}
+            for other in [other for other in linked if other.keys() & members.keys()]:
+                linked.remove(other)
+                members = other | members
+            linked.append(members)
+        known = {key for members in linked for key in members}
+        rest = [record for record in group if record.id not in known]
+        found += [[*members.values()] for members in linked] + ([rest] if rest else [])
+    return found
+
+
+def perplexities(records: Iterable[Record]) -> list[Measure]:
+    """Perplexities of records of one model, a measure per text, protocol and dense value.
+
+    Values are compared to five digits: two machines differ in the last ones on the same weights.
+    """
+    groups = defaultdict(list)
+    for record in records:
+        for name, metric in record.metrics["pruned"].items():
+            if name.startswith("perplexity/"):
+                dense = record.metrics["dense"][name].value
+                groups[name, key_of(metric.protocol), f"{dense:.5g}"].append(record)
+    found = []
+    for (name, *_), members in sorted(groups.items()):
+        dense = members[0].metrics["dense"][name]
+        found.append(Measure(name, (name,), dense.protocol, dense.value, "lower", tuple(members)))
+    return found
+
+
+def latencies(records: Iterable[Record], stage: str) -> list[Measure]:
+    """Milliseconds of prefill or decode of records of one model, a measure per shape and protocol.
+
+    The dense model's is the median of its own over the records: it is timed beside each.
+    """
+    groups = defaultdict(list)
+    for record in records:
+        for name, metric in record.metrics["pruned"].items():
+            if name.startswith(f"{stage}_ms/"):
+                groups[name, key_of(metric.protocol)].append(record)
+    found = []
+    for (name, _), members in sorted(groups.items()):
+        dense = median(record.metrics["dense"][name].value for record in members)
+        protocol = members[0].metrics["pruned"][name].protocol
+        found.append(Measure(name, (name,), protocol, dense, "lower", tuple(members)))
+    return found
+
+
+def zero_shots(records: Iterable[Record]) -> list[Measure]:
+    """Means of the zero-shot accuracies that papers report, a measure per set of tasks and protocol."""
+    groups = defaultdict(list)
+    for record in records:
+        chosen = {name: one for name, one in record.metrics["pruned"].items() if one.protocol.get("papers")}
+        key = tuple(
+            (name, key_of(metric.protocol), f"{record.metrics['dense'][name].value:.5g}")
+            for name, metric in sorted(chosen.items())
+        )
+        if key:
+            groups[key].append(record)
+    found = []
+    for key, members in sorted(groups.items()):
+        names = tuple(name for name, *_ in key)
+        dense = fmean(members[0].metrics["dense"][name].value for name in names)
+        protocol = shared([members[0].metrics["pruned"][name].protocol for name in names])
+        title = f"mean of {len(names)} tasks" if len(names) > 1 else names[0]
+        found.append(Measure(title, names, protocol, dense, "higher", tuple(members)))
+    return found
+
+
+def shared(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all protocols agree on."""
+    first, *others = protocols
+    return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
+
+
+def key_of(data: Any) -> str:
+    """JSON data as something that can be compared and sorted."""
+    return json.dumps(data, sort_keys=True)
+
+
+def pareto(pairs: Sequence[tuple[float, float]]) -> list[int]:
+    """Indices of the pairs that no other beats in both, lower being better; by the first number.
+
+    Pairs that are not finite never count.
+    """
+    front: list[int] = []
+    whole = [index for index, pair in enumerate(pairs) if all(map(isfinite, pair))]
+    for index in sorted(whole, key=lambda index: pairs[index]):
+        if not front or pairs[index][1] < pairs[front[-1]][1]:
+            front.append(index)
+    return front

@@ -1,0 +1,91 @@
+"""Methods: short names that tell records apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from cfsp.records.record import Record
+from cfsp.tables.compare import part_name
+
+PARTS = (
+    "criterion",
+    "allocator",
+    "compensation",
+    "schedule",
+    "recovery",
+    "sites",
+    "sparsity_of",
+    "calibration",
+)
+"""Parts of a config that make a method, those that a name needs most first."""
+
+NOT_METHOD = ("seed", "sparsity", "sparsity_of")
+"""Options that components share with the run: axes of a study, not methods of their own."""
+
+
+def method_names(records: Sequence[Record]) -> dict[str, str]:
+    """Record id -> the name of its method: the criterion and the fewest further parts that tell all apart.
+
+    What is the same everywhere is left out. A part is named as its YAML file is, with the options in
+    brackets that differ between records that have this part: `magnitude(consumers) / uniform`.
+    """
+    columns = {part: part_texts([record.config for record in records], part) for part in PARTS}
+    varying = [part for part in PARTS if len(set(columns[part])) > 1]
+    must = [part for part in varying if part == "criterion"]
+    rest = [part for part in varying if part != "criterion"]
+    whole = len(set(zip(*columns.values(), strict=True)))
+    for count in range(len(rest) + 1):
+        for more in combinations(rest, count):
+            chosen = [columns[part] for part in (*must, *more)] or [columns["criterion"]]
+            rows = [*zip(*chosen, strict=True)]
+            if len(set(rows)) == whole:
+                return {record.id: " / ".join(row) for record, row in zip(records, rows, strict=True)}
+    raise AssertionError("all parts together tell apart what all parts together tell apart")
+
+
+def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
+    """What a part is called in each config. Options that are off or empty go unsaid."""
+    names = [short_name(config.get(part), part) for config in configs]
+    options = [dict(leaves(config.get(part))) for config in configs]
+    peers: dict[str, dict[str, set[str]]] = {}  # name -> option -> its values; where it lacks it was not yet
+    for name, own in zip(names, options, strict=True):
+        for key, value in own.items():
+            peers.setdefault(name, {}).setdefault(key, set()).add(str(value))
+    texts = []
+    for name, own in zip(names, options, strict=True):
+        differing = [key for key in own if len(peers[name][key]) > 1 and own[key] not in (None, [])]
+        listed = ", ".join(option_text(key, own[key]) for key in differing)
+        if listed and len(set(names)) == 1 and part != "criterion":
+            texts.append(listed)  # of a part that is always the same one
+        else:
+            texts.append(f"{name}({listed})" if listed else name)
+    return texts
+
+
+def short_name(config: Any, part: str) -> str:
+    """The name of a part. A config without it is older than the part, which it hence did without."""
+    if config is None:
+        return "none"
+    if isinstance(config, str):
+        return f"of {config}"
+    return part_name(config) if isinstance(config, Mapping) else "+".join(config)
+
+
+def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Options below a part, by dotted path; class names as `part_name` has them."""
+    for key, value in config.items() if isinstance(config, Mapping) else ():
+        if key in NOT_METHOD:
+            continue
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{path}{key}.")
+        elif key != "_target_":
+            yield f"{path}{key}", value
+        elif path:
+            yield path.removesuffix("."), part_name(config)
+
+
+def option_text(key: str, value: Any) -> str:
+    """A word speaks for itself, a number needs its name."""
+    return value if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}={value}"

@@ -1,0 +1,197 @@
+"""What all figures share: their look, a look per method, and how they become SVG, PDF and PNG."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from cfsp.storage.atomic import replacing
+
+WIDTH = 6.75
+"""Inches: the text of a paper in two columns."""
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # by its name: a family is searched for at every text
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#667085",
+    "axes.labelcolor": "#344054",
+    "xtick.color": "#475467",
+    "ytick.color": "#475467",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e7ec",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4.5,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "figure.facecolor": "white",
+    "pdf.fonttype": 42,  # fonts that publishers accept
+    "svg.hashsalt": "cfsp",  # the same bytes for the same records
+    "svg.fonttype": "none",  # text as text: a tenth of the bytes, and readers can search and copy it
+    "text.parse_math": False,  # names of methods and files are no formulas
+}
+
+styled = rc_context(STYLE)
+"""Decorates what draws a figure."""
+
+# Okabe and Ito's colours without yellow and black, and one of Tol's: apart for the colour-blind too.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", ":", "-.")
+DENSE = "#101828"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one method is drawn, in every figure."""
+
+    color: str
+    marker: str
+    dash: str
+
+    @property
+    def line(self) -> dict[str, Any]:
+        return {"color": self.color, "marker": self.marker, "linestyle": self.dash}
+
+
+def looks(methods: Iterable[str]) -> dict[str, Look]:
+    """A look for each method: one colour per criterion, and among those of a colour marker and dash.
+
+    Beyond seven first words of names, colours are shared; 32 methods may share one.
+    """
+    found: dict[str, Look] = {}
+    members: Counter[str] = Counter()
+    words: dict[str, str] = {}
+    for method in sorted(set(methods)):
+        word = re.split(r"[ (]", method)[0]
+        color = words.setdefault(word, COLOURS[len(words) % len(COLOURS)])
+        place = members[color]
+        found[method] = Look(
+            color, MARKERS[place % len(MARKERS)], DASHES[(place + place // len(MARKERS)) % len(DASHES)]
+        )
+        members[color] += 1
+    return found
+
+
+def grid(rows: int, columns: int, height: float, labels: Sequence[str] = ()) -> tuple[Figure, list[Axes]]:
+    """An empty figure with room for a legend below. height: inches of a row; labels: of the legend."""
+    legend = 0.15 * sum(fill(label, 60).count("\n") + 1 for label in labels) / legend_columns(labels)
+    figure = Figure((WIDTH, rows * height + legend + 0.15), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    return figure, [one for row in axes for one in row]
+
+
+def legend_columns(labels: Sequence[str]) -> int:
+    longest = min(60, max(map(len, labels), default=0))
+    return max(1, min(len(labels), 115 // (longest + 9)))
+
+
+def add_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
+    """A legend below all panels, as many columns as fit."""
+    figure.legend(
+        handles.values(),
+        [fill(label, 60) for label in handles],
+        loc="outside lower center",
+        ncols=legend_columns([*handles]),
+        handlelength=2.6,
+    )
+
+
+def method_handles(methods: Iterable[str], styles: Mapping[str, Look]) -> dict[str, Line2D]:
+    return {method: Line2D([], [], **styles[method].line) for method in methods}
+
+
+def show_parameters(axes: Axes, dense: int) -> None:
+    """The x axis in parameters of the whole model, and above it the share removed."""
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.set_xlabel("measured parameters")
+
+    def share(value: Any) -> Any:  # its own inverse, on a scale of dense
+        return 100 * (1 - value / dense)
+
+    top = axes.secondary_xaxis("top", functions=(share, lambda gone: dense * (1 - gone / 100)))
+    top.set_xlabel("removed, % of all parameters")
+
+
+def show_logarithmic(axes: Axes, values: Sequence[float]) -> None:
+    """A logarithmic y axis where values span more than a factor of three, with plain numbers at it."""
+    values = [value for value in values if math.isfinite(value)]
+    if min(values) <= 0 or max(values) < 3 * min(values):
+        return
+    axes.set_yscale("log")
+    wide = max(values) > 100 * min(values)
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def short(count: float) -> str:
+    """A count in K, M or B."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
+        if abs(count) >= size:
+            return f"{count / size:.4g}{unit}"
+    return f"{count:.4g}"
+
+
+@styled
+def svg(figure: Figure, name: str) -> str:
+    """The figure as an SVG element whose ids begin with a name, so that a page can hold several."""
+    file = io.StringIO()
+    settle(figure)
+    figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
+    element = file.getvalue()
+    element = element[element.index("<svg") :]
+    element = re.sub(r"<metadata>.*?</metadata>", "", element, flags=re.DOTALL)
+    return re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", slim(element))
+
+
+IDLE = re.compile(
+    r"(?P<digits>(?<=\.\d\d)\d+)"  # a hundredth of a point is nothing that one could see
+    r"|(?P<font>font-family: [^;\"]+;? ?)"  # the page's style has it once
+    r'|(?P<turn> transform="rotate\(-?0 [^"]*\)")'
+    r"|(?P<indent>\n *(?=<)|(?<=>)\n)"
+)
+"""What nobody misses in matplotlib's SVG."""
+
+
+def slim(element: str) -> str:
+    """SVG without what makes no difference: half of what matplotlib writes."""
+    element = IDLE.sub("", element).replace("\n", " ")
+    named = set(re.findall(r'(?:href="#|url\(#)([^")]+)', element))
+    return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in named else "", element)
+
+
+def settle(figure: Figure) -> None:
+    """Lay a figure out once and for all: matplotlib does so, and draws twice, each time it is written."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
+
+
+@styled
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write a PDF, and a PNG of 300 dots per inch. Bytes depend on the figure alone."""
+    settle(figure)
+    for ending, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
+        with replacing(folder / f"{name}.{ending}") as part:
+            figure.savefig(part, format=ending, dpi=300, metadata=metadata)

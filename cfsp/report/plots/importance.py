@@ -1,0 +1,67 @@
+"""How much blocks matter, as calibration measured it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from cfsp.records.record import Record
+from cfsp.report.plots.base import COLOURS, add_legend, grid, styled
+
+
+def block_statistics(record: Record) -> dict[str, list[float]]:
+    """Statistic -> a value per block; empty if the run needed none."""
+    return dict(record.notes.get("block_statistics") or {})
+
+
+@styled
+def importance_by_block(calibrations: Mapping[str, Sequence[Record]]) -> Figure:
+    """A panel per statistic, a bar per block and calibration: the mean over its records, and their range.
+
+    Values of another number of blocks have a panel of their own.
+    """
+    found: dict[tuple[str, int], dict[str, list[list[float]]]] = {}
+    for label, records in calibrations.items():
+        for record in records:
+            for name, values in block_statistics(record).items():
+                found.setdefault((name, len(values)), {}).setdefault(label, []).append(values)
+    colors = dict(zip(calibrations, bar_colors(len(calibrations)), strict=True))
+    labels = [*calibrations] if len(calibrations) > 1 else []
+    figure, panels = grid(1, len(found), 2.5, labels)
+    for axes, ((name, blocks), rows) in zip(panels, sorted(found.items()), strict=True):
+        draw_bars(axes, rows, colors)
+        axes.set_xticks(range(0, blocks, max(1, blocks // 16)))
+        axes.grid(visible=False, axis="x")
+        axes.set_xlabel("block")
+        axes.set_ylabel(name)
+    if labels:
+        add_legend(figure, {label: Line2D([], [], color=colors[label], linewidth=5) for label in labels})
+    return figure
+
+
+def bar_colors(count: int) -> list[str]:
+    """A colour per calibration; of many, a scale, because they differ in a number as a rule."""
+    if count <= len(COLOURS):
+        return [*COLOURS[:count]]
+    scale = colormaps["cividis"]
+    return [to_hex(scale(place / (count - 1))) for place in range(count)]
+
+
+def draw_bars(axes: Axes, rows: Mapping[str, list[list[float]]], colors: Mapping[str, str]) -> None:
+    """The bars of all calibrations, side by side in their block."""
+    width = 0.7 / len(rows)
+    for place, (label, found) in enumerate(rows.items()):
+        values = np.array(found)  # [records, blocks]
+        mean = values.mean(axis=0)
+        at = np.arange(values.shape[1]) + (place - (len(rows) - 1) / 2) * width
+        axes.bar(at, mean, width=width, color=colors[label], alpha=0.85)
+        # A mean of equal values may lie beyond them by a rounding.
+        spread = np.maximum(0, [mean - values.min(axis=0), values.max(axis=0) - mean])
+        cap = 2 if len(rows) == 1 else 0
+        axes.errorbar(at, mean, spread, fmt="none", ecolor="#344054", elinewidth=0.9, capsize=cap)

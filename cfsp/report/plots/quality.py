@@ -1,0 +1,55 @@
+"""What a model can still do, against its size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.figure import Figure
+
+from cfsp.report.groups import Measure, by_method, points
+from cfsp.report.plots.base import (
+    DENSE,
+    Look,
+    add_legend,
+    grid,
+    method_handles,
+    show_logarithmic,
+    show_parameters,
+    styled,
+)
+
+
+@styled
+def quality_by_size(measure: Measure, names: Mapping[str, str], styles: Mapping[str, Look]) -> Figure:
+    """A line per method, mean over the seeds with their standard deviation; the dense model dashed."""
+    lines = by_method(points(measure.records, names))
+    last = {method: found[-1].spread(measure.read).mean for method, found in lines.items()}
+    methods = sorted(lines, key=last.__getitem__, reverse=True)  # as the lines' left ends stand
+    figure, (axes,) = grid(1, 1, 3.1, methods)
+    dense = measure.records[0].parameters["dense"]["model"]
+    axes.axhline(measure.dense, color=DENSE, linestyle=(0, (4, 3)), linewidth=1)
+    axes.plot(dense, measure.dense, "*", color=DENSE, markersize=9)
+    axes.annotate(
+        f"dense {measure.dense:.4g}",
+        (0, measure.dense),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 3 if measure.better == "higher" else -3),
+        textcoords="offset points",
+        va="bottom" if measure.better == "higher" else "top",
+        color=DENSE,
+    )
+    values = [measure.dense]
+    for method in methods:
+        found = lines[method]
+        spreads = [point.spread(measure.read) for point in found]
+        errors = [spread.std or 0.0 for spread in spreads]
+        means = [spread.mean for spread in spreads]
+        xs = [point.parameters for point in found]
+        axes.errorbar(xs, means, errors, capsize=2, elinewidth=0.8, **styles[method].line)
+        values += means
+    show_logarithmic(axes, values)
+    show_parameters(axes, dense)
+    axes.set_ylabel(f"{measure.quantity} ({measure.better} is better)")
+    axes.margins(y=0.12)
+    add_legend(figure, method_handles(methods, styles))
+    return figure

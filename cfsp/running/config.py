@@ -1,0 +1,113 @@
+"""The config: its top-level keys, what each may hold, and what may stand in one place alone."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal, get_type_hints
+
+from cfsp.allocators.base import Allocator
+from cfsp.checks import check_seed
+from cfsp.compensation.base import Compensation
+from cfsp.criteria.base import Criterion
+from cfsp.data.calibration import RandomWindows
+from cfsp.evaluation.base import Evaluator, Sampler
+from cfsp.loggers.base import Logger
+from cfsp.machine.environment import is_main
+from cfsp.options import check_option, shown, unknown
+from cfsp.recovery.base import Recovery
+from cfsp.running.build import choices
+from cfsp.running.plugins import Modules
+from cfsp.schedules.base import BASES, SHARE, Schedule
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a run is asked for, as conf/config.yaml has it.
+
+    model: a function that loads one and its tokenizer. seed: what the seeds of the parts follow unless they
+    are given. These may differ from it, since that is research (other windows for the same training), and a
+    table holds each of them as a seed of its own.
+    """
+
+    sites: Annotated[list[str], "a list of one or more of mlp, attention, query_heads, block, hidden"]
+    sparsity: Annotated[float, SHARE]
+    sparsity_of: Literal[BASES]
+    seed: int
+    device: Annotated[str, "cpu, or cuda where there is a GPU"]
+    results: Annotated[str, "a folder that can be written"]
+    cache: Annotated[str | Literal[False], "a folder or off"]
+    save: Annotated[bool | str, "false, true (results/models/<id>) or a folder"]
+    overwrite: bool
+    push: Annotated[str | None, "null or a repository of the hub: owner/name"]
+    private: bool
+    plugins: Modules
+    model: Annotated[tuple, "a function that loads a model and its tokenizer"]
+    calibration: RandomWindows
+    criterion: Criterion
+    allocator: Allocator
+    compensation: Compensation
+    schedule: Schedule
+    recovery: Recovery
+    evaluation: Mapping[str, Evaluator | Sampler]
+    logger: Mapping[str, Logger]
+
+
+SAME = {"schedule.sparsity": "sparsity", "schedule.sparsity_of": "sparsity_of", "model.device": "device"}
+"""Options that say again what the run says: here for the parts that read them, and never of their own."""
+
+
+def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
+    """Check all of a config before anything is made. raw: the same with its interpolations.
+
+    Raises:
+        ValueError: a key is unknown, missing, of another type than declared, or contradicts another one.
+    """
+    known = [field.name for field in fields(Config)]
+    for name, value in config.items():
+        if name not in known and not refers_to(raw, name):
+            raise ValueError(unknown(name, value, known))
+    kinds = get_type_hints(Config, include_extras=True)
+    for name in known:
+        if name not in config:
+            raise ValueError(f"{name} is missing: expected what conf/config.yaml has there")
+        value = config[name]
+        if name in ("evaluation", "logger") and isinstance(value, Mapping):
+            value = {key: one for key, one in value.items() if not left_over(name, key, one)}
+        check_option(name, value, kinds[name])
+    check_seed("seed", config["seed"])
+    for name, source in SAME.items():
+        part, option = name.split(".")
+        value, wanted = config[part].get(option, config[source]), config[source]
+        if value != wanted:
+            raise ValueError(
+                f"{name}={shown(value)} beside {source}={shown(wanted)}: expected one value; give "
+                f"{source}={shown(value)} alone"
+            )
+
+
+def chosen(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The parts of a group of several that are to be made."""
+    return (part for part in group.values() if "_target_" in part)
+
+
+def left_over(group: str, name: str, value: Any) -> bool:
+    """Whether an entry only has options of a part that is not chosen, as a setting gives; said on stderr."""
+    left = isinstance(value, Mapping) and "_target_" not in value and name in choices(group)
+    if left and is_main():
+        print(
+            f"cfsp: {group}.{name}={shown(value)} has no effect: expected {name} among {group}=[...]",
+            file=sys.stderr,
+        )
+    return left
+
+
+def refers_to(raw: Any, name: str) -> bool:
+    """Whether any value is made of a top-level key: ${name} or ${name.more}."""
+    if isinstance(raw, Mapping):
+        return any(refers_to(value, name) for value in raw.values())
+    if isinstance(raw, list):
+        return any(refers_to(value, name) for value in raw)
+    return isinstance(raw, str) and re.search(rf"\$\{{{re.escape(name)}[.}}\[]", raw) is not None

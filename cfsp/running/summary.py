@@ -1,0 +1,157 @@
+"""Summary: one record for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from cfsp.records.identity import part_name
+from cfsp.records.record import Record
+from cfsp.running.sweeps import Outcome, count_of
+
+WIDTH = 110
+"""Columns of a table in a file."""
+
+
+def summary(record: Record) -> Group:
+    """Before and after, and a bar per site of what was kept."""
+    parts = [before_and_after(record), kept_widths(record)]
+    if record.training:
+        parts.append(training_summary(record))
+    if record.samples:
+        parts.append(side_by_side(record))
+    return Group(*parts)
+
+
+def before_and_after(record: Record) -> Table:
+    config = record.config
+    names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
+    title = ", ".join(f"{part} {name}" for part, name in names.items())
+    table = Table(
+        "",
+        "dense",
+        "pruned",
+        "change",
+        title=escape(f"{config['model']['path']}: {title}"),
+        title_justify="left",
+    )
+    for base, dense in record.parameters["dense"].items():
+        pruned = record.parameters["pruned"][base]
+        asked = f" (asked {config['sparsity']:.1%})" if base == config["sparsity_of"] else ""
+        table.add_row(
+            f"parameters of the {base}",
+            f"{dense:,}",
+            f"{pruned:,}",
+            f"{-record.sparsity[base]:+.2%}{asked}",
+        )
+    for name, metric in record.metrics["pruned"].items():
+        dense = record.metrics["dense"][name].value
+        change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
+        mark = " *" if metric.protocol.get("papers") else ""
+        table.add_row(escape(name) + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
+    for warning in record.overlaps or []:
+        table.add_row(f"[bold]careful:[/bold] {escape(warning)}", "", "", "")
+    spent = {stage: seconds for stage, seconds in record.seconds.items() if seconds >= 0.05}
+    stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items())
+    peaks = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in record.peak_bytes.items())
+    marked = any(metric.protocol.get("papers") for metric in record.metrics["pruned"].values())
+    note = "* what the pruning papers report\n" if marked else ""
+    table.caption = f"{note}{stages}; peak memory: {peaks}"
+    return table
+
+
+def training_summary(record: Record) -> Table:
+    """What recovery cost, and the held-out loss as it went."""
+    training = record.training
+    table = Table("", "", title="Recovery", title_justify="left", show_header=False)
+    table.add_row("trained", f"{training['trainable']:,} parameters on {training['tokens']:,} tokens")
+    table.add_row("took", f"{training['steps']:,} steps, {training['seconds']:.0f} s")
+    points = training["held_out_curve"] or training["curve"]
+    if points:
+        name = "held-out loss" if training["held_out_curve"] else "loss"
+        losses = [point["loss"] for point in points]
+        table.add_row(name, f"{losses[0]:.3f} {sparkline(losses)} {losses[-1]:.3f}")
+    return table
+
+
+def sparkline(values: list[float], width: int = 40) -> str:
+    """A curve in one line: the lowest and the highest value are the lowest and the highest bar."""
+    step = max(1, len(values) // width)
+    picked = values[::step]
+    low, high = min(picked), max(picked)
+    marks = "▁▂▃▄▅▆▇█"
+    return "".join(marks[round((one - low) / ((high - low) or 1) * (len(marks) - 1))] for one in picked)
+
+
+def side_by_side(record: Record) -> Table:
+    """What both models say."""
+    table = Table("prompt", "dense", "pruned", title="Samples", title_justify="left", show_lines=True)
+    for prompt, said in record.samples.items():
+        table.add_row(*(Text(text) for text in (prompt, said["dense"], said["pruned"])))
+    return table
+
+
+def kept_widths(record: Record) -> Table:
+    table = Table("site", "kept", "", "", title="What was kept", title_justify="left")
+    for name, (units, kept) in record.widths.items():
+        table.add_row(escape(name), f"{kept} of {units}", f"{kept / units:.0%}", bar(kept / units))
+    return table
+
+
+def bar(share: float, width: int = 24) -> str:
+    """A share as a bar that fits a terminal of 80 columns beside the site's name."""
+    filled = round(share * width)
+    return "█" * filled + "░" * (width - filled)
+
+
+def show(record: Record) -> None:
+    """Print a record to stdout."""
+    console().print(summary(record))
+
+
+def show_sweep(found: Sequence[Outcome], results: str) -> None:
+    """Print the table of a sweep to stdout."""
+    if found:
+        console().print(sweep_summary(found, results))
+
+
+def console() -> Console:
+    """Stdout; where it is no terminal, wide enough for names."""
+    found = Console()
+    return found if found.is_terminal else Console(width=WIDTH)
+
+
+def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
+    """What a sweep says of a job that has this record."""
+    name, metric = next(iter(record.metrics["pruned"].items()), (None, None))
+    return Outcome(
+        state="made" if made else "read",
+        file=str(path),
+        removed=record.sparsity["model"],
+        metric=name,
+        dense=None if metric is None else record.metrics["dense"][name].value,
+        pruned=None if metric is None else metric.value,
+    )
+
+
+def sweep_summary(found: Sequence[Outcome], results: str) -> Group:
+    """All jobs of a sweep, and the command that shows more."""
+    metrics = dict.fromkeys(one.metric for one in found if one.metric)
+    table = Table(
+        "job", "removed", *metrics, "", title=f"{len(found)} jobs: {count_of(found)}", title_justify="left"
+    )
+    for one in found:
+        removed = "-" if one.removed is None else f"{one.removed:.1%}"
+        values = (f"{one.pruned:.4g}" if one.metric == metric else "-" for metric in metrics)
+        table.add_row(Text(one.name), removed, *values, one.state)
+    dense = {one.metric: f"{one.dense:.4g}" for one in found if one.metric}
+    if dense:
+        table.caption = "dense: " + ", ".join(f"{metric} {value}" for metric, value in dense.items())
+    failed = [Text(f"{one.name}: {one.error} ({one.file})") for one in found if one.state == "failed"]
+    more = Text(f"cfsp-tables {results}/records compares them, cfsp-report {results}/records draws them")
+    return Group(table, *failed, more)

@@ -1,0 +1,128 @@
+"""Decisions: from scores to widths, units and cuts, in a model of which some cuts may be decided already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from cfsp.allocators.base import Allocator
+from cfsp.compensation.base import Compensation
+from cfsp.criteria.base import Criterion
+from cfsp.model.sites import Site
+from cfsp.plans.choose import best_units
+from cfsp.plans.plan import Cut
+from cfsp.schedules.partial import Progress
+from cfsp.statistics.base import Stats
+
+
+def check_kinds(criterion: Criterion, sites: Sequence[Site]) -> None:
+    """Raise ValueError if the criterion cannot score one of the sites."""
+    for site in sites:
+        if site.kind not in criterion.kinds:
+            raise ValueError(
+                f"criterion {type(criterion).__name__} cannot score {site.kind!r} sites; expected only "
+                f"{', '.join(sorted(criterion.kinds))}"
+            )
+
+
+def score_sites(
+    state: Progress, sites: Sequence[Site], stats: Stats, criterion: Criterion
+) -> dict[str, Tensor]:
+    """Score the units that are left. Raises ValueError if a score is NaN or infinite."""
+    check_kinds(criterion, sites)
+    scores = {}
+    for site in sites:
+        scores[site.name] = criterion.score(state.view(site), stats[site.name])
+        if not scores[site.name].isfinite().all():
+            raise ValueError(f"{site.name}: a score is NaN or infinite; expected finite weights")
+    return scores
+
+
+def allocate(
+    state: Progress,
+    sites: Sequence[Site],
+    scores: Mapping[str, Tensor],
+    stats: Stats,
+    allocator: Allocator,
+    removed: int,
+) -> dict[str, int]:
+    """Widths with which at least `removed` more parameters go, and as few more as can be."""
+    if removed <= 0:
+        return {site.name: site.units for site in sites}
+    cost = {site.name: state.cost(site) for site in sites}
+    total = sum(site.units * cost[site.name] for site in sites)
+    if not overlap(sites):
+        return allocator.allocate(sites, scores, stats, cost, total - removed)
+    # Where sites share weights or blocks differ, costs do not add up: look for the budget that does.
+    before = state.parameters()
+
+    def gone(widths: Mapping[str, int]) -> float:
+        return before - state.after(choose(sites, scores, widths, allocator)).parameters()
+
+    low, high = allocator.least(sites, cost), total
+    widths = allocator.allocate(sites, scores, stats, cost, low)
+    if gone(widths) < removed:
+        raise ValueError(f"the sites cannot lose {removed:,} parameters; expected a lower sparsity")
+    while high - low > 1:
+        middle = (low + high) // 2
+        wider = allocator.allocate(sites, scores, stats, cost, middle)
+        if gone(wider) >= removed:
+            low, widths = middle, wider
+        else:
+            high = middle
+    return widths
+
+
+def overlap(sites: Sequence[Site]) -> bool:
+    """Whether what goes with a unit depends on which other units go."""
+    kinds = {site.kind for site in sites}
+    return "block" in kinds or (
+        len(kinds) > 1 and not kinds <= {"mlp", "attention"} and not kinds <= {"mlp", "query_heads"}
+    )
+
+
+def choose(
+    sites: Sequence[Site], scores: Mapping[str, Tensor], widths: Mapping[str, int], allocator: Allocator
+) -> dict[str, tuple[int, ...]]:
+    """The best units of every site, as many as the widths say; protected ones come first."""
+    chosen = {}
+    for site in sites:
+        score = scores[site.name].clone()
+        for unit in allocator.protected_units(site):
+            score[unit] = torch.inf
+        chosen[site.name] = best_units(score, widths[site.name], site.groups)
+    return chosen
+
+
+def make_cuts(
+    state: Progress,
+    sites: Sequence[Site],
+    scores: Mapping[str, Tensor],
+    widths: Mapping[str, int],
+    stats: Stats,
+    parts: tuple[Criterion, Allocator, Compensation],
+) -> list[Cut]:
+    """Keep the best units of every site; what stands for the others is the compensation's business."""
+    criterion, allocator, compensation = parts
+    keep = choose(sites, scores, widths, allocator)
+    return [
+        make_cut(state, site, keep[site.name], stats[site.name], criterion, compensation) for site in sites
+    ]
+
+
+def make_cut(
+    state: Progress,
+    site: Site,
+    keep: Sequence[int],
+    stat: Mapping[str, Tensor],
+    criterion: Criterion,
+    compensation: Compensation,
+) -> Cut:
+    """Cut one site to the units of the best scores, or to what its criterion makes of them."""
+    if len(keep) == site.units:
+        return state.cut(site, keep)
+    view = state.view(site)
+    keep = criterion.refine(view, stat, keep)
+    return state.cut(site, keep, **compensation.compensate(view, stat, keep))

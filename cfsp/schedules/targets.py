@@ -1,0 +1,125 @@
+"""Targets: what a consumer should give so that the model, pruned so far, is led back to the dense one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cfsp.bars import bar
+from cfsp.model.blocks import places_of
+from cfsp.model.sites import Site
+from cfsp.passes.stream import Stream
+from cfsp.plans.gates import Gates
+from cfsp.statistics.moments import HELD_OUT, full_float32
+
+
+class Seen:
+    """What one batch was at a block and at a consumer in it. Each [batch * tokens, channels], float32."""
+
+    before: Tensor  # the block's input
+    after: Tensor  # its output
+    inputs: Tensor  # the consumer's input
+    output: Tensor  # what it gave, without its bias
+
+
+def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates: Gates) -> dict[str, Tensor]:
+    """E[x t^T] over the tokens that count, x the consumer's input and a constant 1 in the pruned model.
+
+    "dense":    t = what the consumer gives in the dense model
+    "residual": t = what takes the residual stream after it to the dense model's: behind an attention
+                y~ + (r~ - r), r the block's input; behind an MLP y + (s~ - s), s the block's output,
+                y what the consumer gives, ~ in the dense model
+
+    gates: what is decided of this block, held in the pruned model.
+    -> target_moment, target_moment_held_out [channels + 1, outputs], float64; see `cfsp.statistics.moments`
+    """
+    total, held_out, count, samples = 0.0, 0.0, 0, 0
+    for number, batch in enumerate(bar(dense.batches, f"target of {site.name}", "batch")):
+        with watching(dense, site) as ideal:
+            dense.run(number)
+        with gates, watching(pruned, site) as seen:
+            pruned.run(number)
+        if target == "dense":
+            wanted = ideal.output
+        elif site.kind == "mlp":
+            wanted = seen.output + ideal.after - seen.after
+        else:
+            wanted = ideal.output + ideal.before - seen.before
+        shown, held = counted(batch, samples, wanted.device)
+        inputs = torch.cat([seen.inputs, torch.ones_like(seen.inputs[:, :1])], dim=1)
+        with full_float32():
+            total = total + (inputs[shown].T @ wanted[shown]).double()
+            held_out = held_out + (inputs[held].T @ wanted[held]).double()
+        if not total.isfinite().all():
+            raise ValueError(
+                f"the target of {site.name} is NaN or infinite at calibration batch {number}; check the "
+                "weights, or load the model with dtype=float32"
+            )
+        samples += len(batch["input_ids"])
+        count += int(shown.sum())
+    return {"target_moment": total / count, "target_moment_held_out": held_out / count}
+
+
+def counted(batch: Mapping[str, Tensor], samples: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which tokens the attention mask shows, and which of these are held out. [batch * tokens] x 2, bool"""
+    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).to(device).bool()
+    held = (torch.arange(samples + 1, samples + len(mask) + 1, device=device) % HELD_OUT) == 0
+    return mask.flatten(), (mask & held[:, None]).flatten()
+
+
+@contextmanager
+def watching(stream: Stream, site: Site) -> Iterator[Seen]:
+    """See the passes through the stream's next block, in which the site lies."""
+    seen = Seen()
+
+    def tokens(states: Tensor) -> Tensor:
+        return states.detach().flatten(0, -2).float()
+
+    def of_consumer(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        bias = 0 if module.bias is None else module.bias.detach()
+        seen.inputs, seen.output = tokens(inputs[0]), tokens(output - bias)
+
+    def of_block(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        seen.before = tokens(args[0] if args else kwargs["hidden_states"])
+        seen.after = tokens(output[0] if isinstance(output, tuple) else output)
+
+    consumer = stream.model.get_submodule(site.consumers[0].module)
+    with ExitStack() as stack:
+        stack.callback(consumer.register_forward_hook(of_consumer).remove)
+        stack.callback(stream.block.register_forward_hook(of_block, with_kwargs=True).remove)
+        yield seen
+
+
+def check_residual(stream: Stream) -> None:
+    """Raise ValueError unless a block adds what its sub-layers give to the residual stream as it is.
+
+    Tried on the first batch and block: twice the MLP's output must move the block's output by as much.
+    Behind a norm or a factor (Gemma 2, OLMo2, Granite, BERT) there is no such target for its consumer.
+    """
+    given: list[Tensor] = []
+    moved: list[Tensor] = []
+
+    def double(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        given.append(output)
+        return output * len(given)
+
+    def of_block(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        moved.append(output[0] if isinstance(output, tuple) else output)
+
+    consumer = stream.block.get_submodule(places_of(stream.model)["mlp"].consumer)
+    with ExitStack() as stack:
+        stack.callback(consumer.register_forward_hook(double).remove)
+        stack.callback(stream.block.register_forward_hook(of_block).remove)
+        stream.run(0)
+        stream.run(0)
+    step, output = (moved[1] - moved[0]).float(), given[0].float().view_as(moved[0])
+    rounding = torch.finfo(moved[0].dtype).eps * moved[1].float().norm()  # of a stream much larger than this
+    if (step - output).norm() > 0.05 * output.norm() + rounding:
+        raise ValueError(
+            f"target=residual: the blocks of a {stream.model.config.model_type} do not simply add what "
+            "their MLPs give to the residual stream; expected target=own or dense"
+        )

@@ -1,0 +1,1 @@
+"""Statistics: what calibration measures."""

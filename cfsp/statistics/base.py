@@ -1,0 +1,89 @@
+"""Statistics: what can be measured at a site while calibration batches pass through the model.
+
+A statistic is a mean over the tokens that the attention mask shows, so it depends neither on how
+samples are batched nor on how many there are. Tokens are taken in chunks, in float32; the sums over
+chunks run in float64, and only vectors are kept.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from cfsp.model.sites import Site
+
+CHUNK = 1024
+"""Tokens that a statistic takes at once: bounds its temporaries by a share of a batch's activations."""
+
+Stats = dict[str, dict[str, Tensor]]
+"""Site name -> statistic name -> value."""
+
+STATISTICS: dict[str, type[Statistic]] = {}
+"""Name -> statistic of activations. Each puts itself here when its class is defined, wherever that is."""
+
+
+class Statistic(ABC):
+    """One thing measured at one site over all batches.
+
+    A subclass with a `name` is known from then on: a criterion that lists the name in `needs` gets it.
+    """
+
+    name: ClassVar[str]
+
+    axes: ClassVar[int] = 1
+    """Leading axes of the result that run over channels; where there are two, with a constant appended."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Make the class known by its name.
+
+        Raises ValueError if another has it; the same class defined again, as in a notebook, takes over.
+        """
+        super().__init_subclass__(**options)
+        if "name" not in vars(cls):  # a base for others
+            return
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        known = STATISTICS.setdefault(cls.name, cls)
+        if f"{known.__module__}.{known.__qualname__}" != path:
+            raise ValueError(
+                f"statistic name={cls.name!r} of {path}: {known.__module__}.{known.__qualname__} has it; "
+                "expected a name of its own"
+            )
+        STATISTICS[cls.name] = cls
+
+    def __init__(self) -> None:
+        self.mask: Tensor | None = None
+        """Which tokens of the current batch count. [batch * tokens], None: all of them"""
+        self.rows = 1
+        """Samples in the current batch."""
+
+    def begin(self, shown: Tensor | None, rows: int) -> None:
+        """A batch of so many rows begins; shown: which of its tokens count, None for all. [batch * tokens]"""
+        self.mask, self.rows = shown, rows
+
+    def chunks(self, states: Tensor) -> Iterator[Tensor]:
+        """The counted tokens in float32. [..., channels] -> [up to CHUNK tokens, channels] each"""
+        rows = states.detach().flatten(0, -2).split(CHUNK)
+        masks = [None] * len(rows) if self.mask is None else self.mask.split(CHUNK)
+        for chunk, mask in zip(rows, masks, strict=True):
+            yield (chunk if mask is None else chunk[mask]).float()
+
+    @staticmethod
+    @abstractmethod
+    def modules(site: Site) -> tuple[str, ...]:
+        """Paths of the modules that it is measured at: one, or one for each unit."""
+
+    @abstractmethod
+    def watch(self, module: nn.Module) -> RemovableHandle:
+        """Attach to a module. The handle detaches."""
+
+    @abstractmethod
+    def result(self) -> Tensor:
+        """The value over all tokens seen so far."""
+
+    def finite(self) -> Tensor:
+        """Whether it is neither NaN nor infinite so far. scalar, bool"""
+        return self.result().isfinite().all()

@@ -1,0 +1,82 @@
+"""Statistics out of the cache: what was collected once is not collected again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cfsp.model.sites import Site
+from cfsp.statistics.base import STATISTICS, Stats
+from cfsp.statistics.collect import collect
+from cfsp.storage.cache import Cache
+from cfsp.storage.code import code_of, is_ours
+from cfsp.storage.fingerprints import digest, fingerprint, fingerprint_batches
+from cfsp.storage.tensors import read_tensors, write_tensors
+
+SHARED = ("input_mean", "input_sq_mean", "input_var", "block_angular")
+"""What criteria, allocators and compensations ask for as a rule. A pass whose outcome is kept collects them
+all, so that a sweep over criteria makes one: beside the model's own work a few vectors cost little.
+"""
+
+
+def collect_once(
+    cache: Cache,
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Iterable[Mapping[str, Tensor]],
+    needs: Collection[str],
+    checkpointing: bool = False,
+) -> Stats:
+    """What `collect` returns, of which only what the cache does not have takes a pass.
+
+    An entry is one statistic at all sites. Its name stands for the model, the sites, the tokens, how and
+    where it is computed, and the code that does it. A forward pass that is made collects `SHARED` too.
+    Nothing is kept where a statistic's code is in no file, as in a notebook.
+    """
+    entries = {need: entry_name(need) for need in sorted({*needs, *SHARED})}
+    if cache.folder is None or None in entries.values():
+        return collect(model, sites, batches, needs, checkpointing=checkpointing)
+    batches = list(batches)
+    folder = f"statistics/{digest(identity(model, sites, batches))}"
+    names = {need: f"{folder}/{entry}.safetensors" for need, entry in entries.items()}
+    with cache.alone(folder):
+        found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
+        missing = {need for need, values in found.items() if values is None}
+        if missing & STATISTICS.keys():
+            beside = [name for name in SHARED if all(STATISTICS[name].modules(site) for site in sites)]
+            missing |= {name for name in beside if not cache.has(names[name])}
+        made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
+        if missing:
+            cache.describe(folder)
+        for need in sorted(missing, key=lambda need: (need in needs, need)):  # what is asked for is kept last
+            found[need] = {site.name: made[site.name][need] for site in sites}
+            cache.put(names[need], partial(write_tensors, found[need]))
+    return {site.name: {need: found[need][site.name].to(model.device) for need in needs} for site in sites}
+
+
+def entry_name(need: str) -> str | None:
+    """What a statistic's entry is called: with its code, if that is not ours, which `identity` names."""
+    kind = STATISTICS.get(need)
+    if kind is None or is_ours(kind):
+        return need
+    code = code_of(kind)
+    return None if code is None else f"{need}-{code}"
+
+
+def identity(
+    model: PreTrainedModel, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
+) -> dict[str, Any]:
+    """What statistics are of, and the code that makes them: what an older version kept is not read."""
+    return {
+        "model": fingerprint(model),
+        "attention": model.config._attn_implementation,
+        "device": model.device.type,
+        "sites": [asdict(site) for site in sites],
+        "batches": fingerprint_batches(batches),
+        "code": code_of(collect),
+    }

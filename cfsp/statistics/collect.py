@@ -1,0 +1,121 @@
+"""Collection: everything that criterion and allocator ask of calibration, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+import cfsp.statistics.blocks
+import cfsp.statistics.moments  # noqa: F401  (these make their statistics known)
+from cfsp.bars import bar
+from cfsp.model.blocks import check_positions
+from cfsp.model.sites import Site
+from cfsp.passes.forward import check_batch, feed, shown_tokens, stop
+from cfsp.passes.modes import evaluating
+from cfsp.statistics.base import STATISTICS, Statistic, Stats
+from cfsp.statistics.gradients import TAYLOR, backpropagate
+
+
+def collect(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Iterable[Mapping[str, Tensor]],
+    needs: Collection[str],
+    last_block: str | None = None,
+    checkpointing: bool = False,
+) -> Stats:
+    """Run every batch through the model once and return the statistics asked for at every site.
+
+    Those that are made of gradients (`cfsp.statistics.gradients`) take a second pass, with a backward one.
+
+    last_block: path of the block after which a pass may end, if no later one is asked about.
+    batches: dicts with `input_ids` [batch, tokens] and, if tokens are padded, `attention_mask`.
+    checkpointing: compute a block's activations again in the backward pass instead of keeping them.
+
+    Raises:
+        KeyError: an unknown statistic.
+        ValueError: no batches; a batch that is malformed, masks every token or is longer than the
+            model's positions; NaN or infinity in a statistic (the message names block and batch).
+    """
+    known = (*STATISTICS, *TAYLOR)
+    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
+    if unknown:
+        raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
+    observed = {name for name in needs if name in STATISTICS}
+    derived = {name for name in needs if name in TAYLOR}
+    if observed and derived:
+        batches = list(batches)  # read twice
+    stats = observe(model, sites, batches, observed, last_block) if observed else {}
+    gradients = backpropagate(model, sites, batches, derived, checkpointing) if derived else {}
+    return {site.name: stats.get(site.name, {}) | gradients.get(site.name, {}) for site in sites}
+
+
+@torch.no_grad()
+def observe(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Iterable[Mapping[str, Tensor]],
+    needs: Collection[str],
+    last_block: str | None,
+) -> Stats:
+    """The statistics of activations, in one forward pass. Raises what `collect` raises."""
+    watchers = assign(sites, needs)
+    number = -1
+    with evaluating(model), ExitStack() as stack:
+        for (path, _), statistic in watchers.items():
+            stack.callback(statistic.watch(model.get_submodule(path)).remove)
+        if last_block:  # after the statistics, whose hooks on this block must have run
+            stack.callback(model.get_submodule(last_block).register_forward_hook(stop).remove)
+        for number, batch in enumerate(bar(batches, "calibration", "batch")):
+            check_batch(batch, number)
+            check_positions(model, batch["input_ids"].shape[1], "calibration seqlen")
+            shown = shown_tokens(batch)
+            for statistic in watchers.values():
+                statistic.begin(None if shown is None else shown.to(model.device), len(batch["input_ids"]))
+            feed(model, batch)
+            check_finite(watchers, number)
+    if number < 0:
+        raise ValueError("calibration gave no batches; expected at least one")
+    results = {key: statistic.result() for key, statistic in watchers.items()}
+    return {site.name: {name: of_site(site, name, results) for name in needs} for site in sites}
+
+
+def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
+    """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
+    found = [results[path, name] for path in STATISTICS[name].modules(site)]
+    return torch.stack(found) if site.kind == "block" else found[0]
+
+
+def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str], Statistic]:
+    """One statistic per module and name; sites that are measured at one module share it."""
+    watchers: dict[tuple[str, str], Statistic] = {}
+    for site in sites:
+        for name in sorted(needs):
+            paths = STATISTICS[name].modules(site)
+            if not paths:
+                raise ValueError(
+                    f"{name} cannot be measured at {site.name}; leave {site.kind!r} out of sites"
+                )
+            for path in paths:
+                if (path, name) not in watchers:
+                    watchers[path, name] = STATISTICS[name]()
+    return watchers
+
+
+def check_finite(watchers: Mapping[tuple[str, str], Statistic], batch: int) -> None:
+    """Raise ValueError at the first batch that made a statistic NaN or infinite.
+
+    All running results are tested together, which costs a GPU one synchronisation per batch.
+    """
+    flags = [statistic.finite() for statistic in watchers.values()]
+    finite = torch.stack([flag.to(flags[0].device) for flag in flags])  # counts lie on the CPU
+    if not finite.all():
+        path, name = list(watchers)[int(finite.logical_not().nonzero()[0])]
+        raise ValueError(
+            f"{name} is NaN or infinite at {path} at calibration batch {batch}; check the weights, or "
+            "load the model with dtype=float32"
+        )

@@ -1,0 +1,180 @@
+"""Gradients: what the removal of weights would change of the language-model loss (LLM-Pruner)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from cfsp.bars import bar
+from cfsp.model.blocks import block_modules, check_positions, is_causal
+from cfsp.model.sites import Site
+from cfsp.model.views import learned_weights
+from cfsp.passes.modes import evaluating
+from cfsp.statistics.base import Stats
+
+ORDERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "vectorize": lambda weight, mean, square: mean * weight,
+    "first": lambda weight, mean, square: (mean * weight).abs(),
+    "second": lambda weight, mean, square: square * weight.square(),
+    "mix": lambda weight, mean, square: (mean * weight - square * weight.square() / 2).abs(),
+}
+"""What a weight counts for, of its gradient's mean and mean square over samples (arXiv:2305.11627)."""
+
+TAYLOR = tuple(f"taylor_{order}" for order in ORDERS)
+"""Names of the statistics: over a unit's places on one axis, ORDERS summed over the other axis.
+
+"vectorize" takes the absolute value after that sum. A site's result is the vectors of its learned
+weights, one after the other. [sum over weights of units * span]; where units are blocks, each place
+is a whole weight.
+"""
+
+
+class Moments:
+    """Mean and mean square of one weight's gradient over samples, each sample one backward pass.
+
+    Every gradient is taken up and freed as soon as it is there, so no more than the largest exists
+    beside what is kept: one float32 per weight; two where both moments are asked for.
+    """
+
+    def __init__(self, weight: nn.Parameter, mean: bool, square: bool):
+        self.weight = weight
+        # In half precision a sum over many samples stands still, and squares underflow.
+        self.mean = torch.zeros_like(weight, dtype=torch.float32) if mean else None
+        self.square = torch.zeros_like(weight, dtype=torch.float32) if square else None
+        self.share = 1.0
+        """Of all predicted tokens, those of the current sample."""
+
+    def take(self, weight: nn.Parameter) -> None:
+        """The hook: runs when this weight's gradient of one sample is complete."""
+        gradient, weight.grad = weight.grad, None
+        if self.mean is not None:
+            self.mean.add_(gradient, alpha=self.share)
+        if self.square is not None:
+            gradient = gradient.float()
+            self.square.addcmul_(gradient, gradient, value=self.share)
+
+    def importance(self, order: str) -> Tensor:
+        """ORDERS of every weight, in float32."""
+        moments = (None if moment is None else moment.float() for moment in (self.mean, self.square))
+        return ORDERS[order](self.weight.detach().float(), *moments)
+
+
+def backpropagate(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Iterable[Mapping[str, Tensor]],
+    needs: Collection[str],
+    checkpointing: bool = False,
+) -> Stats:
+    """Site name -> statistic (of TAYLOR) -> vector, from the loss of every sample by itself.
+
+    The gradient's moments weigh a sample by its predicted tokens. Embeddings and the head stay frozen.
+
+    batches: dicts with `input_ids` [batch, tokens], `attention_mask` if tokens are padded, and
+        `labels` if the model does not predict the next token.
+
+    Raises:
+        ValueError: no samples, a loss that is NaN or infinite, or no labels where they are needed.
+    """
+    orders = {name.removeprefix("taylor_") for name in needs}
+    square = bool(orders & {"second", "mix"})
+    mean = bool(orders - {"second"})
+    moments = {
+        id(weight): Moments(weight, mean, square) for site in sites for weight in site_weights(model, site)
+    }
+    with ExitStack() as stack:
+        stack.enter_context(only_gradients_of(model, moments))
+        if checkpointing:
+            stack.enter_context(checkpointed(model))
+        samples = [sample for batch in batches for sample in split(batch, model)]
+        first = int(is_causal(model))  # nothing predicts a text's first token
+        counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
+        if not sum(counts):
+            raise ValueError("calibration gave no token to predict; expected samples of two or more tokens")
+        for number, sample in enumerate(bar(samples, "gradients", "sample")):
+            check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
+            for moment in moments.values():
+                moment.share = counts[number] / sum(counts)
+            loss = model(**sample, use_cache=False).loss if is_causal(model) else model(**sample).loss
+            if not loss.isfinite():
+                raise ValueError(
+                    f"calibration sample {number} has a loss of {loss.item()}; check the weights"
+                )
+            loss.backward()
+    return {site.name: {name: of_site(model, site, name, moments) for name in needs} for site in sites}
+
+
+def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
+    """The learned weights of a site's units."""
+    for row in learned_weights(model, site):
+        yield from (weight for weight in row if weight is not None) if site.kind == "block" else row[:1]
+
+
+def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
+    """One site's vector of TAYLOR."""
+    order, parts = name.removeprefix("taylor_"), []
+    for row in learned_weights(model, site):
+        if site.kind == "block":
+            zero = torch.zeros((), device=model.device)
+            part = torch.stack([zero if w is None else moments[id(w)].importance(order).sum() for w in row])
+        else:
+            weight, member = row
+            importance = moments[id(weight)].importance(order).movedim(member.dim, 0)
+            places = member.places(range(site.units)).to(importance.device)
+            part = importance.reshape(len(importance), -1).sum(1)[places]
+        parts.append(part.abs())
+    return torch.cat(parts)
+
+
+def split(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
+    """The samples of a batch, with labels for every token that the attention mask shows."""
+    if not is_causal(model) and "labels" not in batch:
+        raise ValueError("this model does not predict the next token; expected labels in every batch")
+    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
+    # With padding on the left nothing predicts the first token that is shown.
+    shown = mask & torch.cat([mask[:, :1], mask[:, :-1]], dim=1)
+    labels = batch.get("labels", batch["input_ids"].masked_fill(~shown, -100))
+    for row in range(len(batch["input_ids"])):
+        sample = {name: tensor[row : row + 1].to(model.device) for name, tensor in batch.items()}
+        yield sample | {"labels": labels[row : row + 1].to(model.device)}
+
+
+@contextmanager
+def only_gradients_of(model: PreTrainedModel, moments: Mapping[int, Moments]) -> Iterator[None]:
+    """Take gradients of these weights alone, in eval mode, and leave the model as it was."""
+    before = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
+    handles = []
+    try:
+        for weight, _, _ in before:
+            weight.requires_grad_(id(weight) in moments)
+            weight.grad = None
+            if id(weight) in moments:
+                handles.append(weight.register_post_accumulate_grad_hook(moments[id(weight)].take))
+        with evaluating(model), torch.enable_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for weight, required, grad in before:
+            weight.requires_grad_(required)
+            weight.grad = grad
+
+
+@contextmanager
+def checkpointed(model: PreTrainedModel) -> Iterator[None]:
+    """Keep only the blocks' inputs for the backward pass. transformers' own needs training mode."""
+    blocks = [model.get_submodule(path) for path in block_modules(model)]
+    blocks = [block for block in blocks if "forward" not in vars(block)]  # others are passed over
+    try:
+        for block in blocks:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        yield
+    finally:
+        for block in blocks:
+            del block.forward

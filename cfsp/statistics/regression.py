@@ -1,0 +1,208 @@
+"""Regression on moments: the best consumer for some of its channels, and what losing units costs.
+
+Notation: x the consumer's input and a constant 1 [channels + 1], t what it should give [outputs],
+H = E[x x^T] (`cfsp.statistics.moments`), C = E[x t^T] [channels + 1, outputs], W the weights
+[channels, outputs], all float64. The ridge is relative to the mean of H's diagonal over channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+COMPACT = 0.8
+"""Share of the channels held below which those that are gone are dropped, which copies the others."""
+
+
+def own_output(moment: Tensor, weight: Tensor) -> Tensor:
+    """C, if the consumer should give what it gives now without its bias: E[x (W^T x)^T]."""
+    return moment[:, :-1] @ weight
+
+
+def damping(moment: Tensor, ridge: float) -> Tensor:
+    """ridge x mean of H's diagonal; of a consumer that reads nothing but zeros, ridge. scalar"""
+    mean = moment.diagonal()[:-1].mean()
+    return ridge * torch.where(mean > 0, mean, 1.0)
+
+
+def cholesky(matrix: Tensor, ridge: float, what: str = "ridge") -> Tensor:
+    """The factor of a damped matrix. Raises ValueError if it has none. what: the ridge's name for people"""
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if failed.any():
+        raise ValueError(
+            f"{what}={ridge:g} does not make the second moments positive definite; expected a larger one"
+        )
+    return factor
+
+
+def refit(
+    moment: Tensor,
+    cross: Tensor,
+    places: Tensor,
+    ridge: float,
+    prior: Tensor | None,
+    constant: bool,
+    what: str = "ridge",
+) -> tuple[Tensor, Tensor | None]:
+    """The weights of the kept channels that minimise E|t - V^T x_K - b|^2 + ridge |V - prior|^2.
+
+    V = (H_KK + ridge I)^-1 (C_K + ridge prior), b one more channel without a ridge.
+
+    places: of the kept channels [kept]. prior: towards what the ridge pulls [kept, outputs]; None: 0.
+    what: the ridge's name in an error.
+    -> V [kept, outputs], b [outputs], or None without a constant.
+
+    Raises:
+        ValueError: the damped moments are not positive definite.
+    """
+    penalty = damping(moment, ridge)
+    kept = len(places)
+    features = torch.cat([places, places.new_tensor([len(moment) - 1])]) if constant else places
+    left = moment[features][:, features].clone()
+    left.diagonal()[:kept] += penalty
+    right = cross[features].clone()
+    if prior is not None:
+        right[:kept] += penalty * prior
+    solution = torch.cholesky_solve(right, cholesky(left, ridge, what))
+    return solution[:kept], solution[kept] if constant else None
+
+
+def squared_error(
+    moment: Tensor, cross: Tensor, places: Tensor, weight: Tensor, bias: Tensor | None
+) -> Tensor:
+    """E|t - V^T x_K - b|^2 - E|t|^2, which ranks solutions without t. scalar"""
+    if bias is not None:
+        places = torch.cat([places, places.new_tensor([len(moment) - 1])])
+        weight = torch.cat([weight, bias[None]])
+    square = (moment[places][:, places] @ weight * weight).sum()
+    return square - 2 * (cross[places] * weight).sum()
+
+
+def centred(moment: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+    """H and C of the channels about their means: what is left for them beside a constant."""
+    mean, share = moment[:-1, -1:], moment[-1, -1]
+    return moment[:-1, :-1] - mean @ mean.T / share, cross[:-1] - mean @ cross[-1:] / share
+
+
+def removal_path(inverse: Tensor, weight: Tensor, span: int, share: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Remove units greedily, always those that cost least, until none is left.
+
+    The cost of a unit with channels P, the others refitted, is tr(W_P^T [(H^-1)_PP]^-1 W_P) (block OBS:
+    Hassibi and Stork 1993; Frantar and Alistarh 2022, arXiv:2208.11580). After each removal
+
+        W    <- W    - H^-1_:P [(H^-1)_PP]^-1 W_P
+        H^-1 <- H^-1 - H^-1_:P [(H^-1)_PP]^-1 H^-1_P:
+
+    inverse: of the damped H [channels, channels]. weight: [channels, outputs]. share: of the units left,
+    removed at once before costs are taken anew; 0: one by one.
+    -> the units in the order in which they go, and what each costs [units] x 2
+    """
+    inverse, weight = inverse.clone(), weight.clone()
+    units = torch.arange(len(inverse) // span, device=inverse.device)
+    out = torch.zeros(len(units), dtype=torch.bool, device=inverse.device)
+    left, order, costs = len(units), [], []
+    while left:
+        cost = removal_costs(inverse, weight, span, out)
+        picked = cost.topk(max(1, int(share * left)), largest=False).indices
+        order.append(units[picked])
+        costs.append(cost[picked])
+        downdate(inverse, weight, channels(picked, span, inverse.device))
+        out[picked] = True
+        left -= len(picked)
+        if left < COMPACT * len(units):
+            stays = (~out).repeat_interleave(span).nonzero().flatten()
+            inverse, weight = inverse[stays][:, stays], weight[stays]
+            units, out = units[~out], out[~out]
+    return torch.cat(order), torch.cat(costs)
+
+
+def removal_costs(inverse: Tensor, weight: Tensor, span: int, out: Tensor | None = None) -> Tensor:
+    """tr(W_P^T [(H^-1)_PP]^-1 W_P) of every unit. out: units that are gone, which cost infinity. [units]"""
+    blocks = unit_blocks(inverse, span)
+    if out is not None and out.any():
+        blocks = torch.where(out[:, None, None], torch.eye(span).to(blocks), blocks)
+    costs = block_costs(blocks, weight)
+    return costs if out is None else costs.masked_fill(out, torch.inf)
+
+
+def unit_blocks(matrix: Tensor, span: int) -> Tensor:
+    """What a matrix over channels has on its diagonal for every unit. [units, span, span]"""
+    units = len(matrix) // span
+    return matrix.view(units, span, units, span).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+def block_costs(blocks: Tensor, weight: Tensor) -> Tensor:
+    """tr(W_P^T B_P^-1 W_P) of every unit, from B [units, span, span] and W [channels, outputs]. [units]"""
+    rows = weight.view(len(blocks), blocks.shape[1], -1)
+    if blocks.shape[1] == 1:
+        return rows.square().sum((1, 2)) / blocks.flatten()
+    return (rows * torch.linalg.solve(blocks, rows)).sum((1, 2))
+
+
+def downdate(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
+    """H^-1 and W of the best fit without these channels, in place; nothing is left in their own rows.
+
+    gone: [channels]
+    """
+    across = inverse[gone]
+    solved = torch.linalg.solve(across[:, gone], across)  # [gone, channels]
+    weight.addmm_(solved.T, weight[gone], alpha=-1)
+    inverse.addmm_(across.T, solved, alpha=-1)
+
+
+def swap(
+    damped: Tensor, cross: Tensor, keep: Sequence[int], span: int, most: int, groups: int = 1
+) -> tuple[list[int], int]:
+    """Exchange units, one for one, as long as some exchange lowers the error.
+
+    damped: H of channels with its ridge, no constant; cross: C, with what the ridge pulls to. groups: equal
+    runs of units, within which units are exchanged.
+    -> the kept units, rising, and how many exchanges were made
+    """
+    inside, run = sorted(keep), len(damped) // span // groups
+    for made in range(most):
+        outside = sorted(set(range(run * groups)) - set(inside))
+        pair = exchange(damped, cross, inside, outside, span, run) if inside and outside else None
+        if pair is None:
+            return inside, made
+        inside = sorted({*inside, pair[0]} - {pair[1]})
+    return inside, most
+
+
+def exchange(
+    damped: Tensor, cross: Tensor, inside: Sequence[int], outside: Sequence[int], span: int, run: int
+) -> tuple[int, int] | None:
+    """The unit that comes in and the one that goes. None: no exchange lowers the error.
+
+    Of those outside, the one that would lower the error most comes first; it comes in if it lowers it by
+    more than the cheapest unit of its run is worth beside it. With A = H_KK^-1, V = A C_K, B = A H_Ku,
+    S = H_uu - H_uK B (what of unit u the kept K do not explain) and R = C_u - B^T C_K (what it could),
+    beside u
+
+        A <- A + B S^-1 B^T,    V <- V - B S^-1 R,    the error falls by tr(R^T S^-1 R).
+    """
+    kept, out = (channels(units, span, damped.device) for units in (inside, outside))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(damped[kept][:, kept]))
+    weight, across = inverse @ cross[kept], inverse @ damped[kept][:, out]
+    rest = cross[out] - across.T @ cross[kept]
+    left = unit_blocks(damped[out][:, out] - damped[out][:, kept] @ across, span)
+    gains, blocks = block_costs(left, rest), unit_blocks(inverse, span)
+    runs = torch.as_tensor(inside, device=damped.device) // run
+    for place in gains.argsort(descending=True).tolist():
+        own = slice(place * span, (place + 1) * span)
+        reached = across[:, own]
+        scaled = torch.linalg.solve(left[place], reached.T).T.reshape(len(inside), span, span)
+        beside = blocks + reached.view(len(inside), span, span) @ scaled.transpose(1, 2)
+        costs = block_costs(beside, weight - reached @ torch.linalg.solve(left[place], rest[own]))
+        costs = costs.masked_fill(runs != outside[place] // run, torch.inf)
+        if costs.min() < gains[place] * (1 - 1e-9):
+            return outside[place], inside[int(costs.argmin())]
+    return None
+
+
+def channels(units: Sequence[int] | Tensor, span: int, device: torch.device) -> Tensor:
+    """The channels of some units. [units * span]"""
+    first = torch.as_tensor(units, dtype=torch.long, device=device)[:, None] * span
+    return (first + torch.arange(span, device=device)).flatten()

@@ -1,0 +1,95 @@
+"""Code: names for the code that made something, so that what other code made is not read."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from importlib.util import resolve_name
+from inspect import isclass, ismodule
+from pathlib import Path
+from types import ModuleType
+
+from cfsp.storage.fingerprints import digest
+
+Part = type | ModuleType | Callable
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class is part of this package."""
+    return package_of(kind.__module__) == "cfsp"
+
+
+@cache
+def code_of(*parts: Part) -> str | None:
+    """Name the code of classes, functions and modules; None if one is in no file, as in a notebook.
+
+    Of this package, the files count that define a part, that define what it inherits, and that these import,
+    directly or not. Of another package all files count, because a part may find them without an import.
+    """
+    if any(path_of(home_of(part)) is None for part in parts):
+        return None
+    files: dict[str, Path] = {}
+    waiting = {module for part in parts for module in modules_of(part)}
+    while waiting:
+        module = waiting.pop()
+        path = path_of(module)
+        if module in files or path is None:
+            continue
+        files[module] = path
+        waiting |= {name for name in imported_by(path, module) if package_of(name) == "cfsp"}
+    return digest([files[module].read_text() for module in sorted(files)])
+
+
+def modules_of(part: Part) -> Iterator[str]:
+    """The modules of a part: those of its classes, and all of another package that it is from."""
+    homes = [base.__module__ for base in part.__mro__] if isclass(part) else [home_of(part)]
+    foreign = package_of(home_of(part))
+    yield from (home for home in homes if package_of(home) in ("cfsp", foreign))
+    if foreign != "cfsp":
+        for folder in map(Path, getattr(sys.modules.get(foreign), "__path__", [])):
+            for path in folder.rglob("*.py"):
+                yield ".".join((foreign, *path.relative_to(folder).with_suffix("").parts))
+
+
+def home_of(part: Part) -> str:
+    """The name of the module that a part is or that defines it."""
+    while isinstance(part, partial):
+        part = part.func
+    return part.__name__ if ismodule(part) else part.__module__
+
+
+def package_of(module: str) -> str:
+    """The package that a module is in."""
+    return module.partition(".")[0]
+
+
+def path_of(module: str) -> Path | None:
+    """The file of a module, imported or not; None if it has none that can be read."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is not None:
+        return Path(file) if Path(file).is_file() else None
+    package, *rest = module.split(".")
+    for folder in map(Path, getattr(sys.modules.get(package), "__path__", [])):
+        stem = folder.joinpath(*rest)
+        for path in (stem.with_suffix(".py"), stem / "__init__.py"):
+            if path.is_file():
+                return path
+    return None
+
+
+@cache
+def imported_by(path: Path, module: str) -> frozenset[str]:
+    """Names of all that a file imports, anywhere in it: modules, and what may be modules."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            home = (
+                resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+            )
+            found |= {home, *(f"{home}.{alias.name}" for alias in node.names)}
+    return frozenset(found)

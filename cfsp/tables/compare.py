@@ -1,0 +1,283 @@
+"""Tables: many records side by side, like with like."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from cfsp.records.identity import part_name
+from cfsp.records.record import Record
+from cfsp.tables.frame import find_fields, frame, identity
+from cfsp.tables.ranking import best_of
+
+__all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one dense model under one protocol.
+
+    cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (share
+        of all parameters, mean), `source` ("" of our own) and `paper` (a figure to hold against `mean`).
+    differs: what sets this table apart from the others that it was split from.
+    """
+
+    metric: str
+    model: str
+    dense: float
+    better: str
+    protocol: Mapping[str, Any]
+    rows: list[str]
+    columns: list[str]
+    cells: pd.DataFrame
+    differs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def caption(self) -> str:
+        apart = "".join(f", {key} {self.protocol.get(key, '-')}" for key in self.differs)
+        return f"{self.metric}{apart}: {self.model}, dense {self.dense:.{decimals([self.dense])}f}"
+
+
+def comparisons(
+    table: pd.DataFrame,
+    metric: str,
+    rows: str | Iterable[str],
+    columns: str | Iterable[str] = "sparsity",
+    *,
+    average: bool = False,
+    strict: bool = False,
+) -> list[Comparison]:
+    """A metric by the fields that make rows and columns; a table for each protocol and dense model.
+
+    average: runs in one cell may differ in more than their seeds. strict: refuse to split.
+
+    Raises:
+        ValueError: an unknown field, unlike runs in one cell, or what `strict` refuses.
+    """
+    rows, columns = (find_fields([*table.columns], names) for names in (rows, columns))
+    if both := set(rows) & set(columns):
+        raise ValueError(f"{', '.join(both)}: asked for as rows and as columns; expected one of them")
+    lacking = table["id"].nunique()
+    table = table[table["metric"] == metric]
+    lacking -= table["id"].nunique()
+    groups = [group for _, group in table.groupby(["protocol", dense_models(table)], sort=False)]
+    protocols = [json.loads(group["protocol"].iloc[0]) for group in groups]
+    differs = tuple(
+        key
+        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
+        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
+    )
+    if strict and len(groups) > 1:
+        mixed = table["protocol"].nunique()
+        raise ValueError(
+            f"{metric}: the records mix {mixed} protocols, which differ in {', '.join(differs)}"
+            if mixed > 1
+            else f"{metric}: the records are of {len(groups)} dense models; expected one"
+        )
+    made = [
+        comparison(group, protocol, differs, rows, columns, average)
+        for group, protocol in zip(groups, protocols, strict=True)
+    ]
+    note = (f"{lacking} of the records have no {metric}",) if lacking else ()
+    return [replace(one, notes=(*one.notes, *note)) for one in made]
+
+
+def dense_models(table: pd.DataFrame) -> pd.Series:
+    """A number per dense model: one size and one figure, up to what machines round differently.
+
+    Of times the size counts alone: no two measurements of one model agree.
+    """
+    timed = table["protocol"].map(lambda text: json.loads(text).get("measure") == "latency")
+    ordered = table["dense"].mask(timed, 0.0).sort_values()
+    figure = (ordered.diff() > 1e-4 * ordered.abs()).cumsum().reindex(table.index)
+    sizes = table.get("parameters.dense.model", pd.Series(0, table.index)).fillna(0)
+    return pd.Series([*zip(sizes, figure, strict=True)], table.index, dtype=object)
+
+
+def comparison(
+    table: pd.DataFrame,
+    protocol: Mapping[str, Any],
+    differs: tuple[str, ...],
+    rows: list[str],
+    columns: list[str],
+    average: bool,
+) -> Comparison:
+    """The table of records that may stand in one."""
+    metric = table["metric"].iloc[0]
+    fields = [*rows, *columns]
+    known = table[fields].astype(object)
+    table = table.assign(**known.where(known.notna(), "-"))
+    run = identity(table.columns)
+    seeds = [name for name in table.columns if name.split(".")[-1] == "seed"]
+    repeats = table.duplicated([*run, *seeds, "value"])
+    notes = [f"{repeats.sum()} records repeat a run and its figure and count once"] if repeats.any() else []
+    table = table[~repeats]
+    if mixed := unlike(table, fields, run, seeds, average):
+        notes.append(f"careful: averaged over {', '.join(mixed)}, not over seeds alone")
+    cells = table.groupby(fields, sort=False).agg(
+        mean=("value", "mean"),
+        std=("value", "std"),
+        n=("value", "count"),
+        removed=("removed.model", "mean"),
+    )
+    text = protocol.get("text", "\0")  # of metrics without a text something that no warning begins with
+    warnings = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
+    return Comparison(
+        metric=metric,
+        model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",
+        dense=table["dense"].iloc[0],
+        better=table["better"].iloc[0],
+        protocol=protocol,
+        rows=rows,
+        columns=columns,
+        cells=cells.reset_index().assign(source="", paper=float("nan")),
+        differs=differs,
+        notes=(*notes, *(f"careful: {warning}" for warning in sorted(warnings))),
+    )
+
+
+def unlike(
+    table: pd.DataFrame, fields: list[str], run: list[str], seeds: list[str], average: bool
+) -> list[str]:
+    """What runs that share a cell differ in besides their seeds.
+
+    Raises:
+        ValueError: there is anything and it is not to be averaged over, or one run has two figures.
+    """
+    found: dict[str, None] = {}
+    for key, cell in table.groupby(fields, sort=False):
+        differ = [name for name in run if cell[name].nunique(dropna=False) > 1]
+        heads = [name for name in differ if not any(name.startswith(f"{other}.") for other in differ)]
+        where = ", ".join(f"{field}={label(value)}" for field, value in zip(fields, key, strict=True))
+        if heads and not average:
+            raise ValueError(
+                f"unlike runs share the cell {where}: they differ in {', '.join(heads)}; "
+                "expected these among rows or columns, a filter on them, or to be told to average"
+            )
+        if not heads and seeds and cell.duplicated(seeds).any():
+            twice = ", ".join(cell["id"][cell.duplicated(seeds, keep=False)])
+            raise ValueError(f"one run has several figures in the cell {where}: {twice}; expected one")
+        found |= dict.fromkeys(heads)
+    return [*found]
+
+
+def wide(
+    one: Comparison, bold: Callable[[str], str] = str, escape: Callable[[str], str] = str
+) -> pd.DataFrame:
+    """The table as text: a row per row, a column per column, best rows first and papers' last.
+
+    A cell reads "mean ± standard deviation (−share of all parameters gone)"; the deviation is there if
+    several seeds share it, and [n=...] if they are not as many as in most cells. "-": no such run.
+    """
+    digits = decimals(one.cells["mean"])
+    usual = one.cells["n"].mode().max()
+    sign = 1 if one.better == "lower" else -1
+    texts: dict[tuple[Any, ...], dict[tuple[Any, ...], str]] = {}
+    rank: dict[tuple[Any, ...], dict[tuple[Any, ...], float]] = {}
+    for cell, is_first in zip(one.cells.to_dict("records"), is_best(one, digits), strict=True):
+        row = (*(cell[field] for field in one.rows), cell["source"])
+        column = tuple(cell[field] for field in one.columns)
+        text = escape(cell_text(cell, digits, usual))
+        texts.setdefault(row, {})[column] = bold(text) if is_first else text
+        rank.setdefault(row, {})[column] = sign * cell["mean"]
+    heads = sorted({column for row in texts.values() for column in row}, key=sort_key)
+    order = sorted(texts, key=lambda row: (row[-1] != "", rank[row].get(heads[-1], float("inf"))))
+    names = [[escape(label(value)) for value in row[:-1]] for row in order]
+    index = pd.MultiIndex.from_tuples(names, names=one.rows) if len(one.rows) > 1 else [n[0] for n in names]
+    return pd.DataFrame(
+        [[texts[row].get(column, "-") for column in heads] for row in order],
+        index=index,
+        columns=[escape(heading(one.columns, column)) for column in heads],
+    )
+
+
+def is_best(one: Comparison, digits: int) -> pd.Series:
+    """Whether a cell of ours is the best of its column by `best_of`, of values as they are shown."""
+    best = pd.Series(False, one.cells.index)
+    ours = one.cells[one.cells["source"] == ""]
+    for _, column in ours.groupby(one.columns, sort=False):
+        shown = column["mean"].round(digits)
+        best[column.index[best_of([*shown], [*column["removed"]], one.better)]] = True
+    return best
+
+
+def cell_text(cell: Mapping[str, Any], digits: int, usual: float) -> str:
+    text = f"{cell['mean']:.{digits}f}"
+    if cell["n"] > 1:
+        text += f" ± {cell['std']:.{digits}f}"
+    if pd.notna(cell["paper"]):
+        difference = f"{cell['mean'] - cell['paper']:+.{digits}f}".replace("-", "−")
+        text = f"{cell['paper']:.{digits}f} / {text} / {difference}"
+    if cell["n"] > 1 and cell["n"] != usual:
+        text += f" [n={cell['n']:.0f}]"
+    if pd.notna(cell["removed"]):
+        text += f" ({-cell['removed']:+.1%})".replace("-", "−")
+    return text
+
+
+def decimals(values: Iterable[float]) -> int:
+    """Digits after the point: four for shares and bits, two for perplexities, none for counts."""
+    largest = max((abs(value) for value in values), default=0)
+    return 4 if largest < 2 else 2 if largest < 1e6 else 0
+
+
+def label(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def heading(fields: list[str], values: tuple[Any, ...]) -> str:
+    """What a column is called: numbers with their field's name, a sparsity in percent."""
+    names = []
+    for field, value in zip(fields, values, strict=True):
+        if field == "sparsity" and not isinstance(value, str):
+            names.append(f"{100 * value:g}% removed")
+        else:
+            plain = isinstance(value, str) and "." not in field
+            names.append(value if plain else f"{field.split('.')[-1]}={label(value)}")
+    return ", ".join(names)
+
+
+def sort_key(values: tuple[Any, ...]) -> list[tuple[bool, Any]]:
+    """Numbers before text."""
+    return [(isinstance(value, str), value) for value in values]
+
+
+def compare(
+    records: Iterable[Record],
+    metric: str,
+    rows: Callable[[Record], str] | str,
+    columns: str = "sparsity",
+    *,
+    average: bool = False,
+) -> pd.DataFrame:
+    """A metric of the pruned models as text: `wide` of the one table that the records make.
+
+    rows: fields as in `comparisons`, or a function that names each record.
+
+    Raises:
+        ValueError: there are no records, one lacks the metric, protocols or dense models differ, or
+            records that share a cell differ in more than their seeds and `average` is false.
+    """
+    records = list(records)
+    if not records:
+        raise ValueError("no records to compare")
+    for record in records:
+        if metric not in record.metrics["pruned"]:
+            raise ValueError(f"record {record.id}: no {metric!r}; it has {[*record.metrics['pruned']]}")
+    table = frame(records)
+    if not isinstance(rows, str):
+        own = table["metric"] == metric  # one row per record, in their order
+        table = table[own].assign(method=[rows(record) for record in records])
+    (one,) = comparisons(
+        table, metric, rows if isinstance(rows, str) else "method", columns, average=average, strict=True
+    )
+    shown = wide(one)
+    careful = any(note.startswith("careful: " + one.protocol.get("text", "\0")) for note in one.notes)
+    warning = "; careful: models were made with text that this is measured on" if careful else ""
+    shown.index.name = f"{metric}; dense {one.dense:.2f}{warning}"
+    return shown

@@ -1,0 +1,132 @@
+"""Frames: records as flat rows, with names that people can ask for."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cfsp.records.identity import NOT_IDENTITY, part_name
+from cfsp.records.record import Record
+
+FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
+MEASURED = ("removed", "parameters")
+"""Columns of a frame that say what came out; the others are the run's config."""
+
+
+def frame(records: Iterable[Record]) -> pd.DataFrame:
+    """A row per record and metric of the pruned model.
+
+    Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
+    (`criterion`, `recovery.parameters`), and under `recovery` what it trains and learns from; `model`,
+    the last part of its path; `removed.sites|blocks|model`, measured shares; `parameters.*` of the
+    pruned model, `parameters.dense.*`; `metric`, `value`, `stderr`, `dense` (the dense model's value),
+    `better`, `protocol` (JSON) and `overlaps`. Lists read `a+b`, null, true and false as in YAML.
+    """
+    rows = []
+    for record in records:
+        run = {
+            "id": record.id,
+            **flat(record.config),
+            **flat(record.sparsity, "removed."),
+            **flat(record.parameters.get("pruned", {}), "parameters."),
+            **flat(record.parameters.get("dense", {}), "parameters.dense."),
+            "overlaps": "\n".join(record.overlaps or []),
+        }
+        for name, metric in record.metrics["pruned"].items():
+            found = {
+                "metric": name,
+                "value": metric.value,
+                "stderr": metric.stderr,
+                "dense": record.metrics["dense"][name].value,
+                "better": metric.better,
+                "protocol": json.dumps(metric.protocol, sort_keys=True),
+            }
+            rows.append(run | found)
+    return pd.DataFrame(rows)
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys of all leaves, and the names of all parts."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if key == "_target_":
+            continue
+        name = f"{prefix}{key}"
+        if not isinstance(value, Mapping):
+            found[name] = leaf(value)
+            continue
+        if "_target_" in value:
+            found[name] = called(name, value)
+        found |= flat(value, f"{name}.")
+    return found
+
+
+def called(group: str, part: Mapping[str, Any]) -> str:
+    """What a part is called; a model by the last part of its path."""
+    return Path(part["path"]).name if group == "model" and "path" in part else part_name(part)
+
+
+def leaf(value: Any) -> str | float:
+    """A value of a config as one that can be grouped, compared and shown."""
+    if isinstance(value, list | tuple):
+        return "+".join(str(leaf(one)) for one in value) or "[]"
+    if isinstance(value, bool) or value is None or isinstance(value, Mapping):
+        return json.dumps(value)
+    return value
+
+
+def identity(columns: Iterable[str]) -> list[str]:
+    """Columns that say what a run computed, but for its seeds and what else was measured of it."""
+    where_and_how = {*NOT_IDENTITY, *FOUND, *MEASURED, "evaluation", "id", "model.device"}
+    return [
+        name
+        for name in columns
+        if not {name, name.split(".")[0]} & where_and_how and name.split(".")[-1] != "seed"
+    ]
+
+
+def find_fields(columns: Sequence[str], names: str | Iterable[str]) -> list[str]:
+    """Comma-separated names of columns as a list.
+
+    Raises:
+        ValueError: there is no such column; the message suggests the nearest.
+    """
+    fields = names.split(",") if isinstance(names, str) else [*names]
+    for name in fields:
+        if name not in columns:
+            raise ValueError(f"no field {name!r}; {suggestions(name, columns)}")
+    return fields
+
+
+def find_metrics(there: Iterable[str], names: str) -> list[str]:
+    """Metrics by their names, unique beginnings or globs, comma-separated.
+
+    Raises:
+        ValueError: nothing or several are meant; the message says what there is.
+    """
+    there = list(dict.fromkeys(there))
+    found = []
+    for name in names.split(","):
+        chosen = [one for one in there if fnmatch(one, name)] or [
+            one for one in there if one.startswith(name)
+        ]
+        if len(chosen) > 1 and not set(name) & set("*?["):
+            raise ValueError(f"metric {name!r} may be {', '.join(chosen)}; expected one, or a glob for all")
+        if not chosen:
+            raise ValueError(f"no metric {name!r}; {suggestions(name, there)}")
+        found += chosen
+    return list(dict.fromkeys(found))
+
+
+def suggestions(name: str, there: Sequence[str]) -> str:
+    """What could have been meant: names like it or with it inside, else all."""
+    near = difflib.get_close_matches(name, there, n=5, cutoff=0.5)
+    inside = [one for one in there if name in one.split(".") or name in one]
+    likely = list(dict.fromkeys([*near, *inside]))[:8]
+    return f"did you mean {', '.join(likely)}?" if likely else f"expected one of {', '.join(there)}"

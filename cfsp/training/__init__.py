@@ -1,0 +1,1 @@
+"""Training: one loop, for whatever is trained."""

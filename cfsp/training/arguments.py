@@ -1,0 +1,144 @@
+"""Arguments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from cfsp.checks import check_choice, check_integer, check_number
+from cfsp.options import Checked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Checked):
+    """How long, how fast, in what steps.
+
+    batch_size: examples on one device at a time; `accumulation` of them make an optimizer step.
+    max_steps: optimizer steps; null goes by epochs. warmup: steps of linearly rising learning rate.
+    evaluate_every: steps between looks at the held-out part, and between checkpoints.
+    patience: looks without a better held-out loss before it stops; null never stops early. The best
+        model seen is the one that counts, if anything is held out.
+    precision: null is the model's own; "bf16" or "fp16" multiply in that and keep weights as they are.
+    checkpointing: less memory for activations, and a second forward pass.
+    arguments: anything else that transformers' TrainingArguments takes, but for deepspeed. With `fsdp`,
+        or under `accelerate launch` with an FSDP config, each process trains a piece of every weight
+        and gets the whole model back when training is over.
+    """
+
+    epochs: float
+    max_steps: int | None
+    learning_rate: float
+    batch_size: int
+    accumulation: int
+    warmup: int
+    scheduler: str
+    weight_decay: float
+    evaluate_every: int
+    patience: int | None
+    precision: str | None = None
+    checkpointing: bool = False
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "accumulation", "evaluate_every"):
+            check_integer(name, getattr(self, name), least=1)
+        check_integer("warmup", self.warmup, least=0)
+        for name in ("max_steps", "patience"):
+            if getattr(self, name) is not None:
+                check_integer(name, getattr(self, name), least=1)
+        for name in ("epochs", "learning_rate", "weight_decay"):
+            check_number(name, getattr(self, name), least=0)
+        if not self.epochs and self.max_steps is None:
+            raise ValueError("epochs=0: nothing would be trained; expected more, or max_steps")
+        check_choice("precision", self.precision, (None, "bf16", "fp16"))
+
+    def check(self, device: torch.device) -> None:
+        """Raise ValueError if this device cannot train so, or the trained model would stay in pieces."""
+        if self.precision == "fp16" and device.type == "cpu":
+            raise ValueError(
+                "recovery.training.precision=fp16: a CPU trains in float32 or bfloat16; expected bf16 or null"
+            )
+        if self.arguments.get("deepspeed") or asked_for("ACCELERATE_USE_DEEPSPEED"):
+            raise ValueError(
+                "recovery.training.arguments.deepspeed: its pieces cannot be put together here to measure "
+                "and save the model; expected fsdp, checkpointing=true or recovery=lora for memory"
+            )
+        if self.sharded and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            raise ValueError(
+                "recovery.training.arguments.fsdp: one process has nothing to share; expected torchrun or "
+                "accelerate launch with several, or no fsdp"
+            )
+        if self.sharded and device.type == "cpu":
+            raise ValueError(
+                "recovery.training.arguments.fsdp: accelerate shards over GPUs and trains whole copies on a "
+                "CPU; expected device=cuda, or no fsdp"
+            )
+
+    @property
+    def sharded(self) -> bool:
+        """Whether each process keeps a piece of every weight while it trains."""
+        return bool(self.arguments.get("fsdp")) or asked_for("ACCELERATE_USE_FSDP")
+
+    def for_trainer(self, folder: Path, device: torch.device, seed: int, held_out: bool) -> TrainingArguments:
+        """As transformers wants it. Raises ValueError for what it does not accept."""
+        options = {"eval_steps": self.evaluate_every, "save_steps": self.evaluate_every, **self.arguments}
+        if self.checkpointing:
+            options["gradient_checkpointing"] = True
+        try:
+            arguments = TrainingArguments(
+                output_dir=str(folder),
+                num_train_epochs=self.epochs,
+                max_steps=self.max_steps or -1,
+                learning_rate=self.learning_rate,
+                per_device_train_batch_size=self.batch_size,
+                per_device_eval_batch_size=self.batch_size,
+                gradient_accumulation_steps=self.accumulation,
+                warmup_steps=self.warmup,
+                lr_scheduler_type=self.scheduler,
+                weight_decay=self.weight_decay,
+                bf16=self.precision == "bf16",
+                fp16=self.precision == "fp16",
+                eval_strategy="steps" if held_out else "no",
+                load_best_model_at_end=held_out,
+                metric_for_best_model="eval_loss" if held_out else None,
+                greater_is_better=False if held_out else None,
+                prediction_loss_only=True,
+                save_total_limit=2,
+                restore_callback_states_from_checkpoint=True,
+                logging_strategy="steps",
+                logging_steps=max(1, self.evaluate_every // 10),
+                logging_first_step=True,
+                logging_nan_inf_filter=False,
+                include_num_input_tokens_seen="non_padding",
+                remove_unused_columns=False,
+                label_names=["labels"],
+                seed=seed,
+                data_seed=seed,
+                use_cpu=device.type == "cpu",
+                dataloader_pin_memory=device.type != "cpu",
+                disable_tqdm=True,  # `cfsp.bars` shows the steps
+                report_to="none",
+                **options,
+            )
+        except TypeError as error:
+            raise ValueError(f"recovery.training.arguments: {error}") from error
+        version = (arguments.fsdp_plugin_args or {}).get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))
+        if self.sharded and str(version) != "2":
+            raise ValueError(
+                f"FSDP of version {version}: expected recovery.training.arguments.fsdp_config.version=2, or "
+                "fsdp_version: 2 in the file for accelerate launch"
+            )
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs are no wish for DataParallel
+        return arguments
+
+
+def asked_for(variable: str) -> bool:
+    """Whether `accelerate launch` set this."""
+    return os.environ.get(variable, "").lower() == "true"

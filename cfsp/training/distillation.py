@@ -1,0 +1,92 @@
+"""The objective of distillation: be as the dense model was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from cfsp.checks import check_number
+from cfsp.training.base import Change, Objective
+
+COLDEST, HOTTEST = math.sqrt(torch.finfo().tiny), math.sqrt(torch.finfo().max)
+"""Temperatures of which T² and 1 / T² are float32, as the loss is; beyond them it is NaN."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Objective):
+    """label_weight CE + logit_weight T² KL(dense || pruned) + hidden_weight E, means over labels.
+
+    CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions at
+    temperature T (Hinton et al., arXiv 1503.02531); E is the mean over blocks of
+    |h_pruned - h_dense|² / |h_dense|², the hidden states leaving each block that is left; behind the
+    last one it is those after the final norm, the dense model's last against the pruned one's. Each
+    token is in units of its own, so that no term depends on how a step is cut into batches.
+    """
+
+    needs_dense = True
+    label_weight: float
+    logit_weight: float
+    hidden_weight: float
+    temperature: float
+
+    def __post_init__(self) -> None:
+        for name in ("label_weight", "logit_weight", "hidden_weight"):
+            check_number(name, getattr(self, name), least=0)
+        if not self.logit_weight + self.hidden_weight:
+            raise ValueError("logit_weight and hidden_weight are 0: nothing to distil; expected one above 0")
+        check_number("temperature", self.temperature, least=COLDEST, most=HOTTEST)
+
+    def check(self, change: Change) -> None:
+        if self.hidden_weight and change.residual_cut:
+            raise ValueError(
+                "hidden states of the dense model are wider: channels of the residual stream were cut; "
+                "expected hidden_weight=0, or sites without hidden"
+            )
+
+    def loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        dense: PreTrainedModel | None,
+        change: Change,
+        labels_in_step: Tensor | int | None,
+    ) -> Tensor:
+        tokens = {key: value for key, value in inputs.items() if key != "labels"}
+        hidden = self.hidden_weight > 0
+        with torch.no_grad():
+            teacher = dense(**tokens, output_hidden_states=hidden, use_cache=False)
+        student = model(**tokens, output_hidden_states=hidden, use_cache=False)
+        labels = inputs["labels"][:, 1:]
+        counts = labels != -100  # [batch, tokens - 1]
+        number = counts.sum() if labels_in_step is None else labels_in_step
+        ours, theirs = (output.logits[:, :-1][counts].float() for output in (student, teacher))
+        loss = self.label_weight * F.cross_entropy(ours, labels[counts], reduction="sum")
+        if self.logit_weight:
+            soft = (F.log_softmax(logits / self.temperature, dim=-1) for logits in (ours, theirs))
+            divergence = F.kl_div(*soft, reduction="sum", log_target=True)
+            loss = loss + self.logit_weight * self.temperature**2 * divergence
+        if hidden:
+            inner = [teacher.hidden_states[block + 1] for block in change.blocks[:-1]]
+            goals = [*inner, teacher.hidden_states[-1]]
+            errors = [
+                relative_error(state, goal, counts)
+                for state, goal in zip(student.hidden_states[1:], goals, strict=True)
+            ]
+            loss = loss + self.hidden_weight * torch.stack(errors).mean()
+        return loss / number
+
+
+def relative_error(ours: Tensor, theirs: Tensor, counts: Tensor) -> Tensor:
+    """Sum over tokens of the squared error, each in units of what was to be hit. []
+
+    ours, theirs: [batch, tokens, hidden]; counts: [batch, tokens - 1], which tokens do.
+    """
+    ours, theirs = ours[:, :-1][counts].float(), theirs[:, :-1][counts].float()
+    errors, goals = (ours - theirs).square().sum(1), theirs.square().sum(1)  # [counted]
+    return (errors / goals.clamp_min(1e-12)).sum()

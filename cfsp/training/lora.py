@@ -1,0 +1,158 @@
+"""Low-rank adapters, with one rank for all blocks or a rank of each block's own."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from cfsp.checks import check_choice, check_integer, check_number
+from cfsp.model.blocks import block_modules
+from cfsp.training.base import Change, Parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora(Parameters):
+    """W + (alpha / rank) B A on linear layers of the blocks (Hu et al., LoRA, arXiv 2106.09685).
+
+    rank: mean rank of a block; all adapted layers of a block share its rank, and the ranks of all
+        blocks sum to blocks x rank exactly. alpha / rank is the same everywhere.
+    proportional_to: what a block's rank follows: "uniform"; the block's coarse "importance", as in
+        CFSP's importance-guided LoRA (arXiv 2409.13199); or the share of its parameters "removed".
+        CFSP's rank formula, base rank, alpha and targets are not known here: its code has no
+        recovery. Ours: r_b = max(min_rank, r̄ s_b / s̄), the sum made exact by largest remainders.
+    targets: names of linear layers (`q_proj`, ...) or null for all linear layers of the blocks.
+    merge: fold the adapters into the weights when training ends; otherwise they stay apart.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float
+    proportional_to: str = "uniform"
+    min_rank: int = 1
+    targets: Sequence[str] | None = None
+    merge: bool = True
+
+    def __post_init__(self) -> None:
+        check_integer("rank", self.rank, least=1)
+        check_number("alpha", self.alpha, least=0)
+        if not self.alpha:
+            raise ValueError("alpha=0: adapters would add nothing; expected a number above 0")
+        check_number("dropout", self.dropout, least=0)
+        if self.dropout >= 1:
+            raise ValueError(f"dropout={self.dropout}: expected a share in [0, 1)")
+        check_choice("proportional_to", self.proportional_to, ("uniform", "importance", "removed"))
+        check_integer("min_rank", self.min_rank, least=1)
+        if self.min_rank > self.rank:
+            raise ValueError(f"min_rank={self.min_rank}: expected at most the mean rank={self.rank}")
+        if self.targets is not None and not self.targets:
+            raise ValueError("targets=[]: expected null or a list of names of linear layers")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"block_angular"} if self.proportional_to == "importance" else ())
+
+    @property
+    def apart(self) -> bool:
+        return not self.merge
+
+    def check(self, model: PreTrainedModel) -> None:
+        self.layers(model)
+
+    def layers(self, model: PreTrainedModel) -> list[list[str]]:
+        """Paths of the layers to adapt, block by block. Raises ValueError if a target is in no block."""
+        found = [
+            [
+                f"{path}.{name}"
+                for name, module in model.get_submodule(path).named_modules()
+                if isinstance(module, nn.Linear | Conv1D)
+            ]
+            for path in block_modules(model)
+        ]
+        if self.targets is None:
+            return found
+        names = sorted({path.rsplit(".", 1)[-1] for paths in found for path in paths})
+        for target in self.targets:
+            if target not in names:
+                near = difflib.get_close_matches(str(target), names, n=1)
+                hint = f"; did you mean {near[0]!r}?" if near else ""
+                raise ValueError(
+                    f"adapters on {target!r}: no block has a linear layer of that name; expected some of "
+                    f"{', '.join(names)}{hint}"
+                )
+        return [[path for path in paths if path.rsplit(".", 1)[-1] in self.targets] for paths in found]
+
+    def ranks(self, change: Change) -> list[int]:
+        """The rank of every block that is left."""
+        if self.proportional_to == "uniform":
+            return [self.rank] * len(change.blocks)
+        weights = change.removed if self.proportional_to == "removed" else change.importance
+        if weights is None:
+            raise ValueError(
+                "proportional_to='importance': the plan has no block_angular; expected allocator=cfsp, "
+                "criterion.metric=angular with criterion=depth, or proportional_to=removed or uniform"
+            )
+        return block_ranks(weights, self.rank * len(weights), self.min_rank)
+
+    def attach(self, model: PreTrainedModel, change: Change) -> tuple[nn.Module, dict[str, Any]]:
+        ranks = self.ranks(change)
+        rank_of = {
+            path: rank for paths, rank in zip(self.layers(model), ranks, strict=True) for path in paths
+        }
+        patterns = {path: re.escape(path) for path in rank_of}
+        transposed = any(isinstance(model.get_submodule(path), Conv1D) for path in rank_of)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=sorted(rank_of),
+            rank_pattern={patterns[path]: rank for path, rank in rank_of.items()},
+            alpha_pattern={patterns[path]: self.alpha * rank / self.rank for path, rank in rank_of.items()},
+            fan_in_fan_out=transposed,
+            task_type="CAUSAL_LM",
+        )
+        note = {"ranks": ranks, "proportional_to": self.proportional_to, "merged": self.merge}
+        with warnings.catch_warnings():  # peft asks transformers by a name that is to go
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+            return get_peft_model(model, config), note
+
+    def detach(self, trained: PeftModel) -> tuple[PreTrainedModel, PeftModel | None]:
+        if self.merge:
+            return trained.merge_and_unload(), None
+        return trained.get_base_model(), trained
+
+
+def block_ranks(weights: Sequence[float], total: int, least: int) -> list[int]:
+    """Whole ranks in proportion to weights, none below `least`, that sum to `total` exactly.
+
+    Blocks whose share is below `least` get `least`; the others share the rest in proportion, and
+    largest remainders (the first of equals) make the sum exact.
+
+    Raises:
+        ValueError: a weight is negative, or all are zero.
+    """
+    if min(weights) < 0 or not sum(weights) > 0:
+        raise ValueError(f"ranks follow weights of at least 0, not all of them 0; these are {[*weights]}")
+    raised: set[int] = set()
+    while True:
+        free = [block for block in range(len(weights)) if block not in raised]
+        pool = total - least * len(raised)
+        scale = pool / sum(weights[block] for block in free)
+        short = {block for block in free if weights[block] * scale < least}
+        if not short:
+            break
+        raised |= short
+    share = {block: weights[block] * scale for block in free}
+    ranks = [int(share.get(block, least)) for block in range(len(weights))]
+    by_remainder = sorted(free, key=lambda block: (ranks[block] - share[block], block))
+    for block in by_remainder[: total - sum(ranks)]:
+        ranks[block] += 1
+    return ranks

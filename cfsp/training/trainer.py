@@ -1,0 +1,167 @@
+"""Hugging Face's Trainer with a loss of one's own, that stops at what is no number and can be killed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from transformers.trainer import TRAINER_STATE_NAME
+
+from cfsp.bars import Task
+from cfsp.storage.atomic import writing
+from cfsp.training.resume import drop_torn, has_ended, mark_whole, newest_whole
+
+Loss = Callable[[nn.Module, Mapping[str, Tensor], Tensor | int | None], Tensor]
+"""The loss of a model on a batch, given the labels in all batches of the step."""
+
+SKIPS = 20
+"""Steps in a row that a scaler may skip: its scale of 2^16 is halved each time, to 1/16 then."""
+
+
+class LossTrainer(Trainer):
+    """A Trainer whose loss is a function, and that stops where the loss or a gradient is no number."""
+
+    def __init__(
+        self, *, loss: Loss, follow: Callable[[Mapping[str, float], int], None], **options: Any
+    ) -> None:
+        super().__init__(**options)
+        self.loss = loss
+        self.model_accepts_loss_kwargs = True  # our losses are divided by the labels of the whole step
+        self.remove_callback(PrinterCallback)
+        self.watch = Watch(follow, scaled=self.args.fp16)
+        self.add_callback(self.watch)
+
+    def go_on(self) -> None:
+        """Train from the last whole checkpoint, or from the start; if training was over, load what counts."""
+        folder = Path(self.args.output_dir)
+        drop_torn(folder)
+        PartialState().wait_for_everyone()
+        last = newest_whole(folder)
+        if last is None or not has_ended(last):
+            try:
+                self.train(resume_from_checkpoint=None if last is None else str(last))
+            finally:
+                self.watch.end()
+            return
+        self.state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
+        best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        self._load_from_checkpoint(str(folder / Path(best).name if best else last))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        # Of sharded weights nothing is written here, and each process then looks whether the folder of the
+        # best checkpoint is there: made by the first of them, or not yet.
+        Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        super().save_model(output_dir, _internal_call)
+
+    def _save_checkpoint(self, *args: Any, **options: Any) -> None:
+        with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(*args, **options)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        loss = self.loss(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            raise ValueError(not_finite("the loss", self.state.global_step + 1, self.args.output_dir))
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+
+class Watch(TrainerCallback):
+    """Refuses gradients that are no numbers, before they reach the weights; keeps the time; tells.
+
+    scaled: losses are scaled for float16. A scaler finds its scale by skipping steps whose gradients
+        overflow, so that only many in a row are a fault.
+    """
+
+    def __init__(self, follow: Callable[[Mapping[str, float], int], None], scaled: bool = False) -> None:
+        self.follow = follow
+        self.allowed = SKIPS if scaled else 0
+        self.skipped = 0
+        self.shown: Task | None = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        spent = max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0)
+        self.start = time.perf_counter() - spent
+        self.shown = Task("recovery", "step", state.max_steps)
+        self.shown.advance(state.global_step)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        self.shown.advance()
+
+    def end(self) -> None:
+        """Take the progress off the screen, however training ended."""
+        if self.shown is not None:
+            self.shown.end()
+
+    def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        row = state.log_history[-1]
+        row["seconds"] = round(time.perf_counter() - self.start, 3)
+        told = {name: row[name] for name in ("loss", "eval_loss", "learning_rate") if name in row}
+        if told and state.is_world_process_zero:
+            self.follow(told, state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        PartialState().wait_for_everyone()  # each process writes the state of its own dice
+        if state.is_world_process_zero:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            mark_whole(folder, ended=control.should_training_stop)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        grads = [weight.grad for weight in others["model"].parameters() if weight.grad is not None]
+        total = nn.utils.get_total_norm(grads)
+        if (total.full_tensor() if isinstance(total, DTensor) else total).isfinite():
+            self.skipped = 0
+        elif self.skipped < self.allowed:
+            self.skipped += 1
+        else:
+            raise ValueError(not_finite("a gradient", state.global_step + 1, args.output_dir))
+
+
+def not_finite(what: str, step: int, folder: str) -> str:
+    last = newest_whole(Path(folder))
+    kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
+    return (
+        f"recovery step {step}: {what} is NaN or infinite; {kept}. Expected a lower "
+        "recovery.training.learning_rate, or model.dtype=float32"
+    )
+
+
+def outcome(trainer: Trainer, arguments: TrainingArguments) -> dict[str, Any]:
+    """What training came to, from the trainer's own log."""
+    state = trainer.state
+    curve = [row for row in state.log_history if "loss" in row]
+    looks = [row for row in state.log_history if "eval_loss" in row]
+    planned = state.max_steps
+    return {
+        "steps": state.global_step,
+        "stopped_early": state.global_step < planned,
+        "best_step": state.best_global_step if looks else None,
+        "epochs": round(state.epoch or 0.0, 4),
+        "tokens": int(state.num_input_tokens_seen),
+        "seconds": max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0),
+        "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
+        "curve": [
+            {
+                "step": row["step"],
+                "loss": row["loss"],
+                "learning_rate": row["learning_rate"],
+                "tokens": row["num_input_tokens_seen"],
+                "seconds": row["seconds"],
+            }
+            for row in curve
+        ],
+        "held_out_curve": [{"step": row["step"], "loss": row["eval_loss"]} for row in looks],
+    }
