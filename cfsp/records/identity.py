@@ -1,4 +1,4 @@
-"""Identity."""
+"""Identity: the id of a run and the names of its parts, both read off its config."""
 
 from __future__ import annotations
 
@@ -13,11 +13,25 @@ NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save", "pu
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """Name a run by what it computes: a hash of the config without paths, device and logger."""
+    """Name a run by what it computes: a hash of the config without paths, device and logger.
+
+    A class of this package counts by its name alone, so that an id outlives a move of the code.
+    """
     identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if "model" in identity:
         identity["model"] = {key: value for key, value in identity["model"].items() if key != "device"}
-    return digest(identity)
+    return digest(without_homes(identity))
+
+
+def without_homes(config: Any) -> Any:
+    """The config with classes of this package by their names alone, and all others by their paths."""
+    if isinstance(config, Mapping):
+        return {key: without_homes(value) for key, value in config.items()} | (
+            {"_target_": config["_target_"].rsplit(".", 1)[-1]}
+            if str(config.get("_target_")).startswith("cfsp.")
+            else {}
+        )
+    return [*map(without_homes, config)] if isinstance(config, list) else config
 
 
 def part_name(config: Mapping[str, Any]) -> str:

@@ -41,7 +41,7 @@ def collect(
         ValueError: no batches; a batch that is malformed, masks every token or is longer than the
             model's positions; NaN or infinity in a statistic (the message names block and batch).
     """
-    known = (*STATISTICS, *TAYLOR)
+    known = sorted((*STATISTICS, *TAYLOR))
     unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
     if unknown:
         raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
