@@ -16,9 +16,11 @@ from cfsp.criteria.base import Criterion
 from cfsp.model.find_sites import find_sites
 from cfsp.options import checked
 from cfsp.plans.plan import PrunePlan
+from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply as carry_out
 from cfsp.running.build import build_components
 from cfsp.schedules.base import Schedule
+from cfsp.schedules.method import Method
 from cfsp.storage.cache import Cache
 
 
@@ -65,16 +67,10 @@ def plan(
             f"{' and '.join(given)}: the schedule is an object with its own; expected the value there alone"
         )
     parts = build_components(names, options, **({"sparsity": 0.2, "sparsity_of": "sites"} | given), seed=seed)
-    sites = find_sites(model, kinds)
-    return parts["schedule"].plan(
-        model,
-        sites,
-        batches,
-        parts["criterion"],
-        parts["allocator"],
-        parts["compensation"],
-        Cache.at(cache or "off"),
-    )
+    subject = Subject(model, find_sites(model, kinds), Cache.at(cache or "off"))
+    decider = parts.pop("schedule")
+    method = Method(**parts)
+    return decider.plan(subject, batches, method, decider.prepare(subject, method)).plan
 
 
 @checked

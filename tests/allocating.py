@@ -2,6 +2,7 @@
 
 import torch
 
+from cfsp.allocators.base import Budget
 from cfsp.model.sites import Member, Site
 
 PROFILE = [0.38, 0.24, 0.17, 0.14, 0.12, 0.11, 0.10, 0.09, 0.09, 0.08, 0.10, 0.26]
@@ -34,4 +35,6 @@ def run(allocator, sites, sparsity, cost=None, scores=None, stats=None):
     cost = cost or {site.name: 3 for site in sites}
     total = sum(site.units * cost[site.name] for site in sites)
     budget = total - round(sparsity * total)
-    return allocator.allocate(sites, scores or {}, stats or stats_of(sites), cost, budget), budget
+    return allocator.allocate(
+        sites, scores or {}, stats or stats_of(sites), Budget.of(sites, cost, budget)
+    ), budget

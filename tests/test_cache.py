@@ -16,6 +16,7 @@ from families import make
 from cfsp.checkpoints.load import load
 from cfsp.cli.cache import main
 from cfsp.model.find_sites import find_sites
+from cfsp.plans.subject import Subject
 from cfsp.records.record import Metric, write_metrics
 from cfsp.statistics import cached
 from cfsp.statistics.cached import SHARED, collect_once
@@ -27,6 +28,10 @@ from cfsp.storage.locks import holding
 
 IDS = torch.arange(3, 19).view(2, 8)
 BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
+
+
+def collected(cache, model, sites, batches, needs):
+    return collect_once(Subject(model, sites, cache), sites, batches, needs)
 
 
 @pytest.fixture
@@ -63,9 +68,9 @@ def same(one, other):
 
 def test_a_pass_is_made_for_what_is_missing_alone(tiny, sites, tmp_path, passes):
     cache = Cache(tmp_path)
-    first = collect_once(cache, tiny, sites, BATCHES, {"input_mean", "input_var"})
-    both = collect_once(cache, tiny, sites, BATCHES, {"input_var", "block_angular"})
-    again = collect_once(cache, tiny, sites, iter(BATCHES), {"input_mean", "input_var", "block_mse"})
+    first = collected(cache, tiny, sites, BATCHES, {"input_mean", "input_var"})
+    both = collected(cache, tiny, sites, BATCHES, {"input_var", "block_angular"})
+    again = collected(cache, tiny, sites, iter(BATCHES), {"input_mean", "input_var", "block_mse"})
     assert passes == [{*SHARED}, {"block_mse"}]
     same(again, collect(tiny, sites, BATCHES, {"input_mean", "input_var", "block_mse"}))
     assert torch.equal(first[sites[0].name]["input_var"], both[sites[0].name]["input_var"])
@@ -76,44 +81,44 @@ def test_what_the_numbers_depend_on_names_the_entry(tiny, sites, tmp_path, passe
     shorter = [{name: tensor[:, :7] for name, tensor in BATCHES[0].items()}]
     masked = [BATCHES[0] | {"attention_mask": torch.tensor([[1] * 8, [1] * 4 + [0] * 4])}]
     for batches in (BATCHES, shorter, masked):
-        collect_once(cache, tiny, sites, batches, {"input_mean"})
-    collect_once(cache, tiny, sites[:1], BATCHES, {"input_mean"})
+        collected(cache, tiny, sites, batches, {"input_mean"})
+    collected(cache, tiny, sites[:1], BATCHES, {"input_mean"})
     with torch.no_grad():
         tiny.model.layers[1].mlp.down_proj.weight.mul_(1.5)
-    collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    collected(cache, tiny, sites, BATCHES, {"input_mean"})
     tiny.bfloat16()
-    collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    collected(cache, tiny, sites, BATCHES, {"input_mean"})
     tiny.float()
     tiny.config.rms_norm_eps *= 2
-    collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    collected(cache, tiny, sites, BATCHES, {"input_mean"})
     assert len(passes) == 7
     assert fingerprint_batches(BATCHES) != fingerprint_batches([BATCHES[0], BATCHES[0]])
 
 
 def test_another_version_of_the_code_is_not_read(tiny, sites, tmp_path, passes, monkeypatch):
-    collect_once(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
+    collected(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
     monkeypatch.setattr(cached, "code_of", lambda *parts: "older")
-    collect_once(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
+    collected(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"})
     assert len(passes) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"half", None])
 def test_a_damaged_entry_is_named_and_made_again(tiny, sites, tmp_path, passes, capsys, damage):
     cache = Cache(tmp_path)
-    expected = collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    expected = collected(cache, tiny, sites, BATCHES, {"input_mean"})
     (entry,) = (entry for entry in cache.entries() if entry.path.stem == "input_mean")
     entry.path.write_bytes(entry.path.read_bytes()[:-5] if damage is None else damage)
-    same(collect_once(cache, tiny, sites, BATCHES, {"input_mean"}), expected)
+    same(collected(cache, tiny, sites, BATCHES, {"input_mean"}), expected)
     assert entry.path.name in capsys.readouterr().err
     assert len(passes) == 2
-    same(collect_once(cache, tiny, sites, BATCHES, {"input_mean"}), expected)
+    same(collected(cache, tiny, sites, BATCHES, {"input_mean"}), expected)
     assert len(passes) == 2
 
 
 def test_off_keeps_nothing(tiny, sites, tmp_path, passes, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        collect_once(OFF, tiny, sites, BATCHES, {"input_mean"})
+        collected(OFF, tiny, sites, BATCHES, {"input_mean"})
     assert len(passes) == 2
     assert not [*tmp_path.iterdir()]
     assert Cache.at("off") == Cache.at(False) == OFF
@@ -128,7 +133,7 @@ def test_a_full_disk_costs_the_entry_alone(tiny, sites, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(cached, "write_tensors", full)
     cache = Cache(tmp_path)
-    stats = collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    stats = collected(cache, tiny, sites, BATCHES, {"input_mean"})
     same(stats, collect(tiny, sites, BATCHES, {"input_mean"}))
     assert "No space left" in capsys.readouterr().err
     assert not cache.entries()
@@ -136,7 +141,7 @@ def test_a_full_disk_costs_the_entry_alone(tiny, sites, tmp_path, monkeypatch, c
 
 def test_of_jobs_that_want_the_same_one_makes_it(tiny, sites, tmp_path, passes):
     jobs = [
-        threading.Thread(target=collect_once, args=(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"}))
+        threading.Thread(target=collected, args=(Cache(tmp_path), tiny, sites, BATCHES, {"input_mean"}))
         for _ in range(4)
     ]
     for job in jobs:
@@ -162,7 +167,7 @@ def test_a_killed_job_lets_go(tmp_path):
 
 def test_a_clock_that_was_set_back_makes_no_negative_age(tiny, sites, tmp_path):
     cache = Cache(tmp_path)
-    collect_once(cache, tiny, sites, BATCHES, {"input_mean"})
+    collected(cache, tiny, sites, BATCHES, {"input_mean"})
     for entry in cache.entries():
         os.utime(entry.path, (time.time() + 9e8, time.time() + 9e8))
     assert {entry.age for entry in cache.entries()} == {0}
@@ -172,7 +177,7 @@ def test_a_clock_that_was_set_back_makes_no_negative_age(tiny, sites, tmp_path):
 
 def test_the_command_lists_and_clears(tiny, sites, tmp_path, capsys):
     about = About("m", "r", "auto", "t", samples=2, seqlen=8, seed=0)
-    collect_once(Cache(tmp_path, about), tiny, sites, BATCHES, {"input_mean"})
+    collected(Cache(tmp_path, about), tiny, sites, BATCHES, {"input_mean"})
     metrics = {"perplexity/t": Metric(5.5, None, 1, "lower", {})}
     Cache(tmp_path).put("metrics/a.json", partial(write_metrics, metrics=metrics))
     Cache(tmp_path).put("metrics/b.json", lambda part: part.write_text("half"))
@@ -216,7 +221,7 @@ def test_the_command_says_what_it_expects(arguments, tmp_path, monkeypatch, caps
 
 def test_clearing(tiny, sites, tmp_path):
     cache = Cache(tmp_path)
-    collect_once(cache, tiny, sites, BATCHES, {"input_mean", "input_var"})
+    collected(cache, tiny, sites, BATCHES, {"input_mean", "input_var"})
     other = tmp_path / "mine.txt"
     other.write_text("not an entry")
     assert [entry.kind for entry in cache.entries()] == ["statistics"] * len(SHARED)

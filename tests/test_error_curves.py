@@ -13,6 +13,7 @@ from transformers import (
 )
 
 import cfsp
+from cfsp.allocators.base import Budget
 from cfsp.allocators.error_curves import ErrorCurves, hull
 from cfsp.allocators.uniform import Uniform
 from cfsp.model.sites import Site
@@ -35,7 +36,7 @@ def curve(scale, power=2):
 @pytest.mark.parametrize("budget", [20, 41, 55, 67, 80, 95])
 def test_no_other_widths_within_the_budget_are_better(budget):
     curves = {"a": curve(1.0), "b": curve(2.0)}
-    keep = ErrorCurves().allocate(SITES, {}, stats_of(**curves), COST, budget)
+    keep = ErrorCurves().allocate(SITES, {}, stats_of(**curves), Budget.of(SITES, COST, budget))
     errors = {name: dict(points) for name, points in curves.items()}
 
     def error(widths):
@@ -62,28 +63,30 @@ def test_no_key_value_group_goes_where_neurons_do(gone):
         heads=[(width, 4.0 - width) for width in range(1, 5)],
         neurons=[(width, 0.0101 * (400 - width)) for width in range(1, 401)],
     )
-    keep = ErrorCurves().allocate(sites, {}, curves, cost, 800 - gone)
+    keep = ErrorCurves().allocate(sites, {}, curves, Budget.of(sites, cost, 800 - gone))
     errors = {heads + 0.0101 * max(0, gone - 100 * heads) for heads in range(4) if gone - 100 * heads < 400}
     assert 4 - keep["heads"] + 0.0101 * (400 - keep["neurons"]) == pytest.approx(min(errors))
 
 
 def test_a_site_that_matters_less_keeps_less():
-    keep = ErrorCurves().allocate(SITES, {}, stats_of(a=curve(0.1), b=curve(5.0)), COST, 60)
+    keep = ErrorCurves().allocate(SITES, {}, stats_of(a=curve(0.1), b=curve(5.0)), Budget.of(SITES, COST, 60))
     assert keep["a"] < keep["b"]
 
 
 def test_widths_are_multiples_and_protected_blocks_whole():
     curves = stats_of(a=curve(1.0), b=curve(1.0))
-    keep = ErrorCurves(round_to=4).allocate(SITES, {}, curves, COST, 70)
+    keep = ErrorCurves(round_to=4).allocate(SITES, {}, curves, Budget.of(SITES, COST, 70))
     assert all(width % 4 == 0 for width in keep.values())
-    assert ErrorCurves(protect=[0]).allocate(SITES, {}, curves, COST, 60)["a"] == 12
+    assert ErrorCurves(protect=[0]).allocate(SITES, {}, curves, Budget.of(SITES, COST, 60))["a"] == 12
 
 
 def test_a_budget_in_another_currency():
     curves = stats_of(a=curve(1.0), b=curve(1.0))
     for name, price in (("a", 7.0), ("b", 1.0)):
         curves[name]["unit_cost"] = torch.tensor(price)
-    keep = ErrorCurves(budget="macs").allocate(SITES, {}, curves, COST, 48)  # half of the parameters' cost
+    keep = ErrorCurves(budget="macs").allocate(
+        SITES, {}, curves, Budget.of(SITES, COST, 48)
+    )  # half of the parameters' cost
     spared = 7 * (12 - keep["a"]) + (12 - keep["b"])
     assert 48 <= spared < 55
 
@@ -145,7 +148,7 @@ def test_what_cannot_be_probed_is_refused(monkeypatch):
     with pytest.raises(ValueError, match="takes no less time on a calibration batch; expected longer"):
         cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(budget="latency"))
     with pytest.raises(ValueError, match="cannot spare the last 3.25 of it; expected a lower sparsity"):
-        ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, COST, 70)
+        ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, Budget.of(SITES, COST, 70))
 
 
 @pytest.mark.parametrize("options", [{"shares": []}, {"shares": [1.0]}, {"batches": 0}, {"budget": "time"}])

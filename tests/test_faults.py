@@ -10,7 +10,7 @@ import pytest
 
 from cfsp.records.failures import Failure, of_sweep
 from cfsp.records.record import Record
-from cfsp.running import run
+from cfsp.running import run, stages
 from cfsp.running.sweeps import FILE, outcomes
 from cfsp.storage import atomic
 
@@ -21,10 +21,10 @@ def once(monkeypatch):
     original = run.prune
 
     def fail_with(error):
-        def prune(cfg, *rest):
-            if error is not None and cfg.sparsity == 0.3:
+        def prune(state):
+            if error is not None and state.cfg.sparsity == 0.3:
                 raise error
-            return original(cfg, *rest)
+            return original(state)
 
         monkeypatch.setattr(run, "prune", prune)
 
@@ -159,11 +159,11 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(cfsp, tmp_path, monkeypatc
 
 @pytest.mark.parametrize("now", ["1970-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"])
 def test_a_clock_that_is_wrong_changes_nothing(cfsp, monkeypatch, now):
-    clock = run.now
-    monkeypatch.setattr(run, "now", lambda: now)
+    clock = stages.now
+    monkeypatch.setattr(stages, "now", lambda: now)
     code, out, err = cfsp("evaluation=[]")
     assert (code, err) == (0, [])
-    monkeypatch.setattr(run, "now", clock)
+    monkeypatch.setattr(stages, "now", clock)
     code, again, err = cfsp("evaluation=[]")
     assert (code, again.splitlines()[-1]) == (0, out.splitlines()[-1])
     assert err == [f"cfsp: read, not run: the record is of {now}; overwrite=true runs it again"]

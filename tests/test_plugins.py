@@ -15,10 +15,15 @@ from families import batches, make
 
 import cfsp
 from cfsp.model.find_sites import find_sites
+from cfsp.plans.subject import Subject
 from cfsp.running.plugins import import_plugins, look_here
 from cfsp.statistics.cached import collect_once
 from cfsp.storage.cache import Cache
 from cfsp.storage.code import code_of
+
+
+def collected(cache, model, sites, batches, needs):
+    return collect_once(Subject(model, sites, cache), sites, batches, needs)
 
 
 @pytest.fixture
@@ -143,12 +148,12 @@ def test_a_statistic_is_kept_under_its_own_code(package):
     import_plugins(["my_pruning.peaks"])
     model, cache = make("llama"), Cache(package / "cache")
     sites = find_sites(model)
-    collect_once(cache, model, sites, batches(), {"input_peak"})
+    collected(cache, model, sites, batches(), {"input_peak"})
     (entry,) = (package / "cache").rglob("input_peak-*.safetensors")
     assert [*entry.parent.glob("input_mean.safetensors")]  # the pass was made for all
     (package / "my_pruning" / "unread.py").write_text("# another file of the package\n")
     code_of.cache_clear()
-    collect_once(cache, model, sites, batches(), {"input_peak"})
+    collected(cache, model, sites, batches(), {"input_peak"})
     assert len([*(package / "cache").rglob("input_peak-*.safetensors")]) == 2
 
 
@@ -158,7 +163,7 @@ def test_code_without_a_file_is_not_kept(tmp_path):
     assert code_of(namespace["InputPeak"]) is None
     model = make("llama")
     try:
-        found = collect_once(Cache(tmp_path), model, find_sites(model), batches(), {"input_peak"})
+        found = collected(Cache(tmp_path), model, find_sites(model), batches(), {"input_peak"})
     finally:
         del cfsp.STATISTICS["input_peak"]
     assert torch.stack([stat["input_peak"] for stat in found.values()]).isfinite().all()

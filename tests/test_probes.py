@@ -19,7 +19,9 @@ from cfsp.model.costs import macs
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
 from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.subject import Subject
 from cfsp.schedules import probes
+from cfsp.schedules.method import Method
 from cfsp.schedules.one_shot import OneShot
 from cfsp.schedules.partial import Progress, parameters
 from cfsp.statistics import collect as collection
@@ -132,13 +134,14 @@ def test_a_sweep_probes_once(monkeypatch, tmp_path):
     sites = find_sites(model)
 
     def plan(sparsity, criterion=None, compensation=None, **options):
-        parts = criterion or OBS(), ErrorCurves(**options), compensation or LeastSquares()
-        return OneShot(sparsity=sparsity).plan(model, sites, batches(), *parts, cache=cache)
+        method = Method(criterion or OBS(), ErrorCurves(**options), compensation or LeastSquares())
+        return OneShot(sparsity=sparsity).plan(Subject(model, sites, cache), batches(), method).plan
 
     plan(0.2)
     again = plan(0.4)
     assert len(tried) == 1
-    fresh = OneShot(sparsity=0.4).plan(model, sites, batches(), OBS(), ErrorCurves(), LeastSquares())
+    method = Method(OBS(), ErrorCurves(), LeastSquares())
+    fresh = OneShot(sparsity=0.4).plan(Subject(model, sites), batches(), method).plan
     assert [cut.keep for cut in again.edits] == [cut.keep for cut in fresh.edits]
     assert again.notes["error_curves"] == fresh.notes["error_curves"]
     before = len(tried)

@@ -9,6 +9,7 @@ from cfsp.checkpoints.load import load
 from cfsp.model.find_sites import find_sites
 from cfsp.plans.kept import keep_plan, kept_plan
 from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.subject import Subject
 from cfsp.records.record import Record
 from cfsp.statistics.cached import collect_once
 from cfsp.storage.cache import Cache, seal_of
@@ -17,6 +18,10 @@ from cfsp.storage.tensors import read_tensors
 
 IDS = torch.arange(3, 19).view(2, 8)
 BATCHES = [{"input_ids": IDS, "attention_mask": torch.ones_like(IDS)}]
+
+
+def collected(cache, model, sites, batches, needs):
+    return collect_once(Subject(model, sites, cache), sites, batches, needs)
 
 
 def flip(path, place=-3):
@@ -79,7 +84,7 @@ def entries(tiny_checkpoint, tmp_path):
     sites, cache = find_sites(model, ["mlp"]), Cache(tmp_path)
 
     def ask():
-        return collect_once(cache, model, sites, BATCHES, {"block_angular", "input_mean"})
+        return collected(cache, model, sites, BATCHES, {"block_angular", "input_mean"})
 
     return ask, ask(), {entry.path.stem: entry.path for entry in cache.entries()}
 

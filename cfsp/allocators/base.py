@@ -35,6 +35,28 @@ class Probes:
     empty: bool = False
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How much may stay of some sites.
+
+    keep: parameters that may stay. total: parameters of all units. cost: site name -> parameters of a unit.
+    """
+
+    keep: int
+    total: int
+    cost: Mapping[str, int]
+
+    @classmethod
+    def of(cls, sites: Sequence[Site], cost: Mapping[str, int], keep: int) -> Budget:
+        """The budget of these sites."""
+        return cls(keep, sum(site.units * cost[site.name] for site in sites), cost)
+
+    @property
+    def share(self) -> float:
+        """The share of the total that may stay."""
+        return self.keep / self.total
+
+
 @dataclass(frozen=True, kw_only=True)
 class Allocator(Checked, ABC):
     """Splits a budget of parameters over the sites.
@@ -66,15 +88,8 @@ class Allocator(Checked, ABC):
     def __post_init__(self) -> None:
         check_integer("round_to", self.round_to, least=1)
 
-    def allocate(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, int]:
-        """Units to keep per site. cost: parameters per unit; budget: parameters that may stay.
+    def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
+        """Units to keep per site.
 
         The kept parameters stay within the budget and miss it by less than the cheapest step that
         a site could still take.
@@ -82,34 +97,34 @@ class Allocator(Checked, ABC):
         Raises:
             ValueError: see `check`.
         """
-        self.check(sites, cost, budget)
+        self.check(sites, budget)
         protected = self.protected_blocks(sites)
         kept = {site.name: site.units for site in sites if site.block in protected}
         free = [site for site in sites if site.block not in protected]
-        budget -= sum(units * cost[name] for name, units in kept.items())
         if not free:
             return kept
+        protecting = sum(units * budget.cost[name] for name, units in kept.items())
+        rest = Budget.of(free, budget.cost, budget.keep - protecting)
         steps = {site.name: self.step(site) for site in free}
         least = {site.name: self.least_units(site) for site in free}
-        kept |= fit(self.wishes(free, scores, stats, cost, budget), free, steps, least, cost, budget)
+        kept |= fit(self.wishes(free, scores, stats, rest), free, steps, least, rest)
         return {site.name: kept[site.name] for site in sites}
 
-    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+    def check(self, sites: Sequence[Site], budget: Budget) -> None:
         """Tell whether the budget can be met, before anything costly runs.
 
         Raises:
             ValueError: `protect` names no block, round_to is wider than an MLP, or the budget is
                 too small for one step in every site and for the protected blocks.
         """
-        least = self.least(sites, cost)
-        total = sum(site.units * cost[site.name] for site in sites)
-        if budget < total and all(site.block in self.protected_blocks(sites) for site in sites):
+        least = self.least(sites, budget.cost)
+        if budget.keep < budget.total and all(site.block in self.protected_blocks(sites) for site in sites):
             raise ValueError(f"protect={[*self.protect]}: every block is protected; expected some to cut")
-        if budget < least:
+        if budget.keep < least:
             raise ValueError(
-                f"sparsity {1 - budget / total:.6g} of the sites would leave a width of zero units; with "
+                f"sparsity {1 - budget.share:.6g} of the sites would leave a width of zero units; with "
                 f"round_to={self.round_to} and protect={[*self.protect]} expected at most "
-                f"{math.floor((1 - least / total) * 1e4) / 1e4:.4f}"
+                f"{math.floor((1 - least / budget.total) * 1e4) / 1e4:.4f}"
             )
 
     def least(self, sites: Sequence[Site], cost: Mapping[str, int]) -> int:
@@ -155,14 +170,7 @@ class Allocator(Checked, ABC):
         return self.round_to
 
     @abstractmethod
-    def wishes(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, float]:
+    def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         """Units that each site would keep, as real numbers; only their proportions must be right."""
 
 
@@ -179,30 +187,16 @@ class ReleasedAllocator(Allocator):
             name = type(self).__name__
             raise ValueError(f"{name} rounds as its release does; expected no round_to or allow_empty")
 
-    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+    def check(self, sites: Sequence[Site], budget: Budget) -> None:
         """Blocks alone: there is always something that stays. Raises ValueError if one does not exist."""
         self.protected_blocks(sites)
 
     @abstractmethod
-    def allocate(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, int]:
-        """Units to keep per site. budget / all cost: the share that was asked to stay."""
+    def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
+        """Units to keep per site."""
 
-    def wishes(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, float]:
-        return dict(self.allocate(sites, scores, stats, cost, budget))
+    def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
+        return dict(self.allocate(sites, scores, stats, budget))
 
 
 def fit(
@@ -210,8 +204,7 @@ def fit(
     sites: Sequence[Site],
     steps: Mapping[str, int],
     least: Mapping[str, int],
-    cost: Mapping[str, int],
-    budget: int,
+    budget: Budget,
 ) -> dict[str, int]:
     """Whole widths in proportion to the wishes that meet the budget.
 
@@ -219,31 +212,30 @@ def fit(
     bound takes or leaves is shared by the others in proportion. Then every width is rounded down to
     its step and the rest of the budget goes, step by step, to the site that is furthest below its due.
     """
-    due = fill_proportionally(wishes, sites, least, cost, budget)
+    due = fill_proportionally(wishes, sites, least, budget)
     keep = {}
     for site in sites:
         whole = due[site.name] >= site.units
         steps_due = int(due[site.name] // steps[site.name])
         keep[site.name] = site.units if whole else max(steps_due * steps[site.name], least[site.name])
-    left = budget - sum(keep[site.name] * cost[site.name] for site in sites)
+    left = budget.keep - sum(keep[site.name] * budget.cost[site.name] for site in sites)
     while True:
         sizes = {site.name: min(steps[site.name], site.units - keep[site.name]) for site in sites}
         # How many steps each open site is below its due, the furthest first.
         behind = {name: (due[name] - keep[name]) / size for name, size in sizes.items() if size}
         order = sorted(behind, key=behind.__getitem__, reverse=True)
-        best = next((name for name in order if sizes[name] * cost[name] <= left), None)
+        best = next((name for name in order if sizes[name] * budget.cost[name] <= left), None)
         if best is None:
             return keep
         keep[best] += sizes[best]
-        left -= sizes[best] * cost[best]
+        left -= sizes[best] * budget.cost[best]
 
 
 def fill_proportionally(
     wishes: Mapping[str, float],
     sites: Sequence[Site],
     least: Mapping[str, int],
-    cost: Mapping[str, int],
-    budget: int,
+    budget: Budget,
 ) -> dict[str, float]:
     """Scale all wishes by one factor, within each site's bounds, so that they cost the budget."""
 
@@ -255,14 +247,14 @@ def fill_proportionally(
         }
 
     def price(widths: Mapping[str, float]) -> float:
-        return sum(widths[name] * cost[name] for name in widths)
+        return sum(widths[name] * budget.cost[name] for name in widths)
 
-    if abs(price(scaled(1.0)) - budget) <= 1e-9 * budget:
+    if abs(price(scaled(1.0)) - budget.keep) <= 1e-9 * budget.keep:
         return scaled(1.0)
     low, high = 0.0, 1.0
-    while price(scaled(high)) < budget and high < 1e12:
+    while price(scaled(high)) < budget.keep and high < 1e12:
         high *= 2
     for _ in range(100):
         middle = (low + high) / 2
-        low, high = (middle, high) if price(scaled(middle)) < budget else (low, middle)
+        low, high = (middle, high) if price(scaled(middle)) < budget.keep else (low, middle)
     return scaled(high)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from cfsp.allocators.base import Allocator, Scores
+from cfsp.allocators.base import Allocator, Budget, Scores
 from cfsp.checks import check_choice, check_number
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Stats
@@ -65,17 +65,10 @@ class CFSP(Coarse):
 
     temperature: float = 13.1072
 
-    def wishes(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, float]:
+    def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         weight = sigmoid_weights(self.importance(sites, stats), self.temperature)
         wish = {site.name: site.units * weight[site.block] for site in sites}
-        scale = budget / sum(wish[site.name] * cost[site.name] for site in sites)
+        scale = budget.keep / sum(wish[site.name] * budget.cost[site.name] for site in sites)
         return {name: units * scale for name, units in wish.items()}
 
 
@@ -101,23 +94,16 @@ class CFSPReleased(Coarse):
     def needs(self) -> frozenset[str]:
         return super().needs | ({"block_tokens"} if self.temperature is None else set())
 
-    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+    def check(self, sites: Sequence[Site], budget: Budget) -> None:
         """Blocks and steps alone: rounding up may keep more than the budget."""
         self.protected_blocks(sites)
         for site in sites:
             self.step(site)
 
-    def allocate(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, int]:
-        self.check(sites, cost, budget)
+    def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
+        self.check(sites, budget)
         protected = self.protected_blocks(sites)
-        wishes = self.wishes(sites, scores, stats, cost, budget)
+        wishes = self.wishes(sites, scores, stats, budget)
         keep = {}
         for site in sites:
             step = self.step(site)
@@ -131,19 +117,11 @@ class CFSPReleased(Coarse):
             keep[site.name] = site.units if site.block in protected else min(width, site.units)
         return keep
 
-    def wishes(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, float]:
-        total = sum(site.units * cost[site.name] for site in sites)
+    def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         importance, temperature = self.importance(sites, stats), self.temperature
         if temperature is None:
             temperature = float(stats[sites[0].name]["block_tokens"]) / 1e4
-        ratios = released_ratios(importance, temperature, budget / total)
+        ratios = released_ratios(importance, temperature, budget.share)
         return {site.name: site.units * ratios[site.block] for site in sites}
 
 

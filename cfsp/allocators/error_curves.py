@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from cfsp.allocators.base import Allocator, Probes, Scores
+from cfsp.allocators.base import Allocator, Budget, Probes, Scores
 from cfsp.checks import check_choice, check_integer
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Stats
@@ -62,17 +62,11 @@ class ErrorCurves(Allocator):
     def probes(self) -> Probes:
         return Probes(tuple(self.shares), self.batches, self.budget, self.allow_empty)
 
-    def allocate(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, int]:
-        self.check(sites, cost, budget)
-        share = budget / sum(site.units * cost[site.name] for site in sites)
-        prices = {site.name: float(stats[site.name].get("unit_cost", cost[site.name])) for site in sites}
+    def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
+        self.check(sites, budget)
+        prices = {
+            site.name: float(stats[site.name].get("unit_cost", budget.cost[site.name])) for site in sites
+        }
         protected = self.protected_blocks(sites)
         ladders = {
             site.name: self.ladder(site, stats[site.name]["error_curve"], prices[site.name])
@@ -80,7 +74,7 @@ class ErrorCurves(Allocator):
             if site.block not in protected and len(stats[site.name]["error_curve"]) > 1
         }
         # A share of the parameters is met to the parameter, as the schedule rounded it.
-        excess = (1 - share) * sum(site.units * prices[site.name] for site in sites)
+        excess = (1 - budget.share) * sum(site.units * prices[site.name] for site in sites)
         rungs = descend(ladders, excess * (1 - 1e-12))
         kept = {name: ladders[name][rung].width for name, rung in rungs.items()}
         return {site.name: kept.get(site.name, site.units) for site in sites}
@@ -95,15 +89,8 @@ class ErrorCurves(Allocator):
         rungs = [Rung(int(w), float(s), float(e)) for w, s, e in zip(widths, spared, added, strict=True)]
         return rungs[::-1]
 
-    def wishes(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, float]:
-        return dict(self.allocate(sites, scores, stats, cost, budget))
+    def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
+        return dict(self.allocate(sites, scores, stats, budget))
 
 
 def descend(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar
@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cfsp.allocators.base import Allocator, ReleasedAllocator, Scores
+from cfsp.allocators.base import Allocator, Budget, ReleasedAllocator, Scores
 from cfsp.checks import check_number
 from cfsp.machine.environment import is_main
 from cfsp.model.sites import Site
@@ -33,23 +33,16 @@ class GlobalRank(Allocator):
     standardise: bool = False
     ranks: ClassVar[bool] = True
 
-    def wishes(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, float]:
+    def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         ranked = [self.comparable(scores[site.name]) for site in sites]
         owner = torch.cat([torch.full((site.units,), index) for index, site in enumerate(sites)])
-        price = torch.tensor([cost[site.name] for site in sites])[owner]
+        price = torch.tensor([budget.cost[site.name] for site in sites])[owner]
         order = torch.cat(ranked).argsort(descending=True, stable=True)
-        counts = [0] * len(sites)
+        counts, left = [0] * len(sites), budget.keep
         for site, unit_price in zip(owner[order].tolist(), price[order].tolist(), strict=True):
-            if unit_price <= budget:  # a head that is too dear leaves room for neurons further down
+            if unit_price <= left:  # a head that is too dear leaves room for neurons further down
                 counts[site] += 1
-                budget -= unit_price
+                left -= unit_price
         return {site.name: float(count) for site, count in zip(sites, counts, strict=True)}
 
     def comparable(self, score: Tensor) -> Tensor:
@@ -85,9 +78,9 @@ class GlobalRankReleased(ReleasedAllocator):
         super().__post_init__()
         check_number("head_weight", self.head_weight, least=0, most=torch.finfo().max)
 
-    def check(self, sites: Sequence[Site], cost: Mapping[str, int], budget: int) -> None:
+    def check(self, sites: Sequence[Site], budget: Budget) -> None:
         """Blocks and kinds alone: a threshold always exists. Raises ValueError at other kinds."""
-        super().check(sites, cost, budget)
+        super().check(sites, budget)
         for site in sites:
             if site.kind not in ("mlp", "attention"):
                 raise ValueError(
@@ -97,16 +90,8 @@ class GlobalRankReleased(ReleasedAllocator):
             if self.head_weight == RELEASED_WEIGHT and channels != RELEASED_CHANNELS:
                 tell_of_heads(channels)
 
-    def allocate(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, int]:
-        self.check(sites, cost, budget)
-        kept_share = budget / sum(site.units * cost[site.name] for site in sites)
+    def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
+        self.check(sites, budget)
         protected = self.protected_blocks(sites)
         score = torch.cat([scores[site.name].double() for site in sites])
         weights = [1.0 if site.kind == "mlp" else self.head_weight for site in sites]
@@ -114,8 +99,8 @@ class GlobalRankReleased(ReleasedAllocator):
         weight = torch.tensor(weights, dtype=torch.float64).repeat_interleave(units)
         order = score.argsort(descending=True, stable=True)
         so_far = weight[order].cumsum(0)
-        threshold = score[order[(so_far - kept_share * so_far[-1]).abs().argmin()]]
-        if kept_share == 1:
+        threshold = score[order[(so_far - budget.share * so_far[-1]).abs().argmin()]]
+        if budget.share == 1:
             return {site.name: site.units for site in sites}
         return {
             site.name: site.units

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cfsp.allocators.base import Allocator, ReleasedAllocator, Scores
+from cfsp.allocators.base import Allocator, Budget, ReleasedAllocator, Scores
 from cfsp.checks import check_choice
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Stats
@@ -16,16 +16,8 @@ from cfsp.statistics.base import Stats
 class Uniform(Allocator):
     """keep_s = units_s x budget / cost of all units"""
 
-    def wishes(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, float]:
-        share = budget / sum(site.units * cost[site.name] for site in sites)
-        return {site.name: site.units * share for site in sites}
+    def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
+        return {site.name: site.units * budget.share for site in sites}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,21 +36,13 @@ class UniformReleased(ReleasedAllocator):
         super().__post_init__()
         check_choice("neurons", self.neurons, ("down", "up"))
 
-    def allocate(
-        self,
-        sites: Sequence[Site],
-        scores: Scores,
-        stats: Stats,
-        cost: Mapping[str, int],
-        budget: int,
-    ) -> dict[str, int]:
-        total = sum(site.units * cost[site.name] for site in sites)
-        share = 1 - budget / total
+    def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
+        share = 1 - budget.share
         protected = self.protected_blocks(sites)
         keep = {}
         for site in sites:
             runs = site.units // site.groups
-            exact, slack = share * runs, runs / total  # the budget is a whole number of parameters
+            exact, slack = share * runs, runs / budget.total  # the budget is a whole number of parameters
             up = self.neurons == "up" and site.kind == "mlp"
             removed = math.ceil(exact - slack) if up else math.floor(exact + slack)
             kept = max(runs - removed, 1) * site.groups

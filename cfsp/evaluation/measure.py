@@ -19,17 +19,19 @@ def measure(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     cache: Cache,
+    weights: str | None = None,
     again: bool = False,
 ) -> dict[str, Metric]:
     """All metrics, from the cache where these weights were measured so before.
 
-    So a run that is killed goes on with the measurement that it was at. again: measure all anew.
+    So a run that is killed goes on with the measurement that it was at. weights: the model's fingerprint,
+    if it is known. again: measure all anew.
 
     Raises:
         ValueError: an evaluator cannot measure this model, or two of them give one name.
     """
     found: dict[str, Metric] = {}
-    weights = fingerprint(model)
+    weights = weights or fingerprint(model)
     protocols = [evaluator.protocol(model, tokenizer) for evaluator in evaluators]
     for evaluator, protocol in zip(evaluators, protocols, strict=True):
         code = code_of(type(evaluator))

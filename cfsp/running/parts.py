@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.allocators.base import Allocator
-from cfsp.compensation.base import Compensation
-from cfsp.criteria.base import Criterion
 from cfsp.data.calibration import Batch, RandomWindows
 from cfsp.data.overlaps import overlaps
 from cfsp.data.windows import fingerprint_examples
@@ -20,17 +15,16 @@ from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
 from cfsp.model.blocks import check_positions
-from cfsp.model.sites import Site
 from cfsp.plans.kept import keep_plan, kept_plan
-from cfsp.plans.plan import PrunePlan
+from cfsp.plans.subject import Subject
 from cfsp.recovery.base import Recovery
 from cfsp.recovery.none import NoRecovery
 from cfsp.running.build import build
 from cfsp.running.config import chosen
-from cfsp.schedules.base import Schedule
+from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.method import Method
 from cfsp.storage.about import About
-from cfsp.storage.cache import Cache
-from cfsp.storage.fingerprints import digest, fingerprint, fingerprint_batches
+from cfsp.storage.fingerprints import digest, fingerprint_batches
 
 
 @dataclass(frozen=True)
@@ -38,9 +32,7 @@ class Parts:
     """The components of one run. paired: evaluators that want the dense model beside the pruned one."""
 
     schedule: Schedule
-    criterion: Criterion
-    allocator: Allocator
-    compensation: Compensation
+    method: Method
     calibration: RandomWindows
     recovery: Recovery
     evaluators: list[Evaluator]
@@ -50,11 +42,12 @@ class Parts:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Parts:
-        names = ("schedule", "criterion", "allocator", "compensation", "calibration", "recovery")
+        names = ("schedule", "calibration", "recovery")
         built = [build(part) for part in chosen(cfg.evaluation)]
         measures = [part for one in built if isinstance(one, Evaluator) for part in one.parts()]
         return cls(
             **{name: build(cfg[name]) for name in names},
+            method=Method(**{name: build(cfg[name]) for name in ("criterion", "allocator", "compensation")}),
             evaluators=[one for one in measures if not isinstance(one, PairedEvaluator)],
             paired=[one for one in measures if isinstance(one, PairedEvaluator)],
             samplers=[one for one in built if isinstance(one, Sampler)],
@@ -62,27 +55,20 @@ class Parts:
         )
 
     @property
-    def needs(self) -> frozenset[str]:
-        """Statistics that calibration measures."""
-        return self.criterion.needs | self.allocator.needs | self.compensation.needs
-
-    @property
     def need_dense(self) -> bool:
         """Whether the dense model must outlive surgery."""
         return self.recovery.needs_dense or bool(self.paired)
 
-    def check(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, sites: Sequence[Site]
-    ) -> dict[str, int]:
-        """Parameters of a unit of every site. Raises ValueError if the parts cannot do what is asked."""
+    def prepare(self, subject: Subject) -> Any:
+        """What the schedule prepares. Raises ValueError if the parts cannot do what is asked."""
+        model, tokenizer = subject.model, subject.tokenizer
         check_positions(model, self.calibration.seqlen, "calibration seqlen")
-        self.schedule.check(sites, self.criterion, self.allocator, self.compensation)
-        cost = self.schedule.check_budget(model, sites, self.allocator)
+        prepared = self.schedule.prepare(subject, self.method)
         for evaluator in [*self.evaluators, *self.paired]:
             evaluator.protocol(model, tokenizer)
         for sampler in self.samplers:
             sampler.check(model, tokenizer)
-        return cost
+        return prepared
 
     def about(self, model: Mapping[str, Any]) -> About:
         """What people call the statistics by that this run keeps. model: its config."""
@@ -102,25 +88,15 @@ class Parts:
         read = [text for evaluator in self.evaluators for text in evaluator.reads()] if is_main() else []
         return overlaps([self.calibration.text, *self.recovery.reads()], read)
 
-    def plan(
-        self,
-        model: PreTrainedModel,
-        sites: Sequence[Site],
-        batches: Sequence[Batch],
-        examples: Any,
-        kept: Path,
-        cache: Cache,
-    ) -> PrunePlan:
-        """The plan: made, or, if training was interrupted, the one that it began with, in `kept`.
+    def plan(self, subject: Subject, batches: Sequence[Batch], prepared: Any, examples: Any) -> Planned:
+        """The plan: made, or, if training was interrupted, the one that it began with.
 
         examples: what recovery will train on; with other ones training begins anew.
         """
-        seen = [fingerprint(model), fingerprint_batches(batches), fingerprint_examples(examples)]
-        if (plan := kept_plan(kept, digest(seen))) is not None:
-            return plan
-        plan = self.schedule.plan(
-            model, sites, batches, self.criterion, self.allocator, self.compensation, cache
-        )
+        seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples)]
+        if (kept := kept_plan(subject.folder, digest(seen))) is not None:
+            return Planned(kept)
+        planned = self.schedule.plan(subject, batches, self.method, prepared)
         if not isinstance(self.recovery, NoRecovery):
-            keep_plan(kept, plan, digest(seen))
-        return plan
+            keep_plan(subject.folder, planned.plan, digest(seen))
+        return planned

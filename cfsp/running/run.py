@@ -2,42 +2,28 @@
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from transformers import set_seed
 
 from cfsp.bars import begin
 from cfsp.checkpoints.card import base_license, model_card
-from cfsp.checkpoints.describe import check_saving
 from cfsp.checkpoints.load import check_device, local_device
-from cfsp.checkpoints.model_files import local_folder
 from cfsp.checkpoints.save import check_target, save
-from cfsp.data.readings import kept_in
-from cfsp.evaluation.measure import join, measure, measure_pairs, say
 from cfsp.loggers.base import Job, Log
-from cfsp.machine.environment import environment, git_state, is_main, now
-from cfsp.machine.memory import peak_bytes, reset_peak
+from cfsp.machine.environment import is_main
+from cfsp.machine.memory import reset_peak
 from cfsp.machine.process import left_as_found
-from cfsp.model.find_sites import find_sites
-from cfsp.plans.surgery import apply
 from cfsp.records.identity import run_id
 from cfsp.records.record import Record, make_folder
-from cfsp.recovery.base import Setting, block_parameters, change_of
-from cfsp.running.build import build
 from cfsp.running.config import check_config
 from cfsp.running.parts import Parts
 from cfsp.running.plugins import import_plugins
 from cfsp.running.run_files import RECORD, RunFiles
-from cfsp.schedules.partial import parameters
-from cfsp.storage.cache import Cache
+from cfsp.running.stages import STAGES, State
 
 
 def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -> Record:
@@ -90,85 +76,39 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
                 "save=FOLDER or merge=true"
             )
         with Log(parts.loggers, Job(name, config, Path(cfg.results), command, sweep)) as log:
-            made = prune(cfg, config, parts, files, log)
+            made = prune(State(cfg, config, parts, files, log))
         if is_main():
             files.tidy()
     return made, True
 
 
-def prune(cfg: DictConfig, config: Mapping[str, Any], parts: Parts, files: RunFiles, log: Log) -> Record:
-    """Calibrate, plan, cut, recover, measure, write. config: cfg, resolved."""
-    training, cache = files.training, Cache.at(cfg.cache)
-    clock = Stopwatch()
-    with clock("load"), kept_in(cache):
-        model, tokenizer = build(cfg.model)
-        sites = find_sites(model, config["sites"])
-        before, sizes = parameters(model, sites), block_parameters(model)
-        cost = parts.check(model, tokenizer, sites)
-        if files.target is not None:
-            check_saving(model, sites, parts.allocator.round_to)
-            source = Path(model.config.name_or_path)
-            source = local_folder(source, cfg.model.revision) if source.parts else None
-        examples = parts.recovery.prepare(model, tokenizer, parts.needs)
-        batches = parts.calibration.batches(tokenizer)
-        shared = parts.overlaps()
-    with clock("dense evaluation"):
-        dense = measure(parts.evaluators, model, tokenizer, cache)
-        said = say(parts.samplers, model, tokenizer)
-        log.metrics("dense", dense)
-    with clock("plan"):
-        about = parts.about(config["model"])
-        plan = parts.plan(model, sites, batches, examples, training, replace(cache, about=about))
-    with clock("surgery"):
-        original = copy.deepcopy(model) if parts.need_dense else None
-        apply(plan, sites, model)
-        after = parameters(model, find_sites(model, config["sites"]))  # before adapters may sit inside
-    with clock("recovery"):
-        change = change_of(sizes, model, plan)
-        setting = Setting(model, tokenizer, change, training, original, log.curve)
-        recovered = parts.recovery.run(setting, examples)
-        model = recovered.model
-    with clock("evaluation"):
-        pruned = measure(parts.evaluators, model, tokenizer, cache, again=cfg.overwrite)
-        pairs = measure_pairs(parts.paired, original, model, tokenizer)
-        for found, more in zip((dense, pruned), pairs, strict=True):
-            join(found, more)
-        log.metrics("pruned", pruned)
-        samples = {
-            prompt: {"dense": said[prompt], "pruned": text}
-            for prompt, text in say(parts.samplers, model, tokenizer).items()
-        }
-    outcome = Record(
-        id=log.job.id,
-        created=now(),
-        config=config,
-        parameters={"dense": before, "pruned": after},
-        sparsity={base: 1 - after[base] / before[base] for base in before},
-        widths={cut.site: [cut.units, len(cut.keep)] for cut in plan.edits},
-        unit_cost=cost,
-        notes=plan.notes,
-        metrics={"dense": dense, "pruned": pruned},
-        seconds=clock.seconds,
-        peak_bytes=peak_bytes(model.device),
-        git=git_state(),
-        environment=environment(model.device),
-        command=log.job.command,
-        training=recovered.training,
-        samples=samples,
-        overlaps=shared,
-    )
-    if not is_main():
-        return outcome
-
-    def save_model() -> None:
-        card = partial(model_card, outcome, license=base_license(str(cfg.model.path)))
-        texts, over = {RECORD: outcome.text()}, files.may_replace(cfg.overwrite)
-        own = None if source else tokenizer
-        save(files.target, model, own, plan, card, texts, over, recovered.adapters, source)
-
-    files.keep(outcome, save_model)
-    log.finish(outcome)
+def prune(state: State) -> Record:
+    """Go through all stages; write the record and, if it is wanted, the model."""
+    for name, stage in STAGES.items():
+        begin(name)
+        start = time.perf_counter()
+        stage(state)
+        state.seconds[name] = round(time.perf_counter() - start, 3)
+    outcome = state.record()
+    if is_main():
+        state.files.keep(outcome, partial(save_model, state, outcome))
+        state.log.finish(outcome)
     return outcome
+
+
+def save_model(state: State, outcome: Record) -> None:
+    """Write the model with its record and its card."""
+    save(
+        state.files.target,
+        state.model,
+        None if state.source else state.tokenizer,
+        state.planned.plan,
+        partial(model_card, outcome, license=base_license(str(state.cfg.model.path))),
+        {RECORD: outcome.text()},
+        state.files.may_replace(state.cfg.overwrite),
+        state.recovered.adapters,
+        state.source,
+    )
 
 
 def save_folder(cfg: DictConfig, run_id: str) -> Path | None:
@@ -180,17 +120,3 @@ def save_folder(cfg: DictConfig, run_id: str) -> Path | None:
     if not cfg.save:
         raise ValueError(f"save={cfg.save!r}: expected false, true (results/models/<id>) or a folder")
     return Path(cfg.save)
-
-
-class Stopwatch:
-    """Seconds per named stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        begin(stage)
-        yield
-        self.seconds[stage] = round(time.perf_counter() - start, 3)

@@ -4,36 +4,43 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cfsp.allocators.base import Allocator
+from cfsp.allocators.base import Budget
 from cfsp.checks import check_choice
-from cfsp.compensation.base import Compensation
-from cfsp.criteria.base import Criterion
 from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
 from cfsp.options import Checked
 from cfsp.plans.plan import PrunePlan
+from cfsp.plans.subject import Subject
 from cfsp.schedules.decide import check_kinds
+from cfsp.schedules.method import Method
 from cfsp.schedules.partial import Progress, parameters
 from cfsp.schedules.probes import probe_once
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
 from cfsp.statistics.collect import collect
 from cfsp.statistics.moments import warn_of_few_tokens
-from cfsp.storage.cache import OFF, Cache
 
 BASES = ("sites", "blocks", "model")
 SHARE = "a share to remove, in [0, 1)"
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and what training for it was and cost, as JSON data; None if nothing was trained."""
+
+    plan: PrunePlan
+    training: dict[str, Any] | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Checked, ABC):
-    """Turns a model and calibration batches into a plan; never changes a shape.
+    """Turns a model and calibration batches into a plan; changes no shape, and values only where it trains.
 
     sparsity: the share of the base's parameters to remove, in [0, 1).
     sparsity_of: the base: the chosen "sites", all "blocks", or the whole "model".
@@ -55,21 +62,32 @@ class Schedule(Checked, ABC):
             raise ValueError(f"sparsity={self.sparsity!r}: expected {SHARE}")
         check_choice("sparsity_of", self.sparsity_of, BASES)
 
+    def prepare(self, subject: Subject, method: Method) -> Any:
+        """Check all that can be checked before anything costly runs, and read what the schedule trains on.
+
+        Returns what `plan` takes as `prepared`. Raises ValueError with what would be accepted.
+        """
+        self.check(subject.sites, method)
+        method.allocator.check(subject.sites, self.budget(subject))
+
     @abstractmethod
     def plan(
         self,
-        model: PreTrainedModel,
-        sites: Sequence[Site],
+        subject: Subject,
         batches: Iterable[Mapping[str, Tensor]],
-        criterion: Criterion,
-        allocator: Allocator,
-        compensation: Compensation,
-        cache: Cache = OFF,
-    ) -> PrunePlan:
-        """Decide what every site keeps. The model is as it was afterwards.
+        method: Method,
+        prepared: Any = None,
+    ) -> Planned:
+        """Decide what every site keeps.
 
-        cache: where statistics of the dense model are kept for the next plan.
+        batches: of calibration. prepared: what `prepare` returned.
         """
+
+    def budget(self, subject: Subject) -> Budget:
+        """What may stay of the sites. Raises ValueError if they are too small."""
+        cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
+        whole = Budget.of(subject.sites, cost, 0)
+        return replace(whole, keep=whole.total - self.removed(subject.model, subject.sites))
 
     def removed(self, model: PreTrainedModel, sites: Sequence[Site]) -> int:
         """Parameters that must go. Raises ValueError if the sites are too small."""
@@ -85,12 +103,12 @@ class Schedule(Checked, ABC):
 
     def collect(
         self,
+        subject: Subject,
         state: Progress,
         sites: Sequence[Site],
         batches: Iterable[Mapping[str, Tensor]],
         needs: Collection[str],
         last_block: str | None = None,
-        cache: Cache = OFF,
     ) -> Stats:
         """The statistics of the model as it is so far, at these of its sites; kept while it is dense."""
         if not needs:  # magnitude needs no forward pass
@@ -101,21 +119,16 @@ class Schedule(Checked, ABC):
             if state.cuts or last_block:
                 stats = collect(state.model, whole, batches, needs, last_block, self.checkpointing)
             else:
-                stats = collect_once(cache, state.model, whole, batches, needs, self.checkpointing)
+                stats = collect_once(subject, whole, batches, needs, self.checkpointing)
         found = {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
         if "input_tokens" in needs and "input_second_moment" in needs:
             for name, stat in found.items():
                 warn_of_few_tokens(name, stat)
         return found
 
-    def check(
-        self,
-        sites: Sequence[Site],
-        criterion: Criterion,
-        allocator: Allocator,
-        compensation: Compensation,
-    ) -> None:
+    def check(self, sites: Sequence[Site], method: Method) -> None:
         """Raise ValueError if these cannot work together."""
+        criterion, allocator, compensation = method.criterion, method.allocator, method.compensation
         check_kinds(criterion, sites)
         if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
             raise ValueError(
@@ -139,33 +152,18 @@ class Schedule(Checked, ABC):
                 "that share none (attention or query_heads, mlp)"
             )
 
-    def check_budget(
-        self, model: PreTrainedModel, sites: Sequence[Site], allocator: Allocator
-    ) -> dict[str, int]:
-        """Parameters of a unit of every site. Raises ValueError if the allocator cannot meet the budget."""
-        cost = {site.name: unit_cost(model, site) for site in sites}
-        whole = sum(site.units * cost[site.name] for site in sites)
-        allocator.check(sites, cost, whole - self.removed(model, sites))
-        return cost
-
     def probe(
         self,
-        state: Progress,
-        sites: Sequence[Site],
+        subject: Subject,
         batches: Sequence[Mapping[str, Tensor]],
-        parts: tuple[Criterion, Allocator, Compensation],
+        method: Method,
         stats: Stats,
-        cache: Cache,
         place: str = "memory",
     ) -> None:
         """Add to the statistics what the allocator wants tried on the dense model, if anything."""
-        criterion, allocator, compensation = parts
-        if allocator.probes is None:
+        if method.allocator.probes is None:
             return
-        self.check_budget(state.model, sites, allocator)  # before anything is probed
-        method = (criterion, compensation)
-        found = probe_once(cache, state.model, sites, batches, method, allocator.probes, stats, place)
-        for name, tried in found.items():
+        for name, tried in probe_once(subject, batches, method, stats, place).items():
             stats[name] |= tried
 
 

@@ -8,21 +8,19 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from cfsp.allocators.base import Allocator
 from cfsp.bars import bar
 from cfsp.checks import check_choice
-from cfsp.compensation.base import TARGETS, Compensation
-from cfsp.criteria.base import Criterion
+from cfsp.compensation.base import TARGETS
 from cfsp.model.sites import Site
 from cfsp.passes.stream import PLACES, Stream
 from cfsp.plans.plan import Cut, PrunePlan
-from cfsp.schedules.base import Schedule, notes_of
+from cfsp.plans.subject import Subject
+from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts, overlap, score_sites
+from cfsp.schedules.method import Method
 from cfsp.schedules.partial import Progress
 from cfsp.schedules.targets import check_residual, target_moments
-from cfsp.storage.cache import OFF, Cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,71 +51,70 @@ class Blockwise(Schedule):
 
     def plan(
         self,
-        model: PreTrainedModel,
-        sites: Sequence[Site],
+        subject: Subject,
         batches: Iterable[Mapping[str, Tensor]],
-        criterion: Criterion,
-        allocator: Allocator,
-        compensation: Compensation,
-        cache: Cache = OFF,
-    ) -> PrunePlan:
-        if any(site.block is None for site in sites):
-            raise ValueError(
-                "schedule blockwise needs sites that lie in blocks; expected only mlp and attention"
-            )
-        self.check(sites, criterion, allocator, compensation)
+        method: Method,
+        prepared: Any = None,
+    ) -> Planned:
+        model, sites, target = subject.model, subject.sites, method.compensation.target
         batches = list(batches)  # read once per block
-        parts = (criterion, allocator, compensation)
-        widths, notes = self.widths(model, sites, batches, parts, cache)
+        widths, notes = self.widths(subject, batches, method)
         cuts: dict[str, Cut] = {}
         with ExitStack() as stack:
             pruned = stack.enter_context(Stream(model, batches, self.hidden_states))
             dense = None
-            if compensation.target != "own":
+            if target != "own":
                 dense = stack.enter_context(Stream(model, batches, self.hidden_states))
-            if compensation.target == "residual":
+            if target == "residual":
                 check_residual(pruned)
             last = max(site.block for site in sites)
             for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]
-                made = self.cut_block(pruned, dense, own, widths, parts)
+                made = self.cut_block(subject, pruned, dense, own, widths, method)
                 cuts |= {cut.site: cut for cut in made}
                 if block < last:
                     with Progress(model, own, made).gates():
                         pruned.advance()
                     if dense is not None:
                         dense.advance()
-        return PrunePlan(tuple(cuts[site.name] for site in sites), notes)
+        return Planned(PrunePlan(tuple(cuts[site.name] for site in sites), notes))
+
+    def check(self, sites: Sequence[Site], method: Method) -> None:
+        if any(site.block is None for site in sites):
+            raise ValueError(
+                "schedule blockwise needs sites that lie in blocks; expected only mlp and attention"
+            )
+        super().check(sites, method)
 
     def widths(
         self,
-        model: PreTrainedModel,
-        sites: Sequence[Site],
+        subject: Subject,
         batches: Sequence[Mapping[str, Tensor]],
-        parts: tuple[Criterion, Allocator, Compensation],
-        cache: Cache,
+        method: Method,
     ) -> tuple[dict[str, int], dict[str, Any]]:
         """Units to keep of every site, by the dense model; and what to note of it."""
-        criterion, allocator, _ = parts
-        state = Progress(model, sites)
+        sites, criterion, allocator = subject.sites, method.criterion, method.allocator
+        state = Progress(subject.model, sites)
         ranked = allocator.ranks or overlap(sites)
         needs = allocator.needs | (criterion.needs if ranked else frozenset())
-        stats = self.collect(state, sites, batches, needs, cache=cache)
+        stats = self.collect(subject, state, sites, batches, needs)
         scores = score_sites(state, sites, stats, criterion) if ranked else {}
-        self.probe(state, sites, batches, parts, stats, cache, self.hidden_states)
-        widths = allocate(state, sites, scores, stats, allocator, self.removed(model, sites))
+        self.probe(subject, batches, method, stats, self.hidden_states)
+        removed = self.removed(subject.model, sites)
+        widths = allocate(state, sites, scores, stats, allocator, removed)
         return widths, notes_of(sites, stats)
 
     def cut_block(
         self,
+        subject: Subject,
         pruned: Stream,
         dense: Stream | None,
         sites: Sequence[Site],
         widths: Mapping[str, int],
-        parts: tuple[Criterion, Allocator, Compensation],
+        method: Method,
     ) -> list[Cut]:
         """Decide the sites of the block that the streams have come to."""
-        criterion, _, compensation = parts
+        criterion, compensation = method.criterion, method.compensation
         needs = criterion.needs | compensation.needs
         apart = self.apart or dense is not None
         groups = [[site] for site in sorted(sites, key=lambda site: site.kind == "mlp")] if apart else [sites]
@@ -125,9 +122,9 @@ class Blockwise(Schedule):
         for group in groups if sites else []:
             state = Progress(pruned.model, sites, cuts)
             with pruned.resumed():
-                stats = self.collect(state, group, pruned.batches, needs, last_block=group[0].blocks[0])
+                stats = self.collect(subject, state, group, pruned.batches, needs, group[0].blocks[0])
             for site in group if dense is not None else []:
                 stats[site.name] |= target_moments(dense, pruned, site, compensation.target, state.gates())
             scores = score_sites(state, group, stats, criterion)
-            cuts += make_cuts(state, group, scores, widths, stats, parts)
+            cuts += make_cuts(state, group, scores, widths, stats, method)
         return cuts

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from cfsp.allocators.base import Allocator
-from cfsp.compensation.base import Compensation
+from cfsp.allocators.base import Allocator, Budget
 from cfsp.criteria.base import Criterion
 from cfsp.model.sites import Site
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut
+from cfsp.schedules.method import Method
 from cfsp.schedules.partial import Progress
 from cfsp.statistics.base import Stats
 
@@ -53,8 +54,9 @@ def allocate(
         return {site.name: site.units for site in sites}
     cost = {site.name: state.cost(site) for site in sites}
     total = sum(site.units * cost[site.name] for site in sites)
+    budget = partial(Budget.of, sites, cost)
     if not overlap(sites):
-        return allocator.allocate(sites, scores, stats, cost, total - removed)
+        return allocator.allocate(sites, scores, stats, budget(total - removed))
     # Where sites share weights or blocks differ, costs do not add up: look for the budget that does.
     before = state.parameters()
 
@@ -62,12 +64,12 @@ def allocate(
         return before - state.after(choose(sites, scores, widths, allocator)).parameters()
 
     low, high = allocator.least(sites, cost), total
-    widths = allocator.allocate(sites, scores, stats, cost, low)
+    widths = allocator.allocate(sites, scores, stats, budget(low))
     if gone(widths) < removed:
         raise ValueError(f"the sites cannot lose {removed:,} parameters; expected a lower sparsity")
     while high - low > 1:
         middle = (low + high) // 2
-        wider = allocator.allocate(sites, scores, stats, cost, middle)
+        wider = allocator.allocate(sites, scores, stats, budget(middle))
         if gone(wider) >= removed:
             low, widths = middle, wider
         else:
@@ -102,14 +104,11 @@ def make_cuts(
     scores: Mapping[str, Tensor],
     widths: Mapping[str, int],
     stats: Stats,
-    parts: tuple[Criterion, Allocator, Compensation],
+    method: Method,
 ) -> list[Cut]:
     """Keep the best units of every site; what stands for the others is the compensation's business."""
-    criterion, allocator, compensation = parts
-    keep = choose(sites, scores, widths, allocator)
-    return [
-        make_cut(state, site, keep[site.name], stats[site.name], criterion, compensation) for site in sites
-    ]
+    keep = choose(sites, scores, widths, method.allocator)
+    return [make_cut(state, site, keep[site.name], stats[site.name], method) for site in sites]
 
 
 def make_cut(
@@ -117,12 +116,11 @@ def make_cut(
     site: Site,
     keep: Sequence[int],
     stat: Mapping[str, Tensor],
-    criterion: Criterion,
-    compensation: Compensation,
+    method: Method,
 ) -> Cut:
     """Cut one site to the units of the best scores, or to what its criterion makes of them."""
     if len(keep) == site.units:
         return state.cut(site, keep)
     view = state.view(site)
-    keep = criterion.refine(view, stat, keep)
-    return state.cut(site, keep, **compensation.compensate(view, stat, keep))
+    keep = method.criterion.refine(view, stat, keep)
+    return state.cut(site, keep, **method.compensation.compensate(view, stat, keep))

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from cfsp.allocators.base import Allocator
 from cfsp.bars import bar
 from cfsp.checks import check_integer
-from cfsp.compensation.base import Compensation
-from cfsp.criteria.base import Criterion
-from cfsp.model.sites import Site
 from cfsp.plans.plan import Cut, PrunePlan
-from cfsp.schedules.base import Schedule, notes_of
+from cfsp.plans.subject import Subject
+from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts, score_sites
+from cfsp.schedules.method import Method
 from cfsp.schedules.partial import Progress
-from cfsp.storage.cache import OFF, Cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,30 +40,25 @@ class Iterative(Schedule):
 
     def plan(
         self,
-        model: PreTrainedModel,
-        sites: Sequence[Site],
+        subject: Subject,
         batches: Iterable[Mapping[str, Tensor]],
-        criterion: Criterion,
-        allocator: Allocator,
-        compensation: Compensation,
-        cache: Cache = OFF,
-    ) -> PrunePlan:
-        self.check(sites, criterion, allocator, compensation)
+        method: Method,
+        prepared: Any = None,
+    ) -> Planned:
+        model, sites = subject.model, subject.sites
         batches = list(batches)  # read once per step
         removed = self.removed(model, sites)
         dense = round(Progress(model, sites).parameters())
-        needs = criterion.needs | allocator.needs | compensation.needs
         cuts: dict[str, Cut] = {}
         notes = {}
         for step in bar(range(1, self.steps + 1), "prune in steps", "step"):
             state = Progress(model, sites, cuts.values())
             left = [site for site in state.sites if site.units]
-            stats = self.collect(state, left, batches, needs, cache=cache)
-            parts = (criterion, allocator, compensation)
+            stats = self.collect(subject, state, left, batches, method.needs)
             notes = notes or notes_of(sites, stats)
-            scores = score_sites(state, left, stats, criterion)
+            scores = score_sites(state, left, stats, method.criterion)
             due = removed * step // self.steps - (dense - round(state.parameters()))
-            widths = allocate(state, left, scores, stats, allocator, due)
-            made = make_cuts(state, left, scores, widths, stats, parts)
+            widths = allocate(state, left, scores, stats, method.allocator, due)
+            made = make_cuts(state, left, scores, widths, stats, method)
             cuts |= {cut.site: cut for cut in made}
-        return PrunePlan(tuple(cuts.values()), notes)
+        return Planned(PrunePlan(tuple(cuts.values()), notes))

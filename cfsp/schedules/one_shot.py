@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
-from cfsp.allocators.base import Allocator
-from cfsp.compensation.base import Compensation
-from cfsp.criteria.base import Criterion
-from cfsp.model.sites import Site
 from cfsp.plans.plan import PrunePlan
-from cfsp.schedules.base import Schedule, notes_of
+from cfsp.plans.subject import Subject
+from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts, score_sites
+from cfsp.schedules.method import Method
 from cfsp.schedules.partial import Progress
-from cfsp.storage.cache import OFF, Cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,22 +22,17 @@ class OneShot(Schedule):
 
     def plan(
         self,
-        model: PreTrainedModel,
-        sites: Sequence[Site],
+        subject: Subject,
         batches: Iterable[Mapping[str, Tensor]],
-        criterion: Criterion,
-        allocator: Allocator,
-        compensation: Compensation,
-        cache: Cache = OFF,
-    ) -> PrunePlan:
-        self.check(sites, criterion, allocator, compensation)
-        batches = list(batches)
-        state = Progress(model, sites)
-        needs = criterion.needs | allocator.needs | compensation.needs
-        stats = self.collect(state, sites, batches, needs, cache=cache)
-        scores = score_sites(state, sites, stats, criterion)
-        parts = (criterion, allocator, compensation)
-        self.probe(state, sites, batches, parts, stats, cache)
-        widths = allocate(state, sites, scores, stats, allocator, self.removed(model, sites))
-        cuts = make_cuts(state, sites, scores, widths, stats, parts)
-        return PrunePlan(tuple(cuts), notes_of(sites, stats))
+        method: Method,
+        prepared: Any = None,
+    ) -> Planned:
+        batches, sites = list(batches), subject.sites
+        state = Progress(subject.model, sites)
+        stats = self.collect(subject, state, sites, batches, method.needs)
+        scores = score_sites(state, sites, stats, method.criterion)
+        self.probe(subject, batches, method, stats)
+        removed = self.removed(subject.model, sites)
+        widths = allocate(state, sites, scores, stats, method.allocator, removed)
+        cuts = make_cuts(state, sites, scores, widths, stats, method)
+        return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats)))

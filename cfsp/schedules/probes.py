@@ -21,20 +21,19 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Probes
 from cfsp.bars import bar
-from cfsp.compensation.base import Compensation
-from cfsp.criteria.base import Criterion
 from cfsp.model.costs import macs, seconds_of
 from cfsp.model.sites import Site
 from cfsp.passes.modes import evaluating
 from cfsp.passes.stream import Stream
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
+from cfsp.schedules.method import Method
 from cfsp.schedules.partial import Progress
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import identity
 from cfsp.statistics.collect import collect
-from cfsp.storage.cache import Cache
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
 from cfsp.storage.tensors import read_tensors, write_tensors
@@ -44,12 +43,9 @@ ROUNDS = 9
 
 
 def probe_once(
-    cache: Cache,
-    model: PreTrainedModel,
-    sites: Sequence[Site],
+    subject: Subject,
     batches: Sequence[Mapping[str, Tensor]],
-    method: tuple[Criterion, Compensation],
-    probes: Probes,
+    method: Method,
     known: Stats,
     place: str = "memory",
 ) -> Stats:
@@ -58,24 +54,24 @@ def probe_once(
     A sweep over sparsities so probes once. Latencies are of this hour and this machine, and never kept;
     nor is what parts do whose code is in no file.
     """
-    kinds = [type(part) for part in method]
-    code = code_of(probe, *kinds)
+    parts, probes, cache = (method.criterion, method.compensation), method.allocator.probes, subject.cache
+    code = code_of(probe, *map(type, parts))
     if cache.folder is None or probes.cost == "latency" or code is None:
-        return probe(model, sites, batches, method, probes, known, place)
+        return probe(subject, batches, method, known, place)
     tried = {
         "probes": asdict(probes),
-        "parts": [[kind.__qualname__, repr(vars(part))] for kind, part in zip(kinds, method, strict=True)],
+        "parts": [[type(part).__qualname__, repr(vars(part))] for part in parts],
         "code": code,
     }
-    folder = f"statistics/{digest([identity(model, sites, batches), tried])}"
+    folder = f"statistics/{digest([identity(subject, subject.sites, batches), tried])}"
     with cache.alone(folder):
         kept = cache.get(f"{folder}/probes.safetensors", read_tensors)
         if kept is None:
-            made = probe(model, sites, batches, method, probes, known, place)
+            made = probe(subject, batches, method, known, place)
             kept = {f"{site}/{name}": value for site, stat in made.items() for name, value in stat.items()}
             cache.describe(folder)
             cache.put(f"{folder}/probes.safetensors", partial(write_tensors, kept))
-    stats: Stats = {site.name: {} for site in sites}
+    stats: Stats = {site.name: {} for site in subject.sites}
     for key, value in kept.items():
         site, name = key.rsplit("/", 1)
         stats[site][name] = value
@@ -84,11 +80,9 @@ def probe_once(
 
 @torch.no_grad()
 def probe(
-    model: PreTrainedModel,
-    sites: Sequence[Site],
+    subject: Subject,
     batches: Sequence[Mapping[str, Tensor]],
-    method: tuple[Criterion, Compensation],
-    probes: Probes,
+    method: Method,
     known: Stats,
     place: str = "memory",
 ) -> Stats:
@@ -105,7 +99,8 @@ def probe(
     one more. Where statistics are not known, that one is over all batches, and another goes through its block
     for each site (of gradients: through the whole model and back).
     """
-    chosen, needs = batches[: probes.batches], method[0].needs | method[1].needs
+    model, sites, probes = subject.model, subject.sites, method.allocator.probes
+    chosen, needs = batches[: probes.batches], judging(method)
     if all(needs <= known[site.name].keys() for site in sites):
         batches = chosen  # what more there is has been read
     stats: Stats = {}
@@ -126,29 +121,39 @@ def probe(
                 }
             if block < len(stream.blocks) - 1:
                 stream.advance()
-    if probes.cost != "parameters":
-        for kind in dict.fromkeys(site.kind for site in sites):
-            alike = [site for site in sites if site.kind == kind]
-            with evaluating(model):
-                price = unit_price(model, alike, chosen[0], probes)
-            for site in alike:
-                stats[site.name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
+    for name, price in unit_prices(subject, chosen[0], probes).items():
+        stats[name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
+
+
+def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -> dict[str, float]:
+    """Site name -> what a unit costs, alike for all sites of a kind; nothing where parameters count."""
+    prices: dict[str, float] = {}
+    for kind in dict.fromkeys(site.kind for site in subject.sites) if probes.cost != "parameters" else ():
+        alike = [site for site in subject.sites if site.kind == kind]
+        with evaluating(subject.model):
+            price = unit_price(subject.model, alike, batch, probes)
+        prices |= dict.fromkeys((site.name for site in alike), price)
+    return prices
+
+
+def judging(method: Method) -> frozenset[str]:
+    """Names of the statistics that probes read: those of criterion and compensation."""
+    return method.criterion.needs | method.compensation.needs
 
 
 def judged(
     stream: Stream,
     site: Site,
-    method: tuple[Criterion, Compensation],
+    method: Method,
     known: Mapping[str, Tensor],
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
     """Scores of a site's units in the dense model [units], and its statistics."""
-    criterion, compensation = method
-    needs, stat = criterion.needs | compensation.needs, known
+    needs, stat = judging(method), known
     if not needs <= known.keys():
         with stream.resumed():
             stat = collect(stream.model, [site], stream.batches, needs, site.blocks[0])[site.name]
-    return criterion.score(Progress(stream.model, [site]).view(site), stat), stat
+    return method.criterion.score(Progress(stream.model, [site]).view(site), stat), stat
 
 
 def cut_alone(
@@ -157,11 +162,11 @@ def cut_alone(
     count: int,
     score: Tensor,
     stat: Mapping[str, Tensor],
-    method: tuple[Criterion, Compensation],
+    method: Method,
 ) -> Cut:
     """One site cut to its best units, which are not refined: that is for the width that will count."""
     state, keep = Progress(stream.model, [site]), best_units(score, count, site.groups)
-    return state.cut(site, keep, **method[1].compensate(state.view(site), stat, keep))
+    return state.cut(site, keep, **method.compensation.compensate(state.view(site), stat, keep))
 
 
 def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:

@@ -8,14 +8,13 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from cfsp.model.sites import Site
+from cfsp.plans.subject import Subject
 from cfsp.statistics.base import STATISTICS, Stats
 from cfsp.statistics.collect import collect
-from cfsp.storage.cache import Cache
 from cfsp.storage.code import code_of, is_ours
-from cfsp.storage.fingerprints import digest, fingerprint, fingerprint_batches
+from cfsp.storage.fingerprints import digest, fingerprint_batches
 from cfsp.storage.tensors import read_tensors, write_tensors
 
 SHARED = ("input_mean", "input_sq_mean", "input_var", "block_angular")
@@ -25,24 +24,24 @@ all, so that a sweep over criteria makes one: beside the model's own work a few 
 
 
 def collect_once(
-    cache: Cache,
-    model: PreTrainedModel,
+    subject: Subject,
     sites: Sequence[Site],
     batches: Iterable[Mapping[str, Tensor]],
     needs: Collection[str],
     checkpointing: bool = False,
 ) -> Stats:
-    """What `collect` returns, of which only what the cache does not have takes a pass.
+    """What `collect` returns for some of the subject's sites; only what the cache lacks takes a pass.
 
     An entry is one statistic at all sites. Its name stands for the model, the sites, the tokens, how and
     where it is computed, and the code that does it. A forward pass that is made collects `SHARED` too.
     Nothing is kept where a statistic's code is in no file, as in a notebook.
     """
     entries = {need: entry_name(need) for need in sorted({*needs, *SHARED})}
+    cache, model = subject.cache, subject.model
     if cache.folder is None or None in entries.values():
         return collect(model, sites, batches, needs, checkpointing=checkpointing)
     batches = list(batches)
-    folder = f"statistics/{digest(identity(model, sites, batches))}"
+    folder = f"statistics/{digest(identity(subject, sites, batches))}"
     names = {need: f"{folder}/{entry}.safetensors" for need, entry in entries.items()}
     with cache.alone(folder):
         found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
@@ -69,13 +68,13 @@ def entry_name(need: str) -> str | None:
 
 
 def identity(
-    model: PreTrainedModel, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
+    subject: Subject, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Any]:
     """What statistics are of, and the code that makes them: what an older version kept is not read."""
     return {
-        "model": fingerprint(model),
-        "attention": model.config._attn_implementation,
-        "device": model.device.type,
+        "model": subject.fingerprint,
+        "attention": subject.model.config._attn_implementation,
+        "device": subject.model.device.type,
         "sites": [asdict(site) for site in sites],
         "batches": fingerprint_batches(batches),
         "code": code_of(collect),
