@@ -101,5 +101,5 @@ def apply(plan: PrunePlan, model: PreTrainedModel) -> None:
     """Cut the model in place as the plan says. Raises ValueError if it was made for another model."""
     if not plan.edits:
         return
-    kinds = list(dict.fromkeys(cut.site.rsplit(".", 1)[-1] for cut in plan.edits))
+    kinds = list(dict.fromkeys(edit.kind for edit in plan.edits))
     carry_out(plan, find_sites(model, kinds), model)

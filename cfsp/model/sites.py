@@ -49,6 +49,11 @@ class Count:
     attribute: str
 
 
+def kind_of(site: str) -> str:
+    """The kind of a site, by its name, which ends in it: "mlp" of "model.layers.3.mlp"."""
+    return site.rpartition(".")[2]
+
+
 @dataclass(frozen=True)
 class Site:
     """A place where whole units can go.

@@ -3,24 +3,66 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from cfsp.model.sites import Site, kind_of
 from cfsp.storage.atomic import replacing
 
 FORMAT = 2
 
-TENSORS = ("fill", "consumer", "bias")
-"""Fields of a `Cut` that are tensors."""
+
+@dataclass(frozen=True, eq=False)
+class Edit(ABC):
+    """What is to be done to one site."""
+
+    tensors: ClassVar[tuple[str, ...]] = ()
+    """Fields that are tensors, or None."""
+
+    site: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of the site."""
+        return kind_of(self.site)
+
+    @property
+    @abstractmethod
+    def stays(self) -> list[int]:
+        """Units of the site, and how many of them stay in the model."""
+
+    @abstractmethod
+    def check(self, site: Site) -> None:
+        """Raise ValueError if the edit was made for another site or cannot be done."""
+
+    @abstractmethod
+    def data(self) -> dict[str, Any]:
+        """The fields that are no tensors, as JSON data."""
+
+    @classmethod
+    @abstractmethod
+    def of(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
+        """The edit that `data` and its tensors describe."""
+
+    @abstractmethod
+    def decision(self) -> Edit:
+        """The edit without its tensors."""
+
+    def held(self) -> dict[str, Tensor]:
+        """Its tensors, by field."""
+        found = {name: getattr(self, name) for name in self.tensors}
+        return {name: tensor for name, tensor in found.items() if tensor is not None}
 
 
 @dataclass(frozen=True, eq=False)
-class Cut:
+class Cut(Edit):
     """Keep these units of a site and remove the others for good.
 
     fill: constant that stands for every channel of the site in the consumer's bias once the unit
@@ -29,7 +71,8 @@ class Cut:
     bias: what is added to the consumer's bias. [outputs]
     """
 
-    site: str
+    tensors: ClassVar[tuple[str, ...]] = ("fill", "consumer", "bias")
+
     units: int
     keep: tuple[int, ...]
     fill: Tensor | None = None
@@ -47,39 +90,66 @@ class Cut:
         kept = set(self.keep)
         return tuple(unit for unit in range(self.units) if unit not in kept)
 
+    @property
+    def stays(self) -> list[int]:
+        return [self.units, len(self.keep)]
+
+    def check(self, site: Site) -> None:
+        if self.units != site.units:
+            raise ValueError(
+                f"the plan was made for {self.units} units at {self.site!r}; this model has {site.units}"
+            )
+        channels, kept = self.units * site.span, len(self.keep) * site.span
+        if self.fill is not None and self.fill.shape != (channels,):
+            raise ValueError(f"{self.site}: fill is {tuple(self.fill.shape)}; expected ({channels},)")
+        rows = site.consumers and self.consumer is not None and self.consumer.shape[0]
+        if rows and rows != kept:
+            raise ValueError(f"{self.site}: consumer has {rows} rows; expected {kept}, of what is kept")
+        if not self.keep and not site.may_go:
+            raise ValueError(f"{self.site}: the plan keeps none of its units; expected at least one here")
+        run = self.units // site.groups
+        if len({sum(unit // run == group for unit in self.keep) for group in range(site.groups)}) > 1:
+            raise ValueError(f"{self.site}: expected as many kept units of each of its {site.groups} groups")
+
+    def data(self) -> dict[str, Any]:
+        return {"site": self.site, "units": self.units, "keep": self.keep}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Cut:
+        return cls(data["site"], data["units"], tuple(data["keep"]), **tensors)
+
+    def decision(self) -> Cut:
+        return Cut(self.site, self.units, self.keep)
+
+
+EDITS: Mapping[str, type[Edit]] = {"cut": Cut}
+"""What an edit is called in plan.json -> its class."""
+
 
 @dataclass(frozen=True, eq=False)
 class PrunePlan:
     """One edit per site, and notes on how they were decided (JSON data)."""
 
-    edits: tuple[Cut, ...]
+    edits: tuple[Edit, ...]
     notes: dict[str, Any] = field(default_factory=dict)
 
     def decision(self) -> PrunePlan:
         """The plan without its tensors: what stayed, for beside a model that has them already."""
-        return PrunePlan(tuple(Cut(cut.site, cut.units, cut.keep) for cut in self.edits), self.notes)
+        return PrunePlan(tuple(edit.decision() for edit in self.edits), self.notes)
 
     def save(self, folder: str | Path) -> None:
         """Write plan.json, and plan.safetensors if any edit carries tensors."""
         path = Path(folder) / "plan.json"
         tensors = {
-            f"{cut.site}.{name}": getattr(cut, name).cpu().contiguous()
-            for cut in self.edits
-            for name in TENSORS
-            if getattr(cut, name) is not None
+            f"{edit.site}.{name}": tensor.cpu().contiguous()
+            for edit in self.edits
+            for name, tensor in edit.held().items()
         }
         if tensors:
             with replacing(path.with_suffix(".safetensors")) as part:
                 save_file(tensors, part)
-        edits = [
-            {
-                "site": cut.site,
-                "units": cut.units,
-                "keep": cut.keep,
-                "tensors": [name for name in TENSORS if getattr(cut, name) is not None],
-            }
-            for cut in self.edits
-        ]
+        names = {kind: name for name, kind in EDITS.items()}
+        edits = [{"type": names[type(edit)], **edit.data(), "tensors": [*edit.held()]} for edit in self.edits]
         with replacing(path) as part:
             part.write_text(json.dumps({"format": FORMAT, "notes": self.notes, "edits": edits}) + "\n")
         if not tensors:
@@ -103,13 +173,8 @@ class PrunePlan:
             raise ValueError(f"{path}: format {data.get('format')!r}; this version of cfsp reads {FORMAT}")
         has_tensors = any(edit["tensors"] for edit in data["edits"])
         tensors = load_file(path.with_suffix(".safetensors")) if has_tensors else {}
-        edits = tuple(
-            Cut(
-                edit["site"],
-                edit["units"],
-                tuple(edit["keep"]),
-                **{name: tensors[f"{edit['site']}.{name}"] for name in edit["tensors"]},
-            )
-            for edit in data["edits"]
-        )
-        return cls(edits, data["notes"])
+        edits = []
+        for edit in data["edits"]:
+            held = {name: tensors[f"{edit['site']}.{name}"] for name in edit["tensors"]}
+            edits.append(EDITS[edit.get("type", "cut")].of(edit, held))  # older plans have cuts alone
+        return cls(tuple(edits), data["notes"])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from transformers.pytorch_utils import Conv1D
 from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, set_count
 from cfsp.model.sites import Masks, Member, Site
 from cfsp.plans.masks import axis_masks, refitted
-from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.plan import Cut, Edit, PrunePlan
 
 SIZES = {
     nn.Linear: ("out_features", "in_features"),
@@ -35,7 +36,12 @@ def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
         ValueError: the plan names a site that is not among `sites`, one of another size, or one
             twice, or leaves nothing where something must stay. The model is untouched then.
     """
-    pairs = match(plan, sites)
+    for kind, pairs in match(plan, sites).items():
+        CARRIED_OUT_BY[kind](pairs, model)
+
+
+def cut_units(pairs: Sequence[tuple[Cut, Site]], model: nn.Module) -> None:
+    """Carry out all cuts of a plan."""
     folded: dict[str, Tensor] = {}
     for cut, site in pairs:
         for member in site.consumers if site.blocks else ():
@@ -63,40 +69,23 @@ def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
             keep_blocks(cut, site, model)
 
 
-def match(plan: PrunePlan, sites: Sequence[Site]) -> list[tuple[Cut, Site]]:
-    """Pair every edit with its site, or raise ValueError."""
+def match(plan: PrunePlan, sites: Sequence[Site]) -> dict[type[Edit], list[tuple[Edit, Site]]]:
+    """Pair every edit with its site, in the order of the sites, by class of edit; or raise ValueError."""
     by_name = {site.name: site for site in sites}
-    if len({cut.site for cut in plan.edits}) < len(plan.edits):
+    if len({edit.site for edit in plan.edits}) < len(plan.edits):
         raise ValueError("the plan cuts a site twice; expected one edit per site")
-    for cut in plan.edits:
-        if cut.site not in by_name:
+    for edit in plan.edits:
+        if edit.site not in by_name:
             raise ValueError(
-                f"the plan cuts {cut.site!r}, which this model lacks; it has {', '.join(by_name)}"
+                f"the plan cuts {edit.site!r}, which this model lacks; it has {', '.join(by_name)}"
             )
-        check_cut(cut, by_name[cut.site])
-    cuts = {cut.site: cut for cut in plan.edits}
-    return [(cuts[site.name], site) for site in sites if site.name in cuts]
-
-
-def check_cut(cut: Cut, site: Site) -> None:
-    """Raise ValueError if the cut was made for another site or cannot be done."""
-    if cut.units != site.units:
-        raise ValueError(
-            f"the plan was made for {cut.units} units at {cut.site!r}; this model has {site.units}"
-        )
-    channels = cut.units * site.span
-    if cut.fill is not None and cut.fill.shape != (channels,):
-        raise ValueError(f"{cut.site}: fill is {tuple(cut.fill.shape)}; expected ({channels},)")
-    outputs = site.consumers and cut.consumer is not None and cut.consumer.shape[0]
-    if outputs and outputs != len(cut.keep) * site.span:
-        raise ValueError(
-            f"{cut.site}: consumer has {outputs} rows; expected {len(cut.keep) * site.span}, of what is kept"
-        )
-    if not cut.keep and site.kind != "mlp" and not (site.kind == "attention" and site.whole):
-        raise ValueError(f"{cut.site}: the plan keeps none of its units; expected at least one here")
-    run = cut.units // site.groups
-    if len({sum(unit // run == group for unit in cut.keep) for group in range(site.groups)}) > 1:
-        raise ValueError(f"{cut.site}: expected as many kept units of each of its {site.groups} groups")
+        edit.check(by_name[edit.site])
+    edits = {edit.site: edit for edit in plan.edits}
+    found: dict[type[Edit], list[tuple[Edit, Site]]] = {}
+    for site in sites:
+        if site.name in edits:
+            found.setdefault(type(edits[site.name]), []).append((edits[site.name], site))
+    return found
 
 
 def fold_into_bias(cut: Cut, member: Member, model: nn.Module, folded: dict[str, Tensor]) -> None:
@@ -180,3 +169,9 @@ def keep_blocks(cut: Cut, site: Site, model: nn.Module) -> None:
         if isinstance(value := getattr(config, name, None), list):
             setattr(config, name, [value[unit] for unit in cut.keep])
     config.num_hidden_layers = len(blocks)
+
+
+CARRIED_OUT_BY: Mapping[type[Edit], Callable[[Sequence[tuple[Any, Site]], nn.Module], None]] = {
+    Cut: cut_units
+}
+"""Class of edit -> what carries out all edits of this class, given with their sites."""

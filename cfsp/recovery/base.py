@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.data.texts import Text
 from cfsp.model.blocks import block_modules
 from cfsp.options import Checked
-from cfsp.plans.plan import PrunePlan
+from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.training.base import Change
 
 
@@ -75,11 +75,12 @@ def block_parameters(model: PreTrainedModel) -> list[int]:
 def change_of(before: Sequence[int], model: PreTrainedModel, plan: PrunePlan) -> Change:
     """What a plan did to a model. before: `block_parameters` of the dense model."""
     kept: Sequence[int] = range(len(before))
-    for cut in plan.edits:
-        if cut.site.rsplit(".", 1)[-1] == "block":
+    cuts = [edit for edit in plan.edits if isinstance(edit, Cut)]
+    for cut in cuts:
+        if cut.kind == "block":
             kept = cut.keep
     gone = tuple(1 - size / before[block] for block, size in zip(kept, block_parameters(model), strict=True))
     measured = plan.notes.get("block_statistics", {}).get("block_angular")
     importance = None if measured is None else tuple(measured[block] for block in kept)
-    residual = any(cut.removed for cut in plan.edits if cut.site.rsplit(".", 1)[-1] == "hidden")
+    residual = any(cut.removed for cut in cuts if cut.kind == "hidden")
     return Change(tuple(kept), gone, importance, residual)

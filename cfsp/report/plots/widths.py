@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from cfsp.model.sites import kind_of
 from cfsp.records.record import Record
 from cfsp.report.groups import Point, points
 from cfsp.report.plots.base import WIDTH, styled
@@ -76,10 +77,6 @@ def annotate(axes: Axes, shares: np.ndarray) -> None:
             text = f"{100 * share:.0f}"
             drawn = axes.text(column, row, text, ha="center", va="center", color=color, fontsize=6)
             drawn.set_in_layout(False)  # it lies inside its cell: no need to measure it
-
-
-def kind_of(site: str) -> str:
-    return site.rsplit(".", 1)[-1]
 
 
 def block_of(site: str) -> str:
