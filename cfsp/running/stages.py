@@ -1,0 +1,169 @@
+"""Stages: what a run does, one after the other. Each adds what it found to the run's state."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.checkpoints.describe import check_saving
+from cfsp.checkpoints.model_files import local_folder
+from cfsp.data.calibration import Batch
+from cfsp.data.readings import kept_in
+from cfsp.evaluation.measure import join, measure, measure_pairs, say
+from cfsp.loggers.base import Log
+from cfsp.machine.environment import environment, git_state, now
+from cfsp.machine.memory import peak_bytes
+from cfsp.model.find_sites import find_sites
+from cfsp.model.views import unit_cost
+from cfsp.plans.subject import Subject
+from cfsp.plans.surgery import apply
+from cfsp.records.record import Metric, Record
+from cfsp.recovery.base import Recovered, Setting, block_parameters, change_of
+from cfsp.running.build import build
+from cfsp.running.parts import Parts
+from cfsp.running.run_files import RunFiles
+from cfsp.schedules.base import Planned
+from cfsp.schedules.partial import parameters
+from cfsp.storage.cache import Cache
+
+
+@dataclass
+class State:
+    """A run so far. config: cfg, resolved. What stands below `seconds` is found by the stages."""
+
+    cfg: DictConfig
+    config: Mapping[str, Any]
+    parts: Parts
+    files: RunFiles
+    log: Log
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    model: PreTrainedModel = field(init=False)
+    """Dense until surgery, then pruned, then recovered."""
+    tokenizer: PreTrainedTokenizerBase = field(init=False)
+    subject: Subject = field(init=False)
+    source: Path | None = field(init=False, default=None)
+    """The folder that the model came from, if a saved model takes files from there."""
+    prepared: Any = field(init=False)
+    examples: Any = field(init=False)
+    batches: Sequence[Batch] = field(init=False)
+    overlaps: list[str] = field(init=False)
+    sizes: dict[str, dict[str, int]] = field(init=False)
+    """"dense" and "pruned" -> parameters of each base."""
+    block_sizes: list[int] = field(init=False)
+    unit_cost: dict[str, int] = field(init=False)
+    dense: dict[str, Metric] = field(init=False)
+    said: dict[str, str] = field(init=False)
+    planned: Planned = field(init=False)
+    original: PreTrainedModel | None = field(init=False)
+    """The dense model, if something after surgery needs it."""
+    recovered: Recovered = field(init=False)
+    pruned: dict[str, Metric] = field(init=False)
+    samples: dict[str, dict[str, str]] = field(init=False)
+
+    def record(self) -> Record:
+        """What the whole run was and found."""
+        before, after = self.sizes["dense"], self.sizes["pruned"]
+        return Record(
+            id=self.log.job.id,
+            created=now(),
+            config=self.config,
+            parameters=self.sizes,
+            sparsity={base: 1 - after[base] / before[base] for base in before},
+            widths={edit.site: edit.stays for edit in self.planned.plan.edits},
+            unit_cost=self.unit_cost,
+            notes=self.planned.plan.notes,
+            metrics={"dense": self.dense, "pruned": self.pruned},
+            seconds=self.seconds,
+            peak_bytes=peak_bytes(self.model.device),
+            git=git_state(),
+            environment=environment(self.model.device),
+            command=self.log.job.command,
+            training=self.recovered.training,
+            samples=self.samples,
+            overlaps=self.overlaps,
+        )
+
+
+def load(state: State) -> None:
+    """Load the model and all texts, and refuse what could not be done before anything costly runs."""
+    cfg, parts = state.cfg, state.parts
+    cache = replace(Cache.at(cfg.cache), about=parts.about(state.config["model"]))
+    with kept_in(cache):
+        state.model, state.tokenizer = model, tokenizer = build(cfg.model)
+        sites = find_sites(model, state.config["sites"])
+        state.subject = Subject(model, sites, cache, tokenizer, state.files.training, state.log.curve)
+        state.sizes, state.block_sizes = {"dense": parameters(model, sites)}, block_parameters(model)
+        state.unit_cost = {site.name: unit_cost(model, site) for site in sites}
+        state.prepared = parts.prepare(state.subject)
+        if state.files.target is not None:
+            check_saving(model, sites, parts.method.allocator.round_to)
+            named = Path(model.config.name_or_path)
+            state.source = local_folder(named, cfg.model.revision) if named.parts else None
+        state.examples = parts.recovery.prepare(model, tokenizer, parts.method.needs)
+        state.batches = parts.calibration.batches(tokenizer)
+        state.overlaps = parts.overlaps()
+
+
+def measure_dense(state: State) -> None:
+    """Measure the dense model."""
+    parts, subject = state.parts, state.subject
+    weights = subject.fingerprint
+    state.dense = measure(parts.evaluators, state.model, state.tokenizer, subject.cache, weights)
+    state.said = say(parts.samplers, state.model, state.tokenizer)
+    state.log.metrics("dense", state.dense)
+
+
+def plan(state: State) -> None:
+    """Decide what stays."""
+    state.planned = state.parts.plan(state.subject, state.batches, state.prepared, state.examples)
+
+
+def surgery(state: State) -> None:
+    """Cut the model."""
+    state.original = copy.deepcopy(state.model) if state.parts.need_dense else None
+    apply(state.planned.plan, state.subject.sites, state.model)
+    sites = find_sites(state.model, state.config["sites"])
+    state.sizes["pruned"] = parameters(state.model, sites)  # before adapters may sit inside
+
+
+def recovery(state: State) -> None:
+    """Train what is left."""
+    change = change_of(state.block_sizes, state.model, state.planned.plan)
+    setting = Setting(
+        state.model, state.tokenizer, change, state.files.training, state.original, state.log.curve
+    )
+    state.recovered = state.parts.recovery.run(setting, state.examples)
+    state.model = state.recovered.model
+
+
+def evaluation(state: State) -> None:
+    """Measure the pruned model, and both where they are measured side by side."""
+    parts, model, tokenizer = state.parts, state.model, state.tokenizer
+    cache = state.subject.cache
+    state.pruned = measure(parts.evaluators, model, tokenizer, cache, again=state.cfg.overwrite)
+    pairs = measure_pairs(parts.paired, state.original, model, tokenizer)
+    for found, more in zip((state.dense, state.pruned), pairs, strict=True):
+        join(found, more)
+    state.log.metrics("pruned", state.pruned)
+    state.samples = {
+        prompt: {"dense": state.said[prompt], "pruned": text}
+        for prompt, text in say(parts.samplers, model, tokenizer).items()
+    }
+
+
+STAGES: Mapping[str, Callable[[State], None]] = {
+    "load": load,
+    "dense evaluation": measure_dense,
+    "plan": plan,
+    "surgery": surgery,
+    "recovery": recovery,
+    "evaluation": evaluation,
+}
+"""What a stage is called on the screen and in `Record.seconds` -> what it does."""
