@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import Path
-from unittest import mock
 
-import torch
-from torch import Tensor, nn
 from transformers import (
-    EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    set_seed,
 )
 
 from cfsp.checks import check_seed
 from cfsp.data.examples import Examples, Split
 from cfsp.data.texts import Text
-from cfsp.machine.memory import peak_bytes, reset_peak
-from cfsp.model.blocks import check_positions, is_causal
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.training.arguments import Training
 from cfsp.training.base import Objective, Parameters
-from cfsp.training.sharding import gathered, outline
-from cfsp.training.trainer import LossTrainer, outcome
+from cfsp.training.loop import Loop
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +36,10 @@ class Finetune(Recovery):
         check_seed("recovery.seed", self.seed)
 
     @property
+    def loop(self) -> Loop:
+        return Loop(self.parameters, self.objective, self.data, self.training, self.seed)
+
+    @property
     def needs_dense(self) -> bool:
         return self.objective.needs_dense
 
@@ -59,27 +53,7 @@ class Finetune(Recovery):
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
     ) -> Split:
-        if not is_causal(model):
-            raise ValueError(f"recovery trains causal language models, not {type(model).__name__}")
-        check_positions(model, self.data.window, "recovery.data.window")
-        self.parameters.check(model)
-        self.training.check(model.device)
-        self.training.for_trainer(Path(), model.device, self.seed, held_out=True)
-        if missing := self.parameters.needs - set(statistics):
-            raise ValueError(
-                f"recovery follows {', '.join(sorted(missing))}, which nothing here measures; expected "
-                "allocator=cfsp, criterion.metric=angular with criterion=depth, or "
-                "recovery.parameters.proportional_to=removed or uniform"
-            )
-        split = self.data.split(tokenizer)
-        step = self.training.batch_size * self.training.accumulation
-        if len(split.train) < step:
-            raise ValueError(
-                f"{len(split.train)} examples to train on are less than one step of "
-                f"batch_size={self.training.batch_size} x accumulation={self.training.accumulation}; "
-                "expected more data, or less of these"
-            )
-        return split
+        return self.loop.prepare(model, tokenizer, statistics)
 
     def run(self, setting: Setting, examples: Split) -> Recovered:
         """Train from the last whole checkpoint in setting.folder, or from the start.
@@ -87,57 +61,13 @@ class Finetune(Recovery):
         Raises:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
         """
-        self.objective.check(setting.change)
-        device = setting.model.device
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        reset_peak(str(device))
-        set_seed(self.seed)  # whatever was drawn before: adapters and batches depend on the seed alone
-        held_out = examples.held_out
-        arguments = self.training.for_trainer(setting.folder, device, self.seed, bool(held_out))
-        grads = [weight.requires_grad for weight in setting.model.parameters()]
-        use_cache = (
-            setting.model.config.use_cache
-        )  # the Trainer turns it off, and a saved config would say so
-        module, notes = self.parameters.attach(setting.model, setting.change)
-        shape = outline(module) if self.training.sharded else None
-        dense = None if setting.dense is None else setting.dense.to(arguments.device)
-
-        def loss(
-            model: nn.Module, inputs: Mapping[str, Tensor], labels_in_step: Tensor | int | None
-        ) -> Tensor:
-            return self.objective.loss(model, inputs, dense, setting.change, labels_in_step)
-
-        with mock.patch.dict(os.environ):  # accelerate leaves its choices there, for the next one to find
-            trainer = LossTrainer(
-                loss=loss,
-                follow=setting.follow,
-                model=module,
-                args=arguments,
-                train_dataset=examples.train,
-                eval_dataset=held_out or None,
-                data_collator=self.data.collator(setting.tokenizer),
-            )
-            if held_out and self.training.patience is not None:
-                trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=self.training.patience))
-            trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
-            trainer.go_on()
-        if shape is not None:
-            trainer.accelerator.free_memory()  # the optimizer's, for the whole model
-            module = gathered(trainer.model, shape)
-        model, adapters = self.parameters.detach(module)
-        model.config.use_cache = use_cache
-        for weight, needed in zip(model.parameters(), grads, strict=False):
-            weight.requires_grad_(needed)
-        training = {
-            "trainable": trainable,
-            "adapters": 0 if adapters is None else trainable,
-            "examples": len(examples.train),
-            "held_out": len(held_out),
-            "data": self.data.labels,
-            "lost": examples.lost,
-            **outcome(trainer, arguments),
-            "peak_bytes": peak_bytes(device),
-            **notes,
-        }
-        return Recovered(model.eval(), training, adapters)
+        trained = self.loop.run(
+            setting.model,
+            setting.tokenizer,
+            examples,
+            setting.folder,
+            setting.change,
+            setting.dense,
+            setting.follow,
+        )
+        return Recovered(trained.model, trained.notes, trained.adapters)

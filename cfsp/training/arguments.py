@@ -85,8 +85,13 @@ class Training(Checked):
         """Whether each process keeps a piece of every weight while it trains."""
         return bool(self.arguments.get("fsdp")) or asked_for("ACCELERATE_USE_FSDP")
 
-    def for_trainer(self, folder: Path, device: torch.device, seed: int, held_out: bool) -> TrainingArguments:
-        """As transformers wants it. Raises ValueError for what it does not accept."""
+    def for_trainer(
+        self, folder: Path, device: torch.device, seed: int, held_out: bool, best: bool = True
+    ) -> TrainingArguments:
+        """As transformers wants it. Raises ValueError for what it does not accept.
+
+        best: whether of all checkpoints the best on what is held out counts, or the last.
+        """
         options = {"eval_steps": self.evaluate_every, "save_steps": self.evaluate_every, **self.arguments}
         if self.checkpointing:
             options["gradient_checkpointing"] = True
@@ -105,7 +110,7 @@ class Training(Checked):
                 bf16=self.precision == "bf16",
                 fp16=self.precision == "fp16",
                 eval_strategy="steps" if held_out else "no",
-                load_best_model_at_end=held_out,
+                load_best_model_at_end=held_out and best,
                 metric_for_best_model="eval_loss" if held_out else None,
                 greater_is_better=False if held_out else None,
                 prediction_loss_only=True,

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
@@ -16,26 +17,41 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from cfsp.bars import Task
 from cfsp.storage.atomic import writing
+from cfsp.training.pruner import Pruning
 from cfsp.training.resume import drop_torn, has_ended, mark_whole, newest_whole
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor], Tensor | int | None], Tensor]
 """The loss of a model on a batch, given the labels in all batches of the step."""
+
+PRUNING = "pruning.safetensors"
+"""The scores of a pruner, in a checkpoint."""
 
 SKIPS = 20
 """Steps in a row that a scaler may skip: its scale of 2^16 is halved each time, to 1/16 then."""
 
 
 class LossTrainer(Trainer):
-    """A Trainer whose loss is a function, and that stops where the loss or a gradient is no number."""
+    """A Trainer whose loss is a function, and that stops on NaN or infinity.
+
+    pruning: scores that learn beside the weights, with a learning rate of their own and a penalty in the
+        loss.
+    shown_as: what the progress is called.
+    """
 
     def __init__(
-        self, *, loss: Loss, follow: Callable[[Mapping[str, float], int], None], **options: Any
+        self,
+        *,
+        loss: Loss,
+        follow: Callable[[Mapping[str, float], int], None],
+        pruning: Pruning | None = None,
+        shown_as: str = "recovery",
+        **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.loss = loss
+        self.loss, self.pruning, self.shown_as = loss, pruning, shown_as
         self.model_accepts_loss_kwargs = True  # our losses are divided by the labels of the whole step
         self.remove_callback(PrinterCallback)
-        self.watch = Watch(follow, scaled=self.args.fp16)
+        self.watch = Watch(follow, pruning, shown_as, scaled=self.args.fp16)
         self.add_callback(self.watch)
 
     def go_on(self) -> None:
@@ -44,6 +60,8 @@ class LossTrainer(Trainer):
         drop_torn(folder)
         PartialState().wait_for_everyone()
         last = newest_whole(folder)
+        if last is not None and self.pruning is not None:
+            self.pruning.restore(load_file(last / PRUNING))
         if last is None or not has_ended(last):
             try:
                 self.train(resume_from_checkpoint=None if last is None else str(last))
@@ -53,6 +71,17 @@ class LossTrainer(Trainer):
         self.state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))
+
+    def create_optimizer(self, *args: Any, **options: Any) -> Any:
+        """The optimiser; scores leave the groups of the weights for those that their pruner wants."""
+        optimizer = super().create_optimizer(*args, **options)
+        groups = self.pruning.groups() if self.pruning is not None else []
+        scores = {id(one) for group in groups for one in group["params"]}
+        for group in optimizer.param_groups if scores else ():
+            group["params"] = [one for one in group["params"] if id(one) not in scores]
+        for group in groups:
+            optimizer.add_param_group(group)
+        return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Of sharded weights nothing is written here, and each process then looks whether the folder of the
@@ -72,8 +101,10 @@ class LossTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         loss = self.loss(model, inputs, num_items_in_batch)
+        if self.pruning is not None and model.training:
+            loss = loss + self.pruning.penalty() / self.args.gradient_accumulation_steps
         if not torch.isfinite(loss):
-            raise ValueError(not_finite("the loss", self.state.global_step + 1, self.args.output_dir))
+            raise ValueError(not_finite(self.shown_as, "the loss", self.state.global_step + 1, self.args))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return (loss, {"loss": loss}) if return_outputs else loss
@@ -86,8 +117,14 @@ class Watch(TrainerCallback):
         overflow, so that only many in a row are a fault.
     """
 
-    def __init__(self, follow: Callable[[Mapping[str, float], int], None], scaled: bool = False) -> None:
-        self.follow = follow
+    def __init__(
+        self,
+        follow: Callable[[Mapping[str, float], int], None],
+        pruning: Pruning | None = None,
+        shown_as: str = "recovery",
+        scaled: bool = False,
+    ) -> None:
+        self.follow, self.pruning, self.shown_as = follow, pruning, shown_as
         self.allowed = SKIPS if scaled else 0
         self.skipped = 0
         self.shown: Task | None = None
@@ -95,11 +132,17 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         spent = max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0)
         self.start = time.perf_counter() - spent
-        self.shown = Task("recovery", "step", state.max_steps)
+        self.shown = Task(self.shown_as, "step", state.max_steps)
         self.shown.advance(state.global_step)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
+        if self.pruning is not None:
+            self.pruning.begin_step(state.global_step / state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         self.shown.advance()
+        if self.pruning is not None:
+            self.pruning.after_step()
 
     def end(self) -> None:
         """Take the progress off the screen, however training ended."""
@@ -109,7 +152,9 @@ class Watch(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         row = state.log_history[-1]
         row["seconds"] = round(time.perf_counter() - self.start, 3)
-        told = {name: row[name] for name in ("loss", "eval_loss", "learning_rate") if name in row}
+        if self.pruning is not None:
+            row["removed"] = self.pruning.removed()
+        told = {name: row[name] for name in ("loss", "eval_loss", "learning_rate", "removed") if name in row}
         if told and state.is_world_process_zero:
             self.follow(told, state.global_step)
 
@@ -117,6 +162,10 @@ class Watch(TrainerCallback):
         PartialState().wait_for_everyone()  # each process writes the state of its own dice
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            if self.pruning is not None:
+                save_file(
+                    {name: one.contiguous() for name, one in self.pruning.state().items()}, folder / PRUNING
+                )
             mark_whole(folder, ended=control.should_training_stop)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -127,15 +176,16 @@ class Watch(TrainerCallback):
         elif self.skipped < self.allowed:
             self.skipped += 1
         else:
-            raise ValueError(not_finite("a gradient", state.global_step + 1, args.output_dir))
+            raise ValueError(not_finite(self.shown_as, "a gradient", state.global_step + 1, args))
 
 
-def not_finite(what: str, step: int, folder: str) -> str:
-    last = newest_whole(Path(folder))
+def not_finite(stage: str, what: str, step: int, arguments: TrainingArguments) -> str:
+    """The message of training that broke off."""
+    last = newest_whole(Path(arguments.output_dir))
     kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
     return (
-        f"recovery step {step}: {what} is NaN or infinite; {kept}. Expected a lower "
-        "recovery.training.learning_rate, or model.dtype=float32"
+        f"{stage} step {step}: {what} is NaN or infinite; {kept}. Expected a lower "
+        f"{stage}.training.learning_rate, or model.dtype=float32"
     )
 
 
