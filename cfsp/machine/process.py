@@ -112,3 +112,15 @@ def quiet() -> Iterator[None]:
         if shown:
             logging.enable_progress_bar()
         (disable_progress_bars if hidden_by_hub else enable_progress_bars)()
+
+
+@contextmanager
+def environment_kept(**changes: str) -> Iterator[None]:
+    """Set variables of the environment for the block; after it all are as they were before."""
+    before = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -37,7 +37,7 @@ class Controller:
 
 
 def cubic(progress: float, first: float, last: float) -> float:
-    """How much is due: 0 until `first`, 1 from 1 - `last` on, 1 - (1 - x)^3 between (Zhu and Gupta, 1710.01878).
+    """How much is due: 0 until `first`, 1 from 1 - `last` on, 1 - (1 - x)^3 between (arXiv:1710.01878).
 
     progress: share of the steps that are done. first, last: shares of the steps before and after the rise.
     """

@@ -1,4 +1,4 @@
-"""The one training loop: any parameters for any objective on any examples, with a pruner's scores or without."""
+"""The one training loop: any parameters for any objective on any examples, with or without a pruner."""
 
 from __future__ import annotations
 

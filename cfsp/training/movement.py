@@ -26,24 +26,25 @@ MASKS = ("top", "budget", "hard", "soft", "hard_concrete", "magnitude")
 
 @dataclass(frozen=True, kw_only=True)
 class Movement(Pruner):
-    """Scores on units (arXiv:2005.07683) or on tiles of weights (arXiv:2109.04838) that learn with the weights.
+    """Scores on units (arXiv:2005.07683) or on tiles of weights (arXiv:2109.04838), learned with the weights.
 
-    mask: how scores S become a mask.
-        top: of each gate the highest S (movement pruning). budget: of all gates together the highest S for what
-        a unit costs. hard: S > t. soft: sigmoid(S) > t (soft movement pruning; the paper on blocks). hard_concrete:
-        a stochastic gate (arXiv:1712.01312). magnitude: of each gate the largest mean |W|; nothing is learned.
-    tiles: kind of site -> side of its square tiles, on all of the site's weights; 1 is plain movement pruning.
-        A kind that is not named has one score for each unit.
+    mask: how scores S become a mask, t being the threshold.
+        top: the highest S of each gate (movement pruning).
+        budget: the highest S of all gates together, for what a unit costs.
+        hard: S > t. soft: sigmoid(S) > t (soft movement pruning, and the paper on blocks).
+        hard_concrete: a stochastic gate (arXiv:1712.01312).
+        magnitude: the largest mean |W| of each gate; nothing is learned.
+    tiles: kind of site -> side of the square tiles on all of its weights; 1 is plain movement pruning. A kind
+        that is not named has one score for each unit.
     penalties: kind of site -> what its mean open share weighs in the loss (lambda). One controller multiplies
-        them all, so that the share that is asked is met. The masks `top`, `budget` and `magnitude` meet it by
-        themselves and have no penalty.
-    threshold: t at the end (hard: from -threshold on).
-    warmup, cooldown: shares of the steps before masks begin to close, and after they are as they stay.
-    learning_rate: of the scores. They have no weight decay.
+        all of them until the share that is asked is met; `top`, `budget` and `magnitude` need none.
+    threshold: t at the end of the steps. warmup, cooldown: shares of the steps before masks begin to close, and
+        after they have.
+    learning_rate: of the scores, which have no weight decay. gain: of the controller.
 
-    Differs from the released code: a neuron's score is on the consumer alone, whose gradient is half of that of
-    both layers; AdamW makes them equal. A head goes if its values or its outputs are masked; the release asks for
-    queries, keys and values, of which the first two change what a head gives.
+    Differs from the released code: a neuron's score lies on the consumer alone, which halves its gradient and
+    changes nothing for AdamW. A head goes if its values or its outputs are masked; the release asks for queries,
+    keys and values, of which the first two change what a head gives.
     """
 
     mask: str = "soft"
