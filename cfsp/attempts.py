@@ -7,7 +7,8 @@ import shlex
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +41,7 @@ class Attempt:
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg, self.start = cfg, time.perf_counter()
         self.outcome = Outcome("made")
+        self.stored: tuple[Exception, Path | None] | None = None
 
     def __enter__(self) -> Attempt:
         return self
@@ -50,13 +52,28 @@ class Attempt:
         self.outcome = replace(self.outcome, seconds=round(time.perf_counter() - self.start, 3))
         if not isinstance(error, Exception):  # none, or Ctrl-C, which is no failure and ends everything
             return False
-        path = keep(error, self.cfg)
+        path = self.store(error)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(error)
         hint = "" if isinstance(error, EXPECTED) or path is None else f" (the traceback is in {path})"
         print(f"cfsp: error: {one_line(error)}{hint}", file=sys.stderr)
         self.outcome = replace(self.outcome, state="failed", error=one_line(error), file=path and str(path))
         return True
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Store a failure of the block at its end, while the run is held: who waits for it may finish it."""
+        try:
+            yield
+        except Exception as error:  # of any kind, as above
+            self.store(error)
+            raise
+
+    def store(self, error: Exception) -> Path | None:
+        """Write the failure, once. -> its file, if there is one"""
+        if self.stored is None or self.stored[0] is not error:
+            self.stored = error, keep(error, self.cfg)
+        return self.stored[1]
 
 
 class SweepEnd(Callback):

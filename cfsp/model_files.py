@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
@@ -70,14 +71,29 @@ def check_files(folder: Path) -> None:
 
 def dtypes(path: Path) -> Iterator[tuple[str, str]]:
     """The tensors of a safetensors file and what they are stored as; none if its header cannot be read."""
+    for name, entry in header_of(path)[0].items():
+        if isinstance(entry, dict) and "dtype" in entry:
+            yield name, entry["dtype"]
+
+
+def has_full_length(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
+    header, start = header_of(path)
+    try:
+        ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+        return path.stat().st_size == start + max(ends, default=0)
+    except (TypeError, KeyError, IndexError):  # no such header
+        return False
+
+
+def header_of(path: Path) -> tuple[dict[str, Any], int]:
+    """The header of a safetensors file, empty if it cannot be read, and where the header ends."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         if size > path.stat().st_size:
-            return  # cut short or no such file, which who reads the weights says
+            return {}, 8  # cut short or no such file, which who reads the weights says
         try:
             header = json.loads(file.read(size))
         except ValueError:
-            return
-    for name, entry in header.items() if isinstance(header, dict) else ():
-        if isinstance(entry, dict) and "dtype" in entry:
-            yield name, entry["dtype"]
+            header = None
+    return header if isinstance(header, dict) else {}, 8 + size

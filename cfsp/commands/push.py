@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfsp.push import check_model, check_push, push
+from cfsp.checkpoints import check_model
+from cfsp.push import check_push, push
 
 EXAMPLES = """
 examples:
