@@ -61,6 +61,48 @@ def test_a_failed_run_is_closed_as_one(cfsp, tmp_path):
     assert events(tmp_path)[-1]["finished"] is False
 
 
+@pytest.fixture
+def codes(monkeypatch):
+    """Exit codes that W&B runs are finished with."""
+    found = []
+    finish = wandb.Run.finish
+
+    def spy(self, exit_code=None, **options):
+        found.append(exit_code)
+        return finish(self, exit_code, **options)
+
+    monkeypatch.setattr(wandb.Run, "finish", spy)
+    return found
+
+
+def gone(*_, **__):
+    raise ConnectionResetError("Connection lost")
+
+
+def test_wandb_is_told_that_a_run_failed(cfsp, codes):
+    assert cfsp("logger=wandb", "calibration.seqlen=65")[0] == 1
+    assert codes == [1]
+
+
+def test_a_run_that_wandb_followed_no_longer_ends_there_as_it_ended_here(cfsp, codes, monkeypatch):
+    def fail(*_):
+        raise ValueError("in the middle")
+
+    monkeypatch.setattr(Wandb, "log", gone)
+    monkeypatch.setattr("cfsp.run.apply", fail)
+    code, _, err = cfsp("logger=wandb")
+    assert code == 1
+    assert "Wandb follows this run no longer" in err
+    assert err.endswith("cfsp: error: in the middle\n")
+    assert codes == [1]
+
+
+def test_wandb_ends_a_run_whose_record_it_does_not_take(cfsp, codes, monkeypatch):
+    monkeypatch.setattr(Wandb, "tell", gone)
+    assert cfsp("logger=wandb")[0] == 0
+    assert codes == [0]
+
+
 def test_wandb_without_a_key_is_offline_and_whole(cfsp, tmp_path, monkeypatch):
     told = {}
     original = wandb.init
@@ -94,20 +136,12 @@ def test_a_service_that_does_not_answer_ends_nothing(cfsp, monkeypatch, tmp_path
 
 
 def test_a_service_that_goes_away_in_the_middle_ends_nothing(cfsp, monkeypatch, tmp_path):
-    def gone(*_, **__):
-        raise ConnectionResetError("Connection lost")
-
-    closed = []
-    close = Wandb.close
-    monkeypatch.setattr("cfsp.loggers.wandb.Wandb.log", gone)
-    monkeypatch.setattr("cfsp.loggers.wandb.Wandb.close", lambda *args: closed.append(1) or close(*args))
+    monkeypatch.setattr(Wandb, "log", gone)
     code, out, err = cfsp("logger=[wandb,jsonl]")
     assert code == 0
     assert err == "cfsp: Wandb follows this run no longer (ConnectionResetError('Connection lost'))\n"
     assert (tmp_path / out.splitlines()[-1]).is_file()
     assert [event["event"] for event in events(tmp_path)] == ["begin", "values", "values", "end"]
-    assert not closed
-    wandb.teardown()
 
 
 def test_every_logger_is_closed_whatever_another_one_raises(tmp_path):
