@@ -4,13 +4,15 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 from training import run
 
-from cfsp.atomic import Unwritten, replacing, reserve, writing
+from cfsp.atomic import Unwritten, replacing, reserve, whole_folder, writing
 from cfsp.cache import Cache
 from cfsp.record import Record
 from cfsp.replay import RowStream
@@ -149,6 +151,45 @@ def test_what_no_disk_says_is_left_alone(error, tmp_path):
     with pytest.raises(type(error)) as raised, writing(tmp_path / "x"):
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize("write", [replacing, whole_folder, writing])
+def test_an_error_of_what_is_read_is_not_blamed_on_what_is_written(write, tmp_path):
+    source = tmp_path / "source.txt"
+    with pytest.raises(FileNotFoundError) as raised, write(tmp_path / "target"):
+        shutil.copyfile(source, tmp_path / "target.txt")
+    assert raised.value.filename == str(source)
+    assert not isinstance(raised.value, Unwritten)
+    with pytest.raises(FileNotFoundError) as raised, write(tmp_path / "target"):
+        open(b"source.txt")  # noqa: SIM115
+    assert raised.value.filename == b"source.txt"
+
+
+@pytest.mark.parametrize("name", ["x", "x/inner/file", ".x.0123.part", ".x.0123.part/file", "."])
+def test_what_is_in_above_or_a_part_of_the_target_is_the_target(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unwritten, match=r"^x cannot be written \(Permission denied\)"), writing(Path("x")):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
+
+
+def test_a_copy_that_finds_no_room_is_of_its_target(tmp_path):
+    with pytest.raises(Unwritten, match="^x cannot be written"), writing(Path("x")):
+        raise OSError(errno.ENOSPC, "No space left on device", "source", None, "x")
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    rename, fsync = Path.rename, os.fsync
+    monkeypatch.setattr(Path, "rename", lambda self, to: done.append(to.name) or rename(self, to))
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(os.fstat(number).st_ino) or fsync(number))
+    with whole_folder(tmp_path / "model") as part:
+        (part / "adapters").mkdir()
+        for name in ("a", "adapters/b"):
+            (part / name).write_text("x")
+    folder = tmp_path / "model"
+    written = {path.stat().st_ino for path in [*folder.rglob("*"), folder]}
+    assert {*done[:-1]} == written
+    assert done[-1] == "model"
 
 
 def test_the_innermost_path_is_named_once(tmp_path):
