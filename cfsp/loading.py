@@ -26,7 +26,7 @@ from cfsp.checkpoints import check_sums
 from cfsp.checks import check_choice
 from cfsp.description import auto_class, pruned_class
 from cfsp.layouts import check_family
-from cfsp.model_files import check_files, local_folder
+from cfsp.model_files import check_files, check_pickled, local_folder
 from cfsp.options import checked
 from cfsp.process import quiet
 
@@ -98,6 +98,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         folder = local_folder(source, revision)
     check_files(folder)  # of the hub's, which are here now
+    check_pickled(folder)
     check_keys(path, loaded, head)
     check_finite(path, model)
     check_vocabulary(path, model, tokenizer)

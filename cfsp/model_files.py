@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import snapshot_download
 
 POINTER = b"version https://git-lfs.github.com/spec/"
@@ -14,6 +15,11 @@ POINTER = b"version https://git-lfs.github.com/spec/"
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 """What safetensors calls the types that a weight can have as a number, not as a code for one."""
+
+PICKLED = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
+"""Files of weights as torch writes them, which transformers reads where there is no safetensors file."""
+
+PICKLED_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
 UNCHANGED = (
     "generation_config.json",
@@ -63,10 +69,26 @@ def check_files(folder: Path) -> None:
     for path in sorted(folder.glob("*.safetensors")):
         for name, dtype in dtypes(path):
             if name.endswith("weight") and dtype not in FLOATS:
-                raise ValueError(
-                    f"{path}: {name} is stored as {dtype}, as in a quantised model; expected weights in "
-                    f"{', '.join(FLOATS)}"
-                )
+                raise ValueError(coded(path, name, dtype))
+
+
+def check_pickled(folder: Path) -> None:
+    """Raise ValueError if weights in files of torch are codes, not floats. No weight is read.
+
+    For a folder that a model was loaded from: what is no such file at all raises as torch does.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    for path in sorted(path for pattern in PICKLED for path in folder.glob(pattern)):
+        for name, weight in torch.load(path, map_location="meta", weights_only=True).items():
+            if name.endswith("weight") and weight.dtype not in PICKLED_FLOATS:
+                raise ValueError(coded(path, name, str(weight.dtype).removeprefix("torch.")))
+
+
+def coded(path: Path, name: str, dtype: str) -> str:
+    """What to tell of a weight that is a code for a number."""
+    wanted = ", ".join(FLOATS)
+    return f"{path}: {name} is stored as {dtype}, as in a quantised model; expected weights in {wanted}"
 
 
 def dtypes(path: Path) -> Iterator[tuple[str, str]]:
