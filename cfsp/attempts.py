@@ -22,12 +22,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cfsp.atomic import writing
+from cfsp.checks import UnknownName
 from cfsp.sweeps import FILE, Outcome, outcomes
 
 ABANDONED = 60.0
 """Seconds after which a sweep's folder that is empty is one of a killed sweep."""
 
-EXPECTED = (ValueError, KeyError, OSError, OmegaConfBaseException)
+EXPECTED = (ValueError, UnknownName, OSError, OmegaConfBaseException)
 """What bad input and bad disks raise; anything else is a fault of the program, whose kind is said too."""
 
 
@@ -138,9 +139,8 @@ def command() -> str:
 
 def one_line(error: Exception) -> str:
     """The message; of an error that nobody expected, its kind before it."""
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     kind = "" if isinstance(error, EXPECTED) else f"{type(error).__name__}: "
-    return kind + " ".join(message.split())
+    return kind + " ".join(str(error).split())
 
 
 def keep(error: Exception, cfg: DictConfig) -> Path | None:

@@ -19,6 +19,7 @@ from transformers import PreTrainedModel
 import cfsp.moments  # noqa: F401  (makes its statistics known)
 from cfsp.bars import bar
 from cfsp.cache import Cache, fingerprint, fingerprint_batches
+from cfsp.checks import UnknownName
 from cfsp.gradients import TAYLOR, backpropagate
 from cfsp.layouts import check_positions
 from cfsp.modes import evaluating
@@ -57,7 +58,7 @@ def collect(
     known = (*STATISTICS, *TAYLOR)
     unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
     if unknown:
-        raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
+        raise UnknownName(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
     observed = {name for name in needs if name in STATISTICS}
     derived = {name for name in needs if name in TAYLOR}
     if observed and derived:

@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
+from cfsp.build import search_path
 from cfsp.cli import main
-from cfsp.commands.catalogue import Choice, choices_of, groups, search_path
+from cfsp.commands.catalogue import Choice, choices_of, groups
 
 EVERY = [choice for group in groups(search_path(None)) for choice in choices_of(group, search_path(None))]
 
