@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from cfsp.checks import check_choice, check_integer, check_number, check_seed
 from cfsp.examples import Examples, Split
 from cfsp.layouts import check_positions, is_causal
 from cfsp.options import Checked
+from cfsp.process import environment_kept
 from cfsp.record import peak_bytes, reset_peak
 from cfsp.recovery.base import Objective, Parameters, Recovered, Recovery, Setting
 from cfsp.sharding import gathered, outline
@@ -233,7 +233,7 @@ class Finetune(Recovery):
         ) -> Tensor:
             return self.objective.loss(model, inputs, dense, setting.change, labels_in_step)
 
-        with mock.patch.dict(os.environ):  # accelerate leaves its choices there, for the next one to find
+        with environment_kept():  # accelerate leaves its choices there, for the next one to find
             trainer = LossTrainer(
                 loss=loss,
                 follow=setting.follow,
