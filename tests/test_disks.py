@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from cfsp.record import Record
 from cfsp.replay import RowStream
 
 FULL = "cannot be written (No space left on device); expected more free space there, or another folder"
+
+BIG = "cannot be written (File too large); expected more free space there, or another folder"
 
 
 @pytest.fixture
@@ -37,6 +40,17 @@ def disk(tmp_path):
     yield mount
     for one in mounted:
         subprocess.run(["umount", str(one)], check=True)
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let the system refuse to write beyond a size, as a full disk does; nothing has to be mounted."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def error_of(lines):
@@ -98,6 +112,30 @@ def test_results_without_room_are_one_line(cfsp, disk, size, place):
     assert not [*folder.rglob("*.part")]
 
 
+@pytest.mark.parametrize("size", [0, 64, 2048])
+def test_files_of_a_cache_that_may_not_grow_cost_its_entries_alone(tmp_path, size, capsys):
+    cache = Cache(tmp_path)
+    with files_of_at_most(size):
+        cache.put("metrics/a.json", lambda part: part.write_bytes(bytes(4096)))
+    assert capsys.readouterr().err == f"cfsp: not kept: {tmp_path}/metrics/a.json {BIG}\n"
+    assert not cache.has("metrics/a.json")
+    assert not [*(tmp_path / "metrics").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("size", "save", "place"), [(1024, "false", "records/"), (16 * 1024, "true", "models/")]
+)
+def test_results_that_may_not_grow_are_one_line(cfsp, tmp_path, size, save, place):
+    arguments = ["evaluation=[]", "cache=off", f"save={save}"]
+    with files_of_at_most(size):
+        code, _, err = cfsp(*arguments)
+    assert code == 1
+    assert f"results/{place}" in error_of(err)
+    assert BIG in error_of(err)
+    assert not [*tmp_path.rglob("*.part")]
+    assert cfsp(*arguments)[0] == 0
+
+
 def test_a_sweep_that_cannot_begin_is_one_line(cfsp, disk):
     folder = disk("ro")
     code, _, err = cfsp("-m", "sparsity=0.2,0.3", "evaluation=[]", f"results={folder}/results")
@@ -124,16 +162,12 @@ def test_a_finished_run_on_a_read_only_disk_is_read(cfsp, disk, save):
 
 def test_a_training_without_room_is_one_line(tiny, tokenizer, trained_with, tmp_path):
     """torch says of it "unexpected pos 93632 vs 93520", as a RuntimeError."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     weights = sum(weight.nbytes for weight in tiny.parameters())
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (int(1.5 * weights), before[1])
-    )  # the optimizer's states are twice
-    try:
-        with pytest.raises(OSError, match="checkpoint-2 cannot be written .*expected .*free space"):
-            run(trained_with(), tiny, tokenizer, tmp_path / "x")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        files_of_at_most(int(1.5 * weights)),  # the optimizer's states are twice
+        pytest.raises(OSError, match="checkpoint-2 cannot be written .*expected .*free space"),
+    ):
+        run(trained_with(), tiny, tokenizer, tmp_path / "x")
     run(trained_with(), tiny, tokenizer, tmp_path / "x")
 
 
