@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +19,7 @@ from cfsp.checks import check_seed
 from cfsp.data.examples import Examples, Split
 from cfsp.data.texts import Text
 from cfsp.machine.memory import peak_bytes, reset_peak
+from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import check_positions, is_causal
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.training.arguments import Training
@@ -108,7 +107,7 @@ class Finetune(Recovery):
         ) -> Tensor:
             return self.objective.loss(model, inputs, dense, setting.change, labels_in_step)
 
-        with mock.patch.dict(os.environ):  # accelerate leaves its choices there, for the next one to find
+        with environment_kept():  # accelerate leaves its choices there, for the next one to find
             trainer = LossTrainer(
                 loss=loss,
                 follow=setting.follow,
