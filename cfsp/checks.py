@@ -6,6 +6,13 @@ import math
 from collections.abc import Iterable
 
 
+class UnknownName(KeyError):
+    """A name that a user gave and nothing has; any other KeyError is a fault of the program."""
+
+    def __str__(self) -> str:
+        return self.args[0]  # a KeyError shows the repr of what it is given
+
+
 def check_choice(name: str, value: object, choices: Iterable[str | None]) -> None:
     """Raise ValueError that lists the choices."""
     choices = tuple(choices)

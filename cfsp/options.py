@@ -185,7 +185,8 @@ def made_fits(target: Callable[..., Any], kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(made_fits(target, one) for one in get_args(kind))
     wanted = get_origin(kind) or kind
-    return not isclass(made) or kind is Any or (isclass(wanted) and issubclass(made, wanted))
+    undeclared = made is Any or not isclass(made)  # Any is a class since Python 3.11
+    return undeclared or kind is Any or (isclass(wanted) and issubclass(made, wanted))
 
 
 def values_of(kind: Any) -> Any:

@@ -22,7 +22,7 @@ from cfsp.statistics import cached
 from cfsp.statistics.cached import SHARED, collect_once
 from cfsp.statistics.collect import collect
 from cfsp.storage.about import About
-from cfsp.storage.cache import OFF, Cache
+from cfsp.storage.cache import OFF, Cache, seal_of
 from cfsp.storage.fingerprints import fingerprint, fingerprint_batches
 from cfsp.storage.locks import holding
 
@@ -188,12 +188,44 @@ def test_the_command_lists_and_clears(tiny, sites, tmp_path, capsys):
     assert err == f"cfsp-cache: {tmp_path}/metrics/b.json: no metrics: no JSON: {err.split('no JSON: ')[-1]}"
     for words in ("input_mean.safetensors  m@r (auto), 2 x 8 tokens of t, seed 0", "perplexity/t 5.5"):
         assert words in out
-    assert "metrics/b.json  (cannot be read" in out
+    assert "metrics/b.json  (altered or broken" in out
     assert "kept, 6 entries" in out
     main([str(tmp_path), "--clear", "--older", "7d"])
     assert "deleted, 0 entries" in capsys.readouterr().out
     main([str(tmp_path), "--clear", "--kind", "statistics"])
     assert [entry.kind for entry in Cache(tmp_path).entries()] == ["metrics"] * 2
+    main([str(tmp_path), "--clear"])
+    assert not [*tmp_path.iterdir()]
+
+
+def test_the_command_names_entries_that_do_not_fit_their_seals(tmp_path, capsys):
+    cache = Cache(tmp_path)
+    for name in "abc":
+        cache.put(
+            f"metrics/{name}.json", partial(write_metrics, metrics={"p": Metric(5.5, None, 1, "lower", {})})
+        )
+    whole, altered, unsealed = (tmp_path / "metrics" / f"{name}.json" for name in "abc")
+    altered.write_text(altered.read_text().replace("5.5", "4.5"))
+    seal_of(unsealed).unlink()
+    with pytest.raises(SystemExit, match="1"):
+        main([str(tmp_path)])
+    out, err = capsys.readouterr()
+    assert "a.json  p 5.5" in out
+    assert out.count("(altered or broken; a job that wants it makes it again)") == 2
+    assert f"{altered} is not as it was written" in err
+    assert f"{seal_of(unsealed)} cannot be read" in err
+    assert str(whole) not in err
+
+
+def test_clearing_takes_seals_without_an_entry(tmp_path, capsys):
+    cache = Cache(tmp_path)
+    for name in "ab":
+        cache.put(f"statistics/m/{name}.json", lambda part: part.write_text("{}"))
+    kept, lost = (tmp_path / "statistics" / "m" / f"{name}.json" for name in "ab")
+    lost.unlink()
+    main([str(tmp_path), "--clear", "--older", "7d"])
+    assert {*kept.parent.iterdir()} == {kept, seal_of(kept)}
+    kept.unlink()
     main([str(tmp_path), "--clear"])
     assert not [*tmp_path.iterdir()]
 

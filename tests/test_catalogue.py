@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from cfsp.cli.catalogue import Choice, choices_of, groups, search_path
+from cfsp.cli.catalogue import Choice, choices_of, groups
 from cfsp.cli.main import main
+from cfsp.running.build import search_path
 
 EVERY = [choice for group in groups(search_path(None)) for choice in choices_of(group, search_path(None))]
 

@@ -14,30 +14,9 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cfsp import bars
-from cfsp.cli.main import main
 
 ROOT = Path(__file__).parent.parent
 STAGES = ["load", "dense evaluation", "plan", "surgery", "recovery", "evaluation"]
-
-
-@pytest.fixture
-def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
-    """Run the command in this process with a tiny model. Returns exit code, stdout, stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
-
-    def call(*arguments):
-        flags = [argument for argument in arguments if argument == "-m"]  # argparse wants it first
-        rest = [argument for argument in arguments if argument != "-m"]
-        monkeypatch.setattr(sys, "argv", ["cfsp", *flags, *tiny_overrides(*arguments), *rest])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_help_teaches_and_needs_no_torch():
@@ -63,7 +42,7 @@ finally:
 
 def test_prints_stages_table_and_path_without_a_terminal(cfsp, tmp_path):
     code, out, err = cfsp()
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, [])
     *said, path = out.splitlines()
     assert [line.split(": ")[2] for line in said if line.startswith("cfsp: ")] == STAGES
     for word in ("dense", "pruned", "asked 20.0%", "perplexity/files:text.txt", "What was kept"):
@@ -107,7 +86,7 @@ def test_a_sweep_says_where_it_is_and_ends_in_a_table(cfsp, tmp_path):
 def test_a_failing_job_does_not_stop_the_sweep(cfsp, tmp_path):
     code, out, err = cfsp("-m", "sparsity=0.2,1.0,0.3")
     assert code == 1
-    assert err == "cfsp: error: sparsity=1.0: expected a share to remove, in [0, 1)\n"
+    assert err == ["cfsp: error: sparsity=1.0: expected a share to remove, in [0, 1)"]
     assert "3 jobs: 2 made, 1 failed" in out
     assert "sparsity=1.0: sparsity=1.0: expected a share to remove" in out
     assert len([*(tmp_path / "results" / "failures").iterdir()]) == 1
@@ -129,7 +108,7 @@ def test_a_damaged_checkpoint_is_refused(cfsp, tiny_checkpoint, tmp_path, damage
         save_file(tensors, weights, metadata={"format": "pt"})
     code, _, err = cfsp(f"model.path={broken}")
     assert code == 1
-    assert err.splitlines()[-1].startswith("cfsp: error: model path")
+    assert err[-1].startswith("cfsp: error: model path")
 
 
 def test_cfg_job_shows_the_config(cfsp):
@@ -176,9 +155,9 @@ def test_bad_input_is_one_line_exit_code_one_and_no_record(cfsp, tmp_path, argum
     code, out, err = cfsp(*arguments)
     assert code == 1
     assert all(line.startswith("cfsp: ") for line in out.splitlines())
-    assert len(err.strip().splitlines()) == 1
-    assert err.startswith("cfsp: error: ")
-    assert message in err
+    (line,) = err
+    assert line.startswith("cfsp: error: ")
+    assert message in line
     assert not (tmp_path / "results" / "records").exists()
 
 
@@ -194,15 +173,15 @@ def test_an_activation_that_overflows_names_block_and_batch(cfsp, tiny_checkpoin
     tokenizer.save_pretrained(tmp_path / "broken")
     code, _, err = cfsp(f"model.path={tmp_path}/broken", "evaluation=[]")
     assert code == 1
-    assert "at model.layers.1 at calibration batch 0" in err
+    assert "at model.layers.1 at calibration batch 0" in err[-1]
 
 
 def test_full_error_shows_the_traceback(cfsp, monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     code, _, err = cfsp("sparsity=2")
     assert code == 1
-    assert err.startswith("Traceback")
-    assert "ValueError: sparsity=2: expected a share" in err
+    assert err[0].startswith("Traceback")
+    assert any(line.startswith("ValueError: sparsity=2: expected a share") for line in err)
 
 
 def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint):

@@ -4,7 +4,10 @@ import errno
 import fcntl
 import os
 import resource
+import shutil
 import subprocess
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,10 +15,12 @@ from training import run
 
 from cfsp.passes.replay import RowStream
 from cfsp.records.record import Record
-from cfsp.storage.atomic import Unwritten, replacing, reserve, writing
+from cfsp.storage.atomic import Unwritten, replacing, reserve, whole_folder, writing
 from cfsp.storage.cache import Cache
 
 FULL = "cannot be written (No space left on device); expected more free space there, or another folder"
+
+BIG = "cannot be written (File too large); expected more free space there, or another folder"
 
 
 @pytest.fixture
@@ -35,6 +40,17 @@ def disk(tmp_path):
     yield mount
     for one in mounted:
         subprocess.run(["umount", str(one)], check=True)
+
+
+@contextmanager
+def files_of_at_most(size):
+    """Let the system refuse to write beyond a size, as a full disk does; nothing has to be mounted."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def error_of(lines):
@@ -96,6 +112,30 @@ def test_results_without_room_are_one_line(cfsp, disk, size, place):
     assert not [*folder.rglob("*.part")]
 
 
+@pytest.mark.parametrize("size", [0, 64, 2048])
+def test_files_of_a_cache_that_may_not_grow_cost_its_entries_alone(tmp_path, size, capsys):
+    cache = Cache(tmp_path)
+    with files_of_at_most(size):
+        cache.put("metrics/a.json", lambda part: part.write_bytes(bytes(4096)))
+    assert capsys.readouterr().err == f"cfsp: not kept: {tmp_path}/metrics/a.json {BIG}\n"
+    assert not cache.has("metrics/a.json")
+    assert not [*(tmp_path / "metrics").iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("size", "save", "place"), [(1024, "false", "records/"), (16 * 1024, "true", "models/")]
+)
+def test_results_that_may_not_grow_are_one_line(cfsp, tmp_path, size, save, place):
+    arguments = ["evaluation=[]", "cache=off", f"save={save}"]
+    with files_of_at_most(size):
+        code, _, err = cfsp(*arguments)
+    assert code == 1
+    assert f"results/{place}" in error_of(err)
+    assert BIG in error_of(err)
+    assert not [*tmp_path.rglob("*.part")]
+    assert cfsp(*arguments)[0] == 0
+
+
 def test_a_sweep_that_cannot_begin_is_one_line(cfsp, disk):
     folder = disk("ro")
     code, _, err = cfsp("-m", "sparsity=0.2,0.3", "evaluation=[]", f"results={folder}/results")
@@ -122,16 +162,12 @@ def test_a_finished_run_on_a_read_only_disk_is_read(cfsp, disk, save):
 
 def test_a_training_without_room_is_one_line(tiny, tokenizer, trained_with, tmp_path):
     """torch says of it "unexpected pos 93632 vs 93520", as a RuntimeError."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
     weights = sum(weight.nbytes for weight in tiny.parameters())
-    resource.setrlimit(
-        resource.RLIMIT_FSIZE, (int(1.5 * weights), before[1])
-    )  # the optimizer's states are twice
-    try:
-        with pytest.raises(OSError, match="checkpoint-2 cannot be written .*expected .*free space"):
-            run(trained_with(), tiny, tokenizer, tmp_path / "x")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    with (
+        files_of_at_most(int(1.5 * weights)),  # the optimizer's states are twice
+        pytest.raises(OSError, match="checkpoint-2 cannot be written .*expected .*free space"),
+    ):
+        run(trained_with(), tiny, tokenizer, tmp_path / "x")
     run(trained_with(), tiny, tokenizer, tmp_path / "x")
 
 
@@ -149,6 +185,45 @@ def test_what_no_disk_says_is_left_alone(error, tmp_path):
     with pytest.raises(type(error)) as raised, writing(tmp_path / "x"):
         raise error
     assert raised.value is error
+
+
+@pytest.mark.parametrize("write", [replacing, whole_folder, writing])
+def test_an_error_of_what_is_read_is_not_blamed_on_what_is_written(write, tmp_path):
+    source = tmp_path / "source.txt"
+    with pytest.raises(FileNotFoundError) as raised, write(tmp_path / "target"):
+        shutil.copyfile(source, tmp_path / "target.txt")
+    assert raised.value.filename == str(source)
+    assert not isinstance(raised.value, Unwritten)
+    with pytest.raises(FileNotFoundError) as raised, write(tmp_path / "target"):
+        open(b"source.txt")  # noqa: SIM115
+    assert raised.value.filename == b"source.txt"
+
+
+@pytest.mark.parametrize("name", ["x", "x/inner/file", ".x.0123.part", ".x.0123.part/file", "."])
+def test_what_is_in_above_or_a_part_of_the_target_is_the_target(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Unwritten, match=r"^x cannot be written \(Permission denied\)"), writing(Path("x")):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
+
+
+def test_a_copy_that_finds_no_room_is_of_its_target(tmp_path):
+    with pytest.raises(Unwritten, match="^x cannot be written"), writing(Path("x")):
+        raise OSError(errno.ENOSPC, "No space left on device", "source", None, "x")
+
+
+def test_all_of_a_folder_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    rename, fsync = Path.rename, os.fsync
+    monkeypatch.setattr(Path, "rename", lambda self, to: done.append(to.name) or rename(self, to))
+    monkeypatch.setattr(os, "fsync", lambda number: done.append(os.fstat(number).st_ino) or fsync(number))
+    with whole_folder(tmp_path / "model") as part:
+        (part / "adapters").mkdir()
+        for name in ("a", "adapters/b"):
+            (part / name).write_text("x")
+    folder = tmp_path / "model"
+    written = {path.stat().st_ino for path in [*folder.rglob("*"), folder]}
+    assert {*done[:-1]} == written
+    assert done[-1] == "model"
 
 
 def test_the_innermost_path_is_named_once(tmp_path):

@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from cfsp.records.failures import Failure, of_sweep
+from cfsp.checks import UnknownName
+from cfsp.records.failures import Failure, forget, of_sweep
 from cfsp.records.record import Record
 from cfsp.running import run, stages
 from cfsp.running.sweeps import FILE, outcomes
@@ -31,7 +32,9 @@ def once(monkeypatch):
     return fail_with
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), AssertionError("a fault"), MemoryError()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("out of\nmemory"), AssertionError("a fault"), MemoryError(), KeyError("a fault")]
+)
 def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error):
     once(error)
     code, out, err = cfsp("-m", "sparsity=0.2,0.3,0.4")
@@ -55,6 +58,28 @@ def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error
     assert (code, err) == (0, [])
     assert "3 jobs: 1 made, 2 read" in out
     assert not path.exists()
+
+
+def test_a_name_that_nothing_has_is_no_fault_of_the_program(cfsp, once):
+    once(UnknownName("needs='x': expected a set of input_mean"))
+    code, _, err = cfsp("sparsity=0.3", "evaluation=[]")
+    assert (code, err) == (1, ["cfsp: error: needs='x': expected a set of input_mean"])
+
+
+def test_a_failure_that_a_disk_keeps_is_named_and_ends_nothing(tmp_path, monkeypatch, capsys):
+    """As on a read-only disk, which does not even say that a file is not there."""
+
+    def read_only(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    path = Failure.of(ValueError("no"), "0123456789ab", {}, "cfsp", None).save(tmp_path)
+    monkeypatch.setattr(type(path), "unlink", read_only)
+    forget(tmp_path, "ba9876543210")
+    assert not capsys.readouterr().err
+    forget(tmp_path, "0123456789ab")
+    assert (
+        capsys.readouterr().err == f"cfsp: {path} stays, though its run is finished (Read-only file system)\n"
+    )
 
 
 def test_full_error_shows_a_sweeps_traceback_and_goes_on(cfsp, once, monkeypatch):

@@ -2,41 +2,21 @@
 
 import errno
 import json
-import sys
 
 import pytest
 import wandb
 
-from cfsp.cli.main import main
 from cfsp.loggers.base import Job, Log
 from cfsp.loggers.jsonl import Jsonl
 from cfsp.loggers.wandb import Wandb, default_mode
 
 
-@pytest.fixture
-def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
-    monkeypatch.chdir(tmp_path)
+@pytest.fixture(autouse=True)
+def no_key(monkeypatch, tmp_path):
+    """No account of W&B that whoever runs the tests may have."""
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cfsp", *tiny_overrides(*arguments), *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        return code, *capsys.readouterr()
-
-    return call
-
-
-TRAINING = (
-    "recovery=lora",
-    "recovery/data=text",
-    "recovery.data.sources.text.text.paths=[${calibration.text.paths}]",
-)
 
 
 def events(tmp_path):
@@ -61,6 +41,48 @@ def test_a_failed_run_is_closed_as_one(cfsp, tmp_path):
     assert events(tmp_path)[-1]["finished"] is False
 
 
+@pytest.fixture
+def codes(monkeypatch):
+    """Exit codes that W&B runs are finished with."""
+    found = []
+    finish = wandb.Run.finish
+
+    def spy(self, exit_code=None, **options):
+        found.append(exit_code)
+        return finish(self, exit_code, **options)
+
+    monkeypatch.setattr(wandb.Run, "finish", spy)
+    return found
+
+
+def gone(*_, **__):
+    raise ConnectionResetError("Connection lost")
+
+
+def test_wandb_is_told_that_a_run_failed(cfsp, codes):
+    assert cfsp("logger=wandb", "calibration.seqlen=65")[0] == 1
+    assert codes == [1]
+
+
+def test_a_run_that_wandb_followed_no_longer_ends_there_as_it_ended_here(cfsp, codes, monkeypatch):
+    def fail(*_):
+        raise ValueError("in the middle")
+
+    monkeypatch.setattr(Wandb, "log", gone)
+    monkeypatch.setattr("cfsp.running.run.apply", fail)
+    code, _, err = cfsp("logger=wandb")
+    assert code == 1
+    assert "Wandb follows this run no longer" in err[0]
+    assert err[-1] == "cfsp: error: in the middle"
+    assert codes == [1]
+
+
+def test_wandb_ends_a_run_whose_record_it_does_not_take(cfsp, codes, monkeypatch):
+    monkeypatch.setattr(Wandb, "tell", gone)
+    assert cfsp("logger=wandb")[0] == 0
+    assert codes == [0]
+
+
 def test_wandb_without_a_key_is_offline_and_whole(cfsp, tmp_path, monkeypatch):
     told = {}
     original = wandb.init
@@ -74,7 +96,7 @@ def test_wandb_without_a_key_is_offline_and_whole(cfsp, tmp_path, monkeypatch):
 
     monkeypatch.setattr(wandb, "init", spy)
     code, _, err = cfsp("logger=[wandb,jsonl]", "logger.wandb.tags=[a]", "logger.wandb.project=mine")
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, [])
     assert (told["mode"], told["project"], told["tags"]) == ("offline", "mine", ["a"])
     (record,) = (tmp_path / "results" / "records").iterdir()
     assert told["id"] == record.stem
@@ -89,25 +111,17 @@ def test_a_service_that_does_not_answer_ends_nothing(cfsp, monkeypatch, tmp_path
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     code, out, err = cfsp("logger=wandb", "logger.wandb.timeout=2")
     assert code == 0
-    assert "the run is kept offline" in err
+    assert any("the run is kept offline" in line for line in err)
     assert (tmp_path / out.splitlines()[-1]).is_file()
 
 
 def test_a_service_that_goes_away_in_the_middle_ends_nothing(cfsp, monkeypatch, tmp_path):
-    def gone(*_, **__):
-        raise ConnectionResetError("Connection lost")
-
-    closed = []
-    close = Wandb.close
-    monkeypatch.setattr("cfsp.loggers.wandb.Wandb.log", gone)
-    monkeypatch.setattr("cfsp.loggers.wandb.Wandb.close", lambda *args: closed.append(1) or close(*args))
+    monkeypatch.setattr(Wandb, "log", gone)
     code, out, err = cfsp("logger=[wandb,jsonl]")
     assert code == 0
-    assert err == "cfsp: Wandb follows this run no longer (ConnectionResetError('Connection lost'))\n"
+    assert err == ["cfsp: Wandb follows this run no longer (ConnectionResetError('Connection lost'))"]
     assert (tmp_path / out.splitlines()[-1]).is_file()
     assert [event["event"] for event in events(tmp_path)] == ["begin", "values", "values", "end"]
-    assert not closed
-    wandb.teardown()
 
 
 def test_every_logger_is_closed_whatever_another_one_raises(tmp_path):
@@ -152,10 +166,8 @@ def test_the_mode_follows_the_key(monkeypatch, tmp_path):
 def test_a_logger_that_is_not_installed(cfsp, monkeypatch):
     monkeypatch.setattr("cfsp.loggers.tensorboard.find_spec", lambda name: None)
     code, _, err = cfsp("logger=tensorboard")
-    assert (code, err) == (
-        1,
-        "cfsp: error: logger=tensorboard: the package is not installed; pip install tensorboard\n",
-    )
+    said = "cfsp: error: logger=tensorboard: the package is not installed; pip install tensorboard"
+    assert (code, err) == (1, [said])
 
 
 def test_tensorboard(cfsp, tmp_path):

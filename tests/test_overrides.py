@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
+from cfsp.cli.explain import check, values
 from cfsp.cli.main import main
-from cfsp.cli.overrides import understood
+from cfsp.cli.overrides import CommandLine, understood
 
 
 def test_only_single_values_below_a_swept_group_wait():
@@ -22,6 +23,60 @@ def test_only_single_values_below_a_swept_group_wait():
     ]
     for alone in (["recovery=lora", "recovery/data=text"], ["-m", "recovery=lora", "recovery/data=text"]):
         assert understood(alone) == alone
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A folder with a group, a choice of one of ours, and a main config of the user's own."""
+    for name, text in (
+        ("shape/wide.yaml", "width: 1"),
+        ("shape/narrow.yaml", "{width: 2, less: 3}"),
+        ("criterion/mine.yaml", "_target_: mine.Mine"),
+        ("main.yaml", "defaults: [config, _self_, {shape: wide}]\nextra: 1"),
+    ):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return str(tmp_path)
+
+
+def test_a_group_of_one_s_own_is_one(own):
+    swept = ["-m", "+shape=wide,narrow", "shape.width=3"]
+    assert understood(["--config-dir", own, *swept]) == [
+        "--config-dir",
+        own,
+        *swept[:-1],
+        "shape.width=choice(3)",
+    ]
+    assert understood([f"-cd={own}", *swept])[-1] == "shape.width=choice(3)"
+    assert understood(swept) == swept
+    with pytest.raises(ValueError, match="criterion=5: expected the name of a choice: .*, mine, "):
+        understood(["--config-dir", own, "criterion=5"])
+
+
+def test_each_choice_of_an_own_group_is_looked_at_before_anything_runs(own):
+    check(["--config-dir", own, "-m", "+shape=wide,narrow"])
+    with pytest.raises(ValueError, match=r"shape.less: no such option"):
+        check(["--config-dir", own, "-m", "+shape=narrow,wide", "shape.less=4"])
+    with pytest.raises(ValueError, match="shape=round: no such choice; expected one of narrow, wide"):
+        check(["--config-dir", own, "-m", "+shape=wide,round"])
+    line = CommandLine.of(["--config-dir", own])
+    assert values("+shape=glob(*)", line) == ["+shape=narrow", "+shape=wide"]
+
+
+@pytest.mark.parametrize("flags", [["--config-name", "main"], ["--config-name=main"], ["-cn", "main"]])
+def test_the_config_that_is_named_is_the_one_that_is_looked_at(own, flags):
+    check(["--config-dir", own, *flags, "extra=2", "shape=narrow"])
+    with pytest.raises(ValueError, match="extras: no such option; did you mean extra"):
+        check(["--config-dir", own, *flags, "extras=2"])
+    with pytest.raises(ValueError, match="extra: no such option"):
+        check(["--config-dir", own, "extra=2"])
+    with pytest.raises(ValueError, match="Cannot find primary config 'none'"):
+        check(["--config-dir", own, "--config-name=none"])
+
+
+def test_a_sweep_that_has_no_end_names_its_override():
+    with pytest.raises(ValueError, match=r"^sparsity=interval\(0,1\): its values cannot be counted"):
+        check(["-m", "criterion=flap", "sparsity=interval(0,1)"])
 
 
 @pytest.mark.parametrize("group", ["evaluation", "criterion", "recovery", "logger"])

@@ -1,7 +1,9 @@
 """The Python face leaves the process that called it as it was, and W&B's current run too."""
 
 import json
+import os
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from surroundings import changes, picture
 
 import cfsp
 from cfsp.cli.report import report
-from cfsp.machine.process import left_as_found
+from cfsp.machine.process import environment_kept, left_as_found
 from cfsp.running.build import CONF
 from cfsp.running.run import run
 
@@ -85,6 +87,27 @@ def test_the_functions_leave_it_too(tmp_path):
     cfsp.save(tmp_path / "m", model, tokenizer, plan)
     cfsp.load(tmp_path / "m")
     assert changes(before, picture()) == {}
+
+
+def test_the_environment_is_given_back_whatever_ends_the_block(monkeypatch):
+    monkeypatch.setenv("CFSP_HELD", "before")
+    before = dict(os.environ)
+
+    def interrupted():
+        with environment_kept(CFSP_HELD="inside", CFSP_NEW="1"):
+            assert (os.environ["CFSP_HELD"], os.environ["CFSP_NEW"]) == ("inside", "1")
+            del os.environ["CFSP_HELD"]
+            os.environ["CFSP_MORE"] = "2"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert dict(os.environ) == before
+
+
+def test_nothing_that_is_shipped_is_for_tests():
+    for file in Path(cfsp.__file__).parent.rglob("*.py"):
+        assert "unittest" not in file.read_text(), file
 
 
 def test_what_is_given_back():

@@ -6,7 +6,6 @@ import huggingface_hub
 import pytest
 from hub import serving
 from huggingface_hub import HfApi, constants
-from test_cli import cfsp  # noqa: F401  (a fixture)
 
 from cfsp.checkpoints.push import check_push, push
 from cfsp.cli.push import main
@@ -104,19 +103,20 @@ def test_what_is_missing_is_said(hub, saved, tmp_path, monkeypatch):
         check_push("me/small", False)
 
 
-def test_a_run_pushes_what_it_saved_and_the_same_command_goes_on(hub, cfsp, tmp_path):  # noqa: F811
+def test_a_run_pushes_what_it_saved_and_the_same_command_goes_on(hub, cfsp, tmp_path):
     arguments = ["evaluation=[]", "save=model", "push=me/small", "private=true"]
     hub.fail = "commit"
     code, out, err = cfsp(*arguments)
     assert code == 1
     assert (tmp_path / out.splitlines()[-1]).is_file()  # the record is made
-    assert "the model is safe in model, and this pushes it again: cfsp-push model me/small --private" in err
+    again = "the model is safe in model, and this pushes it again: cfsp-push model me/small --private"
+    assert again in err[-1]
     assert len([*(tmp_path / "results" / "failures").iterdir()]) == 1
     hub.fail = None
     code, out, err = cfsp(*arguments)
     assert code == 0
-    assert "read, not run" in err
-    assert err.splitlines()[-1] == f"cfsp: the model is at {hub.url}/me/small"
+    assert "read, not run" in err[0]
+    assert err[-1] == f"cfsp: the model is at {hub.url}/me/small"
     assert hub.repos["me/small"] == files(tmp_path / "model")
     assert not [*(tmp_path / "results" / "failures").iterdir()]
 
@@ -129,9 +129,9 @@ def test_a_run_pushes_what_it_saved_and_the_same_command_goes_on(hub, cfsp, tmp_
         (["save=true", "push=me/small", "-m", "sparsity=0.2,0.3"], "is one repository for all jobs"),
     ],
 )
-def test_a_push_that_cannot_be_is_refused_before_the_work(hub, cfsp, tmp_path, arguments, message):  # noqa: F811
+def test_a_push_that_cannot_be_is_refused_before_the_work(hub, cfsp, tmp_path, arguments, message):
     code, _, err = cfsp(*arguments)
     assert code == 1
-    assert message in err
+    assert message in err[-1]
     assert not (tmp_path / "results" / "records").exists()
     assert not hub.asked

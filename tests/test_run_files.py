@@ -1,17 +1,22 @@
 """The files of a run: record and model belong together; what killed attempts left goes at the next start."""
 
 import json
+import os
 import shutil
 import threading
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from cfsp.checkpoints import save as checkpoints
 from cfsp.checkpoints.save import alone_in
 from cfsp.records.failures import Failure
 from cfsp.records.record import Record
+from cfsp.running.run_files import RunFiles
 from cfsp.storage import locks
 from cfsp.storage.atomic import whole_folder
+from cfsp.storage.seals import file_checksum as checksum
 from cfsp.training.resume import WHOLE
 
 KEPT = ("evaluation=[]", "save=true")
@@ -120,6 +125,96 @@ def test_what_killed_saves_left_goes_at_the_next_start(cfsp, made, again):
     assert not [path for path in left if path.exists()]
     assert {path.name for path in (results / "models").iterdir()} == {run_id}
     assert not [*(results / "recovery").iterdir()]
+
+
+def lose(path):
+    path.unlink()
+
+
+def cut_short(path):
+    """As a power cut does, which keeps the time of the file."""
+    times = path.stat()
+    path.write_bytes(path.read_bytes()[:-4])
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def change(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+@pytest.mark.parametrize(
+    ("damage", "name", "said"),
+    [
+        (lose, "model.safetensors", "holds no model"),
+        (cut_short, "model.safetensors", "model.safetensors is not as it was saved"),
+        (change, "model.safetensors", "model.safetensors is not as it was saved"),
+        (change, "config.json", "config.json is not as it was saved"),
+        (lose, "tokenizer.json", "tokenizer.json is missing"),
+    ],
+)
+def test_a_saved_model_that_was_damaged_is_named_and_made_anew(cfsp, made, damage, name, said, tmp_path):
+    results, run_id = made
+    model = results / "models" / run_id
+    expected = (model / "model.safetensors").read_bytes()
+    damage(model / name)
+    other = shutil.copytree(model, tmp_path / "other")
+    code, _, (named, line, *_) = cfsp("evaluation=[]", f"save={other}")
+    assert code == 1
+    assert said in named
+    assert "holds a model already; expected an empty folder, or overwrite=true" in line
+    code, _, err = cfsp(*KEPT)
+    assert code == 0
+    assert said in err[0]
+    assert "read, not run" not in "".join(err)
+    assert (model / "model.safetensors").read_bytes() == expected
+    assert len(set(pair(results, run_id))) == 1
+
+
+def test_weights_of_a_finished_run_are_not_read_in_a_sweep(cfsp, made, monkeypatch):
+    read = []
+    monkeypatch.setattr(checkpoints, "file_checksum", lambda path: read.append(path.name) or checksum(path))
+    code, _, err = cfsp(*KEPT)
+    assert (code, "read, not run" in err[0]) == (0, True)
+    assert "config.json" in read
+    assert "model.safetensors" not in read
+
+
+def test_adapters_beside_a_model_are_part_of_it(cfsp, text_file, tmp_path):
+    from training import TINY
+
+    arguments = ["recovery=lora", "recovery.parameters.merge=false", "recovery/data=text", *KEPT, *TINY]
+    arguments.append(f"recovery.data.sources.text.text.paths={text_file}")
+    assert cfsp(*arguments)[0] == 0
+    (adapters,) = (tmp_path / "results" / "models").glob("*/adapters/adapter_model.safetensors")
+    adapters.unlink()
+    code, _, err = cfsp(*arguments)
+    assert code == 0
+    assert "adapters/adapter_model.safetensors is missing" in err[0]
+    assert adapters.is_file()
+
+
+def test_a_failure_is_stored_while_the_run_is_held(cfsp, monkeypatch):
+    held = []
+
+    def save(self, folder):
+        held.append((Path(folder) / f".{self.id}.lock").exists())
+        return Path(folder) / "failure.json"
+
+    monkeypatch.setattr(Failure, "save", save)
+    assert cfsp("evaluation=[]", "calibration.seqlen=65")[0] == 1
+    assert held == [True]
+
+
+def test_what_is_only_read_is_left_as_it_is(cfsp, made):
+    """A reader holds no lock, and another process may be at work."""
+    results, run_id = made
+    record = results / "records" / f"{run_id}.json"
+    record.write_text("{")
+    assert RunFiles.of(results, run_id, None).finished() is None
+    assert RunFiles.of(results, run_id, results / "models" / run_id).finished() is not None
+    assert [path.name for path in record.parent.iterdir()] == [record.name]
+    assert record.read_text() == "{"
 
 
 @pytest.mark.parametrize("save", ["true", "."])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from hydra import compose, initialize_config_dir
 from transformers import AutoModelForCausalLM
 
 import cfsp
+from cfsp.checkpoints.describe import check_saving
 from cfsp.checkpoints.save import save
 from cfsp.running.build import CONF
 from cfsp.running.run import run
@@ -141,12 +143,60 @@ def test_tying_is_saved_as_the_weights_are_whatever_the_flag_says(family, tied, 
     assert (again.get_output_embeddings().weight is again.get_input_embeddings().weight) is tied
 
 
-def test_what_cannot_be_saved_is_said_before_anything_is_measured(tmp_path, tiny_overrides, monkeypatch):
+def other_number(model):
+    norms = [module for module in model.modules() if {"eps", "variance_epsilon"} & vars(module).keys()]
+    setattr(norms[-1], "eps" if hasattr(norms[-1], "eps") else "variance_epsilon", 0.5)
+
+
+def more_weights(model):
+    model.base_model.register_parameter("more", torch.nn.Parameter(torch.ones(2)))
+
+
+def other_shape(model):
+    model.set_input_embeddings(torch.nn.Embedding(7, model.get_input_embeddings().embedding_dim))
+
+
+def refusal(act: Callable[[], object]) -> str | None:
+    try:
+        act()
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "opt", "gemma2", "bert"])
+@pytest.mark.parametrize("change", [None, other_number, more_weights, other_shape])
+@pytest.mark.parametrize("uniform", [True, False])
+def test_what_cannot_be_saved_once_it_is_pruned_is_refused_before(family, change, uniform, tmp_path):
+    model = make(family)
+    if change is not None:
+        change(model)
+    sites = cfsp.find_sites(model, ["mlp", "attention"])
+    before = refusal(lambda: check_saving(model, sites, 1))
+    keeps = [range(max(1, site.units - 1 - site.block * (not uniform))) for site in sites]
+    cuts = [cfsp.Cut(site.name, site.units, tuple(keep)) for site, keep in zip(sites, keeps, strict=True)]
+    plan = cfsp.PrunePlan(tuple(cuts))
+    cfsp.apply(plan, model)
+    after = refusal(lambda: cfsp.save(tmp_path / "m", model, words(), plan))
+    assert [before is None, after is None] == [change is None] * 2, (before, after)
+
+
+def unsayable(**options):
+    """Load a model that its config does not describe."""
+    model, tokenizer = cfsp.load(**options)
+    other_number(model)
+    return model, tokenizer
+
+
+@pytest.mark.parametrize("allocator", ["uniform", "cfsp"])
+def test_what_cannot_be_saved_is_said_before_anything_is_measured(
+    allocator, tmp_path, tiny_overrides, monkeypatch
+):
     monkeypatch.setattr("cfsp.running.run.measure", lambda *_, **__: pytest.fail("measured"))
-    monkeypatch.setattr("cfsp.checkpoints.describe.difference", lambda *_: "a.weight")
-    overrides = [*tiny_overrides(), f"results={tmp_path}", "save=true"]
+    overrides = [*tiny_overrides(), f"results={tmp_path}", "save=true", f"allocator={allocator}"]
+    overrides.append("model._target_=test_saved_folder.unsayable")
     with (
         initialize_config_dir(str(CONF), version_base="1.3"),
-        pytest.raises(ValueError, match=r"LlamaConfig cannot say what this model is: a\.weight"),
+        pytest.raises(ValueError, match="cannot say what this model is: model.norm.variance_epsilon"),
     ):
         run(compose("config", overrides))

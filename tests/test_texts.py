@@ -84,6 +84,15 @@ def test_hub_text_from_a_local_copy(tmp_path):
         Hub("mine", str(tmp_path), None, "train", column="words").documents()
 
 
+def test_hub_text_of_own_files_is_read_again_once_they_changed(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    for name in (str(file), str(tmp_path / "*.jsonl")):
+        text = Hub("mine", "json", None, "train", data_files=name)
+        for words in ("one", "two and three"):
+            file.write_text(json.dumps({"text": words}) + "\n")
+            assert text.documents() == [words]
+
+
 def test_hub_text_that_cannot_be_reached():
     with pytest.raises(ValueError, match="'no/such-data' cannot be read .* check the name and the network"):
         Hub("none", "no/such-data", None, "train").documents()

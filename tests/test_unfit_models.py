@@ -106,6 +106,27 @@ def test_weights_stored_as_codes_are_refused(dtype, folder):
         cfsp.load(folder)
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("dtype", [None, torch.int8, torch.uint8, torch.int32, torch.float8_e4m3fn])
+def test_so_are_those_in_files_of_torch(dtype, sharded, folder):
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    if dtype is not None:
+        weights[NAME] = weights[NAME].to(dtype)
+    name = "pytorch_model-00001-of-00001.bin" if sharded else "pytorch_model.bin"
+    torch.save(weights, folder / name)
+    if sharded:
+        index = {"metadata": {"total_size": 1}, "weight_map": dict.fromkeys(weights, name)}
+        (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    torch.save(print, folder / "training_args.bin")  # which nothing of transformers reads
+    if dtype is None:
+        cfsp.load(folder)
+        return
+    said = rf"{re.escape(name)}: {NAME} is stored as {str(dtype)[6:]}, .*; expected weights in F64"
+    with pytest.raises(ValueError, match=said):
+        cfsp.load(folder)
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_weights_that_are_no_numbers_are_named(value, dtype, folder):

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.utils import find_adapter_config_file
 
 from cfsp.checkpoints.describe import auto_class, pruned_class
-from cfsp.checkpoints.model_files import check_files, local_folder
+from cfsp.checkpoints.model_files import check_files, check_pickled, local_folder
 from cfsp.checkpoints.save import check_sums
 from cfsp.checks import check_choice
 from cfsp.machine.environment import PACKAGE
@@ -99,6 +99,7 @@ def load(
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         folder = local_folder(source, revision)
     check_files(folder)  # of the hub's, which are here now
+    check_pickled(folder)
     check_keys(path, loaded, head)
     check_finite(path, model)
     check_vocabulary(path, model, tokenizer)

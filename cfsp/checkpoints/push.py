@@ -10,7 +10,7 @@ from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HFValidationError, HTTPError
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
-from cfsp.checkpoints.save import check_sums
+from cfsp.checkpoints.save import check_model
 from cfsp.options import check_option
 
 
@@ -32,13 +32,6 @@ def check_push(repo: object, private: object) -> None:
         raise ValueError(f"push={repo!r}: HF_HUB_OFFLINE is set; expected it unset, or push=null")
     if get_token() is None:
         raise ValueError(f"push={repo!r}: no token of the hub is here; expected HF_TOKEN, or hf auth login")
-
-
-def check_model(folder: Path) -> None:
-    """Raise ValueError unless the folder holds a model as `save` wrote it."""
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
-        raise ValueError(f"{folder} holds no model; expected a folder that save=FOLDER wrote")
-    check_sums(folder)
 
 
 def push(folder: Path, repo: str, private: bool = False) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,14 +12,16 @@ from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checkpoints.describe import MODELING_FILE, describe, modeling_file, stock_class
-from cfsp.checkpoints.model_files import carried_files
+from cfsp.checkpoints.model_files import carried_files, has_full_length
 from cfsp.machine.process import quiet
 from cfsp.plans.plan import PrunePlan
 from cfsp.storage.atomic import clear_parts, whole_folder
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
+from cfsp.storage.seals import file_checksum
 
 SUMS = "SHA256SUMS"
 SUMMED = ("*.safetensors", "*.json", "*.py")
+SUMMED_ADAPTERS = ("adapters/*.safetensors", "adapters/*.json")
 
 
 def save(
@@ -79,7 +80,7 @@ def save(
             texts["README.md"] = card(hasattr(config, "pruned"))
         for name, text in texts.items():
             (part / name).write_text(text)
-        sums = [f"{digest}  {name}\n" for name, digest in file_sums(part).items()]
+        sums = [f"{file_checksum(part / name)}  {name}\n" for name in summed(part, SUMMED + SUMMED_ADAPTERS)]
         (part / SUMS).write_text("".join(sums))
 
 
@@ -151,23 +152,40 @@ def carry(source: Path | None, folder: Path, unchanged: bool) -> None:
         shutil.copyfile(path, target)
 
 
-def file_sums(folder: Path) -> dict[str, str]:
-    """SHA-256 of what the model is made of, by file name."""
-    sums = {}
-    for path in sorted(path for pattern in SUMMED for path in folder.glob(pattern)):
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
+def summed(folder: Path, patterns: Sequence[str] = SUMMED) -> list[str]:
+    """The files that the model is made of."""
+    return sorted(path.relative_to(folder).as_posix() for one in patterns for path in folder.glob(one))
 
 
-def check_sums(folder: Path) -> None:
-    """Raise ValueError if a file of a checkpoint is not as `save` wrote it."""
+def check_model(folder: Path, quick: bool = False) -> None:
+    """Raise ValueError unless the folder holds a model as `save` wrote it. quick: as in `check_sums`."""
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise ValueError(f"{folder} holds no model; expected a folder that save=FOLDER wrote")
+    check_sums(folder, quick)
+
+
+def check_sums(folder: Path, quick: bool = False) -> None:
+    """Raise ValueError if a file of a checkpoint is not as `save` wrote it.
+
+    quick: weights are not read if they have their full length and are older than the sums. A sweep that is
+        run again asks this of each of its models, and reading them all would take minutes; a bit that
+        flipped is seen by `load` and `push`, which read every byte anyway.
+    """
     if not (folder / SUMS).is_file():
         return
     lines = (folder / SUMS).read_text().splitlines()
     written = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
-    found = file_sums(folder)
-    for name in sorted(written.keys() | found.keys()):
-        if written.get(name) != found.get(name):
-            state = "missing" if name not in found else "not as it was saved"
+    for name in sorted(written.keys() | {*summed(folder)}):
+        path = folder / name
+        if quick and is_untouched(path):
+            continue
+        if name not in written or not path.is_file() or file_checksum(path) != written[name]:
+            state = "not as it was saved" if path.is_file() else "missing"
             raise ValueError(f"{folder}: {name} is {state}; if that is meant, delete {SUMS}")
+
+
+def is_untouched(path: Path) -> bool:
+    """Whether a file of weights has its full length and is older than the sums, which are written last."""
+    if path.suffix != ".safetensors" or not path.is_file() or not has_full_length(path):
+        return False
+    return path.stat().st_mtime_ns < path.with_name(SUMS).stat().st_mtime_ns

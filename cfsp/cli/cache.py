@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cfsp.storage.cache import Entry
+    from cfsp.storage.cache import Cache, Entry
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 EPILOG = """examples:
@@ -28,7 +28,7 @@ Clearing loses time and no result: records lie in results/records. A run keeps n
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """List or clear a cache. Exit code 1 if an entry cannot be read, 2 if the folder or the age is none."""
+    """List or clear a cache. Exit code 1 if an entry is altered or broken, 2 if the folder or age is none."""
     parser = argparse.ArgumentParser(
         prog="cfsp-cache",
         description="Shows and clears what jobs share on disk.",
@@ -54,10 +54,10 @@ def main(arguments: list[str] | None = None) -> None:
     broken = False
     for entry in entries:
         try:
-            text = "" if options.clear else content(entry)
+            text = "" if options.clear else content(cache, entry)
         except (ValueError, OSError) as error:
             broken = True
-            text = "(cannot be read; a job that wants it makes it again)"
+            text = "(altered or broken; a job that wants it makes it again)"
             print(f"cfsp-cache: {entry.path}: {' '.join(str(error).split())}", file=sys.stderr)
         name = entry.path.relative_to(options.folder)
         print(f"{size(entry.size):>10}  {age(entry.age):>5}  {name}  {text}")
@@ -67,16 +67,17 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def content(entry: Entry) -> str:
+def content(cache: Cache, entry: Entry) -> str:
     """What people call an entry by: the text, the model and text of statistics, the figures of metrics.
 
     Raises:
-        ValueError, OSError: the file that says so cannot be read.
+        ValueError, OSError: the entry does not fit its seal, or the file that says so cannot be read.
     """
     from cfsp.records.record import read_metrics
     from cfsp.storage.about import About
     from cfsp.storage.cache import ABOUT
 
+    cache.check(entry)
     if entry.kind == "metrics":
         return ", ".join(f"{name} {one.value:.4g}" for name, one in read_metrics(entry.path).items())
     if entry.kind == "texts":

@@ -89,6 +89,8 @@ def list_choices(arguments: Sequence[str]) -> None:
     parser = command("list", "What there is to choose in every config group.", LIST_EPILOG)
     parser.add_argument("group", nargs="?", help="one group; default: all")
     options = parser.parse_args(arguments)
+    from cfsp.running.build import search_path
+
     folders = search_path(options.config_dir)
     known = groups(folders)
     if options.group is None:
@@ -118,6 +120,8 @@ def describe(arguments: Sequence[str]) -> None:
     )
     parser.add_argument("choice", metavar="GROUP=CHOICE")
     options = parser.parse_args(arguments)
+    from cfsp.running.build import search_path
+
     group, sign, name = options.choice.lstrip("+").partition("=")
     folders = search_path(options.config_dir)
     if not sign:
@@ -162,13 +166,6 @@ def docstring(target: str) -> str:
     look_here()
     module, _, name = target.rpartition(".")
     return inspect.getdoc(getattr(import_module(module), name)) or ""
-
-
-def search_path(config_dir: str | None) -> list[Path]:
-    """Folders of config groups, the user's own first."""
-    from cfsp.running.build import CONF
-
-    return [*([Path(config_dir)] if config_dir else []), CONF]
 
 
 def groups(folders: Sequence[Path]) -> list[str]:

@@ -67,7 +67,7 @@ def job(cfg: DictConfig) -> Outcome:
     """Run one job; report and store its failure without stopping the sweep."""
     with Attempt(cfg) as attempt:
         look_here()
-        attempt.outcome = run(cfg)
+        attempt.outcome = run(cfg, attempt)
     if attempt.outcome.state == "failed" and sweep_name() is None:
         raise SystemExit(1)
     return attempt.outcome
@@ -81,7 +81,7 @@ def own_launchers() -> None:
         presets.pop(preset.name, None)
 
 
-def run(cfg: DictConfig) -> Outcome:
+def run(cfg: DictConfig, attempt: Attempt) -> Outcome:
     """Make or read the record. A job by itself shows it; a sweep's launcher shows what became of its jobs."""
     # Imported here so that `cfsp --help` answers at once.
     from huggingface_hub.utils import logging
@@ -100,7 +100,7 @@ def run(cfg: DictConfig) -> Outcome:
     sweep = sweep_name()
     check_places(cfg, sweep)
     with quiet():
-        record, made = obtain(cfg, command(), sweep)
+        record, made = obtain(cfg, command(), sweep, attempt.storing())
     path = record_path(cfg.results, record.id)
     if is_main() and sweep is None:
         show(record)

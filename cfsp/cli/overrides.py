@@ -4,12 +4,63 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
-from cfsp.running.build import CONF, choices
+from cfsp.running.build import CONF, choices, search_path
+
+VALUED = (
+    "--config-dir",
+    "-cd",
+    "--config-name",
+    "-cn",
+    "--config-path",
+    "-cp",
+    "--cfg",
+    "-c",
+    "--package",
+    "-p",
+)
+"""Flags of Hydra that take a value."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What is typed behind `cfsp`. config_dir: a folder with groups of the user's own."""
+
+    overrides: list[str]
+    config_dir: str | None = None
+    config_name: str = "config"
+    sweeps: bool = False
+
+    @classmethod
+    def of(cls, arguments: Sequence[str]) -> CommandLine:
+        overrides, values, flag = [], {}, None
+        for argument in arguments:
+            name, sign, value = argument.partition("=")
+            if flag is not None:
+                values[flag], flag = argument, None
+            elif argument in VALUED:
+                flag = argument
+            elif not argument.startswith("-"):
+                overrides.append(argument)
+            elif sign:
+                values[name] = value
+        config_dir = values.get("--config-dir", values.get("-cd"))
+        config_name = values.get("--config-name", values.get("-cn", "config"))
+        return cls(overrides, config_dir, config_name, bool({"-m", "--multirun"} & {*arguments}))
+
+    @property
+    def folders(self) -> list[Path]:
+        """Where groups are, the user's own first."""
+        return search_path(self.config_dir)
+
+    def has_group(self, name: str) -> bool:
+        return any((folder / name).is_dir() for folder in self.folders)
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
@@ -25,11 +76,13 @@ def understood(arguments: Sequence[str]) -> list[str]:
         parsed = {one: parse(one) for one in arguments if is_override(one)}
     except HydraException:  # which composing explains
         return [*arguments]
+    line = CommandLine.of(arguments)
     for override in parsed.values():
-        check_group(override)
-    if not {"-m", "--multirun"} & {*arguments}:
+        check_group(override, line.folders)
+    if not line.sweeps:
         return [*arguments]
-    swept = [one.key_or_group for one in parsed.values() if one.is_sweep_override() and is_group(one)]
+    swept = [one.key_or_group for one in parsed.values() if one.is_sweep_override()]
+    swept = [name for name in swept if line.has_group(name)]
     return [waiting(one) if one in parsed and lies_in(parsed[one], swept) else one for one in arguments]
 
 
@@ -42,18 +95,14 @@ def parse(argument: str) -> Override:
     return OverridesParser.create().parse_override(argument)
 
 
-def is_group(override: Override) -> bool:
-    return (CONF / override.key_or_group).is_dir()
-
-
-def check_group(override: Override) -> None:
+def check_group(override: Override, folders: Sequence[Path]) -> None:
     """Raise ValueError if one of our groups is given null, a number or true."""
-    if not is_group(override):
+    if not (CONF / override.key_or_group).is_dir():
         return
     given = override.value()
     for value in given.list if isinstance(given, ChoiceSweep) else [given]:
         if value is None or isinstance(value, bool | int | float):
-            names = ", ".join(choices(override.key_or_group))
+            names = ", ".join(choices(override.key_or_group, folders))
             raise ValueError(f"{override.key_or_group}={value}: expected the name of a choice: {names}")
 
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cfsp.checkpoints.push import check_model, check_push, push
+from cfsp.checkpoints.push import check_push, push
+from cfsp.checkpoints.save import check_model
 
 EXAMPLES = """
 examples:

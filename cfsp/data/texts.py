@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -158,8 +159,8 @@ class Hub(Corpus):
         return f"{self.name}:{self.split}"
 
     def read(self) -> Sequence[str | Chat]:
-        local = sorted(path for path in Path(self.path).rglob("*") if path.is_file())
-        return read_hub(self, stamps(local))
+        found = {*Path(self.path).rglob("*"), *map(Path, glob(self.data_files or "", recursive=True))}
+        return read_hub(self, stamps(sorted(path for path in found if path.is_file())))
 
 
 def stamps(paths: Sequence[Path]) -> Stamps:
@@ -181,7 +182,7 @@ def read_files(files: Stamps, column: str) -> tuple[str | Chat, ...]:
 
 @lru_cache(maxsize=4)
 def read_hub(hub: Hub, local: Stamps) -> tuple[str | Chat, ...]:
-    """The documents of a data set; local: the files of a local copy. Kept, as those of files are."""
+    """The documents of a data set; local: the files of it that are here. Kept, as those of files are."""
     split = hub.split if hub.rows is None else f"{hub.split}[:{hub.rows}]"
     files = {hub.split: hub.data_files} if hub.data_files else None
     found = hub_rows(hub.path, hub.config, split=split, data_files=files, revision=hub.revision)

@@ -7,7 +7,6 @@ import difflib
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,7 +15,6 @@ from importlib.metadata import version
 from pathlib import Path
 from statistics import stdev
 from typing import Any
-from unittest import mock
 
 import datasets
 from lm_eval import simple_evaluate
@@ -30,6 +28,7 @@ from cfsp.checks import check_integer
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
 from cfsp.evaluation.local_tasks import Questions, read
+from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import is_causal
 from cfsp.records.record import Metric
 
@@ -135,7 +134,7 @@ class ZeroShot(Evaluator):
         found = {}
         for task in self.tasks:
             # It tells no other process its results.
-            with mock.patch.dict(os.environ, LOCAL_RANK="0"), errors_alone("lm_eval"):
+            with environment_kept(LOCAL_RANK="0"), errors_alone("lm_eval"):
                 outcome = simple_evaluate(
                     model=wrapped,
                     tasks=[self.spec(task)],

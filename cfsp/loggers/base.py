@@ -29,7 +29,8 @@ class Job:
 class Logger(Checked, ABC):
     """Follows one run. What a service or a disk does or does not answer never ends the run.
 
-    faults: what it raises when it can follow no longer; it is then left out, which is said on stderr.
+    faults: what it raises when it can follow no longer; it is then told nothing but the end, which is said on
+        stderr.
     """
 
     faults: ClassVar[tuple[type[Exception], ...]] = (OSError,)
@@ -52,7 +53,8 @@ class Log:
 
     def __init__(self, loggers: Sequence[Logger], job: Job) -> None:
         self.loggers, self.job = loggers, job
-        self.following: list[Logger] = []
+        self.opened: list[Logger] = []
+        self.silent: set[int] = set()  # ids of those that can follow no longer
         self.record: Record | None = None
 
     def __enter__(self) -> Log:
@@ -61,7 +63,7 @@ class Log:
             for logger in self.loggers:
                 with self._unless_it_faults(logger):
                     logger.open(self.job)
-                    self.following.append(logger)
+                    self.opened.append(logger)
             opening.pop_all()
         return self
 
@@ -83,13 +85,14 @@ class Log:
         self.record = record
 
     def _log(self, values: Mapping[str, float], step: int | None) -> None:
-        for logger in [*self.following]:
-            with self._unless_it_faults(logger):
-                logger.log(values, step)
+        for logger in self.opened:
+            if id(logger) not in self.silent:
+                with self._unless_it_faults(logger):
+                    logger.log(values, step)
 
     def _close(self) -> None:
-        with ExitStack() as closing:  # each, whatever another one raises
-            for logger in reversed(self.following):
+        with ExitStack() as closing:  # each, whatever another one raises, and whatever it raised before
+            for logger in reversed(self.opened):
                 closing.callback(self._close_one, logger)
 
     def _close_one(self, logger: Logger) -> None:
@@ -102,5 +105,8 @@ class Log:
         try:
             yield
         except logger.faults as error:
-            print(f"cfsp: {type(logger).__name__} follows this run no longer ({error!r})", file=sys.stderr)
-            self.following = [one for one in self.following if one is not logger]
+            if id(logger) not in self.silent:
+                print(
+                    f"cfsp: {type(logger).__name__} follows this run no longer ({error!r})", file=sys.stderr
+                )
+                self.silent.add(id(logger))

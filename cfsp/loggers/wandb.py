@@ -82,7 +82,7 @@ class Wandb(Logger):
             resume="allow" if mode == "online" else None,
             config=dict(job.config),
             notes=job.command,
-            dir=str(job.results),
+            dir=str(job.results.absolute()),  # W&B's own process may have begun in another folder
             mode=mode,
             reinit="create_new",  # beside a run that the caller may have
             settings=wandb.Settings(
@@ -101,9 +101,11 @@ class Wandb(Logger):
         self.run.log({**values, **extra})
 
     def close(self, record: Record | None) -> None:
-        if record is not None:
-            self.tell(record)
-        self.run.finish(exit_code=0 if record else 1)
+        try:
+            if record is not None:
+                self.tell(record)
+        finally:  # else W&B ends the run with the process, as one that went well
+            self.run.finish(exit_code=0 if record else 1)
 
     def tell(self, record: Record) -> None:
         """Everything that the record says, as summary, tables and a chart."""

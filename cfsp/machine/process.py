@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import Filter, LogRecord, getLogger
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -40,12 +39,24 @@ def left_as_found() -> Iterator[None]:
     Peaks of memory cannot be given back: a run begins a new measurement of them.
     """
     random_states = generators()
-    with mock.patch.dict(os.environ), warnings.catch_warnings(), settings_kept(), quiet():
+    with environment_kept(), warnings.catch_warnings(), settings_kept(), quiet():
         try:
             yield
         finally:
             for give_back, state in random_states:
                 give_back(state)
+
+
+@contextmanager
+def environment_kept(**changes: str) -> Iterator[None]:
+    """Set variables of the environment for the block; after it all are as they were before."""
+    held = dict(os.environ)
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(held)
 
 
 def generators() -> list[tuple[Callable[[Any], None], Any]]:
@@ -112,15 +123,3 @@ def quiet() -> Iterator[None]:
         if shown:
             logging.enable_progress_bar()
         (disable_progress_bars if hidden_by_hub else enable_progress_bars)()
-
-
-@contextmanager
-def environment_kept(**changes: str) -> Iterator[None]:
-    """Set variables of the environment for the block; after it all are as they were before."""
-    before = dict(os.environ)
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)

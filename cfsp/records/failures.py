@@ -80,8 +80,13 @@ def failure_path(results: str | Path, run_id: str) -> Path:
 
 
 def forget(results: str | Path, run_id: str) -> None:
-    """Remove what an earlier attempt left: the run is finished."""
-    failure_path(results, run_id).unlink(missing_ok=True)
+    """Remove what an earlier attempt left: the run is finished. A disk that keeps it is named on stderr."""
+    path = failure_path(results, run_id)
+    try:
+        if path.exists():
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        print(f"cfsp: {path} stays, though its run is finished ({error.strerror})", file=sys.stderr)
 
 
 def read_failures(results: str | Path) -> tuple[list[Failure], list[str]]:

@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypedDict
 
-from cfsp.machine.environment import is_main
 from cfsp.records.fields import (
     Count,
     Environment,
@@ -136,21 +135,18 @@ def record_path(results: str | Path, record_id: str) -> Path:
     return Path(results) / "records" / f"{record_id}.json"
 
 
-def read_finished(path: Path) -> Record | None:
-    """The record at a path, if one is there; what is none of this run is set aside, and named on stderr."""
+def set_aside(path: Path) -> None:
+    """Rename what is at the path of a record and is none of this run, and name it on stderr."""
     if not path.exists():
-        return None
+        return
     try:
         found = Record.load(path)
         if found.id != path.stem:
             raise ValueError(f"{path}: the record of another run, {found.id}")
-        return found
     except ValueError as error:
-        if is_main():
-            aside = path.with_name(f"{path.name}.broken")
-            os.replace(path, aside)
-            print(f"cfsp: {error}; it is kept as {aside.name} and made anew", file=sys.stderr)
-        return None
+        aside = path.with_name(f"{path.name}.broken")
+        os.replace(path, aside)
+        print(f"cfsp: {error}; it is kept as {aside.name} and made anew", file=sys.stderr)
 
 
 def records(folder: str | Path) -> Iterator[Record]:

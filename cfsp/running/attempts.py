@@ -7,7 +7,8 @@ import shlex
 import sys
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,13 +21,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cfsp.checks import UnknownName
 from cfsp.running.sweeps import FILE, Outcome, outcomes
 from cfsp.storage.atomic import writing
 
 ABANDONED = 60.0
 """Seconds after which a sweep's folder that is empty is one of a killed sweep."""
 
-EXPECTED = (ValueError, KeyError, OSError, OmegaConfBaseException)
+EXPECTED = (ValueError, UnknownName, OSError, OmegaConfBaseException)
 """What bad input and bad disks raise; anything else is a fault of the program, whose kind is said too."""
 
 
@@ -40,6 +42,7 @@ class Attempt:
     def __init__(self, cfg: DictConfig) -> None:
         self.cfg, self.start = cfg, time.perf_counter()
         self.outcome = Outcome("made")
+        self.stored: tuple[Exception, Path | None] | None = None
 
     def __enter__(self) -> Attempt:
         return self
@@ -50,13 +53,28 @@ class Attempt:
         self.outcome = replace(self.outcome, seconds=round(time.perf_counter() - self.start, 3))
         if not isinstance(error, Exception):  # none, or Ctrl-C, which is no failure and ends everything
             return False
-        path = keep(error, self.cfg)
+        path = self.store(error)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             traceback.print_exception(error)
         hint = "" if isinstance(error, EXPECTED) or path is None else f" (the traceback is in {path})"
         print(f"cfsp: error: {one_line(error)}{hint}", file=sys.stderr)
         self.outcome = replace(self.outcome, state="failed", error=one_line(error), file=path and str(path))
         return True
+
+    @contextmanager
+    def storing(self) -> Iterator[None]:
+        """Store a failure of the block at its end, while the run is held: who waits for it may finish it."""
+        try:
+            yield
+        except Exception as error:  # of any kind, as above
+            self.store(error)
+            raise
+
+    def store(self, error: Exception) -> Path | None:
+        """Write the failure, once. -> its file, if there is one"""
+        if self.stored is None or self.stored[0] is not error:
+            self.stored = error, keep(error, self.cfg)
+        return self.stored[1]
 
 
 class SweepEnd(Callback):
@@ -121,9 +139,8 @@ def command() -> str:
 
 def one_line(error: Exception) -> str:
     """The message; of an error that nobody expected, its kind before it."""
-    message = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     kind = "" if isinstance(error, EXPECTED) else f"{type(error).__name__}: "
-    return kind + " ".join(message.split())
+    return kind + " ".join(str(error).split())
 
 
 def keep(error: Exception, cfg: DictConfig) -> Path | None:

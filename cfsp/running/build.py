@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from cfsp.checks import UnknownName
 from cfsp.machine.environment import PACKAGE
 from cfsp.options import check_option, declared
 
@@ -31,9 +33,14 @@ def build(config: DictConfig | Mapping[str, Any], **overrides: Any) -> Any:
         raise cause from None
 
 
-def choices(group: str) -> list[str]:
+def search_path(config_dir: str | None) -> list[Path]:
+    """Folders of config groups, the user's own first."""
+    return [*([Path(config_dir)] if config_dir else []), CONF]
+
+
+def choices(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
     """Names that a config group offers: its YAML files."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+    return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def read(group: str, name: str, **root: Any) -> DictConfig:
@@ -45,7 +52,7 @@ def read(group: str, name: str, **root: Any) -> DictConfig:
     if name not in choices(group):
         near = difflib.get_close_matches(name, choices(group), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise KeyError(f"{group} {name!r}: expected one of {', '.join(choices(group))}{hint}")
+        raise UnknownName(f"{group} {name!r}: expected one of {', '.join(choices(group))}{hint}")
     whole = OmegaConf.create({**root, group: OmegaConf.load(CONF / group / f"{name}.yaml")})
     return OmegaConf.create(OmegaConf.to_container(whole, resolve=True)[group])
 

@@ -16,7 +16,7 @@ from cfsp.data.calibration import RandomWindows
 from cfsp.evaluation.base import Evaluator, Sampler
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
-from cfsp.options import check_option, shown, unknown
+from cfsp.options import check_option, shown, spelled, unknown
 from cfsp.recovery.base import Recovery
 from cfsp.running.build import choices
 from cfsp.running.plugins import Modules
@@ -27,9 +27,9 @@ from cfsp.schedules.base import BASES, SHARE, Schedule
 class Config:
     """What a run is asked for, as conf/config.yaml has it.
 
-    model: a function that loads one and its tokenizer. seed: what the seeds of the parts follow unless they
-    are given. These may differ from it, since that is research (other windows for the same training), and a
-    table holds each of them as a seed of its own.
+    model: a function that loads one and its tokenizer; it has at least the options of `SAID_OF_A_MODEL`.
+    seed: what the seeds of the parts follow unless they are given. These may differ from it, since that is
+    research (other windows for the same training), and a table holds each of them as a seed of its own.
     """
 
     sites: Annotated[list[str], "a list of one or more of mlp, attention, query_heads, block, hidden"]
@@ -59,6 +59,10 @@ SAME = {"schedule.sparsity": "sparsity", "schedule.sparsity_of": "sparsity_of", 
 """Options that say again what the run says: here for the parts that read them, and never of their own."""
 
 
+SAID_OF_A_MODEL = {"path": str, "revision": str | None, "dtype": str, "head": str}
+"""What a run reads of the model's options, whatever function loads it."""
+
+
 def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
     """Check all of a config before anything is made. raw: the same with its interpolations.
 
@@ -78,6 +82,13 @@ def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
             value = {key: one for key, one in value.items() if not left_over(name, key, one)}
         check_option(name, value, kinds[name])
     check_seed("seed", config["seed"])
+    for name, kind in SAID_OF_A_MODEL.items():
+        if name not in config["model"]:
+            raise ValueError(
+                f"model.{name} is missing: expected {spelled(kind)}; records, tables and cards say it of a "
+                "model, so a function of your own takes it too"
+            )
+        check_option(f"model.{name}", config["model"][name], kind)
     for name, source in SAME.items():
         part, option = name.split(".")
         value, wanted = config[part].get(option, config[source]), config[source]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -44,10 +45,17 @@ def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -
         return obtain(cfg, command, sweep)[0]
 
 
-def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Record, bool]:
+def obtain(
+    cfg: DictConfig,
+    command: str | None,
+    sweep: str | None,
+    storing: AbstractContextManager[None] | None = None,
+) -> tuple[Record, bool]:
     """What `run` returns, and whether it was made now rather than read.
 
     Of two processes that want the same run one makes it; the other waits, then reads it.
+
+    storing: what the caller does about an error while the run is still held.
     """
     config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     import_plugins(config.get("plugins", []))  # what they define, the config may name
@@ -60,26 +68,32 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
     if found is not None and files.settled():
         return found, False
     make_folder(cfg.results)
-    with files.alone():
-        found = None if cfg.overwrite else files.read()
+    with files.alone(), storing or nullcontext():
+        found = None if cfg.overwrite else files.settle()
         if found is not None:
             return found, False
-        if files.target is not None:
-            check_target(files.target, files.may_replace(cfg.overwrite))
-        set_seed(cfg.seed)
-        check_device(local_device(cfg.device))
-        reset_peak(local_device(cfg.device))
-        parts = Parts.of(cfg)
-        if parts.recovery.keeps_apart and files.target is None:
-            raise ValueError(
-                "recovery.parameters.merge=false keeps adapters beside a saved model; expected save=true, "
-                "save=FOLDER or merge=true"
-            )
-        with Log(parts.loggers, Job(name, config, Path(cfg.results), command, sweep)) as log:
-            made = prune(State(cfg, config, parts, files, log))
-        if is_main():
-            files.tidy()
+        made = make(cfg, files, Job(name, config, Path(cfg.results), command, sweep))
     return made, True
+
+
+def make(cfg: DictConfig, files: RunFiles, job: Job) -> Record:
+    """Make the record of a run that is held."""
+    if files.target is not None:
+        check_target(files.target, files.may_replace(cfg.overwrite))
+    set_seed(cfg.seed)
+    check_device(local_device(cfg.device))
+    reset_peak(local_device(cfg.device))
+    parts = Parts.of(cfg)
+    if parts.recovery.keeps_apart and files.target is None:
+        raise ValueError(
+            "recovery.parameters.merge=false keeps adapters beside a saved model; expected save=true, "
+            "save=FOLDER or merge=true"
+        )
+    with Log(parts.loggers, job) as log:
+        made = prune(State(cfg, job.config, parts, files, log))
+    if is_main():
+        files.tidy()
+    return made
 
 
 def prune(state: State) -> Record:

@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cfsp.checkpoints.save import alone_in, lock_of
+from cfsp.checkpoints.save import alone_in, check_model, lock_of
 from cfsp.machine.environment import is_main
 from cfsp.records.failures import failure_path, forget
-from cfsp.records.record import Record, read_finished, record_path
+from cfsp.records.record import Record, record_path, set_aside
 from cfsp.storage.atomic import clear_parts, parts_of
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
 
@@ -58,15 +58,30 @@ class RunFiles:
     def finished(self) -> Record | None:
         """The record of a run that is over, together with the very model that it is of, if one is to be kept.
 
-        A run that was killed between its model and its record has its record in the model's folder.
+        Nothing is written. A run that was killed between its model and its record has its record in the
+        model's folder.
         """
         found = self._read(self.record)
         if self.target is None:
             return found
+        try:
+            return self._read_beside(found)
+        except (ValueError, OSError):
+            return None
+
+    def _read_beside(self, found: Record | None) -> Record | None:
+        """The record in the model's folder, if there is one.
+
+        Raises:
+            ValueError: it is not the one that was found, or the model is not as it was saved.
+        """
+        if not (self.target / RECORD).exists():
+            return None
         beside = self._read(self.target / RECORD)
-        if found is None or beside is None:
-            return beside
-        return found if found.text() == beside.text() else None
+        if beside is None or (found is not None and found.text() != beside.text()):
+            raise ValueError(f"{self.target} is not the model of {self.record}")
+        check_model(self.target, quick=True)
+        return beside
 
     def _read(self, path: Path) -> Record | None:
         """A record of this run, if there is one."""
@@ -107,20 +122,29 @@ class RunFiles:
                         pass
             yield
 
-    def read(self) -> Record | None:
-        """What `finished` returns, with its files in order: nothing is left of attempts.
+    def settle(self) -> Record | None:
+        """Put the files in order, and return what `finished` does.
 
-        A record that is none of this run is set aside, and named on stderr.
+        Of a finished run nothing is left of its attempts. What is there but is none of this run is named on
+        stderr. Only for who holds the run.
         """
-        read_finished(self.record)
+        if is_main():
+            set_aside(self.record)
+            self._say_what_does_not_fit()
         found = self.finished()
-        if found is None and is_main() and self.target is not None and (self.target / RECORD).exists():
-            print(f"cfsp: {self.target} is not the model of {self.record}", file=sys.stderr)
         if found is not None and is_main():
             if not self.record.exists():
                 found.save(self.results)
             self.tidy()
         return found
+
+    def _say_what_does_not_fit(self) -> None:
+        """Say why a model that is there counts as none."""
+        try:
+            if self.target is not None:
+                self._read_beside(self._read(self.record))
+        except (ValueError, OSError) as error:
+            print(f"cfsp: {error}", file=sys.stderr)
 
     def keep(self, record: Record, save_model: Callable[[], None]) -> None:
         """Write the model, if it is to be kept, then the record; neither is ever beside another's."""

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 import cfsp.statistics.blocks
 import cfsp.statistics.moments  # noqa: F401  (these make their statistics known)
 from cfsp.bars import bar
+from cfsp.checks import UnknownName
 from cfsp.model.blocks import check_positions
 from cfsp.model.sites import Site
 from cfsp.passes.forward import check_batch, feed, shown_tokens, stop
@@ -44,7 +45,7 @@ def collect(
     known = sorted((*STATISTICS, *TAYLOR))
     unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
     if unknown:
-        raise KeyError(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
+        raise UnknownName(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
     observed = {name for name in needs if name in STATISTICS}
     derived = {name for name in needs if name in TAYLOR}
     if observed and derived:

@@ -30,13 +30,14 @@ REMEDIES = {
 def writing(path: Path) -> Iterator[None]:
     """Raise what a disk does not take as one OSError that names the path and says what to do.
 
-    Libraries have names of their own for it, and a full disk does not say whose file it was.
+    Libraries have names of their own for it, and a full disk does not say whose file it was. An error that
+    names another file, such as one that is copied from, is left as it is.
     """
     try:
         yield
     # tokenizers raises a bare Exception if a file cannot be written; anything finer is its own.
     except Exception as error:
-        if isinstance(error, Unwritten) or not is_of_a_disk(error):
+        if isinstance(error, Unwritten) or not is_of_a_disk(error) or names_another(path, error):
             raise
         raise Unwritten.of(path, error) from error
 
@@ -63,6 +64,24 @@ def is_of_a_disk(error: Exception) -> bool:
     return isinstance(error, OSError | SafetensorError) or type(error) is Exception
 
 
+def names_another(path: Path, error: Exception) -> bool:
+    """Whether an error names files and none of them is the path, a part of it, or in or above it.
+
+    A copy that fails names both of its ends.
+    """
+    given = [getattr(error, name, None) for name in ("filename", "filename2")]
+    named = [Path(os.path.abspath(os.fsdecode(one))) for one in given if isinstance(one, str | bytes | Path)]
+    return bool(named) and not any(is_of(Path(os.path.abspath(path)), one) for one in named)
+
+
+def is_of(path: Path, named: Path) -> bool:
+    """Whether a file is the path, one of its parts, or in or above it. Both are absolute."""
+    if not named.is_relative_to(path.parent):
+        return path.is_relative_to(named)
+    top = next(iter(named.relative_to(path.parent).parts), path.name)
+    return top == path.name or top.startswith(f".{path.name}.")
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a file to write that takes the final name when the block ends well, and goes otherwise.
@@ -78,10 +97,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part
-            with part.open(
-                "rb"
-            ) as written:  # on the disk before it has its name: a power cut leaves no stump
-                os.fsync(written.fileno())
+            sync(part)  # on the disk before it has its name: a power cut leaves no stump
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -100,12 +116,24 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         try:
             part.mkdir(parents=True)
             yield part
+            for written in [*part.rglob("*"), part]:  # as above
+                if not written.is_symlink():
+                    sync(written)
             if folder.exists():
                 folder.rename(old)
             part.rename(folder)
         finally:
             shutil.rmtree(part, ignore_errors=True)
             put_back(old, folder)
+
+
+def sync(path: Path) -> None:
+    """Return once a file or a folder's list of names is on the disk."""
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def put_back(old: Path, folder: Path) -> None:

@@ -139,6 +139,10 @@ class Cache:
                     entries.append(Entry(kind, path, stat.st_size, max(0.0, time.time() - stat.st_mtime)))
         return sorted(entries, key=lambda entry: (entry.age, entry.path))
 
+    def check(self, entry: Entry) -> None:
+        """Raise ValueError if an entry does not fit its seal; it is not read if it is older than that."""
+        unseal(seal_of(entry.path), entry.path.relative_to(self.folder).as_posix(), quick=True)
+
     def clear(self, older: float = 0.0, kinds: Collection[str] = KINDS) -> list[Entry]:
         """Delete entries older than so many seconds, and what killed jobs left; return the entries."""
         gone = [entry for entry in self.entries(kinds) if entry.age >= older]
@@ -150,6 +154,9 @@ class Cache:
                 with suppress(FileNotFoundError):
                     if time.time() - part.stat().st_mtime >= max(older, ABANDONED):
                         part.unlink()
+            for mark in (self.folder / kind).rglob(".*.seal"):
+                if not entry_of(mark).exists():  # an entry is there before its seal
+                    mark.unlink(missing_ok=True)
             for folder in sorted((self.folder / kind).glob("**/"), reverse=True):  # the inner ones first
                 with suppress(OSError):  # it holds something still
                     if [path.name for path in folder.iterdir()] == [ABOUT]:
@@ -164,3 +171,8 @@ OFF = Cache(None)
 def seal_of(path: Path) -> Path:
     """Where the seal of an entry is: beside it, hidden."""
     return path.with_name(f".{path.name}.seal")
+
+
+def entry_of(mark: Path) -> Path:
+    """The entry that a seal is of."""
+    return mark.with_name(mark.name.removeprefix(".").removesuffix(".seal"))

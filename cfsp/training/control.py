@@ -8,32 +8,33 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Controller:
-    """Multiplies the weight of a penalty by exp(gain * (target - measured)) at every step.
+    """Multiplies the weight of a penalty by exp(gain * (error + the integral of the error over progress)).
 
     The papers' penalties reach a share that nobody can tell before; this one reaches the share that is
-    asked, or says how far it came.
+    asked, or says how far it came. The error is target * due - measured. Progress, not steps, is what the
+    integral runs over, so that one gain suits short and long training.
 
-    target: of the share to be gone at the end. gain: of the logarithm of the weight, per step. most: the
-        largest factor by which the weight may rise or fall.
+    target: the share to be gone at the end. most: the largest factor, and the inverse of the least.
     """
 
     target: float
-    gain: float = 0.5
-    most: float = 1e4
-    log_factor: float = field(default=0.0)
-    measured: float = field(default=0.0)
+    gain: float = 10.0
+    most: float = 1e3
+    error: float = field(default=0.0)
+    integral: float = field(default=0.0)
+    progress: float = field(default=0.0)
 
-    def step(self, measured: float, progress: float) -> None:
-        """Take note of the share that is gone. progress: how much of the target is due by now, in [0, 1]."""
-        self.measured = measured
-        self.log_factor += self.gain * (self.target * progress - measured)
-        bound = math.log(self.most)
-        self.log_factor = min(max(self.log_factor, -bound), bound)
+    def step(self, measured: float, due: float, progress: float) -> None:
+        """Take note of the share that is gone. due: how much of the target should be by now, in [0, 1]."""
+        self.error = self.target * due - measured
+        self.integral += self.error * (progress - self.progress)
+        self.progress = progress
 
     @property
     def factor(self) -> float:
         """What the penalty's own weight is multiplied by."""
-        return math.exp(self.log_factor)
+        bound = math.log(self.most)
+        return math.exp(min(max(self.gain * (self.error + self.integral), -bound), bound))
 
 
 def cubic(progress: float, first: float, last: float) -> float:

@@ -54,7 +54,7 @@ class Movement(Pruner):
     warmup: float = 0.1
     cooldown: float = 0.4
     learning_rate: float = 1e-2
-    gain: float = 0.5
+    gain: float = 10.0
 
     def __post_init__(self) -> None:
         check_choice("mask", self.mask, MASKS)
@@ -142,7 +142,7 @@ class MovementPruning(Pruning):
             for _, gate in self.all_gates:
                 gate.threshold.fill_(value)
             if progress >= self.pruner.warmup:
-                self.control.step(self.removed(), self.due)
+                self.control.step(self.removed(), self.due, progress)
             return
         if not self.learned:
             self.weigh()
@@ -228,14 +228,16 @@ class MovementPruning(Pruning):
 
     def state(self) -> dict[str, Tensor]:
         found = {path: gate.scores.detach() for gates in self.gates.values() for path, gate in gates.items()}
-        return found | {"control": torch.tensor([self.control.log_factor, self.control.measured])}
+        return found | {
+            "control": torch.tensor([self.control.error, self.control.integral, self.control.progress])
+        }
 
     @torch.no_grad()
     def restore(self, state: Mapping[str, Tensor]) -> None:
         for gates in self.gates.values():
             for path, gate in gates.items():
                 gate.scores.copy_(state[path])
-        self.control.log_factor, self.control.measured = state["control"].tolist()
+        self.control.error, self.control.integral, self.control.progress = state["control"].tolist()
 
     @torch.no_grad()
     def detach(self) -> dict[str, Any]:
