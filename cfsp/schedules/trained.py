@@ -114,8 +114,8 @@ def tell(notes: Mapping[str, Any], target: float) -> None:
     """Say on stderr if training closed much less, or more, than is asked for."""
     if is_main() and abs(notes["reached"] - target) > NEAR:
         print(
-            f"cfsp: training closed {notes['reached']:.1%} of the sites' parameters where {target:.1%} was asked "
-            "for: the last units are cut or stay by their scores alone; expected more steps, a larger "
+            f"cfsp: training closed {notes['reached']:.1%} of the sites' parameters, not {target:.1%}: "
+            "the last units are cut or stay by their scores alone; expected more steps, a larger "
             "schedule.pruner.learning_rate, or schedule.pruner.mask=budget",
             file=sys.stderr,
         )

@@ -38,13 +38,13 @@ class Movement(Pruner):
         that is not named has one score for each unit.
     penalties: kind of site -> what its mean open share weighs in the loss (lambda). One controller multiplies
         all of them until the share that is asked is met; `top`, `budget` and `magnitude` need none.
-    threshold: t at the end of the steps. warmup, cooldown: shares of the steps before masks begin to close, and
-        after they have.
+    threshold: t at the end of the steps.
+    warmup, cooldown: shares of the steps before masks begin to close, and after they have.
     learning_rate: of the scores, which have no weight decay. gain: of the controller.
 
     Differs from the released code: a neuron's score lies on the consumer alone, which halves its gradient and
-    changes nothing for AdamW. A head goes if its values or its outputs are masked; the release asks for queries,
-    keys and values, of which the first two change what a head gives.
+    changes nothing for AdamW. A head goes if its values or its outputs are masked; the release asks for
+    queries, keys and values, of which the first two change what a head gives.
     """
 
     mask: str = "soft"
