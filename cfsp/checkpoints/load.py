@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +27,7 @@ from cfsp.checkpoints.describe import auto_class, pruned_class
 from cfsp.checkpoints.model_files import check_files, check_pickled, local_folder
 from cfsp.checkpoints.save import check_sums
 from cfsp.checks import check_choice
-from cfsp.machine.environment import PACKAGE
+from cfsp.machine.environment import PACKAGE, is_main
 from cfsp.machine.process import quiet
 from cfsp.model.blocks import check_family
 from cfsp.options import checked
@@ -66,6 +67,8 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     head: str = "causal_lm",
+    labels: Sequence[str] | None = None,
+    head_trained: bool | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model for inference.
 
@@ -73,6 +76,9 @@ def load(
     dtype: "auto" (what the checkpoint asks for), "float32", "bfloat16" or "float16".
     device: "cuda" is the GPU of this process, if there are several.
     head: what the model ends in: causal_lm, masked_lm, sequence_classification, question_answering.
+    labels: names of what a classifier chooses between; None: those of the checkpoint.
+    head_trained: whether a head that the checkpoint lacks will be trained: true names it on stderr, false
+        refuses it, None says nothing.
 
     Raises:
         ValueError: no model at `path`, one of a kind that cannot be pruned, one whose weights do
@@ -86,6 +92,7 @@ def load(
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     check_source(source, **shared)
+    named = label_options(path, labels, revision)
     with readable(path), quiet():
         model, loaded = loader(source, head, revision).from_pretrained(
             source,
@@ -94,6 +101,7 @@ def load(
             attn_implementation=attn_implementation,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `check_keys` says which
+            **named,
             **shared,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
@@ -101,8 +109,11 @@ def load(
     check_files(folder)  # of the hub's, which are here now
     check_pickled(folder)
     check_keys(path, loaded, head)
+    check_head(path, loaded["missing_keys"], head_trained)
     check_finite(path, model)
     check_vocabulary(path, model, tokenizer)
+    if labels is not None and model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id  # a decoder's label stands at its last other token
     return model.eval(), tokenizer
 
 
@@ -183,7 +194,7 @@ def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
     for name, found, wanted in sorted(loaded["mismatched_keys"]):
         raise ValueError(
             f"model path {str(path)!r}: {name} is {list(found)} in the checkpoint and {list(wanted)} by "
-            "config.json; expected the config of these weights"
+            "config.json, or the task's labels; expected the config, or the labels, of these weights"
         )
     missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
     if missing and head in ("causal_lm", "masked_lm"):
@@ -196,6 +207,40 @@ def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
             f"model path {str(path)!r}: {len(unexpected)} weights belong to no module, such as "
             f"{unexpected[0]}; expected a checkpoint of the model that config.json describes"
         )
+
+
+def label_options(path: str | Path, labels: Sequence[str] | None, revision: str | None) -> dict[str, Any]:
+    """What a config has to say of labels. Raises ValueError if the checkpoint has other ones."""
+    if labels is None:
+        return {}
+    config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+    there = [name for _, name in sorted((config.get("id2label") or {}).items(), key=lambda pair: int(pair[0]))]
+    known = bool(there) and not all(str(name).startswith("LABEL_") for name in there)
+    ours, theirs = ([str(name).casefold() for name in names] for names in (labels, there))
+    if known and ours != theirs and ({*ours} == {*theirs} or len(ours) != len(theirs)):
+        raise ValueError(
+            f"model path {str(path)!r} is a classifier of {', '.join(map(str, there))}, in this order; expected "
+            f"task.labels so, not {', '.join(labels)}, or a checkpoint without that head"
+        )
+    return {
+        "num_labels": len(labels),
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: number for number, name in enumerate(labels)},
+    }
+
+
+def check_head(path: str | Path, missing: Collection[str], trained: bool | None) -> None:
+    """Name on stderr a head that is new, or raise ValueError if it would stay at random."""
+    if not missing or trained is None:
+        return
+    names = ", ".join(sorted(missing))
+    if not trained:
+        raise ValueError(
+            f"model path {str(path)!r} lacks {names}, which nothing here would train; expected a checkpoint with "
+            "this head, or recovery=full or lora (with sparsity=0 and save=FOLDER that makes one)"
+        )
+    if is_main():
+        print(f"cfsp: newly initialised: {names}", file=sys.stderr)
 
 
 def check_finite(path: str | Path, model: PreTrainedModel) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -23,8 +24,21 @@ BYTES_PER_TOKEN = 24
 """Of all windows while they are drawn: a list's entry, a token id and its place in the mask, 8 bytes each."""
 
 
+class Calibration(Checked, ABC):
+    """What statistics are taken on."""
+
+    text: Text
+    samples: int
+    seqlen: int
+    seed: int
+
+    @abstractmethod
+    def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+        """Batches of tokens, the same ones for the same seed: input_ids, attention_mask [batch, tokens]"""
+
+
 @dataclass(frozen=True)
-class RandomWindows(Checked):
+class RandomWindows(Calibration):
     """`samples` windows of `seqlen` tokens from random places of a text.
 
     within_documents: draw a document that is long enough, then a window inside it (how the C4

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer, check_number
 from cfsp.data.sources import Prose, Source
+from cfsp.data.tasks.base import Task
+from cfsp.data.tasks.language_modelling import LanguageModelling
 from cfsp.data.texts import Text
 from cfsp.data.tokens import bos_token
 from cfsp.data.windows import IGNORED, Collator, Example, counted, counts, packed, single
@@ -38,8 +42,34 @@ class Split:
         return iter((self.train, self.held_out))
 
 
+class TrainingData(Checked, ABC):
+    """What a training learns from. task: what it learns. window: tokens of an example, at most."""
+
+    task: Task
+    window: int
+    held_out: int
+
+    @property
+    @abstractmethod
+    def labels(self) -> list[str]:
+        """What a record calls the sources."""
+
+    @property
+    @abstractmethod
+    def texts(self) -> list[Text]:
+        """What is read."""
+
+    @abstractmethod
+    def split(self, tokenizer: PreTrainedTokenizerBase) -> Split:
+        """The training and the held-out examples. Raises ValueError if none are left to train on."""
+
+    @abstractmethod
+    def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Example]], dict[str, Tensor]]:
+        """What makes a batch of examples."""
+
+
 @dataclass(frozen=True)
-class Examples(Checked):
+class Examples(TrainingData):
     """Windows of a mixture of sources, split into a training and a held-out part.
 
     sources: name -> source. weights: name -> share of the examples drawn from it; null: take all of
@@ -80,13 +110,15 @@ class Examples(Checked):
                 raise ValueError("weights are all 0; expected one above 0")
 
     @property
+    def task(self) -> Task:
+        return LanguageModelling()
+
+    @property
     def labels(self) -> list[str]:
-        """What a record calls the sources."""
         return [source.label for source in self.sources.values()]
 
     @property
     def texts(self) -> list[Text]:
-        """What the sources read."""
         return [source.reads for source in self.sources.values()]
 
     def split(self, tokenizer: PreTrainedTokenizerBase) -> Split:
@@ -186,5 +218,4 @@ class Examples(Checked):
         return found
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
-        """What makes a batch of examples."""
         return Collator(0 if self.packing else self.padding(tokenizer))

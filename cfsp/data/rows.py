@@ -23,6 +23,9 @@ WHOLE = (".txt", ".md", ".txt.gz", ".md.gz")
 ROWS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 """Files of rows. A table of .csv is none: what separates and what quotes in it would be a guess."""
 
+TABLES = (*ROWS, ".tsv", ".tsv.gz")
+"""Files of labelled rows. A .tsv is as GLUE has them: a first line with names, tabs between cells, no quotes."""
+
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MISSING = object()
 
@@ -123,7 +126,40 @@ def json_rows(path: Path, column: str | None = None) -> Iterator[Row]:
     text = read_utf8(path)
     if name.endswith(".json") and text.lstrip().startswith("["):
         return json_list(path, text)
+    if name.endswith(".json") and is_one_object(text):
+        return iter([(str(path), json.loads(text))])
     return json_lines(path, text)  # which many a .json file holds too
+
+
+def is_one_object(text: str) -> bool:
+    """Whether a text is one JSON object that takes several lines."""
+    try:
+        _, end = json.JSONDecoder().raw_decode(text.lstrip())
+    except (ValueError, RecursionError):
+        return False
+    whole = text.strip()
+    return end == len(whole) and whole.startswith("{") and "\n" in whole
+
+
+def tsv_rows(path: Path) -> Iterator[Row]:
+    """The rows of a .tsv file, as mappings of the names in its first line to texts.
+
+    Raises:
+        ValueError: a name is empty or there twice, or a line has other than one cell for each name.
+    """
+    lines = read_utf8(path).split("\n")
+    names = lines[0].split("\t")
+    if len({*names}) < len(names) or not all(names):
+        raise ValueError(f"{path}, line 1: {names}; expected the names of the columns, each once")
+    for number, line in enumerate(lines[1:], start=2):
+        if line.strip():
+            cells = line.split("\t")
+            if len(cells) != len(names):
+                raise ValueError(
+                    f"{path}, line {number}: {len(cells)} cells; expected {len(names)}, one for each of "
+                    f"{', '.join(names)}"
+                )
+            yield f"{path}, line {number}", dict(zip(names, cells, strict=True))
 
 
 def json_list(path: Path, text: str) -> Iterator[Row]:

@@ -27,7 +27,8 @@ def fingerprint_examples(parts: Iterable[Iterable[Example]] | None) -> str:
         digest.update(b"part")
         for example in part:
             for name, ids in sorted(example.items()):
-                digest.update(f"{name} {len(ids)}".encode() + array("q", ids).tobytes())
+                kind = "d" if any(isinstance(one, float) for one in ids) else "q"
+                digest.update(f"{name} {len(ids)}".encode() + array(kind, ids).tobytes())
     return digest.hexdigest()[:16]
 
 

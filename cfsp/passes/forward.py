@@ -31,7 +31,7 @@ def shown_tokens(batch: Mapping[str, Tensor]) -> Tensor | None:
 
 def feed(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
     """One forward pass without the head, which may be ended by `stop`."""
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
     with suppress(Stop):
         model.base_model(**inputs, use_cache=False)
 

@@ -11,6 +11,9 @@ from cfsp.storage.fingerprints import digest
 NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save", "push", "private", "plugins")
 """Parts of the config that say where and how a run happens, not what it computes."""
 
+AS_EVER = {"task": {"_target_": "LanguageModelling"}}
+"""Parts that are left out while they are so: runs from before there was a choice keep their ids."""
+
 
 def run_id(config: Mapping[str, Any]) -> str:
     """Name a run by what it computes: a hash of the config without paths, device and logger.
@@ -20,7 +23,8 @@ def run_id(config: Mapping[str, Any]) -> str:
     identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if "model" in identity:
         identity["model"] = {key: value for key, value in identity["model"].items() if key != "device"}
-    return digest(without_homes(identity))
+    identity = without_homes(identity)
+    return digest({key: value for key, value in identity.items() if AS_EVER.get(key) != value})
 
 
 def without_homes(config: Any) -> Any:

@@ -48,6 +48,9 @@ class Recovery(Checked, ABC):
     keeps_apart: bool = False
     """Whether what it trained stays beside the model, in files of its own."""
 
+    trains_head: bool = False
+    """Whether a head that is new learns its task."""
+
     def reads(self) -> Sequence[Text]:
         """Texts that it trains on."""
         return []

@@ -11,7 +11,7 @@ from transformers import (
 )
 
 from cfsp.checks import check_seed
-from cfsp.data.examples import Examples, Split
+from cfsp.data.examples import Split, TrainingData
 from cfsp.data.texts import Text
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.training.arguments import Training
@@ -28,7 +28,7 @@ class Finetune(Recovery):
 
     parameters: Parameters
     objective: Objective
-    data: Examples
+    data: TrainingData
     training: Training
     seed: int
 
@@ -42,6 +42,10 @@ class Finetune(Recovery):
     @property
     def needs_dense(self) -> bool:
         return self.objective.needs_dense
+
+    @property
+    def trains_head(self) -> bool:
+        return not self.needs_dense  # whose head would be as new, and teach chance
 
     @property
     def keeps_apart(self) -> bool:

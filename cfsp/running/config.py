@@ -12,7 +12,8 @@ from cfsp.allocators.base import Allocator
 from cfsp.checks import check_seed
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
-from cfsp.data.calibration import RandomWindows
+from cfsp.data.calibration import Calibration
+from cfsp.data.tasks.base import Task
 from cfsp.evaluation.base import Evaluator, Sampler
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
@@ -45,7 +46,8 @@ class Config:
     private: bool
     plugins: Modules
     model: Annotated[tuple, "a function that loads a model and its tokenizer"]
-    calibration: RandomWindows
+    task: Task
+    calibration: Calibration
     criterion: Criterion
     allocator: Allocator
     compensation: Compensation

@@ -8,8 +8,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from cfsp.data.calibration import Batch, RandomWindows
+from cfsp.data.calibration import Batch, Calibration
 from cfsp.data.overlaps import overlaps
+from cfsp.data.tasks.base import Task
 from cfsp.data.windows import fingerprint_examples
 from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
 from cfsp.loggers.base import Logger
@@ -33,7 +34,8 @@ class Parts:
 
     schedule: Schedule
     method: Method
-    calibration: RandomWindows
+    task: Task
+    calibration: Calibration
     recovery: Recovery
     evaluators: list[Evaluator]
     paired: list[PairedEvaluator]
@@ -42,7 +44,7 @@ class Parts:
 
     @classmethod
     def of(cls, cfg: DictConfig) -> Parts:
-        names = ("schedule", "calibration", "recovery")
+        names = ("task", "schedule", "calibration", "recovery")
         built = [build(part) for part in chosen(cfg.evaluation)]
         measures = [part for one in built if isinstance(one, Evaluator) for part in one.parts()]
         return cls(
@@ -58,6 +60,21 @@ class Parts:
     def need_dense(self) -> bool:
         """Whether the dense model must outlive surgery."""
         return self.recovery.needs_dense or bool(self.paired)
+
+    def head(self, model: Mapping[str, Any]) -> dict[str, Any]:
+        """What the task says of the model's head, for loading. model: its config.
+
+        Raises ValueError if they contradict each other.
+        """
+        if self.task.head is None:
+            return {}
+        if model["head"] != self.task.head:
+            raise ValueError(
+                f"model.head={model['head']} beside a task of another head: expected "
+                f"model.head={self.task.head}, or another task"
+            )
+        trained = self.recovery.trains_head or self.schedule.trains_head
+        return {"labels": self.task.choices, "head_trained": trained}
 
     def prepare(self, subject: Subject) -> Any:
         """What the schedule prepares. Raises ValueError if the parts cannot do what is asked."""

@@ -96,7 +96,7 @@ def load(state: State) -> None:
     cfg, parts = state.cfg, state.parts
     cache = replace(Cache.at(cfg.cache), about=parts.about(state.config["model"]))
     with kept_in(cache):
-        state.model, state.tokenizer = model, tokenizer = build(cfg.model)
+        state.model, state.tokenizer = model, tokenizer = build(cfg.model, **parts.head(cfg.model))
         sites = find_sites(model, state.config["sites"])
         state.subject = Subject(model, sites, cache, tokenizer, state.files.training, state.log.curve)
         state.sizes, state.block_sizes = {"dense": parameters(model, sites)}, block_parameters(model)

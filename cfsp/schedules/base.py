@@ -53,6 +53,11 @@ class Schedule(Checked, ABC):
     probes: ClassVar[bool] = True
     """Whether it decides widths in the dense model, which is what can be probed."""
 
+    @property
+    def trains_head(self) -> bool:
+        """Whether a head that is new learns its task."""
+        return False
+
     sparsity: Annotated[float, SHARE]
     sparsity_of: str = "sites"
     checkpointing: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from cfsp.checks import check_seed
-from cfsp.data.examples import Examples, Split
+from cfsp.data.examples import Split, TrainingData
 from cfsp.data.texts import Text
 from cfsp.machine.environment import is_main
 from cfsp.model.blocks import block_modules
@@ -42,7 +42,7 @@ class TrainedSchedule(Schedule):
     pruner: Pruner
     parameters: Parameters
     objective: Objective
-    data: Examples
+    data: TrainingData
     training: Training
     seed: int
 
@@ -53,6 +53,10 @@ class TrainedSchedule(Schedule):
     @property
     def loop(self) -> Loop:
         return Loop(self.parameters, self.objective, self.data, self.training, self.seed, "schedule")
+
+    @property
+    def trains_head(self) -> bool:
+        return not self.objective.needs_dense
 
     def reads(self) -> Sequence[Text]:
         return self.data.texts

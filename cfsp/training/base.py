@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cfsp.data.tasks.base import Task
 from cfsp.options import Checked
 
 
@@ -56,6 +57,10 @@ class Objective(Checked, ABC):
 
     needs_dense: bool = False
 
+    def of(self, task: Task) -> Objective:
+        """The same objective for a model that is to learn this task. Raises ValueError if there is none."""
+        return self
+
     @abstractmethod
     def check(self, change: Change) -> None:
         """Raise ValueError if a model that was changed so cannot be trained for it."""
@@ -71,7 +76,8 @@ class Objective(Checked, ABC):
     ) -> Tensor:
         """The loss of one batch.
 
-        inputs: input_ids, attention_mask, labels [batch, tokens]; labels of -100 do not count.
+        inputs: input_ids, attention_mask, labels [batch, tokens]; labels of -100 do not count. Of other
+            tasks than language modelling what their collators give.
         labels_in_step: labels in all batches of one optimizer step; their mean, not the mean of the
             batches' means, is what gradient accumulation should give. None: this batch's own.
         """

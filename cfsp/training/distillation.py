@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from cfsp.checks import check_number
+from cfsp.data.tasks.base import Task, asked
+from cfsp.data.tasks.language_modelling import LanguageModelling
 from cfsp.training.base import Change, Objective
 
 COLDEST, HOTTEST = math.sqrt(torch.finfo().tiny), math.sqrt(torch.finfo().max)
@@ -22,11 +24,12 @@ COLDEST, HOTTEST = math.sqrt(torch.finfo().tiny), math.sqrt(torch.finfo().max)
 class Distillation(Objective):
     """label_weight CE + logit_weight T² KL(dense || pruned) + hidden_weight E, means over labels.
 
-    CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions at
-    temperature T (Hinton et al., arXiv 1503.02531); E is the mean over blocks of
+    CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions, or of
+    those over a task's labels or places, at temperature T (Hinton et al., arXiv 1503.02531); E is the mean over blocks of
     |h_pruned - h_dense|² / |h_dense|², the hidden states leaving each block that is left; behind the
     last one it is those after the final norm, the dense model's last against the pruned one's. Each
-    token is in units of its own, so that no term depends on how a step is cut into batches.
+    token is in units of its own, so that no term depends on how a step is cut into batches. Where labels
+    are of whole texts, E is the mean over a text's tokens.
     """
 
     needs_dense = True
@@ -34,6 +37,10 @@ class Distillation(Objective):
     logit_weight: float
     hidden_weight: float
     temperature: float
+    task: Task = LanguageModelling()
+
+    def of(self, task: Task) -> Distillation:
+        return replace(self, task=task)
 
     def __post_init__(self) -> None:
         for name in ("label_weight", "logit_weight", "hidden_weight"):
@@ -57,16 +64,14 @@ class Distillation(Objective):
         change: Change,
         labels_in_step: Tensor | int | None,
     ) -> Tensor:
-        tokens = {key: value for key, value in inputs.items() if key != "labels"}
-        hidden = self.hidden_weight > 0
+        tokens, hidden = asked(inputs), self.hidden_weight > 0
         with torch.no_grad():
-            teacher = dense(**tokens, output_hidden_states=hidden, use_cache=False)
-        student = model(**tokens, output_hidden_states=hidden, use_cache=False)
-        labels = inputs["labels"][:, 1:]
-        counts = labels != -100  # [batch, tokens - 1]
-        number = counts.sum() if labels_in_step is None else labels_in_step
-        ours, theirs = (output.logits[:, :-1][counts].float() for output in (student, teacher))
-        loss = self.label_weight * F.cross_entropy(ours, labels[counts], reduction="sum")
+            teacher = dense(**tokens, output_hidden_states=hidden, **self.task.options)
+        student = model(**tokens, output_hidden_states=hidden, **self.task.options)
+        (ours, labels), (theirs, _) = (self.task.decisions(one, inputs) for one in (student, teacher))
+        ours, theirs = ours.float(), theirs.float()
+        number = len(labels) if labels_in_step is None else labels_in_step
+        loss = self.label_weight * self.task.cost(ours, labels)
         if self.logit_weight:
             soft = (F.log_softmax(logits / self.temperature, dim=-1) for logits in (ours, theirs))
             divergence = F.kl_div(*soft, reduction="sum", log_target=True)
@@ -74,19 +79,21 @@ class Distillation(Objective):
         if hidden:
             inner = [teacher.hidden_states[block + 1] for block in change.blocks[:-1]]
             goals = [*inner, teacher.hidden_states[-1]]
+            weights = self.task.weights(inputs)
             errors = [
-                relative_error(state, goal, counts)
+                relative_error(state, goal, weights)
                 for state, goal in zip(student.hidden_states[1:], goals, strict=True)
             ]
             loss = loss + self.hidden_weight * torch.stack(errors).mean()
         return loss / number
 
 
-def relative_error(ours: Tensor, theirs: Tensor, counts: Tensor) -> Tensor:
-    """Sum over tokens of the squared error, each in units of what was to be hit. []
+def relative_error(ours: Tensor, theirs: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sum over tokens of the squared error, each in units of what was to be hit. []
 
-    ours, theirs: [batch, tokens, hidden]; counts: [batch, tokens - 1], which tokens do.
+    ours, theirs: [batch, tokens, hidden]; weights: [batch, tokens], 0 for those that do not count.
     """
-    ours, theirs = ours[:, :-1][counts].float(), theirs[:, :-1][counts].float()
+    counts = weights > 0
+    ours, theirs = ours[counts].float(), theirs[counts].float()
     errors, goals = (ours - theirs).square().sum(1), theirs.square().sum(1)  # [counted]
-    return (errors / goals.clamp_min(1e-12)).sum()
+    return (errors / goals.clamp_min(1e-12) * weights[counts]).sum()

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from cfsp.data.examples import Examples, Split
+from cfsp.data.examples import Split, TrainingData
 from cfsp.machine.memory import peak_bytes, reset_peak
 from cfsp.machine.process import environment_kept
-from cfsp.model.blocks import check_positions, is_causal
+from cfsp.model.blocks import check_positions
 from cfsp.training.arguments import Training
 from cfsp.training.base import Change, Objective, Parameters
 from cfsp.training.pruner import Pruning
@@ -42,7 +42,7 @@ class Loop:
 
     parameters: Parameters
     objective: Objective
-    data: Examples
+    data: TrainingData
     training: Training
     seed: int
     name: str = "recovery"
@@ -54,8 +54,8 @@ class Loop:
 
         statistics: what calibration will measure. Raises ValueError with what would be accepted.
         """
-        if not is_causal(model):
-            raise ValueError(f"{self.name} trains causal language models, not {type(model).__name__}")
+        self.data.task.check(model, tokenizer, self.name)
+        self.objective.of(self.data.task)
         check_positions(model, self.data.window, f"{self.name}.data.window")
         self.parameters.check(model)
         self.training.check(model.device)
@@ -92,7 +92,8 @@ class Loop:
         Raises:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
         """
-        self.objective.check(change)
+        objective = self.objective.of(self.data.task)
+        objective.check(change)
         if model.device.type == "cuda":
             torch.cuda.set_device(model.device)
         reset_peak(str(model.device))
@@ -104,7 +105,7 @@ class Loop:
         def loss(
             wrapped: nn.Module, inputs: Mapping[str, Tensor], labels_in_step: Tensor | int | None
         ) -> Tensor:
-            return self.objective.loss(wrapped, inputs, dense, change, labels_in_step)
+            return objective.loss(wrapped, inputs, dense, change, labels_in_step)
 
         before = settings_of(model)
         module, notes = self.parameters.attach(model, change)

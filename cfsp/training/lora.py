@@ -117,7 +117,8 @@ class Lora(Parameters):
             rank_pattern={patterns[path]: rank for path, rank in rank_of.items()},
             alpha_pattern={patterns[path]: self.alpha * rank / self.rank for path, rank in rank_of.items()},
             fan_in_fan_out=transposed,
-            task_type="CAUSAL_LM",
+            modules_to_save=own_head(model) or None,
+            task_type="CAUSAL_LM" if model.can_generate() else None,
         )
         note = {"ranks": ranks, "proportional_to": self.proportional_to, "merged": self.merge}
         with warnings.catch_warnings():  # peft asks transformers by a name that is to go
@@ -128,6 +129,15 @@ class Lora(Parameters):
         if self.merge:
             return trained.merge_and_unload(), None
         return trained.get_base_model(), trained
+
+
+def own_head(model: PreTrainedModel) -> list[str]:
+    """Modules of a task's head, which learns as a whole; a language model's stays as it is."""
+    if model.base_model is model or model.get_output_embeddings() is not None:
+        return []
+    names = [name for name, module in model.named_children() if module is not model.base_model]
+    names = [name for name in names if [*model.get_submodule(name).parameters()]]
+    return names + (["pooler"] if getattr(model.base_model, "pooler", None) is not None else [])
 
 
 def block_ranks(weights: Sequence[float], total: int, least: int) -> list[int]:

@@ -1,19 +1,26 @@
-"""The objective of language modelling."""
+"""The objective of the labels: of the next token, unless a task asks for something else."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cfsp.data.tasks.base import Task
+from cfsp.data.tasks.language_modelling import LanguageModelling
 from cfsp.training.base import Change, Objective
 
 
 @dataclass(frozen=True)
 class NextToken(Objective):
-    """Mean cross-entropy of the next token, in nats."""
+    """Mean cross-entropy of the next token, in nats; of another task, that of its labels."""
+
+    task: Task = LanguageModelling()
+
+    def of(self, task: Task) -> NextToken:
+        return replace(self, task=task)
 
     def check(self, change: Change) -> None:
         """Any model will do."""
@@ -26,4 +33,4 @@ class NextToken(Objective):
         change: Change,
         labels_in_step: Tensor | int | None,
     ) -> Tensor:
-        return model(**inputs, num_items_in_batch=labels_in_step, use_cache=False).loss
+        return self.task.loss(model, inputs, labels_in_step)

@@ -1,0 +1,92 @@
+"""What a task measures, on its test rows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.bars import bar
+from cfsp.checks import check_integer
+from cfsp.data.tasks.base import LabelledTask, asked
+from cfsp.data.texts import Text
+from cfsp.evaluation.base import Evaluator
+from cfsp.passes.modes import evaluating
+from cfsp.records.record import Metric
+
+
+@dataclass(frozen=True)
+class TaskScores(Evaluator):
+    """The metrics of a task, each `metric/task`; higher is better.
+
+    limit: measure the first so many rows of the test split; null: all.
+    """
+
+    task: LabelledTask
+    batch_size: int
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("evaluation task batch_size", self.batch_size, least=1)
+        if self.limit is not None:
+            check_integer("evaluation task limit", self.limit, least=1)
+        if self.task.test is None:
+            raise ValueError(
+                f"task {self.task.name} has no test split to be judged on; expected task.test.paths=FILE, or "
+                "evaluation=[]"
+            )
+
+    def reads(self) -> list[Text]:
+        return [self.task.test]
+
+    @cached_property
+    def items(self) -> Sequence[Any]:
+        """Read once: dense and pruned model are measured on the same rows, whatever becomes of their file."""
+        return self.task.items(self.task.test)[: self.limit]
+
+    def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        self.task.check(model, tokenizer, "evaluation")
+        return {
+            "measure": "task",
+            "task": self.task.name,
+            "text": self.task.test.label,
+            "text_sha256": hashlib.sha256(repr(self.items).encode()).hexdigest()[:16],
+            "window": self.task.window,
+            **self.task.protocol,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config._attn_implementation,
+            "device": model.device.type,
+        }
+
+    def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
+        protocol = self.protocol(model, tokenizer)
+        encoded = self.task.encode(tokenizer, self.items)
+        answers = self.task.answers(self.outputs(model, tokenizer, encoded.examples), encoded, self.items)
+        return {
+            f"{name}/{self.task.name}": Metric(score.value, score.stderr, score.n, "higher", protocol)
+            for name, score in self.task.scores(answers, self.items).items()
+        }
+
+    @torch.no_grad()
+    def outputs(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Any]
+    ) -> list[Any]:
+        """What the model says to each example, in batches of about one length.
+
+        Raises ValueError if that is NaN or infinite.
+        """
+        collate, found = self.task.collator(tokenizer), {}
+        order = sorted(range(len(examples)), key=lambda row: len(examples[row]["input_ids"]))
+        batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
+        with evaluating(model):
+            for rows in bar(batches, f"task {self.task.name}", "batch"):
+                batch = collate([examples[row] for row in rows])
+                inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+                output = model(**asked(inputs))
+                found |= dict(zip(rows, self.task.output(output, inputs), strict=True))
+        return [found[row] for row in range(len(examples))]
