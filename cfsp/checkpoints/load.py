@@ -214,13 +214,15 @@ def label_options(path: str | Path, labels: Sequence[str] | None, revision: str 
     if labels is None:
         return {}
     config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
-    there = [name for _, name in sorted((config.get("id2label") or {}).items(), key=lambda pair: int(pair[0]))]
+    there = [
+        name for _, name in sorted((config.get("id2label") or {}).items(), key=lambda pair: int(pair[0]))
+    ]
     known = bool(there) and not all(str(name).startswith("LABEL_") for name in there)
     ours, theirs = ([str(name).casefold() for name in names] for names in (labels, there))
     if known and ours != theirs and ({*ours} == {*theirs} or len(ours) != len(theirs)):
         raise ValueError(
-            f"model path {str(path)!r} is a classifier of {', '.join(map(str, there))}, in this order; expected "
-            f"task.labels so, not {', '.join(labels)}, or a checkpoint without that head"
+            f"model path {str(path)!r} is a classifier of {', '.join(map(str, there))}, in this order; "
+            f"expected task.labels so, not {', '.join(labels)}, or a checkpoint without that head"
         )
     return {
         "num_labels": len(labels),
@@ -236,8 +238,8 @@ def check_head(path: str | Path, missing: Collection[str], trained: bool | None)
     names = ", ".join(sorted(missing))
     if not trained:
         raise ValueError(
-            f"model path {str(path)!r} lacks {names}, which nothing here would train; expected a checkpoint with "
-            "this head, or recovery=full or lora (with sparsity=0 and save=FOLDER that makes one)"
+            f"model path {str(path)!r} lacks {names}, which nothing here would train; expected a checkpoint "
+            "with this head, or recovery=full or lora (with sparsity=0 and save=FOLDER that makes one)"
         )
     if is_main():
         print(f"cfsp: newly initialised: {names}", file=sys.stderr)

@@ -24,7 +24,7 @@ ROWS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 """Files of rows. A table of .csv is none: what separates and what quotes in it would be a guess."""
 
 TABLES = (*ROWS, ".tsv", ".tsv.gz")
-"""Files of labelled rows. A .tsv is as GLUE has them: a first line with names, tabs between cells, no quotes."""
+"""Files of labelled rows. A .tsv is as GLUE has it: a line with names, then cells between tabs, no quotes."""
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MISSING = object()

@@ -46,7 +46,7 @@ class Table(Text):
         return [" ".join(one for one in strings(row) if " " in one.strip()) for _, row in self.rows()]
 
     def rows(self) -> Sequence[Labelled]:
-        """All rows. Raises ValueError for one that is no mapping of names to values, and if there are none."""
+        """All rows. Raises ValueError for one that is no mapping of names, and if there are none."""
         if self.paths is not None:
             found = read_tables(stamps(matching(listed(self.paths), TABLES)))
         else:
@@ -66,7 +66,9 @@ def read_tables(files: Stamps) -> tuple[Labelled, ...]:
 def read_set(table: Table) -> tuple[Labelled, ...]:
     """The rows of a data set of the hub."""
     found = hub_rows(table.hub, table.config, split=table.split, revision=table.revision)
-    return tuple(checked((f"data set {table.label!r}, row {number}", row) for number, row in enumerate(found)))
+    return tuple(
+        checked((f"data set {table.label!r}, row {number}", row) for number, row in enumerate(found))
+    )
 
 
 def rows_of(path: Path) -> Iterator[Labelled]:

@@ -102,6 +102,10 @@ def backpropagate(
             for moment in moments.values():
                 moment.share = counts[number] / sum(counts)
             loss = model(**sample, use_cache=False).loss if is_causal(model) else model(**sample).loss
+            if loss is None:
+                raise ValueError(
+                    f"a {type(model).__name__} has no loss of these labels; expected another criterion"
+                )
             if not loss.isfinite():
                 raise ValueError(
                     f"calibration sample {number} has a loss of {loss.item()}; check the weights"

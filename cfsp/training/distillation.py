@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +25,11 @@ class Distillation(Objective):
     """label_weight CE + logit_weight T² KL(dense || pruned) + hidden_weight E, means over labels.
 
     CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions, or of
-    those over a task's labels or places, at temperature T (Hinton et al., arXiv 1503.02531); E is the mean over blocks of
-    |h_pruned - h_dense|² / |h_dense|², the hidden states leaving each block that is left; behind the
-    last one it is those after the final norm, the dense model's last against the pruned one's. Each
-    token is in units of its own, so that no term depends on how a step is cut into batches. Where labels
-    are of whole texts, E is the mean over a text's tokens.
+    those over a task's labels or places, at temperature T (Hinton et al., arXiv 1503.02531); E is the mean
+    over blocks of |h_pruned - h_dense|² / |h_dense|², the hidden states leaving each block that is left;
+    behind the last one it is those after the final norm, the dense model's last against the pruned one's.
+    Each token is in units of its own, so that no term depends on how a step is cut into batches. Where
+    labels are of whole texts, E is the mean over a text's tokens.
     """
 
     needs_dense = True
@@ -37,9 +37,14 @@ class Distillation(Objective):
     logit_weight: float
     hidden_weight: float
     temperature: float
-    task: Task = LanguageModelling()
+    task: Task = field(default_factory=LanguageModelling)
 
     def of(self, task: Task) -> Distillation:
+        if self.logit_weight and task.choices is not None and len(task.choices) < 2:
+            raise ValueError(
+                "a task whose label is a number has no distribution to distil; expected logit_weight=0 and "
+                "hidden_weight above 0, or objective=next_token"
+            )
         return replace(self, task=task)
 
     def __post_init__(self) -> None:

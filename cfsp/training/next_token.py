@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -17,7 +17,7 @@ from cfsp.training.base import Change, Objective
 class NextToken(Objective):
     """Mean cross-entropy of the next token, in nats; of another task, that of its labels."""
 
-    task: Task = LanguageModelling()
+    task: Task = field(default_factory=LanguageModelling)
 
     def of(self, task: Task) -> NextToken:
         return replace(self, task=task)

@@ -111,7 +111,9 @@ class LabelledTask(Task):
                 f"model.head={self.head}"
             )
         if not tokenizer.is_fast:
-            raise ValueError(f"task {self.name} needs a fast tokenizer, which tells where in the text a token lies")
+            raise ValueError(
+                f"task {self.name} needs a fast tokenizer, which tells where in the text a token lies"
+            )
         self.padding(tokenizer)
         check_positions(model, self.window, "task.window")
 

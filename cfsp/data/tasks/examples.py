@@ -51,8 +51,8 @@ class TaskExamples(TrainingData):
         items = self.task.items(self.task.train)
         if len(items) <= self.held_out:
             raise ValueError(
-                f"held_out={self.held_out} leaves nothing of {len(items)} rows to train on; expected less than "
-                f"{len(items)}, or more rows"
+                f"held_out={self.held_out} leaves nothing of {len(items)} rows to train on; expected less "
+                f"than {len(items)}, or more rows"
             )
         random.Random(self.seed).shuffle(items)
         held, train = items[: self.held_out], items[self.held_out :][: self.limit]
@@ -84,16 +84,16 @@ class TaskCalibration(Calibration):
             check_integer(f"calibration {name}", getattr(self, name), least)
         if self.seqlen != self.task.window:
             raise ValueError(
-                f"calibration.seqlen={self.seqlen} beside task.window={self.task.window}: expected one value; "
-                "give task.window alone"
+                f"calibration.seqlen={self.seqlen} beside task.window={self.task.window}: expected one "
+                "value; give task.window alone"
             )
 
     def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
         items = self.task.items(self.text)
         if len(items) < self.samples:
             raise ValueError(
-                f"{self.text.label} has {len(items)} rows, less than calibration samples={self.samples}; expected "
-                f"at most samples={len(items)}"
+                f"{self.text.label} has {len(items)} rows, less than calibration samples={self.samples}; "
+                f"expected at most samples={len(items)}"
             )
         drawn = random.Random(self.seed).sample(items, self.samples)
         examples = self.task.encode(tokenizer, drawn).examples[: self.samples]

@@ -23,8 +23,8 @@ class LanguageModelling(Task):
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
         if not is_causal(model):
             raise ValueError(
-                f"{what} trains causal language models, not {type(model).__name__}; expected model.head=causal_lm, "
-                "or a task of its own (task=sst2, glue, squad) and its data"
+                f"{what} trains causal language models, not {type(model).__name__}; expected "
+                f"model.head=causal_lm, or another task (task=sst2, glue, squad) and {what}/data=task"
             )
 
     def decisions(self, output: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

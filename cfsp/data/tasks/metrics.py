@@ -27,11 +27,11 @@ OF_NUMBERS: dict[str, Metric] = {
 }
 """Of numbers. They are 0 here where all that a model says is the same."""
 
-DRAWS, SEED = 200, 0
+DRAWS, SEED = 100, 0
 
 
 def scored(metric: Metric, right: Sequence[float], said: Sequence[float]) -> Score:
-    """A metric; stderr by the bootstrap, over 200 draws of as many answers."""
+    """A metric; stderr by the bootstrap, over 100 draws of as many answers."""
     truth, guess = np.asarray(right), np.asarray(said)
     dice = np.random.default_rng(SEED)
     drawn = (dice.integers(len(truth), size=len(truth)) for _ in range(DRAWS))

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from cfsp.checks import check_choice
 from cfsp.data.tables import Table, text_in, value_in
 from cfsp.data.tasks.base import Encoded, LabelledTask, Score
-from cfsp.data.tasks.metrics import OF_LABELS, OF_NUMBERS, scored
+from cfsp.data.tasks.metrics import OF_LABELS, OF_NUMBERS, mean, scored
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,9 @@ class SequenceClassification(LabelledTask):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.labels is not None and (len(self.labels) < 2 or len({*self.labels}) < len(self.labels)):
-            raise ValueError(f"task.labels={self.labels}: expected two or more names, each once; null for numbers")
+            raise ValueError(
+                f"task.labels={self.labels}: expected two or more names, each once; null for numbers"
+            )
         for metric in self.metrics:
             check_choice("task.metrics", metric, self.known)
         if "f1" in self.metrics and len(self.labels) != 2:
@@ -75,8 +77,8 @@ class SequenceClassification(LabelledTask):
         if str(value).isdecimal() and int(value) < len(self.labels):
             return int(value)
         raise ValueError(
-            f"{where}: {self.label!r} is {value!r}; expected one of {', '.join(self.labels)}, or a number from 0 to "
-            f"{len(self.labels) - 1}"
+            f"{where}: {self.label!r} is {value!r}; expected one of {', '.join(self.labels)}, or a number "
+            f"from 0 to {len(self.labels) - 1}"
         )
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Encoded:
@@ -84,7 +86,8 @@ class SequenceClassification(LabelledTask):
         coded = tokenizer(*texts, truncation=True, max_length=self.window, verbose=False)
         keys = [key for key in ("input_ids", "token_type_ids") if key in coded]
         examples = [
-            {key: coded[key][row] for key in keys} | {"labels": [item.label]} for row, item in enumerate(items)
+            {key: coded[key][row] for key in keys} | {"labels": [item.label]}
+            for row, item in enumerate(items)
         ]
         cut = sum(bool(one.overflowing) for one in coded.encodings)
         return Encoded(examples, [*range(len(items))], [None] * len(items), cut=cut)
@@ -103,7 +106,11 @@ class SequenceClassification(LabelledTask):
 
     def scores(self, answers: Sequence[Any], items: Sequence[Item]) -> dict[str, Score]:
         right = [item.label for item in items]
-        return {name: scored(self.known[name], right, answers) for name in self.metrics}
+        hits = [float(said == label) for said, label in zip(answers, right, strict=True)]
+        return {
+            name: mean(hits) if name == "accuracy" else scored(self.known[name], right, answers)
+            for name in self.metrics
+        }
 
 
 def number_in(where: str, column: str, value: Any) -> float:
