@@ -238,7 +238,7 @@ def test_every_yaml_builds_and_is_small(part):
     for name in choices(group):
         assert len((CONF / group / f"{name}.yaml").read_text().splitlines()) <= 16
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", [*(["recovery=lora"] if part else []), f"{group}={name}"])
+            config = compose("config", [*(["recovery=lora", "task=sst2"] if part else []), f"{group}={name}"])
         for key in OmegaConf.missing_keys(config):
             if key.startswith("recovery."):
                 OmegaConf.update(config, key, "a.jsonl")

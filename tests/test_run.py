@@ -153,7 +153,8 @@ def test_every_yaml_builds_and_is_small(group):
         path = CONF / group / f"{name}.yaml"
         assert len(path.read_text().splitlines()) < 13
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = compose("config", [f"{group}={name}"])[group]
+            task = ["task=sst2"] if name == "task" else []
+            config = compose("config", [*task, f"{group}={name}"])[group]
         if group == "model":
             continue  # loads a model; test_reference.py does
         for node in config.values() if group == "evaluation" else [config]:

@@ -81,7 +81,12 @@ class Choice:
 
     def parts(self) -> list[tuple[str, str]]:
         """Groups inside this one, and the file's choice of each."""
-        return re.findall(r"^  - (\w+): (\w+)", self.path.read_text(), flags=re.MULTILINE)
+        return re.findall(r"^  - (\w+): (\w+|\$\S+)", self.path.read_text(), flags=re.MULTILINE)
+
+    @property
+    def is_global(self) -> bool:
+        """Whether its keys are those of the whole config."""
+        return self.path.read_text().startswith("# @package _global_")
 
 
 def list_choices(arguments: Sequence[str]) -> None:
@@ -130,12 +135,13 @@ def describe(arguments: Sequence[str]) -> None:
     there = {choice.name: choice for choice in choices_of(group, folders)}
     choice = there[pick(f"choice of {group}", name, [*there])]
     print(f"{group}={choice.name}\n{textwrap.fill(choice.comment, WIDTH)}\n")
-    rows = [(f"{group.replace('/', '.')}.{key}", value, meaning) for key, value, meaning in choice.options()]
-    if group.split("/")[0] in ("experiment", "setting"):
-        rows = [(key, value, meaning) for key, value, meaning in choice.options()]
-    rows += [
-        (f"{group}/{inner}", one, f"cfsp describe {group}/{inner}={one}") for inner, one in choice.parts()
-    ]
+    head = "" if choice.is_global else f"{group.replace('/', '.')}."
+    rows = [(f"{head}{key}", value, meaning) for key, value, meaning in choice.options()]
+    for inner, one in choice.parts():
+        if one.startswith("$"):
+            rows.append((f"{group}/{inner}", "of the task", f"cfsp list {group}/{inner}"))
+        else:
+            rows.append((f"{group}/{inner}", one, f"cfsp describe {group}/{inner}={one}"))
     print_options(rows)
     if choice.target is not None:
         print(f"\n{choice.target}\n{textwrap.indent(docstring(choice.target), '  ')}")

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.bars import bar
 from cfsp.checks import check_integer
-from cfsp.data.tasks.base import LabelledTask, asked
+from cfsp.data.tasks.base import Labelled, asked
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
 from cfsp.passes.modes import evaluating
@@ -27,7 +27,7 @@ class TaskScores(Evaluator):
     limit: measure the first so many rows of the test split; null: all.
     """
 
-    task: LabelledTask
+    task: Labelled
     batch_size: int
     limit: int | None = None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -158,6 +158,9 @@ class LabelledTask(Task):
     def weights(self, inputs: Mapping[str, Tensor]) -> Tensor:
         shown, labels = inputs["attention_mask"].float(), inputs["labels"]
         return shown / shown.sum(1, keepdim=True) * (labels.numel() / len(labels))
+
+
+Labelled = Annotated[LabelledTask, "a task with rows of its own, as task=sst2, glue or squad has them"]
 
 
 @dataclass(frozen=True)

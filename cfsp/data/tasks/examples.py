@@ -12,7 +12,7 @@ from cfsp.checks import check_integer
 from cfsp.data.calibration import Batch, Calibration
 from cfsp.data.examples import Split, TrainingData
 from cfsp.data.tables import Table
-from cfsp.data.tasks.base import LabelledTask, TaskCollator
+from cfsp.data.tasks.base import Labelled, TaskCollator
 from cfsp.data.texts import Text
 
 
@@ -24,7 +24,7 @@ class TaskExamples(TrainingData):
     limit: train on so many of the other rows at most; null: on all. What is left out depends on the seed.
     """
 
-    task: LabelledTask
+    task: Labelled
     held_out: int
     limit: int | None
     seed: int
@@ -72,7 +72,7 @@ class TaskCalibration(Calibration):
     seqlen: tokens of an example, at most; those of the task's window.
     """
 
-    task: LabelledTask
+    task: Labelled
     text: Table
     samples: int
     seqlen: int
