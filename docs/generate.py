@@ -22,7 +22,7 @@ import cfsp
 DOCS = Path(__file__).parent
 CONF = DOCS.parent / "conf"
 GROUPS = (
-    "model calibration criterion allocator compensation schedule recovery recovery/parameters "
+    "task model calibration criterion allocator compensation schedule recovery recovery/parameters "
     "recovery/objective recovery/data recovery/training evaluation logger hydra/launcher"
 ).split()
 
@@ -55,6 +55,8 @@ COMMON = {
     "min_rank": "the lowest rank of a block",
     "temperature": "softens both distributions",
     "hub": "a data set on the hub",
+    "head": "what the model ends in",
+    "labels": "names of the labels, in the order of their numbers",
     "batch_sizes": "prompts at a time, each measured",
     "new_tokens": "tokens to generate",
     "prompts": "what the models continue",
@@ -101,13 +103,14 @@ def choice(path: Path) -> list[str]:
     """What a choice is, what it is made of, its options."""
     text = path.read_text()
     data = yaml.safe_load(text)
-    heading = re.match(r"((?:# (?!@).*\n)+)", text)
+    heading = re.match(r"(?:# @.*\n)?((?:# (?!@).*\n)+)", text)
     words = " ".join(re.findall(r"# (.*)", heading[1])) if heading else summary(get_object(target(data)))
     made_of = [
-        f"`{name}={value}`"
+        f"`{name}={value}`" if not str(value).startswith("$") else f"`{name}` of the task"
         for row in data.get("defaults", [])
         if isinstance(row, dict)
         for name, value in row.items()
+        if not re.search(r"override|@", name)
     ]
     lines = [words]
     if made_of:

@@ -1,5 +1,6 @@
 """Shared fixtures. The suite runs on CPU, without a network, with one thread per worker."""
 
+import json
 import os
 import shutil
 import sys
@@ -12,6 +13,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import pytest
 import torch
 from families import FAMILIES, batches, make
+from labelled import saved_encoder, toy
 
 from cfsp.model.families import LAYOUTS
 
@@ -89,6 +91,14 @@ def desk(tmp_path, monkeypatch, tiny_checkpoint, text_file):
     (mine / "alpaca.json").write_text(f"[{', '.join([pair] * 40)}]")
     rows = '{"goal": "eat", "sol1": "a pan", "sol2": "a pot", "label": 0}\n'
     (mine / "piqa.validation.jsonl").write_text(rows * 4)
+    saved_encoder(mine / "bert", "BertModel")
+    for name in ("classifier", "tuned"):
+        saved_encoder(mine / name)
+    saved_encoder(mine / "reader", "BertForQuestionAnswering")
+    toy(mine / "train.tsv", 64, seed=0)
+    toy(mine / "dev.tsv", 16, seed=1)
+    row = {"question": "who ran ?", "context": "a dog ran", "answers": [{"text": "dog", "answer_start": 2}]}
+    (mine / "squad.json").write_text(f"{json.dumps(row)}\n" * 40)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

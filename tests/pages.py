@@ -53,6 +53,11 @@ def is_far(line: str) -> bool:
 def tiny(line: str) -> list[str]:
     """More overrides that make a run small."""
     # The prompts of instructions are longer than the tiny model's context.
+    if "task=" in line:
+        window = ["task.window=32", *(["task.stride=8"] if "squad" in line else [])]
+        trained = ["recovery.training.max_steps=2", "recovery.data.held_out=8", "recovery.data.limit=24"]
+        replaced = ["save=my/more"] if "save=my/tuned" in line else []
+        return [*window, "calibration.samples=6", *(trained if "recovery=" in line else []), *replaced]
     own = "model.path" in line or "instructions" in line
     more = [] if own else ["model.path=my/model"]
     more += ["calibration.samples=6", "calibration.seqlen=16"]

@@ -82,7 +82,7 @@ def near(name: str) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "line", [line for name in ("models.md", "evaluate.md", "sweeps.md") for line in near(name)]
+    "line", [line for name in ("models.md", "evaluate.md", "tasks.md", "sweeps.md") for line in near(name)]
 )
 def test_commands_run(line, desk, monkeypatch, capsys):
     assert call(monkeypatch, main, "cfsp", tiny_arguments(line)) == 0, capsys.readouterr().err

@@ -28,6 +28,8 @@ ONLY_IN = {
     "matplotlib": ("report",),
     "lm_eval": ("evaluation/zero_shot.py",),
     "tqdm": ("bars.py",),
+    "sklearn": ("data/tasks/metrics.py",),
+    "scipy": ("data/tasks/metrics.py",),
 }
 """Package -> the only files and folders that import it."""
 MODULES = sorted(ROOT.rglob("*.py"))

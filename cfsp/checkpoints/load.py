@@ -93,7 +93,7 @@ def load(
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     check_source(source, **shared)
     named = label_options(path, labels, revision)
-    with readable(path), quiet():
+    with readable(path), quiet(told=head_trained is not None):
         model, loaded = loader(source, head, revision).from_pretrained(
             source,
             dtype=dtype,

@@ -20,6 +20,9 @@ from transformers.utils import logging
 GLOBAL_SIZES = getLogger("transformers.integrations.heterogeneity.configuration_utils")
 """Warns of every global size that is read."""
 
+REPORTS = getLogger("transformers.modeling_utils")
+"""Warns of every weight that a checkpoint lacks."""
+
 SHARED = (AcceleratorState, GradientState, PartialState)
 """What accelerate keeps for the process. transformers' Trainer empties it and fills it again."""
 
@@ -105,14 +108,21 @@ class Expected(Filter):
         return "on a heterogeneous config" not in record.getMessage()
 
 
+def is_no_report(record: LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet(told: bool = False) -> Iterator[None]:
     """Load and save without alarming words, and without bars where nobody watches a terminal.
 
-    The caller's settings of both are as they were afterwards.
+    The caller's settings of both are as they were afterwards. told: the caller tells itself which weights a
+        checkpoint lacks.
     """
     expected = Expected()
     GLOBAL_SIZES.addFilter(expected)
+    if told:
+        REPORTS.addFilter(is_no_report)
     shown, hidden_by_hub = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
@@ -120,6 +130,7 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         GLOBAL_SIZES.removeFilter(expected)
+        REPORTS.removeFilter(is_no_report)
         if shown:
             logging.enable_progress_bar()
         (disable_progress_bars if hidden_by_hub else enable_progress_bars)()
