@@ -188,3 +188,52 @@ def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
         return code, out, err.splitlines()
 
     return call
+
+
+@pytest.fixture
+def task_rows(tmp_path):
+    return toy(tmp_path / "train.tsv", 256, seed=0), toy(tmp_path / "dev.tsv", 32, seed=1)
+
+
+@pytest.fixture
+def classify(task_rows):
+    """A task of two labels, by a file of each split."""
+    from cfsp.data.tables import Table
+    from cfsp.data.tasks.sequence_classification import SequenceClassification
+
+    train, dev = (Table(paths=str(path)) for path in task_rows)
+    return SequenceClassification(
+        name="toy",
+        train=train,
+        test=dev,
+        text="sentence",
+        text_pair=None,
+        label="label",
+        labels=["no", "yes"],
+        metrics=["accuracy"],
+        window=16,
+    )
+
+
+@pytest.fixture
+def task_run(tmp_path, monkeypatch, capsys, task_rows):
+    """Type a command with a task; exit code, the record if there is one, stderr."""
+    from cfsp.cli.main import main
+    from cfsp.records.record import Record
+
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        base = ["task=sst2", f"task.train.paths={task_rows[0]}", f"task.test.paths={task_rows[1]}"]
+        base += ["calibration.samples=12", "calibration.batch_size=4", "task.window=16"]
+        monkeypatch.setattr(sys, "argv", ["cfsp", *base, *arguments])
+        try:
+            main()
+            code = 0
+        except SystemExit as error:
+            code = error.code
+        out, err = capsys.readouterr()
+        lines = [line for line in out.splitlines() if line.endswith(".json")]
+        return code, Record.load(lines[-1]) if lines else None, err
+
+    return call

@@ -9,7 +9,7 @@ import torch
 import transformers
 from families import FAMILIES, batches, kinds_of, make, words
 from test_surgery import kind_sets, logits, ones_for, random_plan
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
 import cfsp
 from cfsp.model.blocks import places_of
@@ -67,6 +67,15 @@ def test_loads_bit_for_bit_with_transformers_and_with_cfsp(family, tokenizer, tm
         if head == "causal_lm":
             ids = tokens["input_ids"]
             assert torch.equal(again.generate(ids, **SETTINGS), model.generate(ids, **SETTINGS))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox"])
+def test_automodel_loads_it_without_its_head(family, tokenizer, tmp_path, tokens):
+    model, plan = cut(family, kinds_of(make(family)), fill=True)
+    cfsp.save(tmp_path / "m", model, tokenizer, plan)
+    again = AutoModel.from_pretrained(tmp_path / "m", trust_remote_code=True)
+    with torch.no_grad():
+        assert torch.equal(again(**tokens)[0], model.base_model(**tokens)[0])
 
 
 FRESH = """

@@ -11,7 +11,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from cfsp.model import modeling_pruned
 from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
@@ -90,7 +90,11 @@ def differing_blocks(
     }
     name = f"Pruned{stock.__name__}"
     config.architectures = [name]
-    config.auto_map = {auto_class(stock.__name__): f"{Path(MODELING_FILE).stem}.{name}"}
+    module = Path(MODELING_FILE).stem
+    config.auto_map = {
+        "AutoModel": f"{module}.Pruned{headless(stock).__name__}",
+        auto_class(stock.__name__): f"{module}.{name}",
+    }
     config.allow_global_per_layer_attribute_access = True  # some families' own checks read it
     config.per_layer_config = {
         index: {layout.names[what]: value for what, value in one.items()} for index, one in enumerate(sizes)
@@ -210,11 +214,20 @@ def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return Made
 
 
+def headless(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
+    """The class of the same model without its head."""
+    found = MODEL_MAPPING[stock.config_class]
+    return found[0] if isinstance(found, tuple) else found
+
+
 def modeling_file(stock: type[PreTrainedModel]) -> str:
     """The text of a checkpoint's modelling file."""
-    name = stock.__name__
+    names = [headless(stock).__name__, stock.__name__]
     return (
         Path(modeling_pruned.__file__).read_text()
-        + f"\n\nfrom transformers import {name}  # noqa: E402\n\n\n"
-        + f'class Pruned{name}(Pruned, {name}):\n    """{name} with the sizes of its config."""\n'
+        + f"\n\nfrom transformers import {', '.join(names)}  # noqa: E402\n"
+        + "".join(
+            f'\n\nclass Pruned{name}(Pruned, {name}):\n    """{name} with the sizes of its config."""\n'
+            for name in names
+        )
     )

@@ -137,9 +137,12 @@ def drop_inputs(block, path):
 def reshape(model, config):
     """Give a model that was built with the sizes of its global config those of every block."""
     table = config.pruned
+    headless = (
+        f"{model.base_model_prefix}." if model.base_model is model else ""
+    )  # paths are the whole model's
     for path in table["biases"]:
-        add_bias(model.get_submodule(path))
-    for index, block in enumerate(model.get_submodule(table["blocks"])):
+        add_bias(model.get_submodule(path.removeprefix(headless)))
+    for index, block in enumerate(model.get_submodule(table["blocks"].removeprefix(headless))):
         own = config.per_layer_config[index]
         named = {what: getattr(own, name) for what, name in table["names"].items()}
         reshape_block(block, index, table, **named)
@@ -185,12 +188,14 @@ class Pruned:
     def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
         """transformers', except that a weight that is missing, or one too many, is an error.
 
+        A model without its head leaves that behind.
+
         Raises:
             ValueError: the weights are not those that the config describes.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if info[problem]:
+            if info[problem] and not (problem == "unexpected_keys" and model.base_model is model):
                 names = ", ".join(sorted(map(str, info[problem]))[:3])
                 raise ValueError(
                     f"{len(info[problem])} {problem.replace('_', ' ')} in the checkpoint: {names}"
