@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -145,8 +146,15 @@ def asked(value: float) -> Cell:
 
 def details(one: Record | Failure) -> str:
     """What was asked for: the command, if there was one, and the config; paths of the disk are cut."""
-    config = json.dumps(without_paths(one.config), indent=1, ensure_ascii=False)
-    return f"{hide_paths(one.command or '')}\n\n{config}".lstrip()
+    parts = [f"{json.dumps(key)}: {indented(json.dumps(value))}" for key, value in one.config.items()]
+    config = ",\n ".join(parts)
+    return f"{hide_paths(one.command or '')}\n\n{{\n {config}\n}}".lstrip()
+
+
+@lru_cache(maxsize=4096)
+def indented(part: str) -> str:
+    """A part of a config as people read it. Runs share most of theirs, and indenting is slow."""
+    return json.dumps(without_paths(json.loads(part)), indent=1, ensure_ascii=False).replace("\n", "\n ")
 
 
 def spread(value: Spread, best: bool = False) -> Cell:
