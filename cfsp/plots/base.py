@@ -71,7 +71,7 @@ MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")
 DENSE = "#101828"
 THEME |= {colour.lower(): f"c{place}" for place, colour in enumerate(COLOURS)}
-PAINT = re.compile("|".join(THEME))
+PAINT = re.compile(rf"(?<=[ \"])(?:{'|'.join(THEME)})(?=[;\"])")
 
 
 @dataclass(frozen=True)
@@ -191,14 +191,15 @@ TAG = re.compile(r"<[^>]*>\s*")
 
 
 def slim(element: str) -> str:
-    """SVG in the page's colours, without what makes no difference: half of what matplotlib writes."""
-    element = TAG.sub(lambda found: slim_tag(found[0]), element).replace("\n", " ")
+    """SVG without what makes no difference: half of what matplotlib writes."""
+    element = TAG.sub(lambda found: IDLE.sub("", found[0]), element).replace("\n", " ")
     named = set(re.findall(r'(?:href="#|url\(#)([^")]+)', element))
     return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in named else "", element)
 
 
-def slim_tag(tag: str) -> str:
-    return PAINT.sub(lambda found: f"var(--{THEME[found[0]]})", IDLE.sub("", tag))
+def themed(element: str) -> str:
+    """An SVG element whose colours are the page's, which has others in the dark; alone it would have none."""
+    return PAINT.sub(lambda found: f"var(--{THEME[found[0]]})", element)
 
 
 def settle(figure: Figure) -> None:
