@@ -1,4 +1,4 @@
-"""What readers of a report see: the best of each size, methods in order, no path of a disk, light and dark."""
+"""What readers see: the best of each size, methods in order, no path of a disk, light and dark."""
 
 import math
 import re
