@@ -17,6 +17,7 @@ ROWS = [
         "modeling_pruned",
         "modes",
         "options",
+        "paths",
         "process",
         "ranking",
         "schema",
