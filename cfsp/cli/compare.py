@@ -27,6 +27,7 @@ from cfsp.records.record import Metric
 from cfsp.report.base import Section
 from cfsp.report.page import page
 from cfsp.report.pair import Side, pair_sections
+from cfsp.report.paths import short_paths
 from cfsp.running.plugins import import_plugins, look_here
 from cfsp.storage.atomic import replacing
 from cfsp.storage.cache import OFF
@@ -146,9 +147,11 @@ def measures(
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """The last part of each path; the paths as they were typed where that is the same."""
-    names = [Path(path).name or path for path in paths]
-    return names if len(set(names)) == len(names) else [*paths]
+    """The last part of each path, and more where two are alike; numbered where the whole paths are."""
+    names = short_paths(paths)
+    if len(set(paths)) == len(paths):
+        return [names[path] for path in paths]
+    return [f"{names[path]} ({place})" for place, path in enumerate(paths, start=1)]
 
 
 def disk_metrics(path: str) -> dict[str, Metric]:

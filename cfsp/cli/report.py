@@ -12,12 +12,13 @@ from typing import TypeVar
 from cfsp.records.failures import Failure, read_failures
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
-from cfsp.report.base import Section
+from cfsp.report.base import Section, measured
 from cfsp.report.costs import by_clock, latency_section, recovery_section
-from cfsp.report.groups import latencies, perplexities, studies, zero_shots
+from cfsp.report.groups import latencies, perplexities, ranked, studies, zero_shots
 from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, overview_section
 from cfsp.report.page import page
+from cfsp.report.paths import model_names
 from cfsp.report.plots.base import Look, looks, save
 from cfsp.report.plots.importance import block_statistics
 from cfsp.report.quality import perplexity_section, zero_shot_section
@@ -120,12 +121,14 @@ def all_sections(
 
 
 def study_titles(groups: Sequence[Sequence[Record]]) -> list[str]:
-    """The path of each dense model; where several studies share it, what is measured too."""
+    """The name of each dense model; where several studies share it, what is measured too."""
     paths = [str(group[0].config["model"]["path"]) for group in groups]
+    names = model_names(paths)
     titles: list[str] = []
     for path, group in zip(paths, groups, strict=True):
         first = next((one.title for one in [*perplexities(group), *zero_shots(group)]), "not measured")
-        title = path if paths.count(path) == 1 else f"{path}, {first}"
+        where = measured(f", {first}").replace(", perplexity on ", " on ")
+        title = names[path] if paths.count(path) == 1 else f"{names[path]}{where}"
         taken = sum(other == title or other.startswith(f"{title} (") for other in titles)
         titles.append(f"{title} ({taken + 1})" if taken else title)
     return titles
@@ -137,6 +140,7 @@ def study_sections(
     """What there is to show of one study, and what was found of it."""
     prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "study"
     qualities, accuracies = perplexities(records), zero_shots(records)
+    names = ranked(names, [*qualities, *accuracies])
     clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
     trained = [record for record in records if record.training]
     curves = [record for record in trained if record.training["curve"] or record.training["held_out_curve"]]

@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -15,6 +16,7 @@ from matplotlib.figure import Figure
 from cfsp.records.failures import Failure
 from cfsp.records.record import Record
 from cfsp.report.groups import Spread
+from cfsp.report.paths import hide_paths, without_paths
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Table:
     caption: str
     columns: Mapping[str, str]
     rows: Sequence[Sequence[Cell]]
+
+    @property
+    def headings(self) -> list[tuple[str, str, bool]]:
+        """Of each column its name, what it means and whether it is of numbers, which stand on the right."""
+        first = self.rows[0] if self.rows else [MISSING] * len(self.columns)
+        return [
+            (name, meaning, cell.order != "")
+            for (name, meaning), cell in zip(self.columns.items(), first, strict=True)
+        ]
 
     @property
     def details(self) -> dict[str, list[Any]]:
@@ -82,7 +93,17 @@ MISSING = Cell("–")
 
 
 def word(text: str) -> Cell:
-    return Cell(text, "")
+    return Cell(hide_paths(text), "")
+
+
+def measured(title: str) -> str:
+    """What is measured, in words: `perplexity/files:a.txt` is the perplexity on a.txt."""
+    return title.replace("perplexity/", "perplexity on ", 1).replace(" files:", " ", 1)
+
+
+def protocol_text(key: str, value: Any) -> str:
+    """A value of a protocol; of a hash as much as tells two apart."""
+    return hide_paths(str(value).removeprefix("files:")[: 8 if key.endswith("_sha256") else None])
 
 
 def packed(texts: Iterable[str]) -> dict[str, list[Any]]:
@@ -118,16 +139,29 @@ def share(value: float) -> Cell:
     return Cell(f"{value:.1%}", value)
 
 
+def asked(value: float) -> Cell:
+    """A share that somebody chose: as few digits as it has."""
+    return Cell(f"{100 * value:.4g}%", value)
+
+
 def details(one: Record | Failure) -> str:
-    """What was asked for: the command, if there was one, and the config."""
-    return f"{one.command or ''}\n\n{json.dumps(one.config, indent=1)}".lstrip()
+    """What was asked for: the command, if there was one, and the config; paths of the disk are cut."""
+    parts = [f"{json.dumps(key)}: {indented(json.dumps(value))}" for key, value in one.config.items()]
+    config = ",\n ".join(parts)
+    return f"{hide_paths(one.command or '')}\n\n{{\n {config}\n}}".lstrip()
+
+
+@lru_cache(maxsize=4096)
+def indented(part: str) -> str:
+    """A part of a config as people read it. Runs share most of theirs, and indenting is slow."""
+    return json.dumps(without_paths(json.loads(part)), indent=1, ensure_ascii=False).replace("\n", "\n ")
 
 
 def spread(value: Spread, best: bool = False) -> Cell:
     """Mean ± standard deviation, to four digits of the mean."""
     digits = max(0, 4 - len(f"{abs(value.mean):.0f}")) if abs(value.mean) >= 1 else 4
     text = f"{value.mean:,.{digits}f}"
-    if value.std is not None:
+    if value.std is not None and not (value.std == 0 and value.mean.is_integer()):  # a count, always the same
         text += f" ± {value.std:,.{digits}f}"
     return Cell(text, finite(value.mean), best=best)
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from cfsp.records.record import Record
-from cfsp.report.base import MISSING, Cell, Plot, Section, Table, number, share, spread, word
+from cfsp.report.base import MISSING, Cell, Plot, Section, Table, asked, measured, number, spread, word
 from cfsp.report.groups import Measure, Point, Spread, key_of, points
 from cfsp.report.plots.base import Look
 from cfsp.report.plots.latency import latency_by_size, quality_by_latency
@@ -45,7 +45,7 @@ def latency_section(
     for place, quality in enumerate(qualities, start=1):
         if any(record.id in timed for record in quality.records):
             drawn = quality_by_latency(quality, decode, names, styles)
-            label = f"{quality.title} against {decode.title}"
+            label = f"{measured(quality.title)} against {decode.title}"
             plots.append(Plot(f"{section_id}-{place}", drawn, label, "Grey: what nothing beats in both."))
     protocol = {key: value for key, value in measures[0].protocol.items() if key not in SHAPE}
     intro = "Milliseconds of a prompt (prefill) and of a token of all sequences (decode); less is better."
@@ -62,7 +62,7 @@ def latency_table(measures: Sequence[Measure], names: Mapping[str, str]) -> Tabl
             rows.append(
                 [
                     word(point.method),
-                    share(point.sparsity),
+                    asked(point.sparsity),
                     number(round(point.parameters), ",d"),
                     word(measure.title),
                     spread(point.spread(measure.read)),
@@ -113,7 +113,7 @@ def recovery_table(records: Sequence[Record], names: Mapping[str, str]) -> Table
     rows = [
         [
             word(point.method),
-            share(point.sparsity),
+            asked(point.sparsity),
             number(len(point.records), "d"),
             *(spread(point.spread(lambda one, key=key: one.training[key])) for key in fields),
         ]

@@ -6,12 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite, isnan
 from statistics import fmean, median, stdev
 from typing import Any
 
 from cfsp.records.record import Record
-from cfsp.tables.ranking import best_of, why_no_best
+from cfsp.tables.ranking import ALIKE, best_of, why_no_best
 
 
 @dataclass(frozen=True)
@@ -74,24 +74,48 @@ class Measure:
 
 
 def points(records: Iterable[Record], names: Mapping[str, str]) -> list[Point]:
-    """Records by method and asked sparsity. names: record id -> method."""
+    """Records by method and asked sparsity. names: record id -> method; methods come in its order."""
     cells = defaultdict(list)
     for record in records:
         cells[names[record.id], record.config["sparsity"]].append(record)
-    return [Point(*key, tuple(found)) for key, found in sorted(cells.items(), key=lambda cell: cell[0])]
+    places = {method: place for place, method in enumerate(dict.fromkeys(names.values()))}
+    ordered = sorted(cells, key=lambda cell: (places[cell[0]], cell[1]))
+    return [Point(*cell, tuple(cells[cell])) for cell in ordered]
 
 
 def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
-    """The points of each method, the largest model first."""
+    """The points of each method, the largest model first; methods as they come."""
     lines = defaultdict(list)
-    for point in sorted(found, key=lambda point: -point.parameters):
+    for point in found:
         lines[point.method].append(point)
-    return dict(sorted(lines.items()))
+    return {method: sorted(line, key=lambda point: -point.parameters) for method, line in lines.items()}
+
+
+def ranked(names: Mapping[str, str], measures: Iterable[Measure]) -> dict[str, str]:
+    """Names in the order of their methods: by the first measure at the largest sparsity, the best first.
+
+    Methods that stop at a smaller sparsity follow, then those without a value.
+    """
+    keys: dict[str, tuple[Any, ...]] = {}
+    for measure in measures:
+        for method, line in by_method(points(measure.records, names)).items():
+            last = max(line, key=lambda point: point.sparsity)
+            keys.setdefault(method, (-last.sparsity, rank_of(last, measure), method))
+    last_key = (inf, inf)
+    return dict(sorted(names.items(), key=lambda item: keys.get(item[1], (*last_key, item[1]))))
+
+
+def rank_of(point: Point, measure: Measure) -> float:
+    """A number that is lower for better values; infinite where there is none."""
+    value = point.spread(measure.read).mean
+    if isnan(value):
+        return inf
+    return value if measure.better == "lower" else -value
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What methods reached at one asked sparsity.
+    """What methods reached at one asked sparsity that removed alike shares.
 
     best: by `best_of`; empty where none may be called so, and why_none says why.
     """
@@ -103,17 +127,34 @@ class Contest:
 
 
 def contests(found: Iterable[Point], measure: Measure) -> list[Contest]:
-    """The points of each asked sparsity, and which of them is best by its mean."""
+    """The points of each asked sparsity and measured size, and which of them is best by its mean.
+
+    Where a size lies by more than a point from the next, a contest of its own begins.
+    """
     shares = defaultdict(list)
     for point in found:
         shares[point.sparsity].append(point)
     made = []
-    for sparsity, rivals in sorted(shares.items()):
-        means = [point.spread(measure.read).mean for point in rivals]
-        removed = [point.removed("model") for point in rivals]
-        best = tuple(rivals[index] for index in best_of(means, removed, measure.better))
-        made.append(Contest(sparsity, tuple(rivals), best, why_no_best(means, removed)))
+    for sparsity, members in sorted(shares.items()):
+        for rivals in by_size(members):
+            means = [point.spread(measure.read).mean for point in rivals]
+            removed = [point.removed("model") for point in rivals]
+            best = tuple(rivals[index] for index in best_of(means, removed, measure.better))
+            made.append(Contest(sparsity, tuple(rivals), best, why_no_best(means, removed)))
     return made
+
+
+def by_size(found: Iterable[Point]) -> list[list[Point]]:
+    """Points whose removed shares are chained by steps of a point at most, the least removed first."""
+    chains: list[list[Point]] = []
+    before = -inf
+    for point in sorted(found, key=lambda point: point.removed("model")):
+        removed = point.removed("model")
+        if removed - before > ALIKE:
+            chains.append([])
+        chains[-1].append(point)
+        before = removed
+    return chains
 
 
 def by_model(records: Iterable[Record]) -> list[list[Record]]:
@@ -177,7 +218,8 @@ def latencies(records: Iterable[Record], stage: str) -> list[Measure]:
     for (name, _), members in sorted(groups.items()):
         dense = median(record.metrics["dense"][name].value for record in members)
         protocol = members[0].metrics["pruned"][name].protocol
-        found.append(Measure(name, (name,), protocol, dense, "lower", tuple(members)))
+        title = f"{stage}, batch {protocol['batch']}, prompt {protocol['prompt']}"
+        found.append(Measure(title, (name,), protocol, dense, "lower", tuple(members)))
     return found
 
 

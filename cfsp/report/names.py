@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from cfsp.records.record import Record
+from cfsp.report.paths import short_paths
 from cfsp.tables.compare import part_name
 
 PARTS = (
@@ -21,6 +22,9 @@ PARTS = (
 )
 """Parts of a config that make a method, those that a name needs most first."""
 
+IDLE = {"compensation": "none", "recovery": "none", "schedule": "one_shot"}
+"""Choices that do nothing, which a name leaves out."""
+
 NOT_METHOD = ("seed", "sparsity", "sparsity_of")
 """Options that components share with the run: axes of a study, not methods of their own."""
 
@@ -29,7 +33,8 @@ def method_names(records: Sequence[Record]) -> dict[str, str]:
     """Record id -> the name of its method: the criterion and the fewest further parts that tell all apart.
 
     What is the same everywhere is left out. A part is named as its YAML file is, with the options in
-    brackets that differ between records that have this part: `magnitude(consumers) / uniform`.
+    brackets that differ between records that have this part: `magnitude(consumers) / uniform`. What does
+    nothing goes unsaid, unless it is all that there is to say.
     """
     columns = {part: part_texts([record.config for record in records], part) for part in PARTS}
     varying = [part for part in PARTS if len(set(columns[part])) > 1]
@@ -38,11 +43,20 @@ def method_names(records: Sequence[Record]) -> dict[str, str]:
     whole = len(set(zip(*columns.values(), strict=True)))
     for count in range(len(rest) + 1):
         for more in combinations(rest, count):
-            chosen = [columns[part] for part in (*must, *more)] or [columns["criterion"]]
-            rows = [*zip(*chosen, strict=True)]
+            chosen = [*must, *more] or ["criterion"]
+            rows = [*zip(*(columns[part] for part in chosen), strict=True)]
             if len(set(rows)) == whole:
-                return {record.id: " / ".join(row) for record, row in zip(records, rows, strict=True)}
+                names = {row: name_of(chosen, row) for row in rows}
+                if len(set(names.values())) < whole:
+                    names = {row: " / ".join(row) for row in rows}
+                return {record.id: names[row] for record, row in zip(records, rows, strict=True)}
     raise AssertionError("all parts together tell apart what all parts together tell apart")
+
+
+def name_of(parts: Sequence[str], texts: Sequence[str]) -> str:
+    """The texts of the parts that do something; the last one if none does."""
+    told = [text for part, text in zip(parts, texts, strict=True) if IDLE.get(part) != text]
+    return " / ".join(told) or texts[-1]
 
 
 def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
@@ -53,10 +67,11 @@ def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
     for name, own in zip(names, options, strict=True):
         for key, value in own.items():
             peers.setdefault(name, {}).setdefault(key, set()).add(str(value))
+    paths = short_paths({one for own in options for value in own.values() for one in paths_in(value)})
     texts = []
     for name, own in zip(names, options, strict=True):
         differing = [key for key in own if len(peers[name][key]) > 1 and own[key] not in (None, [])]
-        listed = ", ".join(option_text(key, own[key]) for key in differing)
+        listed = ", ".join(option_text(key, own[key], paths) for key in differing)
         if listed and len(set(names)) == 1 and part != "criterion":
             texts.append(listed)  # of a part that is always the same one
         else:
@@ -86,6 +101,14 @@ def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield path.removesuffix("."), part_name(config)
 
 
-def option_text(key: str, value: Any) -> str:
-    """A word speaks for itself, a number needs its name."""
-    return value if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}={value}"
+def paths_in(value: Any) -> list[str]:
+    """The paths that an option is or lists."""
+    listed = value if isinstance(value, list) else [value]
+    return [one for one in listed if isinstance(one, str) and "/" in one]
+
+
+def option_text(key: str, value: Any, paths: Mapping[str, str]) -> str:
+    """A word speaks for itself, a number needs its name. paths: what each path is called."""
+    if isinstance(value, list):
+        value = "+".join(paths.get(one, one) if isinstance(one, str) else str(one) for one in value)
+    return paths.get(value, value) if isinstance(value, str) else f"{key.rsplit('.', 1)[-1]}={value}"

@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cfsp.report.base import Section
-from cfsp.report.plots.base import svg
+from cfsp.report.plots.base import svg, themed
 
 FOLDER = Path(__file__).parent
 
@@ -31,5 +31,5 @@ def page(title: str, sections: Sequence[Section]) -> str:
         chapters=[(model, [*members]) for model, members in groupby(sections, lambda one: one.model)],
         style=Markup((FOLDER / "page.css").read_text()),
         script=Markup((FOLDER / "page.js").read_text()),
-        draw=lambda plot: Markup(svg(plot.figure, next(names))),  # matplotlib escapes the text in it
+        draw=lambda plot: Markup(themed(svg(plot.figure, next(names)))),  # matplotlib escapes the text in it
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cfsp.records.record import Metric, Record
-from cfsp.report.base import MISSING, Cell, Section, Table, details, finite, number, share, word
+from cfsp.report.base import MISSING, Cell, Section, Table, asked, details, finite, number, share, word
 from cfsp.report.groups import key_of
 
 COLUMNS = {
@@ -56,13 +56,13 @@ def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str])
         word(record.id),
         word(method),
         number(config["seed"], "d"),
-        share(config["sparsity"]),
+        asked(config["sparsity"]),
         word(config["sparsity_of"]),
         *(share(record.sparsity[base]) for base in ("sites", "blocks", "model")),
         number(record.parameters["pruned"]["model"], ",d"),
         *(metric_cell(own.get(key)) for key in metrics),
         number(sum(record.seconds.values()), ".1f"),
-        word(record.created),
+        word(minute(record.created)),
         word(code_of(record)),
         Cell("show", details=details(record)),
     ]
@@ -73,6 +73,11 @@ def metric_cell(metric: Metric | None) -> Cell:
         return MISSING
     error = "" if metric.stderr is None else f" ± {metric.stderr:.2g}"
     return Cell(f"{metric.value:,.5g}{error}", finite(metric.value))
+
+
+def minute(created: str) -> str:
+    """An ISO time to the minute."""
+    return created[:16].replace("T", " ")
 
 
 def code_of(record: Record) -> str:

@@ -17,7 +17,7 @@ def widths_section(
 ) -> Section:
     figure = kept_widths(records, names)
     label = "Share of units kept, a row per method and sparsity, a column per block"
-    caption = "Mean over seeds, in per cent; white: not among the sites to prune."
+    caption = "Mean over seeds, in per cent; blank: not among the sites to prune."
     intro = "How many units of each site are left: dark is what a method thinks it can do without."
     return Section(section_id, "Kept widths", model, intro, {}, [Plot(section_id, figure, label, caption)])
 

@@ -20,12 +20,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cfsp.storage.atomic import replacing
 
-WIDTH = 6.75
-"""Inches: the text of a paper in two columns."""
+WIDTH = 5.5
+"""Inches: the text of a paper in one column, and little enough for its letters to be read on a phone."""
 
 STYLE = {
     "font.family": "DejaVu Sans",  # by its name: a family is searched for at every text
     "font.size": 8,
+    "text.color": "#101828",
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -50,6 +51,17 @@ STYLE = {
     "text.parse_math": False,  # names of methods and files are no formulas
 }
 
+THEME = {
+    "#101828": "ink",
+    "#344054": "soft",
+    "#475467": "soft",
+    "#667085": "edge",
+    "#98a2b3": "edge",
+    "#e4e7ec": "line",
+    "#ffffff": "card",
+}
+"""Colours that the page has other ones for in the dark -> their names in its style."""
+
 styled = rc_context(STYLE)
 """Decorates what draws a figure."""
 
@@ -58,6 +70,8 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")
 DENSE = "#101828"
+THEME |= {colour.lower(): f"c{place}" for place, colour in enumerate(COLOURS)}
+PAINT = re.compile(rf"(?<=[ \"])(?:{'|'.join(THEME)})(?=[;\"])")
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ def grid(rows: int, columns: int, height: float, labels: Sequence[str] = ()) -> 
 
 def legend_columns(labels: Sequence[str]) -> int:
     longest = min(60, max(map(len, labels), default=0))
-    return max(1, min(len(labels), 115 // (longest + 9)))
+    return max(1, min(len(labels), 92 // (longest + 9)))
 
 
 def add_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
@@ -165,19 +179,27 @@ def svg(figure: Figure, name: str) -> str:
 
 
 IDLE = re.compile(
-    r"(?P<digits>(?<=\.\d\d)\d+)"  # a hundredth of a point is nothing that one could see
+    r"(?P<digits>(?<=\.\d\d)\d+)"  # a hundredth of a point is nothing that one could see; not of labels
     r"|(?P<font>font-family: [^;\"]+;? ?)"  # the page's style has it once
     r'|(?P<turn> transform="rotate\(-?0 [^"]*\)")'
-    r"|(?P<indent>\n *(?=<)|(?<=>)\n)"
+    r"|(?P<indent>\n *$)"
 )
 """What nobody misses in matplotlib's SVG."""
 
 
+TAG = re.compile(r"<[^>]*>\s*")
+
+
 def slim(element: str) -> str:
     """SVG without what makes no difference: half of what matplotlib writes."""
-    element = IDLE.sub("", element).replace("\n", " ")
+    element = TAG.sub(lambda found: IDLE.sub("", found[0]), element).replace("\n", " ")
     named = set(re.findall(r'(?:href="#|url\(#)([^")]+)', element))
     return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in named else "", element)
+
+
+def themed(element: str) -> str:
+    """An SVG element whose colours are the page's, which has others in the dark; alone it would have none."""
+    return PAINT.sub(lambda found: f"var(--{THEME[found[0]]})", element)
 
 
 def settle(figure: Figure) -> None:

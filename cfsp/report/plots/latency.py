@@ -25,7 +25,8 @@ def latency_by_size(
     measures: Sequence[Measure], names: Mapping[str, str], styles: Mapping[str, Look]
 ) -> Figure:
     """A panel per stage and shape; bars are the range of the rounds; the front joins what nothing beats."""
-    methods = sorted({names[record.id] for measure in measures for record in measure.records})
+    timed = {names[record.id] for measure in measures for record in measure.records}
+    methods = [method for method in dict.fromkeys(names.values()) if method in timed]
     columns = min(2, len(measures))
     figure, panels = grid(-(-len(measures) // columns), columns, 2.6, methods)
     for axes in panels[len(measures) :]:

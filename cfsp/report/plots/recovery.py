@@ -19,7 +19,8 @@ def recovery_curves(
 ) -> Figure:
     """A row of panels per asked sparsity, a thin line per record, coloured by method."""
     shares = sorted({record.config["sparsity"] for record in records})
-    methods = sorted({names[record.id] for record in records})
+    trained = {names[record.id] for record in records}
+    methods = [method for method in dict.fromkeys(names.values()) if method in trained]
     kinds = [kind for kind in CURVES if any(record.training[kind] for record in records)]
     figure, panels = grid(len(shares), len(kinds), 2.2, methods)
     places = [(share, kind) for share in shares for kind in kinds]

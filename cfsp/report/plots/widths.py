@@ -27,7 +27,7 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
     kinds = list(dict.fromkeys(kind_of(site) for site in sites))
     columns = {kind: [site for site in sites if kind_of(site) == kind] for kind in kinds}
     sizes = [len(columns[kind]) for kind in kinds]
-    labels = [fill(f"{row.method}  {row.sparsity:.0%}", 56) for row in rows]
+    labels = [fill(f"{row.method}  {row.sparsity:.0%}", 38) for row in rows]
     lines = max(label.count("\n") + 1 for label in labels)
     figure = Figure((WIDTH, 0.8 + (0.06 + 0.11 * lines) * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True, width_ratios=sizes)[0]
@@ -73,7 +73,7 @@ def annotate(axes: Axes, shares: np.ndarray) -> None:
     """The share in per cent in every cell, dark on light and light on dark."""
     for (row, column), share in np.ndenumerate(shares):
         if not np.isnan(share):
-            color = "white" if share < 0.5 else "#101828"
+            color = "#fefefe" if share < 0.5 else "#111111"  # no colours of the theme: cells keep theirs
             text = f"{100 * share:.0f}"
             drawn = axes.text(column, row, text, ha="center", va="center", color=color, fontsize=6)
             drawn.set_in_layout(False)  # it lies inside its cell: no need to measure it
