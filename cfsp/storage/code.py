@@ -23,13 +23,19 @@ def is_ours(kind: type) -> bool:
 
 @cache
 def code_of(*parts: Part) -> str | None:
-    """Name the code of classes, functions and modules; None if one is in no file, as in a notebook.
-
-    Of this package, the files count that define a part, that define what it inherits, and that these import,
-    directly or not. Of another package all files count, because a part may find them without an import.
-    """
+    """Name the code of classes, functions and modules; None if one is in no file, as in a notebook."""
     if any(path_of(home_of(part)) is None for part in parts):
         return None
+    files = files_of(*parts)
+    return digest([files[module].read_text() for module in sorted(files)])
+
+
+def files_of(*parts: Part) -> dict[str, Path]:
+    """Find the files that a part's results depend on, by module.
+
+    Of this package, those count that define the part or what it inherits, and all that these import, directly
+    or not. Of another package all files count, because a part may find them without an import.
+    """
     files: dict[str, Path] = {}
     waiting = {module for part in parts for module in modules_of(part)}
     while waiting:
@@ -39,7 +45,7 @@ def code_of(*parts: Part) -> str | None:
             continue
         files[module] = path
         waiting |= {name for name in imported_by(path, module) if package_of(name) == "cfsp"}
-    return digest([files[module].read_text() for module in sorted(files)])
+    return files
 
 
 def modules_of(part: Part) -> Iterator[str]:
