@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cfsp.model.blocks import block_modules
+from cfsp.model.hidden_states import arguments_beside, states_in, states_out
 from cfsp.passes.forward import Stop, stop
 from cfsp.storage.atomic import reserve
 
@@ -38,11 +39,11 @@ class Replay:
         """What enters the first block. ids: [batch, tokens] -> [batch, tokens, hidden]"""
         entered: list[Tensor] = []
 
-        def enter(module: nn.Module, args: tuple) -> None:
-            entered.append(args[0])
+        def enter(module: nn.Module, args: tuple, kwargs: dict) -> None:
+            entered.append(states_in(args, kwargs))
             stop()
 
-        handle = self.blocks[0].register_forward_pre_hook(enter)
+        handle = self.blocks[0].register_forward_pre_hook(enter, with_kwargs=True)
         try:
             with suppress(Stop):
                 self.model.base_model(ids.to(self.model.device), use_cache=False)
@@ -60,8 +61,7 @@ class Replay:
             block = self.blocks[index]
         else:
             hidden, args, kwargs = float32((hidden, args, kwargs))
-        left = block(hidden, *args, **kwargs)
-        return left if isinstance(left, Tensor) else left[0]
+        return states_out(block(hidden, *args, **kwargs))
 
     @torch.no_grad()
     def _arguments(self, shape: Sequence[int]) -> list[tuple[tuple, dict]]:
@@ -71,7 +71,7 @@ class Replay:
             calls: list[tuple[tuple, dict]] = []
 
             def keep(module: nn.Module, args: tuple, kwargs: dict) -> None:
-                calls.append((args[1:], kwargs))
+                calls.append(arguments_beside(args, kwargs))
 
             handles = [block.register_forward_pre_hook(keep, with_kwargs=True) for block in self.blocks]
             try:

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from cfsp.checks import check_choice
 from cfsp.model.blocks import block_modules
+from cfsp.model.hidden_states import states_out
 from cfsp.passes.forward import check_batch, feed, stop
 from cfsp.passes.modes import evaluating
 from cfsp.storage.atomic import reserve
@@ -90,7 +91,7 @@ class Stream:
             for number in range(len(self.batches)):
                 self.run(number)
                 output = outputs.pop()
-                states = (output[0] if isinstance(output, tuple) else output).detach()
+                states = states_out(output).detach()
                 kept.append(self.keep(states, f"{number}.{self.at % 2}"))  # two files take turns
         finally:
             handle.remove()

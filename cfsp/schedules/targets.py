@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cfsp.bars import bar
 from cfsp.model.blocks import places_of
+from cfsp.model.hidden_states import states_in, states_out
 from cfsp.model.sites import Site
 from cfsp.passes.stream import Stream
 from cfsp.plans.gates import Gates
@@ -84,8 +85,7 @@ def watching(stream: Stream, site: Site) -> Iterator[Seen]:
         seen.inputs, seen.output = tokens(inputs[0]), tokens(output - bias)
 
     def of_block(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        seen.before = tokens(args[0] if args else kwargs["hidden_states"])
-        seen.after = tokens(output[0] if isinstance(output, tuple) else output)
+        seen.before, seen.after = tokens(states_in(args, kwargs)), tokens(states_out(output))
 
     consumer = stream.model.get_submodule(site.consumers[0].module)
     with ExitStack() as stack:
@@ -108,7 +108,7 @@ def check_residual(stream: Stream) -> None:
         return output * len(given)
 
     def of_block(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        moved.append(output[0] if isinstance(output, tuple) else output)
+        moved.append(states_out(output))
 
     consumer = stream.block.get_submodule(places_of(stream.model)["mlp"].consumer)
     with ExitStack() as stack:
