@@ -13,7 +13,7 @@ import pytest
 import torch
 from training import run
 
-from cfsp.passes.replay import RowStream
+from cfsp.passes.walk import walking
 from cfsp.records.record import Record
 from cfsp.storage.atomic import Unwritten, replacing, reserve, whole_folder, writing
 from cfsp.storage.cache import Cache
@@ -174,8 +174,12 @@ def test_a_training_without_room_is_one_line(tiny, tokenizer, trained_with, tmp_
 def test_hidden_states_without_room_are_one_line_and_no_bus_error(disk, tiny):
     folder = disk("size=64k")
     ids = torch.arange(3, 3 + 64 * 32).view(64, 32)
-    with pytest.raises(OSError, match="No space left on device"):
-        RowStream(tiny, ids, torch.ones_like(ids).bool(), 8, folder, "dense")
+    batches = [{"input_ids": part} for part in ids.split(8)]
+    with walking(tiny, batches, "disk", folder / "states") as walk:
+        with pytest.raises(OSError, match="No space left on device"):
+            walk.take([0])
+        assert [*folder.rglob("*.bin")]
+    assert not [*folder.iterdir()]
     reserve(folder / "small", 4096)
     assert (folder / "small").stat().st_size == 4096
 

@@ -7,7 +7,7 @@ from families import batches, make
 import cfsp
 from cfsp.compensation.least_squares import LeastSquares
 from cfsp.model.find_sites import find_sites
-from cfsp.passes.stream import Stream
+from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut
 from cfsp.schedules.partial import Progress
 from cfsp.schedules.targets import target_moments
@@ -96,7 +96,7 @@ def test_targets_are_those_of_a_naive_computation(family, kind, target):
     samples = batches(count=9, size=1, padded=False) + batches(count=1, padded=True)
     cuts = [Cut(one.name, one.units, tuple(range(0, one.units, 2))) for one in first]
     gates = Progress(model, first, cuts).gates()
-    with Stream(dense, samples) as ideal, Stream(model, samples) as pruned:
+    with walking(dense, samples) as ideal, walking(model, samples) as pruned:
         ideal.advance()
         with gates:
             pruned.advance()

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cfsp.model.hidden_states import states_in, states_out, with_states
 from cfsp.model.sites import Site
 
 
@@ -100,10 +101,9 @@ class Gates:
 
     def _bypass(self, site: Site, unit: int) -> Callable:
         def bypass(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            before = args[0] if args else kwargs["hidden_states"]
-            after, *rest = output if isinstance(output, tuple) else (output,)
+            before, after = states_in(args, kwargs), states_out(output)
             gated = before + self.gates[site.name][unit].to(after) * (after - before)
-            return (gated, *rest) if isinstance(output, tuple) else gated
+            return with_states(output, gated)
 
         return bypass
 

@@ -23,7 +23,7 @@ from cfsp.data.texts import Text
 from cfsp.data.windows import Example
 from cfsp.machine.memory import peak_bytes, reset_peak
 from cfsp.model.blocks import block_modules, check_positions, is_causal, places_of
-from cfsp.passes.replay import RowStream
+from cfsp.passes.walk import walking
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.recovery.lessons import ORDER, Goals, Lesson
 from cfsp.training.resume import keep_block, restore_block
@@ -52,7 +52,7 @@ class Reconstruction(Recovery):
     steps: for each sub-layer, of `batch_size` examples; what no step can reach is not read.
     evaluate_every: steps between looks at the held-out part. The best weights seen count, those of before
         the first step among them. patience: looks without better ones before it stops; null: never.
-    hidden_states: where the hidden states of all examples are, in "memory" or on "disk".
+    hidden_states: where the hidden states of all examples are, in "memory", the host's, or on "disk".
 
     Weights are tuned in float32 and rounded to the model's dtype. transformers' Trainer is no use here:
     it wants a model that runs from end to end.
@@ -138,7 +138,7 @@ class Reconstruction(Recovery):
             **outcome(notes),
             "peak_bytes": peak_bytes(setting.model.device),
         }
-        return Recovered(setting.model.eval(), training)
+        return Recovered(setting.model, training)
 
     def wanted(self, setting: Setting) -> list[list[str]]:
         """The kinds of sub-layers to tune in every block that is left."""
@@ -159,21 +159,22 @@ class Reconstruction(Recovery):
         """Go through the blocks of both models, side by side. -> what tuning each sub-layer was"""
         train, held_out = examples
         ids, counted = rows_of([*train, *held_out])
-        folder = setting.folder / "states" if self.hidden_states == "disk" else None
-        dense = RowStream(setting.dense, ids, counted, self.batch_size, folder, "dense")
-        pruned = RowStream(setting.model, ids, counted, self.batch_size, folder, "pruned")
-        places, apart = places_of(setting.model), self.target == "sublayer"
-        passed, notes = 0, []
+        batches = [{"input_ids": part} for part in ids.split(self.batch_size)]
+        place, folder = {"memory": "host", "disk": "disk"}[self.hidden_states], setting.folder
+        places, apart, notes = places_of(setting.model), self.target == "sublayer", []
         last = max(index for index, kinds in enumerate(wanted) if kinds)
         total, since = self.steps * sum(map(len, wanted)), time.perf_counter()
-        with task("reconstruction", "step", total) as shown:
+        with (
+            walking(setting.dense, batches, place, folder / "states-dense") as dense,
+            walking(setting.model, batches, place, folder / "states-pruned") as pruned,
+            task("reconstruction", "step", total) as shown,
+        ):
             for index, number in enumerate(setting.change.blocks[: last + 1]):
-                for between in range(passed, number):  # blocks that the pruned model lacks
-                    dense.advance(between)
-                passed, kinds = number + 1, wanted[index]
-                goals = Goals.of(dense, number, pruned, index, places, kinds, apart)
-                block, file = pruned.replay.blocks[index], setting.folder / f"block-{index}.safetensors"
-                if (tuned := restore_block(block, file)) is not None:
+                while dense.at < number:  # blocks that the pruned model lacks
+                    dense.advance()
+                kinds, file = wanted[index], folder / f"block-{index}.safetensors"
+                goals = Goals.of(dense, pruned, counted, places, kinds, apart)
+                if (tuned := restore_block(pruned.block, file)) is not None:
                     notes += tuned
                     shown.advance(self.steps * len(kinds))
                 elif kinds:
@@ -182,8 +183,8 @@ class Reconstruction(Recovery):
                         notes.append(self.teach(lesson, len(train), before, setting.follow, shown))
                         notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # and what led here
                         since = time.perf_counter()
-                    keep_block(block, notes[-len(kinds) :], file)
-                pruned.advance(index)
+                    keep_block(pruned.block, notes[-len(kinds) :], file)
+                pruned.advance()
         return notes
 
     def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, shown: Task) -> Note:
@@ -221,7 +222,7 @@ class Reconstruction(Recovery):
         if after > looks[0]["loss"]:  # rounding to the model's dtype took more than training gave
             after = lesson.put(first, examples)
         return {
-            "block": lesson.goals.index,
+            "block": lesson.index,
             "kind": lesson.kind,
             "trainable": sum(weight.numel() for weight in lesson.weights.values()),
             "before": looks[0]["loss"],

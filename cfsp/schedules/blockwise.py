@@ -13,7 +13,8 @@ from cfsp.bars import bar
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS
 from cfsp.model.sites import Site
-from cfsp.passes.stream import PLACES, Stream
+from cfsp.passes.store import PLACES
+from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
@@ -38,7 +39,8 @@ class Blockwise(Schedule):
     For a target one more, of the dense model, and for each site three, one of them dense, instead of one for
     all: five of a block with one site, eight of one with two.
 
-    hidden_states: kept in "memory", on the model's device, or on "disk", in a temporary folder.
+    hidden_states: kept in "memory", on the model's device, on the "host", or on "disk", in a temporary
+        folder.
     """
 
     apart: bool = False
@@ -61,10 +63,10 @@ class Blockwise(Schedule):
         widths, notes = self.widths(subject, batches, method)
         cuts: dict[str, Cut] = {}
         with ExitStack() as stack:
-            pruned = stack.enter_context(Stream(model, batches, self.hidden_states))
+            pruned = stack.enter_context(walking(model, batches, self.hidden_states))
             dense = None
             if target != "own":
-                dense = stack.enter_context(Stream(model, batches, self.hidden_states))
+                dense = stack.enter_context(walking(model, batches, self.hidden_states))
             if target == "residual":
                 check_residual(pruned)
             last = max(site.block for site in sites)
@@ -107,13 +109,13 @@ class Blockwise(Schedule):
     def cut_block(
         self,
         subject: Subject,
-        pruned: Stream,
-        dense: Stream | None,
+        pruned: Walk,
+        dense: Walk | None,
         sites: Sequence[Site],
         widths: Mapping[str, int],
         method: Method,
     ) -> list[Cut]:
-        """Decide the sites of the block that the streams have come to."""
+        """Decide the sites of the block that the walks have come to."""
         criterion, compensation = method.criterion, method.compensation
         needs = criterion.needs | compensation.needs
         apart = self.apart or dense is not None

@@ -24,7 +24,7 @@ from cfsp.bars import bar
 from cfsp.model.costs import macs, seconds_of
 from cfsp.model.sites import Site
 from cfsp.passes.modes import evaluating
-from cfsp.passes.stream import Stream
+from cfsp.passes.walk import Walk, walking
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
@@ -93,7 +93,7 @@ def probe(
     a pass, if they are wanted.
 
     known: statistics of the dense model that are there already. place: of what is kept of all batches, the
-    hidden states and the dense model's answers (`cfsp.passes.stream`).
+    hidden states and the dense model's answers (`cfsp.passes.store`).
 
     Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on, and
     one more. Where statistics are not known, that one is over all batches, and another goes through its block
@@ -104,23 +104,23 @@ def probe(
     if all(needs <= known[site.name].keys() for site in sites):
         batches = chosen  # what more there is has been read
     stats: Stats = {}
-    with Stream(model, batches, place) as stream:
-        dense = [stream.keep(log_probabilities(model, batch), f"dense.{n}") for n, batch in enumerate(chosen)]
-        for block in bar(range(len(stream.blocks)), "probe widths", "block"):
+    with walking(model, batches, place) as walk:
+        dense = [walk.store.keep(log_probabilities(model, one), f"dense.{n}") for n, one in enumerate(chosen)]
+        for block in bar(range(len(walk.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
-                score, stat = judged(stream, site, method, known[site.name])
+                score, stat = judged(walk, site, method, known[site.name])
                 points = {}
                 for width in widths(site, probes.shares, probes.empty):
-                    cut = cut_alone(stream, site, width, score, stat, method)
+                    cut = cut_alone(walk, site, width, score, stat, method)
                     with Progress(model, [site], [cut]).gates():
-                        points[width] = divergence(stream, chosen, dense)
+                        points[width] = divergence(walk, chosen, dense)
                 points[site.units] = 0.0
                 stats[site.name] = {
                     "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
                     "error_curve": curve(points, score, site.groups),
                 }
-            if block < len(stream.blocks) - 1:
-                stream.advance()
+            if block < len(walk.blocks) - 1:
+                walk.advance()
     for name, price in unit_prices(subject, chosen[0], probes).items():
         stats[name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
@@ -143,7 +143,7 @@ def judging(method: Method) -> frozenset[str]:
 
 
 def judged(
-    stream: Stream,
+    walk: Walk,
     site: Site,
     method: Method,
     known: Mapping[str, Tensor],
@@ -151,13 +151,13 @@ def judged(
     """Scores of a site's units in the dense model [units], and its statistics."""
     needs, stat = judging(method), known
     if not needs <= known.keys():
-        with stream.resumed():
-            stat = collect(stream.model, [site], stream.batches, needs, site.blocks[0])[site.name]
-    return method.criterion.score(Progress(stream.model, [site]).view(site), stat), stat
+        with walk.resumed():
+            stat = collect(walk.model, [site], walk.batches, needs, site.blocks[0])[site.name]
+    return method.criterion.score(Progress(walk.model, [site]).view(site), stat), stat
 
 
 def cut_alone(
-    stream: Stream,
+    walk: Walk,
     site: Site,
     count: int,
     score: Tensor,
@@ -165,7 +165,7 @@ def cut_alone(
     method: Method,
 ) -> Cut:
     """One site cut to its best units, which are not refined: that is for the width that will count."""
-    state, keep = Progress(stream.model, [site]), best_units(score, count, site.groups)
+    state, keep = Progress(walk.model, [site]), best_units(score, count, site.groups)
     return state.cut(site, keep, **method.compensation.compensate(state.view(site), stat, keep))
 
 
@@ -218,12 +218,12 @@ def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
     return logits.float().log_softmax(-1)
 
 
-def divergence(stream: Stream, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[Tensor]) -> float:
+def divergence(walk: Walk, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[Tensor]) -> float:
     """KL(dense || model as it is), mean over tokens, in nats."""
     total, count = 0.0, 0
     for number, (batch, wanted) in enumerate(zip(batches, dense, strict=True)):
-        with stream.resumed(number):
-            given = log_probabilities(stream.model, batch)
+        with walk.resumed(number):
+            given = log_probabilities(walk.model, batch)
         total += F.kl_div(given, wanted.to(given.device), log_target=True, reduction="sum").item()
         count += len(wanted)
     return total / count

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from cfsp.bars import bar
 from cfsp.model.blocks import places_of
+from cfsp.model.hidden_states import states_in, states_out
 from cfsp.model.sites import Site
-from cfsp.passes.stream import Stream
+from cfsp.passes.walk import Walk
 from cfsp.plans.gates import Gates
 from cfsp.statistics.moments import HELD_OUT, full_float32
 
@@ -26,7 +27,7 @@ class Seen:
     output: Tensor  # what it gave, without its bias
 
 
-def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates: Gates) -> dict[str, Tensor]:
+def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Gates) -> dict[str, Tensor]:
     """E[x t^T] over the tokens that count, x the consumer's input and a constant 1 in the pruned model.
 
     "dense":    t = what the consumer gives in the dense model
@@ -72,8 +73,8 @@ def counted(batch: Mapping[str, Tensor], samples: int, device: torch.device) -> 
 
 
 @contextmanager
-def watching(stream: Stream, site: Site) -> Iterator[Seen]:
-    """See the passes through the stream's next block, in which the site lies."""
+def watching(walk: Walk, site: Site) -> Iterator[Seen]:
+    """See the passes through the walk's next block, in which the site lies."""
     seen = Seen()
 
     def tokens(states: Tensor) -> Tensor:
@@ -84,17 +85,16 @@ def watching(stream: Stream, site: Site) -> Iterator[Seen]:
         seen.inputs, seen.output = tokens(inputs[0]), tokens(output - bias)
 
     def of_block(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        seen.before = tokens(args[0] if args else kwargs["hidden_states"])
-        seen.after = tokens(output[0] if isinstance(output, tuple) else output)
+        seen.before, seen.after = tokens(states_in(args, kwargs)), tokens(states_out(output))
 
-    consumer = stream.model.get_submodule(site.consumers[0].module)
+    consumer = walk.model.get_submodule(site.consumers[0].module)
     with ExitStack() as stack:
         stack.callback(consumer.register_forward_hook(of_consumer).remove)
-        stack.callback(stream.block.register_forward_hook(of_block, with_kwargs=True).remove)
+        stack.callback(walk.block.register_forward_hook(of_block, with_kwargs=True).remove)
         yield seen
 
 
-def check_residual(stream: Stream) -> None:
+def check_residual(walk: Walk) -> None:
     """Raise ValueError unless a block adds what its sub-layers give to the residual stream as it is.
 
     Tried on the first batch and block: twice the MLP's output must move the block's output by as much.
@@ -108,18 +108,18 @@ def check_residual(stream: Stream) -> None:
         return output * len(given)
 
     def of_block(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        moved.append(output[0] if isinstance(output, tuple) else output)
+        moved.append(states_out(output))
 
-    consumer = stream.block.get_submodule(places_of(stream.model)["mlp"].consumer)
+    consumer = walk.block.get_submodule(places_of(walk.model)["mlp"].consumer)
     with ExitStack() as stack:
         stack.callback(consumer.register_forward_hook(double).remove)
-        stack.callback(stream.block.register_forward_hook(of_block).remove)
-        stream.run(0)
-        stream.run(0)
+        stack.callback(walk.block.register_forward_hook(of_block).remove)
+        walk.run(0)
+        walk.run(0)
     step, output = (moved[1] - moved[0]).float(), given[0].float().view_as(moved[0])
     rounding = torch.finfo(moved[0].dtype).eps * moved[1].float().norm()  # of a stream much larger than this
     if (step - output).norm() > 0.05 * output.norm() + rounding:
         raise ValueError(
-            f"target=residual: the blocks of a {stream.model.config.model_type} do not simply add what "
+            f"target=residual: the blocks of a {walk.model.config.model_type} do not simply add what "
             "their MLPs give to the residual stream; expected target=own or dense"
         )

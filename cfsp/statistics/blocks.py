@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from cfsp.model.hidden_states import states_in, states_out
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Statistic
 
@@ -31,9 +32,8 @@ class BlockDistance(Statistic):
 
     def watch(self, module: nn.Module) -> RemovableHandle:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            before = args[0] if args else kwargs["hidden_states"]
-            after = output[0] if isinstance(output, tuple) else output
-            for pair in zip(self.chunks(before), self.chunks(after), strict=True):
+            before, after = self.chunks(states_in(args, kwargs)), self.chunks(states_out(output))
+            for pair in zip(before, after, strict=True):
                 distances = self.distance(*pair)
                 self.count += len(distances)
                 self.total = self.total + distances.sum(dtype=torch.float64)

@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 import cfsp
 from cfsp.machine.memory import peak_bytes, reset_peak
-from cfsp.passes.stream import Stream
+from cfsp.passes.walk import Walk
 from cfsp.statistics import regression
 from cfsp.statistics.moments import SecondMoment
 
@@ -72,7 +72,7 @@ def main() -> None:
     parts |= {"allocator": "uniform", "kinds": ["mlp", "attention"], "sparsity": SPARSITY}
     start = time.perf_counter()
     with (
-        mock.patch.object(Stream, "advance", timed("one pass", Stream.advance)),
+        mock.patch.object(Walk, "advance", timed("one pass", Walk.advance)),
         mock.patch.object(SecondMoment, "add", timed("moments", SecondMoment.add)),
         mock.patch("torch.cholesky_inverse", timed("factorisation", torch.cholesky_inverse)),
         mock.patch("cfsp.criteria.obs.cholesky", timed("factorisation", regression.cholesky)),
