@@ -73,7 +73,7 @@ def test_every_choice_has_a_page(group):
 
 @pytest.mark.parametrize("line", [line for line in of("cfsp", LINES) if "--config-dir" not in line] + INLINE)
 def test_commands_are_understood(line, desk):
-    assert understood(line).criterion
+    assert understood(line).method.criterion
 
 
 def near(name: str) -> list[str]:
