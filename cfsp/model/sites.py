@@ -85,6 +85,11 @@ class Site:
         return self.producers + self.consumers
 
     @property
+    def units_are_blocks(self) -> bool:
+        """Whether a unit is a whole block, not places on the axes of weights."""
+        return self.kind == "block"
+
+    @property
     def span(self) -> int:
         """Channels of one unit at the consumer's input."""
         return self.consumers[0].span if self.consumers else 1

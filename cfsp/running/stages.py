@@ -20,6 +20,7 @@ from cfsp.loggers.base import Log
 from cfsp.machine.environment import environment, git_state, now
 from cfsp.machine.memory import peak_bytes
 from cfsp.model.find_sites import find_sites
+from cfsp.model.parameter_count import count_parameters
 from cfsp.model.views import unit_cost
 from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
@@ -29,7 +30,6 @@ from cfsp.running.build import build
 from cfsp.running.parts import Parts
 from cfsp.running.run_files import RunFiles
 from cfsp.schedules.base import Planned
-from cfsp.schedules.partial import parameters
 from cfsp.storage.cache import Cache
 
 
@@ -99,7 +99,7 @@ def load(state: State) -> None:
         state.model, state.tokenizer = model, tokenizer = build(cfg.model)
         sites = find_sites(model, state.config["sites"])
         state.subject = Subject(model, sites, cache, tokenizer, state.files.training, state.log.curve)
-        state.sizes, state.block_sizes = {"dense": parameters(model, sites)}, block_parameters(model)
+        state.sizes, state.block_sizes = {"dense": count_parameters(model, sites)}, block_parameters(model)
         state.unit_cost = {site.name: unit_cost(model, site) for site in sites}
         state.prepared = parts.prepare(state.subject)
         if state.files.target is not None:
@@ -130,7 +130,7 @@ def surgery(state: State) -> None:
     state.original = copy.deepcopy(state.model) if state.parts.need_dense else None
     apply(state.planned.plan, state.subject.sites, state.model)
     sites = find_sites(state.model, state.config["sites"])
-    state.sizes["pruned"] = parameters(state.model, sites)  # before adapters may sit inside
+    state.sizes["pruned"] = count_parameters(state.model, sites)  # before adapters may sit inside
 
 
 def recovery(state: State) -> None:

@@ -14,7 +14,7 @@ from cfsp.model.sites import Site
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
 
 
@@ -29,7 +29,7 @@ def check_kinds(criterion: Criterion, sites: Sequence[Site]) -> None:
 
 
 def score_sites(
-    state: Progress, sites: Sequence[Site], stats: Stats, criterion: Criterion
+    state: PartlyCut, sites: Sequence[Site], stats: Stats, criterion: Criterion
 ) -> dict[str, Tensor]:
     """Score the units that are left. Raises ValueError if a score is NaN or infinite."""
     check_kinds(criterion, sites)
@@ -42,7 +42,7 @@ def score_sites(
 
 
 def allocate(
-    state: Progress,
+    state: PartlyCut,
     sites: Sequence[Site],
     scores: Mapping[str, Tensor],
     stats: Stats,
@@ -99,7 +99,7 @@ def choose(
 
 
 def make_cuts(
-    state: Progress,
+    state: PartlyCut,
     sites: Sequence[Site],
     scores: Mapping[str, Tensor],
     widths: Mapping[str, int],
@@ -112,7 +112,7 @@ def make_cuts(
 
 
 def make_cut(
-    state: Progress,
+    state: PartlyCut,
     site: Site,
     keep: Sequence[int],
     stat: Mapping[str, Tensor],

@@ -30,7 +30,7 @@ from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import identity
 from cfsp.statistics.collect import collect
@@ -112,7 +112,7 @@ def probe(
                 points = {}
                 for width in widths(site, probes.shares, probes.empty):
                     cut = cut_alone(stream, site, width, score, stat, method)
-                    with Progress(model, [site], [cut]).gates():
+                    with PartlyCut(model, [site], [cut]).gates():
                         points[width] = divergence(stream, chosen, dense)
                 points[site.units] = 0.0
                 stats[site.name] = {
@@ -153,7 +153,7 @@ def judged(
     if not needs <= known.keys():
         with stream.resumed():
             stat = collect(stream.model, [site], stream.batches, needs, site.blocks[0])[site.name]
-    return method.criterion.score(Progress(stream.model, [site]).view(site), stat), stat
+    return method.criterion.score(PartlyCut(stream.model, [site]).view(site), stat), stat
 
 
 def cut_alone(
@@ -165,7 +165,7 @@ def cut_alone(
     method: Method,
 ) -> Cut:
     """One site cut to its best units, which are not refined: that is for the width that will count."""
-    state, keep = Progress(stream.model, [site]), best_units(score, count, site.groups)
+    state, keep = PartlyCut(stream.model, [site]), best_units(score, count, site.groups)
     return state.cut(site, keep, **method.compensation.compensate(state.view(site), stat, keep))
 
 

@@ -35,6 +35,8 @@ def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates
                 y what the consumer gives, ~ in the dense model
 
     gates: what is decided of this block, held in the pruned model.
+    site: with all of its channels, as that of every consumer is that a compensation fits anew
+        (`Schedule.check`): nothing has to be cut down to what is left.
     -> target_moment, target_moment_held_out [channels + 1, outputs], float64; see `cfsp.statistics.moments`
     """
     total, held_out, count, samples = 0.0, 0.0, 0, 0

@@ -46,7 +46,7 @@ def collect_once(
     with cache.alone(folder):
         found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
         missing = {need for need, values in found.items() if values is None}
-        if missing & STATISTICS.keys():
+        if any(need in STATISTICS and not STATISTICS[need].backward for need in missing):
             beside = [name for name in SHARED if all(STATISTICS[name].modules(site) for site in sites)]
             missing |= {name for name in beside if not cache.has(names[name])}
         made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
