@@ -81,25 +81,19 @@ def load(
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    device = local_device(device)
-    check_device(device)
+    check_device(device := local_device(device))
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     check_source(source, **shared)
+    form = {"dtype": dtype, "device_map": device, "attn_implementation": attn_implementation}
     with readable(path), quiet():
         model, loaded = loader(source, head, revision).from_pretrained(
-            source,
-            dtype=dtype,
-            device_map=device,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `check_keys` says which
-            **shared,
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **form, **shared
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         folder = local_folder(source, revision)
     check_files(folder)  # of the hub's, which are here now
-    check_keys(path, loaded, head)
+    check_keys(path, loaded, head)  # and which sizes were mismatched
     check_finite(path, model)
     check_vocabulary(path, model, tokenizer)
     return model.eval(), tokenizer

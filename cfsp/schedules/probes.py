@@ -108,22 +108,33 @@ def probe(
         dense = [stream.keep(log_probabilities(model, batch), f"dense.{n}") for n, batch in enumerate(chosen)]
         for block in bar(range(len(stream.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
-                score, stat = judged(stream, site, method, known[site.name])
-                points = {}
-                for width in widths(site, probes.shares, probes.empty):
-                    cut = cut_alone(stream, site, width, score, stat, method)
-                    with PartlyCut(model, [site], [cut]).gates():
-                        points[width] = divergence(stream, chosen, dense)
-                points[site.units] = 0.0
-                stats[site.name] = {
-                    "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
-                    "error_curve": curve(points, score, site.groups),
-                }
+                stats[site.name] = probe_site(stream, site, method, known[site.name], dense)
             if block < len(stream.blocks) - 1:
                 stream.advance()
     for name, price in unit_prices(subject, chosen[0], probes).items():
         stats[name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
+
+
+def probe_site(
+    stream: Stream, site: Site, method: Method, known: Mapping[str, Tensor], dense: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """What the model loses with one site of the block that the stream has come to, as `probe` tells it.
+
+    known: the site's statistics. dense: what the dense model answers to the first batches.
+    """
+    probes = method.allocator.probes
+    score, stat = judged(stream, site, method, known)
+    points = {}
+    for width in widths(site, probes.shares, probes.empty):
+        cut = cut_alone(stream, site, width, score, stat, method)
+        with PartlyCut(stream.model, [site], [cut]).gates():
+            points[width] = divergence(stream, stream.batches[: len(dense)], dense)
+    points[site.units] = 0.0
+    return {
+        "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
+        "error_curve": curve(points, score, site.groups),
+    }
 
 
 def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -67,11 +67,7 @@ def comparisons(
     lacking -= table["id"].nunique()
     groups = [group for _, group in table.groupby(["protocol", dense_models(table)], sort=False)]
     protocols = [json.loads(group["protocol"].iloc[0]) for group in groups]
-    differs = tuple(
-        key
-        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
-        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
-    )
+    differs = differing(protocols)
     if strict and len(groups) > 1:
         mixed = table["protocol"].nunique()
         raise ValueError(
@@ -85,6 +81,15 @@ def comparisons(
     ]
     note = (f"{lacking} of the records have no {metric}",) if lacking else ()
     return [replace(one, notes=(*one.notes, *note)) for one in made]
+
+
+def differing(protocols: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The keys whose values are not the same in all protocols."""
+    return tuple(
+        key
+        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
+        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
+    )
 
 
 def dense_models(table: pd.DataFrame) -> pd.Series:
