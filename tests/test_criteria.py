@@ -12,6 +12,7 @@ from cfsp.criteria.magnitude import Magnitude
 from cfsp.criteria.wanda_sp import WandaSP
 from cfsp.model.blocks import is_causal
 from cfsp.model.find_sites import find_sites
+from cfsp.model.sites import OfKind
 from cfsp.model.views import UnitView
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.surgery import apply
@@ -20,7 +21,7 @@ from cfsp.statistics.collect import collect
 
 
 @dataclass
-class Weights:
+class Weights(OfKind):
     """A hand-made site. consumers: [units, span, outputs]; producers: [units, span, inputs]"""
 
     consumer: torch.Tensor

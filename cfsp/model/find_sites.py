@@ -13,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
 from cfsp.model.sites import Count, Member, Site
 
-HEAD_KINDS = ("attention", "query_heads")
+PLACE_OF_KIND = {"mlp": "mlp", "attention": "attention", "query_heads": "attention"}
+"""Kind of site that lies in a block -> the place that a layout names."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 HOMES = (
@@ -48,7 +49,7 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
         make_site(model, kind, block, path)
         for block, path in enumerate(block_modules(model))
         for kind in kinds
-        if kind in ("mlp", *HEAD_KINDS) and not is_skipped(model, kind, path)
+        if kind in PLACE_OF_KIND and not is_skipped(model, kind, path)
     ]
     if "block" in kinds:
         sites.append(block_site(model))
@@ -118,13 +119,13 @@ def head_channels(config: PreTrainedConfig) -> int:
 
 def is_skipped(model: PreTrainedModel, kind: str, path: str) -> bool:
     """Whether a block was cut before and has nothing of this kind left."""
-    consumer = places_of(model)["mlp" if kind == "mlp" else "attention"].consumer
+    consumer = places_of(model)[PLACE_OF_KIND[kind]].consumer
     return axis_length(model, f"{path}.{consumer}", output=False) == 0
 
 
 def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
     """Read one site's members and unit count off the modules of one block."""
-    place = places_of(model)["mlp" if kind == "mlp" else "attention"]
+    place = places_of(model)[PLACE_OF_KIND[kind]]
     consumer, unit = f"{path}.{place.consumer}", unit_of(model, kind, path)
     span, dim = unit.spans[unit.own], axis(model.get_submodule(consumer), output=False)
     units = axis_length(model, consumer, output=False) // span
@@ -167,7 +168,7 @@ class Unit:
 
 def unit_of(model: PreTrainedModel, kind: str, path: str) -> Unit:
     """What a neuron, a key/value group or a query head of one block is."""
-    if kind not in HEAD_KINDS:
+    if PLACE_OF_KIND[kind] == "mlp":
         return Unit("n", {"n": 1}, frozenset({"width"}))
     place, head_dim = places_of(model)["attention"], head_channels(model.config)
     heads = axis_length(model, f"{path}.{place.consumer}", output=False) // head_dim

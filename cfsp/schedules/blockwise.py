@@ -117,7 +117,8 @@ class Blockwise(Schedule):
         criterion, compensation = method.criterion, method.compensation
         needs = criterion.needs | compensation.needs
         apart = self.apart or dense is not None
-        groups = [[site] for site in sorted(sites, key=lambda site: site.kind == "mlp")] if apart else [sites]
+        mlp_last = sorted(sites, key=lambda site: site.units_are_neurons)
+        groups = [[site] for site in mlp_last] if apart else [sites]
         cuts: list[Cut] = []
         for group in groups if sites else []:
             state = PartlyCut(pruned.model, sites, cuts)

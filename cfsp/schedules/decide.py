@@ -79,10 +79,9 @@ def allocate(
 
 def overlap(sites: Sequence[Site]) -> bool:
     """Whether what goes with a unit depends on which other units go."""
-    kinds = {site.kind for site in sites}
-    return "block" in kinds or (
-        len(kinds) > 1 and not kinds <= {"mlp", "attention"} and not kinds <= {"mlp", "query_heads"}
-    )
+    modules = [{member.module for member in site.members} for site in sites]
+    shared = sum(map(len, modules)) > len(set().union(*modules))
+    return shared or any(site.units_are_blocks for site in sites)
 
 
 def choose(

@@ -47,7 +47,7 @@ def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates
             pruned.run(number)
         if target == "dense":
             wanted = ideal.output
-        elif site.kind == "mlp":
+        elif site.units_are_neurons:
             wanted = seen.output + ideal.after - seen.after
         else:
             wanted = ideal.output + ideal.before - seen.before
