@@ -10,7 +10,7 @@ from pairwise import marked_product
 
 import cfsp
 from cfsp.model.parameter_count import count_parameters
-from cfsp.running.build import build, choices, read
+from cfsp.running.build import build, choice_config, choices
 
 BY_BLOCK = ("cfsp", "cfsp_released")
 """Allocators that ask how important each block is."""
@@ -21,7 +21,7 @@ EVERY_SECOND = [*FAMILIES][::2]
 
 def kinds_for(criterion, allocator, schedule, model) -> list[str]:
     """All that the criterion can score, where allocator and schedule can take it."""
-    able = build(read("criterion", criterion, seed=0)).kinds
+    able = build(choice_config("criterion", criterion, seed=0)).kinds
     kinds = [kind for kind in all_kinds(model) if kind in able]
     if able == {"block"}:
         return kinds

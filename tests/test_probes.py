@@ -15,9 +15,9 @@ from cfsp.compensation.least_squares import LeastSquares
 from cfsp.compensation.mean import MeanCompensation
 from cfsp.criteria.flap import FLAP
 from cfsp.criteria.obs import OBS
-from cfsp.model.costs import macs
 from cfsp.model.find_sites import find_sites
 from cfsp.model.parameter_count import count_parameters
+from cfsp.model.pass_cost import macs
 from cfsp.model.views import unit_cost
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject

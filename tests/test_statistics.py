@@ -9,11 +9,11 @@ from cfsp.model.find_sites import find_sites
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.surgery import apply
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.statistics.blocks import BlockAngular, BlockCosine
+from cfsp.statistics.block_distances import BlockAngular, BlockCosine
 from cfsp.statistics.collect import STATISTICS, collect
 from cfsp.statistics.inputs import InputSquareMean
 
-HOMES = ("cfsp.statistics.inputs", "cfsp.statistics.blocks")
+HOMES = ("cfsp.statistics.inputs", "cfsp.statistics.block_distances")
 VECTORS = {name for name, kind in STATISTICS.items() if kind.__module__ in HOMES}
 
 

@@ -7,7 +7,7 @@ import datasets
 import pytest
 
 from cfsp.checkpoints.load import load
-from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, metrics, read, with_data, with_errors
+from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, read, task_metrics, with_data, with_errors
 
 HUB = {
     "boolq": {"question": "is water wet", "passage": "Water wets.", "idx": 0, "label": 1},
@@ -129,7 +129,7 @@ def test_questions_of_a_group_count_alike():
             "b": {"acc,none": 0.9, "acc_stderr,none": 0.02},
         },
     }
-    (metric,) = metrics("mmlu", outcome, {}).values()
+    (metric,) = task_metrics("mmlu", outcome, {}).values()
     assert metric.value == pytest.approx(0.8)
     assert metric.stderr == pytest.approx((1.0**2 + 0.6**2) ** 0.5 / 40)
     assert metric.n == 40

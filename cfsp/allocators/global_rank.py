@@ -86,7 +86,7 @@ class GlobalRankReleased(ReleasedAllocator):
                 raise ValueError(
                     f"allocator GlobalRankReleased knows mlp and attention; leave {site.kind!r} out of sites"
                 )
-        for channels in {head_channels(site) for site in sites if site.units_are_whole_heads}:
+        for channels in {channels_of_a_head(site) for site in sites if site.units_are_whole_heads}:
             if self.head_weight == RELEASED_WEIGHT and channels != RELEASED_CHANNELS:
                 tell_of_heads(channels)
 
@@ -110,7 +110,7 @@ class GlobalRankReleased(ReleasedAllocator):
         }
 
 
-def head_channels(site: Site) -> int:
+def channels_of_a_head(site: Site) -> int:
     """Channels of one head: those of a key or value, of which a group has one head."""
     return min(member.span for member in site.members)
 

@@ -10,7 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from cfsp.records.escapes import code, code_block, markdown_text
+from cfsp.records.escapes import code_block, code_span, markdown_text
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
 
@@ -28,7 +28,7 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 
 # {markdown_text(Path(base).name)}, pruned
 
-{code(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
+{code_span(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
 
 | parameters | dense | pruned | removed |
 |---|---|---|---|
@@ -38,7 +38,7 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 |---|---|---|
 {width_rows(record)}
 
-{metrics(record)}
+{metric_rows(record)}
 
 ## Load
 
@@ -67,7 +67,7 @@ def made_by(record: Record, license: str | None) -> str:
     """The command, the calibration, the versions and the licence, as the last section."""
     calibration, versions = record.config["calibration"], record.environment["versions"]
     licence = (
-        f"{code(license)}, as its base model"
+        f"{code_span(license)}, as its base model"
         if license
         else "that of its base model, which was not to be found"
     )
@@ -99,7 +99,7 @@ def width_rows(record: Record) -> str:
     )
 
 
-def metrics(record: Record) -> str:
+def metric_rows(record: Record) -> str:
     """Every metric before and after, with its protocol."""
     if not record.metrics["pruned"]:
         return "Nothing was measured."

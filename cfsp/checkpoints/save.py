@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from cfsp.machine.process import quiet
 from cfsp.plans.plan import PrunePlan
 from cfsp.storage.atomic import clear_parts, whole_folder
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
+from cfsp.storage.seals import file_checksum
 
 SUMS = "SHA256SUMS"
 SUMMED = ("*.safetensors", "*.json", "*.py")
@@ -166,11 +166,8 @@ def carry(source: Path | None, folder: Path, unchanged: bool) -> None:
 
 def file_sums(folder: Path) -> dict[str, str]:
     """SHA-256 of what the model is made of, by file name."""
-    sums = {}
-    for path in sorted(path for pattern in SUMMED for path in folder.glob(pattern)):
-        with path.open("rb") as file:
-            sums[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return sums
+    paths = sorted(path for pattern in SUMMED for path in folder.glob(pattern))
+    return {path.name: file_checksum(path) for path in paths}
 
 
 def check_sums(folder: Path) -> None:

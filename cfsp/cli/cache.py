@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     broken = False
     for entry in entries:
         try:
-            text = "" if options.clear else content(entry)
+            text = "" if options.clear else entry_title(entry)
         except (ValueError, OSError) as error:
             broken = True
             text = "(cannot be read; a job that wants it makes it again)"
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def content(entry: Entry) -> str:
+def entry_title(entry: Entry) -> str:
     """What people call an entry by: the text, the model and text of statistics, the figures of metrics.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -16,8 +15,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cfsp.cli.catalogue import choices_of, groups, leaves, search_path
-from cfsp.options import suggest
+from cfsp.cli.catalogue import choices_of, groups, leaf_options, search_path
+from cfsp.options import hint, suggest
 from cfsp.running.build import CONF, choices
 
 REFUSALS = (HydraException, OmegaConfBaseException)
@@ -44,7 +43,7 @@ def check(arguments: Sequence[str]) -> None:
     """Compose what the arguments ask for. Raises ValueError that explains why it cannot be."""
     if {flag.partition("=")[0] for flag in arguments} & {*OTHER_WORK}:
         return
-    overrides, config_dir = split(arguments)
+    overrides, config_dir = split_arguments(arguments)
     if config_dir is not None and not Path(config_dir).is_dir():
         raise ValueError(f"--config-dir {config_dir}: expected a folder of config groups")
     sweeps = bool({"-m", "--multirun"} & {*arguments})
@@ -57,7 +56,7 @@ def check(arguments: Sequence[str]) -> None:
 
 def show_configs(arguments: Sequence[str]) -> None:
     """Print the config of every job of a sweep. Exit code 1 if one cannot be composed."""
-    overrides, config_dir = split(arguments)
+    overrides, config_dir = split_arguments(arguments)
     try:
         check([one for one in arguments if one not in ("--cfg", "-c", "job")])
     except ValueError as error:
@@ -66,7 +65,7 @@ def show_configs(arguments: Sequence[str]) -> None:
         print(f"# cfsp {shlex.join(one)}\n{OmegaConf.to_yaml(composed(one, config_dir))}---")
 
 
-def split(arguments: Sequence[str]) -> tuple[list[str], str | None]:
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], str | None]:
     """The overrides among the arguments, and the folder of --config-dir."""
     overrides, config_dir, flag = [], None, None
     for argument in arguments:
@@ -161,9 +160,7 @@ def unknown_key(key: str, overrides: Sequence[str], config_dir: str | None) -> s
     known = [*known_keys(overrides, config_dir), *groups(search_path(config_dir))]
     part, dot, name = key.rpartition(".")
     inside = [one.removeprefix(part + dot) for one in known if dot and one.startswith(part + dot)]
-    near = difflib.get_close_matches(name, [*dict.fromkeys(inside)] or [*dict.fromkeys(known)], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{key}: no such option{hint}\n  cfsp --help shows all options"
+    return f"{key}: no such option{hint(name, inside or known, most=3)}\n  cfsp --help shows all options"
 
 
 def known_keys(overrides: Sequence[str], config_dir: str | None) -> list[str]:
@@ -174,5 +171,5 @@ def known_keys(overrides: Sequence[str], config_dir: str | None) -> list[str]:
             whole = OmegaConf.to_container(composed(attempt, config_dir))
         except REFUSALS:
             continue
-        return [*whole, *(key for key, _ in leaves(whole))]
+        return [*whole, *(key for key, _ in leaf_options(whole))]
     return []

@@ -136,7 +136,7 @@ class Reconstruction(Recovery):
             "lost": examples.lost,
             "tokens": sum(len(one["input_ids"]) for one in train) if notes else 0,
             "batch": self.batch_size,
-            **all_of(notes),
+            **sum_of_notes(notes),
             "peak_bytes": peak_bytes(setting.model.device),
         }
         return Recovered(setting.model.eval(), training)
@@ -224,7 +224,7 @@ class Reconstruction(Recovery):
         losses: list[float] = []
         for step in range(1, self.steps + 1):
             rate = schedule.get_last_lr()[0]
-            losses.append(descend(lesson, next(batches), adam, step))
+            losses.append(take_step(lesson, next(batches), adam, step))
             schedule.step()
             shown.advance()
             if step % self.evaluate_every == 0 or step == self.steps:
@@ -249,7 +249,7 @@ def shuffled(examples: int, size: int, seed: str) -> Iterator[list[int]]:
             yield order[first : first + size]
 
 
-def descend(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: int) -> float:
+def take_step(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: int) -> float:
     """One step downhill. -> the error before it. Raises ValueError before a NaN reaches the weights."""
     error = lesson.error(rows)
     adam.zero_grad()
@@ -265,7 +265,7 @@ def descend(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: 
     return error.item()
 
 
-def all_of(notes: Sequence[Note]) -> dict[str, Any]:
+def sum_of_notes(notes: Sequence[Note]) -> dict[str, Any]:
     """What all of the tuning came to. Steps and seconds of the curves run through."""
     steps, seconds, found = 0, 0.0, {"curve": [], "held_out_curve": []}
     for note in notes:

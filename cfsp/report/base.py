@@ -49,7 +49,7 @@ class Table:
     @property
     def details(self) -> dict[str, list[Any]]:
         """The details of all cells, in their order."""
-        return packed([cell.details for row in self.rows for cell in row if cell.details is not None])
+        return pack_texts([cell.details for row in self.rows for cell in row if cell.details is not None])
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def word(text: str) -> Cell:
     return Cell(text, "")
 
 
-def packed(texts: Iterable[str]) -> dict[str, list[Any]]:
+def pack_texts(texts: Iterable[str]) -> dict[str, list[Any]]:
     """Texts that are much alike, each word once.
 
     words: all words, with the space behind them. texts: of each text the runs of words that it consists

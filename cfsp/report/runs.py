@@ -63,7 +63,7 @@ def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str])
         *(metric_cell(own.get(key)) for key in metrics),
         number(sum(record.seconds.values()), ".1f"),
         word(record.created),
-        word(code_of(record)),
+        word(commit_of(record)),
         Cell("show", details=details(record)),
     ]
 
@@ -75,7 +75,7 @@ def metric_cell(metric: Metric | None) -> Cell:
     return Cell(f"{metric.value:,.5g}{error}", finite(metric.value))
 
 
-def code_of(record: Record) -> str:
+def commit_of(record: Record) -> str:
     """The commit that a record was made with, and a plus if files differed from it."""
     if record.git is None:
         return f"cfsp {record.environment.get('versions', {}).get('cfsp')}"

@@ -15,7 +15,7 @@ from cfsp.checkpoints.describe import check_saving
 from cfsp.checkpoints.model_files import local_folder
 from cfsp.data.calibration import Batch
 from cfsp.data.readings import kept_in
-from cfsp.evaluation.measure import join, measure, measure_pairs, say
+from cfsp.evaluation.measure import add_metrics, answers_of, measure, measure_pairs
 from cfsp.loggers.base import Log
 from cfsp.machine.environment import environment, git_state, now
 from cfsp.machine.memory import peak_bytes
@@ -116,7 +116,7 @@ def measure_dense(state: State) -> None:
     parts, subject = state.parts, state.subject
     weights = subject.fingerprint
     state.dense = measure(parts.evaluators, state.model, state.tokenizer, subject.cache, weights)
-    state.said = say(parts.samplers, state.model, state.tokenizer)
+    state.said = answers_of(parts.samplers, state.model, state.tokenizer)
     state.log.metrics("dense", state.dense)
 
 
@@ -150,11 +150,11 @@ def evaluation(state: State) -> None:
     state.pruned = measure(parts.evaluators, model, tokenizer, cache, again=state.cfg.overwrite)
     pairs = measure_pairs(parts.paired, state.original, model, tokenizer)
     for found, more in zip((state.dense, state.pruned), pairs, strict=True):
-        join(found, more)
+        add_metrics(found, more)
     state.log.metrics("pruned", state.pruned)
     state.samples = {
         prompt: {"dense": state.said[prompt], "pruned": text}
-        for prompt, text in say(parts.samplers, model, tokenizer).items()
+        for prompt, text in answers_of(parts.samplers, model, tokenizer).items()
     }
 
 

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Probes
 from cfsp.bars import bar
-from cfsp.model.costs import macs, seconds_of
+from cfsp.model.pass_cost import macs, seconds_of
 from cfsp.model.sites import Site
 from cfsp.passes.modes import evaluating
 from cfsp.passes.stream import Stream
@@ -32,7 +32,7 @@ from cfsp.plans.surgery import apply
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
-from cfsp.statistics.cached import identity
+from cfsp.statistics.cached import origin_of_statistics
 from cfsp.statistics.collect import collect
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
@@ -63,7 +63,7 @@ def probe_once(
         "parts": [[type(part).__qualname__, repr(vars(part))] for part in parts],
         "code": code,
     }
-    folder = f"statistics/{digest([identity(subject, subject.sites, batches), tried])}"
+    folder = f"statistics/{digest([origin_of_statistics(subject, subject.sites, batches), tried])}"
     with cache.alone(folder):
         kept = cache.get(f"{folder}/probes.safetensors", read_tensors)
         if kept is None:

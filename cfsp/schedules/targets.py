@@ -51,7 +51,7 @@ def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates
             wanted = seen.output + ideal.after - seen.after
         else:
             wanted = ideal.output + ideal.before - seen.before
-        shown, held = counted(batch, samples, wanted.device)
+        shown, held = shown_and_held_out(batch, samples, wanted.device)
         inputs = torch.cat([seen.inputs, torch.ones_like(seen.inputs[:, :1])], dim=1)
         with full_float32():
             total = total + (inputs[shown].T @ wanted[shown]).double()
@@ -66,7 +66,9 @@ def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates
     return {"target_moment": total / count, "target_moment_held_out": held_out / count}
 
 
-def counted(batch: Mapping[str, Tensor], samples: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def shown_and_held_out(
+    batch: Mapping[str, Tensor], samples: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Which tokens the attention mask shows, and which of these are held out. [batch * tokens] x 2, bool"""
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).to(device).bool()
     held = (torch.arange(samples + 1, samples + len(mask) + 1, device=device) % HELD_OUT) == 0

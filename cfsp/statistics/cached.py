@@ -41,7 +41,7 @@ def collect_once(
     if cache.folder is None or None in entries.values():
         return collect(model, sites, batches, needs, checkpointing=checkpointing)
     batches = list(batches)
-    folder = f"statistics/{digest(identity(subject, sites, batches))}"
+    folder = f"statistics/{digest(origin_of_statistics(subject, sites, batches))}"
     names = {need: f"{folder}/{entry}.safetensors" for need, entry in entries.items()}
     with cache.alone(folder):
         found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
@@ -67,7 +67,7 @@ def entry_name(need: str) -> str | None:
     return None if code is None else f"{need}-{code}"
 
 
-def identity(
+def origin_of_statistics(
     subject: Subject, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Any]:
     """What statistics are of, and the code that makes them: what an older version kept is not read."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import cfsp.statistics.blocks
+import cfsp.statistics.block_distances
 import cfsp.statistics.moments  # noqa: F401  (these make their statistics known)
 from cfsp.bars import bar
 from cfsp.model.blocks import check_positions
@@ -80,10 +80,10 @@ def observe(
     if number < 0:
         raise ValueError("calibration gave no batches; expected at least one")
     results = {key: statistic.result() for key, statistic in watchers.items()}
-    return {site.name: {name: of_site(site, name, results) for name in needs} for site in sites}
+    return {site.name: {name: value_at_site(site, name, results) for name in needs} for site in sites}
 
 
-def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
+def value_at_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
     """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
     found = [results[path, name] for path in STATISTICS[name].modules(site)]
     return torch.stack(found) if site.units_are_blocks else found[0]

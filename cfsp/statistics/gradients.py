@@ -139,7 +139,7 @@ def backpropagate(
         stack.enter_context(only_gradients_of(model, moments))
         if checkpointing:
             stack.enter_context(checkpointed(model))
-        samples = [sample for batch in batches for sample in split(batch, model)]
+        samples = [sample for batch in batches for sample in split_samples(batch, model)]
         shares = predicted_shares(model, samples)
         for number, sample in enumerate(bar(samples, "gradients", "sample")):
             check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
@@ -151,7 +151,7 @@ def backpropagate(
                     f"calibration sample {number} has a loss of {loss.item()}; check the weights"
                 )
             loss.backward()
-    return {site.name: {name: of_site(model, site, name, moments) for name in needs} for site in sites}
+    return {site.name: {name: vector_of_site(model, site, name, moments) for name in needs} for site in sites}
 
 
 def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[str]) -> dict[int, Moments]:
@@ -179,7 +179,7 @@ def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
         yield from (weight for weight in row if weight is not None) if site.units_are_blocks else row[:1]
 
 
-def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
+def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
     """One site's vector of a statistic."""
     parts = []
     for row in learned_weights(model, site):
@@ -195,7 +195,7 @@ def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int,
     return torch.cat(parts)
 
 
-def split(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
+def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
     """The samples of a batch, with labels for every token that the attention mask shows."""
     if not is_causal(model) and "labels" not in batch:
         raise ValueError("this model does not predict the next token; expected labels in every batch")

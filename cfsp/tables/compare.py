@@ -11,7 +11,7 @@ import pandas as pd
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
-from cfsp.tables.frame import find_fields, frame, identity
+from cfsp.tables.frame import columns_of_a_run, find_fields, frame
 from cfsp.tables.ranking import best_of
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
@@ -117,7 +117,7 @@ def comparison(
     fields = [*rows, *columns]
     known = table[fields].astype(object)
     table = table.assign(**known.where(known.notna(), "-"))
-    run = identity(table.columns)
+    run = columns_of_a_run(table.columns)
     seeds = [name for name in table.columns if name.split(".")[-1] == "seed"]
     repeats = table.duplicated([*run, *seeds, "value"])
     notes = [f"{repeats.sum()} records repeat a run and its figure and count once"] if repeats.any() else []

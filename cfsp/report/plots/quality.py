@@ -11,7 +11,7 @@ from cfsp.report.plots.base import (
     DENSE,
     Look,
     add_legend,
-    grid,
+    empty_panels,
     method_handles,
     show_logarithmic,
     show_parameters,
@@ -25,7 +25,7 @@ def quality_by_size(measure: Measure, names: Mapping[str, str], styles: Mapping[
     lines = by_method(points(measure.records, names))
     last = {method: found[-1].spread(measure.read).mean for method, found in lines.items()}
     methods = sorted(lines, key=last.__getitem__, reverse=True)  # as the lines' left ends stand
-    figure, (axes,) = grid(1, 1, 3.1, methods)
+    figure, (axes,) = empty_panels(1, 1, 3.1, methods)
     dense = measure.records[0].parameters["dense"]["model"]
     axes.axhline(measure.dense, color=DENSE, linestyle=(0, (4, 3)), linewidth=1)
     axes.plot(dense, measure.dense, "*", color=DENSE, markersize=9)
