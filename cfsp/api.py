@@ -60,17 +60,24 @@ def plan(
         "compensation": compensation,
         "schedule": schedule,
     }
+    shares = shares_to_remove(schedule, sparsity, sparsity_of)
+    parts = build_components(names, options, **shares, seed=seed)
+    subject = Subject(model, find_sites(model, kinds), Cache.at(cache or "off"))
+    decider, method = parts.pop("schedule"), Method(**parts)
+    return decider.plan(subject, batches, method, decider.prepare(subject, method)).plan
+
+
+def shares_to_remove(
+    schedule: str | Schedule, sparsity: float | None, sparsity_of: str | None
+) -> dict[str, Any]:
+    """What is given of these, and defaults. Raises ValueError if the schedule is an object with its own."""
     shares = {"sparsity": sparsity, "sparsity_of": sparsity_of}
     given = {name: value for name, value in shares.items() if value is not None}
     if given and isinstance(schedule, Schedule):
         raise ValueError(
             f"{' and '.join(given)}: the schedule is an object with its own; expected the value there alone"
         )
-    parts = build_components(names, options, **({"sparsity": 0.2, "sparsity_of": "sites"} | given), seed=seed)
-    subject = Subject(model, find_sites(model, kinds), Cache.at(cache or "off"))
-    decider = parts.pop("schedule")
-    method = Method(**parts)
-    return decider.plan(subject, batches, method, decider.prepare(subject, method)).plan
+    return {"sparsity": 0.2, "sparsity_of": "sites"} | given
 
 
 @checked

@@ -10,7 +10,7 @@ import difflib
 import math
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import lru_cache, wraps
 from inspect import Parameter, isclass, signature, unwrap
@@ -128,17 +128,23 @@ def check_part(name: str, config: Mapping[str, Any], declared_type: Any = Any) -
             raise ValueError(f"{name}.{one.name} is missing: expected {spelled(types[one.name])}")
 
 
-def unknown(name: str, value: Any, known: Sequence[str]) -> str:
-    """What to tell of an option that nothing has."""
-    near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{name}={shown(value)}: no such option; expected one of {', '.join(known) or '(none)'}{hint}"
+def hint(name: object, known: Iterable[str], most: int = 1) -> str:
+    """The end of an error about an unknown name: "; did you mean 'x'?", or nothing if none is near."""
+    near = difflib.get_close_matches(str(name), [*dict.fromkeys(known)], n=most)
+    quoted = [repr(one) for one in near] if most == 1 else near
+    return f"; did you mean {' or '.join(quoted)}?" if near else ""
 
 
 def suggest(name: str, there: Sequence[str]) -> str:
     """What could have been meant: the nearest names, else all."""
-    near = difflib.get_close_matches(name, [*dict.fromkeys(there)], n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(there) or '(none)'}"
+    near = hint(name, there, most=3).removeprefix("; ")
+    return near or f"expected one of {', '.join(there) or '(none)'}"
+
+
+def unknown(name: str, value: Any, known: Sequence[str]) -> str:
+    """What to tell of an option that nothing has."""
+    meant = hint(name.rsplit(".", 1)[-1], known)
+    return f"{name}={shown(value)}: no such option; expected one of {', '.join(known) or '(none)'}{meant}"
 
 
 def imported(name: str, path: Any) -> Callable[..., Any]:

@@ -6,11 +6,11 @@ from dataclasses import replace
 from rich.console import Console
 from studies import record
 
-from cfsp.running.summary import bar, sparkline, summary
+from cfsp.running.summary import share_bar, sparkline, summary
 
 
 def test_bar():
-    assert bar(0.5, width=4) == "██░░"
+    assert share_bar(0.5, width=4) == "██░░"
 
 
 def test_sparkline_goes_from_lowest_to_highest():

@@ -138,7 +138,7 @@ class Allocator(Checked, ABC):
     def protected_blocks(self, sites: Sequence[Site]) -> set[int]:
         """The protected blocks, counted from 0."""
         blocks = max(
-            (site.before or site.units) if site.kind == "block" else 1 + (site.block or 0) for site in sites
+            (site.before or site.units) if site.units_are_blocks else 1 + (site.block or 0) for site in sites
         )
         for block in self.protect:
             if not -blocks <= block < blocks:
@@ -147,7 +147,7 @@ class Allocator(Checked, ABC):
 
     def protected_units(self, site: Site) -> set[int]:
         """Units that stay whatever their score: the protected blocks, where units are blocks."""
-        if site.kind != "block":
+        if not site.units_are_blocks:
             return set()
         protected = {block % (site.before or site.units) for block in self.protect}
         numbers = site.numbers or range(site.units)
@@ -161,7 +161,7 @@ class Allocator(Checked, ABC):
 
     def step(self, site: Site) -> int:
         """The smallest change of a site's width, in units."""
-        if site.kind not in ("mlp", "hidden"):
+        if not site.is_a_width:
             return site.groups  # of query heads: one in each key/value group
         if self.round_to > site.units:
             raise ValueError(

@@ -75,7 +75,7 @@ class ErrorCurves(Allocator):
         }
         # A share of the parameters is met to the parameter, as the schedule rounded it.
         excess = (1 - budget.share) * sum(site.units * prices[site.name] for site in sites)
-        rungs = descend(ladders, excess * (1 - 1e-12))
+        rungs = descend_ladders(ladders, excess * (1 - 1e-12))
         kept = {name: ladders[name][rung].width for name, rung in rungs.items()}
         return {site.name: kept.get(site.name, site.units) for site in sites}
 
@@ -93,7 +93,7 @@ class ErrorCurves(Allocator):
         return dict(self.allocate(sites, scores, stats, budget))
 
 
-def descend(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:
+def descend_ladders(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:
     """The rung of every ladder: down by what costs least per budget, as long as the excess is not gone.
 
     A step that would do away with all that is left of it, a whole key/value group where some neurons would

@@ -82,11 +82,11 @@ class GlobalRankReleased(ReleasedAllocator):
         """Blocks and kinds alone: a threshold always exists. Raises ValueError at other kinds."""
         super().check(sites, budget)
         for site in sites:
-            if site.kind not in ("mlp", "attention"):
+            if not (site.units_are_neurons or site.units_are_whole_heads):
                 raise ValueError(
                     f"allocator GlobalRankReleased knows mlp and attention; leave {site.kind!r} out of sites"
                 )
-        for channels in {head_channels(site) for site in sites if site.kind == "attention"}:
+        for channels in {channels_of_a_head(site) for site in sites if site.units_are_whole_heads}:
             if self.head_weight == RELEASED_WEIGHT and channels != RELEASED_CHANNELS:
                 tell_of_heads(channels)
 
@@ -94,7 +94,7 @@ class GlobalRankReleased(ReleasedAllocator):
         self.check(sites, budget)
         protected = self.protected_blocks(sites)
         score = torch.cat([scores[site.name].double() for site in sites])
-        weights = [1.0 if site.kind == "mlp" else self.head_weight for site in sites]
+        weights = [1.0 if site.units_are_neurons else self.head_weight for site in sites]
         units = torch.tensor([site.units for site in sites])
         weight = torch.tensor(weights, dtype=torch.float64).repeat_interleave(units)
         order = score.argsort(descending=True, stable=True)
@@ -110,7 +110,7 @@ class GlobalRankReleased(ReleasedAllocator):
         }
 
 
-def head_channels(site: Site) -> int:
+def channels_of_a_head(site: Site) -> int:
     """Channels of one head: those of a key or value, of which a group has one head."""
     return min(member.span for member in site.members)
 

@@ -43,7 +43,7 @@ class UniformReleased(ReleasedAllocator):
         for site in sites:
             runs = site.units // site.groups
             exact, slack = share * runs, runs / budget.total  # the budget is a whole number of parameters
-            up = self.neurons == "up" and site.kind == "mlp"
+            up = self.neurons == "up" and site.units_are_neurons
             removed = math.ceil(exact - slack) if up else math.floor(exact + slack)
             kept = max(runs - removed, 1) * site.groups
             keep[site.name] = site.units if site.block in protected else kept

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from cfsp.records.escapes import code, code_block, markdown_text
+from cfsp.records.escapes import code_block, code_span, markdown_text
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
 
@@ -19,26 +21,14 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
     """A README.md: what was removed and how, what was measured and how, how to load it."""
     config = record.config
     base = config["model"]["path"]
-    data = ModelCardData(
-        license=license or "unknown",
-        library_name="transformers",
-        pipeline_tag="text-generation" if config["model"]["head"] == "causal_lm" else None,
-        base_model=None if Path(base).exists() or base == "reference" else base,
-        tags=["cfsp", "pruned", "structured-pruning"],
-    )
     parts = ", ".join(f"{part} `{part_name(config[part])}`" for part in PARTS)
-    licence = (
-        f"{code(license)}, as its base model"
-        if license
-        else "that of its base model, which was not to be found"
-    )
     return f"""---
-{data.to_yaml()}
+{header(config["model"], license).to_yaml()}
 ---
 
 # {markdown_text(Path(base).name)}, pruned
 
-{code(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
+{code_span(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
 
 | parameters | dense | pruned | removed |
 |---|---|---|---|
@@ -48,7 +38,7 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 |---|---|---|
 {width_rows(record)}
 
-{metrics(record)}
+{metric_rows(record)}
 
 ## Load
 
@@ -58,14 +48,37 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 {adapters(record)}
 `plan.json` lists what every site keeps, `record.json` holds config, versions, protocol and metrics.
 
-## Made by
+{made_by(record, license)}"""
+
+
+def header(model: Mapping[str, Any], license: str | None) -> ModelCardData:
+    """What the hub reads of a card. model: the config's."""
+    base = model["path"]
+    return ModelCardData(
+        license=license or "unknown",
+        library_name="transformers",
+        pipeline_tag="text-generation" if model["head"] == "causal_lm" else None,
+        base_model=None if Path(base).exists() or base == "reference" else base,
+        tags=["cfsp", "pruned", "structured-pruning"],
+    )
+
+
+def made_by(record: Record, license: str | None) -> str:
+    """The command, the calibration, the versions and the licence, as the last section."""
+    calibration, versions = record.config["calibration"], record.environment["versions"]
+    licence = (
+        f"{code_span(license)}, as its base model"
+        if license
+        else "that of its base model, which was not to be found"
+    )
+    return f"""## Made by
 
 {code_block(record.command or "the Python API")}
 
-Calibration: `{config["calibration"]["text"]["_target_"].rsplit(".", 1)[-1]}`, \
-{config["calibration"]["samples"]} samples of {config["calibration"]["seqlen"]} tokens, seed {config["seed"]}.
-cfsp {record.environment["versions"]["cfsp"]}, torch {record.environment["versions"]["torch"]}, \
-transformers {record.environment["versions"]["transformers"]}.
+Calibration: `{calibration["text"]["_target_"].rsplit(".", 1)[-1]}`, \
+{calibration["samples"]} samples of {calibration["seqlen"]} tokens, seed {record.config["seed"]}.
+cfsp {versions["cfsp"]}, torch {versions["torch"]}, \
+transformers {versions["transformers"]}.
 
 Licence: {licence}.
 """
@@ -86,7 +99,7 @@ def width_rows(record: Record) -> str:
     )
 
 
-def metrics(record: Record) -> str:
+def metric_rows(record: Record) -> str:
     """Every metric before and after, with its protocol."""
     if not record.metrics["pruned"]:
         return "Nothing was measured."

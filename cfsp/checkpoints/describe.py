@@ -184,7 +184,7 @@ def check_saving(model: PreTrainedModel, sites: Sequence[Site], step: int) -> No
     describe(model)
     heads = model.config.num_attention_heads
     for site in sites:
-        if site.kind != "hidden":
+        if not site.units_are_residual_channels:
             continue
         config = copy.deepcopy(model.config)
         config.head_dim, config.hidden_size = head_channels(config), site.units - step

@@ -81,33 +81,27 @@ def load(
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    device = local_device(device)
-    check_device(device)
+    check_device(device := local_device(device))
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     check_source(source, **shared)
-    with readable(path), quiet():
+    form = {"dtype": dtype, "device_map": device, "attn_implementation": attn_implementation}
+    with reading_model(path), quiet():
         model, loaded = loader(source, head, revision).from_pretrained(
-            source,
-            dtype=dtype,
-            device_map=device,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `check_keys` says which
-            **shared,
+            source, output_loading_info=True, ignore_mismatched_sizes=True, **form, **shared
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         folder = local_folder(source, revision)
     check_files(folder)  # of the hub's, which are here now
     check_pickled(folder)
-    check_keys(path, loaded, head)
-    check_finite(path, model)
+    check_keys(path, loaded, head)  # and which sizes were mismatched
+    check_weights(path, model)
     check_vocabulary(path, model, tokenizer)
     return model.eval(), tokenizer
 
 
 @contextmanager
-def readable(path: str | Path) -> Iterator[None]:
+def reading_model(path: str | Path) -> Iterator[None]:
     """Raise as one ValueError what the libraries raise for a model that they cannot read."""
     try:
         yield
@@ -123,17 +117,17 @@ def check_source(source: str | Path, revision: str | None, trust_remote_code: bo
     if Path(source).is_dir():
         check_files(Path(source))
         check_sums(Path(source))
-    with readable(source):
+    with reading_model(source):
         adapter = find_adapter_config_file(str(source), revision=revision)
     if adapter is not None:
         raise ValueError(
             f"model path {str(source)!r} holds an adapter of peft (adapter_config.json), which is loaded "
             "too; expected it merged (merge_and_unload, then save_pretrained), or a folder without it"
         )
-    with readable(source):
+    with reading_model(source):
         written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     check_heads(source, written)
-    with readable(source):
+    with reading_model(source):
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     check_family(config)
     if getattr(config, "quantization_config", None):
@@ -198,7 +192,7 @@ def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
         )
 
 
-def check_finite(path: str | Path, model: PreTrainedModel) -> None:
+def check_weights(path: str | Path, model: PreTrainedModel) -> None:
     """Raise ValueError that names a weight with NaN or infinite elements, if there is one."""
     bad = [name for name, weight in model.named_parameters() if not is_finite(weight)]
     if bad:

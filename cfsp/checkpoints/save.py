@@ -49,39 +49,53 @@ def save(
     source: the dense model's folder, from which licences, processors and the like come along.
 
     Raises:
-        ValueError: the folder holds something and `overwrite` is not given, or it holds no model;
-            or the config cannot say what the model is.
+        ValueError: `check_target` refuses the folder, or the config cannot say what the model is.
         OSError: the disk is full or cannot be written. Nothing is left under the final name then.
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite)
     with alone_in(folder), whole_folder(folder) as part, quiet():
         if adapters is not None:
-            for config in adapters.peft_config.values():
-                config.base_model_name_or_path = str(folder)  # peft takes a relative path from where it runs
-            adapters.save_pretrained(part / "adapters")
-            model = adapters.unload()
-        config = describe(model)
-        # Remote code gets none of the renamings that transformers does for its own classes.
-        own_format = not hasattr(config, "pruned")
-        with generation_config_aside(model):
-            model.save_pretrained(part, max_shard_size="5GB", save_original_format=own_format)
-        (part / MODELING_FILE).unlink(missing_ok=True)  # of what it was loaded from
-        config.save_pretrained(part)
-        write_generation_config(part, model)
+            model = unload(adapters, folder, part)
+        has_own_code = write_model(part, model)
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
         carry(source, part, tokenizer is None)
         plan.decision().save(part)  # its tensors are in the weights
-        texts = dict(files or {})
-        if hasattr(config, "pruned"):
-            texts[MODELING_FILE] = modeling_file(stock_class(model))
-        if card is not None:
-            texts["README.md"] = card(hasattr(config, "pruned"))
-        for name, text in texts.items():
-            (part / name).write_text(text)
-        sums = [f"{file_checksum(part / name)}  {name}\n" for name in summed(part, SUMMED + SUMMED_ADAPTERS)]
-        (part / SUMS).write_text("".join(sums))
+        readme = {} if card is None else {"README.md": card(has_own_code)}
+        write_texts(part, {**(files or {}), **readme})
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write text files, and then the checksums of all that the folder holds."""
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    names = summed(folder, SUMMED + SUMMED_ADAPTERS)
+    sums = [f"{file_checksum(folder / name)}  {name}\n" for name in names]
+    (folder / SUMS).write_text("".join(sums))
+
+
+def unload(adapters: nn.Module, folder: Path, part: Path) -> PreTrainedModel:
+    """Write the adapters into `part`, which will be called `folder`; return the model without them."""
+    for config in adapters.peft_config.values():
+        config.base_model_name_or_path = str(folder)  # peft takes a relative path from where it runs
+    adapters.save_pretrained(part / "adapters")
+    return adapters.unload()
+
+
+def write_model(folder: Path, model: PreTrainedModel) -> bool:
+    """Write weights and configs; return whether they take the modelling file, which is written too."""
+    config = describe(model)
+    # Remote code gets none of the renamings that transformers does for its own classes.
+    has_own_code = hasattr(config, "pruned")
+    with generation_config_aside(model):
+        model.save_pretrained(folder, max_shard_size="5GB", save_original_format=not has_own_code)
+    (folder / MODELING_FILE).unlink(missing_ok=True)  # of what it was loaded from
+    config.save_pretrained(folder)
+    write_generation_config(folder, model)
+    if has_own_code:
+        (folder / MODELING_FILE).write_text(modeling_file(stock_class(model)))
+    return has_own_code
 
 
 def check_target(folder: Path, overwrite: bool) -> None:

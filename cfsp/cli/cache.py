@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     broken = False
     for entry in entries:
         try:
-            text = "" if options.clear else content(cache, entry)
+            text = "" if options.clear else entry_title(cache, entry)
         except (ValueError, OSError) as error:
             broken = True
             text = "(altered or broken; a job that wants it makes it again)"
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def content(cache: Cache, entry: Entry) -> str:
+def entry_title(cache: Cache, entry: Entry) -> str:
     """What people call an entry by: the text, the model and text of statistics, the figures of metrics.
 
     Raises:

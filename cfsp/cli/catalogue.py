@@ -65,7 +65,7 @@ class Choice:
 
         meanings = self.meanings()
         whole = OmegaConf.to_container(OmegaConf.load(self.path))
-        return [(key, value, meanings.get(key, "")) for key, value in leaves(whole)]
+        return [(key, value, meanings.get(key, "")) for key, value in leaf_options(whole)]
 
     def meanings(self) -> dict[str, str]:
         """Dotted key -> the comment on its line."""
@@ -86,7 +86,7 @@ class Choice:
 
 def list_choices(arguments: Sequence[str]) -> None:
     """Print the groups and what can be chosen in them."""
-    parser = command("list", "What there is to choose in every config group.", LIST_EPILOG)
+    parser = command_parser("list", "What there is to choose in every config group.", LIST_EPILOG)
     parser.add_argument("group", nargs="?", help="one group; default: all")
     options = parser.parse_args(arguments)
     from cfsp.running.build import search_path
@@ -113,9 +113,9 @@ def list_choices(arguments: Sequence[str]) -> None:
     print("cfsp describe GROUP=CHOICE tells more; cfsp GROUP=CHOICE or cfsp +experiment=CHOICE chooses it.")
 
 
-def describe(arguments: Sequence[str]) -> None:
+def describe_choice(arguments: Sequence[str]) -> None:
     """Print what one choice is, its options, and where it comes from."""
-    parser = command(
+    parser = command_parser(
         "describe", "One choice: its options, their meaning and defaults, its source.", DESCRIBE_EPILOG
     )
     parser.add_argument("choice", metavar="GROUP=CHOICE")
@@ -141,11 +141,11 @@ def describe(arguments: Sequence[str]) -> None:
         print(f"\n{choice.target}\n{textwrap.indent(docstring(choice.target), '  ')}")
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+def leaf_options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
     """Dotted keys and values of a config, as they are typed."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from leaf_options(value, f"{prefix}{key}.")
         elif key not in ("_target_", "defaults"):
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
 
@@ -201,7 +201,7 @@ def pick(what: str, name: str, there: Sequence[str]) -> str:
     raise SystemExit(f"cfsp: error: {name}: no such {what}; {suggest(name, there)}")
 
 
-def command(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"cfsp {name}",
         description=description,

@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from cfsp.checkpoints.load import load
 from cfsp.checks import check_integer, check_number
-from cfsp.data.conversation import conversation_tokens, has_template
+from cfsp.data.chats import conversation_tokens, has_template
 from cfsp.model.blocks import check_positions, is_causal, max_positions
 from cfsp.running.plugins import import_plugins, look_here
 

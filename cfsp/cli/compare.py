@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     logging.set_verbosity_error()
     try:
-        sections = compare(options)
+        sections = compare_models(options)
         show_sections(sections)
         if options.output:
             title = f"{options.models[1].rstrip('/').rpartition('/')[2]}: compared"
@@ -96,14 +96,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def compare(options: argparse.Namespace) -> list[Section]:
+def compare_models(options: argparse.Namespace) -> list[Section]:
     """Load, measure and set side by side. Raises ValueError for what cannot be compared."""
     look_here()
     import_plugins(options.plugin)
     names = short_names(options.models)
     loaded = []
     for name, path in zip(names, options.models, strict=True):
-        say(f"loading {name}")
+        announce(f"loading {name}")
         loaded.append(load(path, device=options.device, dtype=options.dtype))
     evaluators, timers, samples = measures(options, [model for model, _ in loaded])
     for model, tokenizer in loaded:  # before anything costly
@@ -113,11 +113,11 @@ def compare(options: argparse.Namespace) -> list[Section]:
             samples.check(model, tokenizer)
     times: tuple[Mapping[str, Metric], ...] = ({}, {})
     if timers:
-        say("timing both in turns")
+        announce("timing both in turns")
         times = measure_pairs(timers, loaded[0][0], loaded[1][0], loaded[0][1])
     sides = []
     for place, (name, path) in enumerate(zip(names, options.models, strict=True)):
-        say(f"measuring {name}")
+        announce(f"measuring {name}")
         metrics = disk_metrics(path) | measure(evaluators, *loaded[place], OFF) | times[place]
         said = {} if samples is None else samples.say(*loaded[place])
         sides.append(Side(name, metrics, block_sizes(loaded[place][0]), said))
@@ -165,7 +165,7 @@ def disk_metrics(path: str) -> dict[str, Metric]:
     return {"disk_bytes": Metric(size, None, 1, "lower", {})} if files else {}
 
 
-def say(text: str) -> None:
+def announce(text: str) -> None:
     """One line about what is done now, also where nobody watches a bar."""
     print(f"cfsp-compare: {text}", file=sys.stderr, flush=True)
 

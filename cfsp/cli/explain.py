@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -16,9 +15,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cfsp.cli.catalogue import choices_of, groups, leaves
+from cfsp.cli.catalogue import choices_of, groups, leaf_options
 from cfsp.cli.overrides import CommandLine
-from cfsp.options import suggest
+from cfsp.options import hint, suggest
 from cfsp.running.build import CONF, choices
 
 REFUSALS = (HydraException, OmegaConfBaseException)
@@ -141,9 +140,7 @@ def unknown_key(key: str, line: CommandLine) -> str:
     known = [*known_keys(line), *groups(line.folders)]
     part, dot, name = key.rpartition(".")
     inside = [one.removeprefix(part + dot) for one in known if dot and one.startswith(part + dot)]
-    near = difflib.get_close_matches(name, [*dict.fromkeys(inside)] or [*dict.fromkeys(known)], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{key}: no such option{hint}\n  cfsp --help shows all options"
+    return f"{key}: no such option{hint(name, inside or known, most=3)}\n  cfsp --help shows all options"
 
 
 def known_keys(line: CommandLine) -> list[str]:
@@ -154,5 +151,5 @@ def known_keys(line: CommandLine) -> list[str]:
             whole = OmegaConf.to_container(composed(attempt, line))
         except REFUSALS:
             continue
-        return [*whole, *(key for key, _ in leaves(whole))]
+        return [*whole, *(key for key, _ in leaf_options(whole))]
     return []

@@ -11,7 +11,7 @@ from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
 
 from cfsp.bars import lines
-from cfsp.cli.catalogue import describe, list_choices
+from cfsp.cli.catalogue import describe_choice, list_choices
 from cfsp.cli.explain import check, show_configs
 from cfsp.cli.overrides import understood
 from cfsp.running.attempts import Attempt, command, sweep_name
@@ -46,11 +46,11 @@ def answer(arguments: list[str]) -> bool:
     """Answer `cfsp list`, `cfsp describe` and `cfsp --help GROUP`. -> whether it was any of these"""
     words = [argument for argument in arguments if argument not in ("-h", "--help")]
     if arguments[:1] == ["describe"]:
-        describe(arguments[1:])
+        describe_choice(arguments[1:])
     elif arguments[:1] == ["list"]:
         list_choices(arguments[1:])
     elif words and "=" in words[0] and len(words) < len(arguments):
-        describe(words[:1])
+        describe_choice(words[:1])
     elif words and words[0].isidentifier() and words[0] != "help" and len(words) < len(arguments):
         list_choices(words)
     elif {"-m", "--multirun"} & {*arguments} and {"--cfg", "-c"} & {*arguments}:
@@ -67,7 +67,7 @@ def job(cfg: DictConfig) -> Outcome:
     """Run one job; report and store its failure without stopping the sweep."""
     with Attempt(cfg) as attempt:
         look_here()
-        attempt.outcome = run(cfg, attempt)
+        attempt.outcome = run_and_show(cfg, attempt)
     if attempt.outcome.state == "failed" and sweep_name() is None:
         raise SystemExit(1)
     return attempt.outcome
@@ -81,7 +81,7 @@ def own_launchers() -> None:
         presets.pop(preset.name, None)
 
 
-def run(cfg: DictConfig, attempt: Attempt) -> Outcome:
+def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
     """Make or read the record. A job by itself shows it; a sweep's launcher shows what became of its jobs."""
     # Imported here so that `cfsp --help` answers at once.
     from huggingface_hub.utils import logging
@@ -93,7 +93,7 @@ def run(cfg: DictConfig, attempt: Attempt) -> Outcome:
     from cfsp.records.failures import forget
     from cfsp.records.record import record_path
     from cfsp.running.run import obtain, save_folder
-    from cfsp.running.summary import outcome_of, show
+    from cfsp.running.summary import outcome_of, show_record
 
     logging.set_verbosity_error()  # the error that follows its retries says all
     disable_progress_bar()  # weights load in seconds, and the bars would be left standing
@@ -103,7 +103,7 @@ def run(cfg: DictConfig, attempt: Attempt) -> Outcome:
         record, made = obtain(cfg, command(), sweep, attempt.storing())
     path = record_path(cfg.results, record.id)
     if is_main() and sweep is None:
-        show(record)
+        show_record(record)
         if not made:
             hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
             print(f"cfsp: {hint}", file=sys.stderr)

@@ -73,7 +73,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
         ValueError: a group is given what is no name.
     """
     try:
-        parsed = {one: parse(one) for one in arguments if is_override(one)}
+        parsed = {one: parse_override(one) for one in arguments if is_override(one)}
     except HydraException:  # which composing explains
         return [*arguments]
     line = CommandLine.of(arguments)
@@ -91,7 +91,7 @@ def is_override(argument: str) -> bool:
     return re.match(r"[+\w]", argument) is not None and "=" in argument
 
 
-def parse(argument: str) -> Override:
+def parse_override(argument: str) -> Override:
     return OverridesParser.create().parse_override(argument)
 
 

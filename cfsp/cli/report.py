@@ -19,7 +19,7 @@ from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, overview_section
 from cfsp.report.page import page
 from cfsp.report.paths import model_names
-from cfsp.report.plots.base import Look, looks, save
+from cfsp.report.plots.base import Look, looks, save_figure
 from cfsp.report.plots.importance import block_statistics
 from cfsp.report.quality import perplexity_section, zero_shot_section
 from cfsp.report.runs import runs_section
@@ -91,7 +91,7 @@ def report(places: Sequence[str | Path], output: Path, figures: Path | None, tit
     sections = all_sections([*records.values()], [*failures.values()], unreadable)
     if figures:
         for plot in (plot for section in sections for plot in section.plots):
-            save(plot.figure, figures, plot.name)
+            save_figure(plot.figure, figures, plot.name)
     with replacing(output) as part:
         part.write_text(page(title, sections), "utf-8")
     return unreadable

@@ -15,7 +15,7 @@ from cfsp.tables.compare import Comparison, comparisons
 from cfsp.tables.filters import Filter, is_filter, select
 from cfsp.tables.formats import FORMS, render
 from cfsp.tables.frame import find_metrics, frame
-from cfsp.tables.papers import against, find_folder, load, with_papers
+from cfsp.tables.papers import against, find_folder, load_papers, with_papers
 
 EXAMPLES = """
 examples:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print or write tables; what the user got wrong becomes one line and exit code 1."""
     options = parser().parse_intermixed_args(arguments)
     try:
-        faults = show(options)
+        faults = show_tables(options)
     except (ValueError, OSError) as error:
         print(f"cfsp-tables: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def show(options: argparse.Namespace) -> list[str]:
+def show_tables(options: argparse.Namespace) -> list[str]:
     """Print or write the tables and return what could not be read, which is named on stderr."""
     places = [one for one in options.places if Path(one).exists() or not is_filter(one)]
     filters = [Filter.parse(one) for one in options.places if one not in places]
@@ -113,7 +113,7 @@ def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) 
     ]
     if options.papers is None and options.against is None:
         return made
-    papers = load(find_folder(options.papers, places))
+    papers = load_papers(find_folder(options.papers, places))
     if options.against is not None:
         made = [against(one, papers, options.papers_model, options.against) for one in made]
     if options.papers is not None:

@@ -21,10 +21,10 @@ def show_sections(sections: Sequence[Section]) -> None:
 def section_text(section: Section) -> Group:
     lines = [Text(section.title, style="bold"), Text(section.intro)]
     lines += [Text(f"careful: {note}", style="bold") for note in section.notes]
-    return Group(*lines, *map(grid, section.tables), Text())
+    return Group(*lines, *map(text_grid, section.tables), Text())
 
 
-def grid(table: Table) -> Grid:
+def text_grid(table: Table) -> Grid:
     """One table; columns of numbers are flush right."""
     made = Grid(
         show_lines=any("\n" in cell.text or len(cell.text) > 60 for row in table.rows for cell in row)

@@ -19,7 +19,7 @@ class Criterion(Checked, ABC):
     """Scores the units of one site from their weights and the calibration statistics."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the statistics that `score` reads: keys of `cfsp.STATISTICS`, or `gradients.TAYLOR`."""
+    """Names of the statistics that `score` reads: keys of `cfsp.STATISTICS`."""
 
     kinds: ClassVar[frozenset[str]] = IN_BLOCKS
     """Kinds of sites whose units it can score."""

@@ -54,7 +54,7 @@ class FLAP(Criterion):
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         metric = self.channel_metric(view, stat)
-        if view.kind == "attention":
+        if view.units_are_whole_heads:
             metric = self.powered(metric)
         if self.standardise:
             # A site whose channels are all alike, or that has only one, says nothing: zeros, not 0/0.

@@ -12,7 +12,8 @@ from torch import Tensor
 from cfsp.checks import check_choice
 from cfsp.criteria.base import EVERY_KIND, Criterion
 from cfsp.model.views import UnitView
-from cfsp.statistics.gradients import ORDERS
+from cfsp.statistics.base import STATISTICS
+from cfsp.statistics.gradients import GradientStatistic
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda members: members.sum(0),
@@ -23,6 +24,12 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "last": lambda members: members[-1],
 }
 """[weights, units] -> [units]"""
+
+
+def orders() -> list[str]:
+    """What a weight may count for: the gradient statistics that are called taylor_*."""
+    known = [name for name, kind in STATISTICS.items() if issubclass(kind, GradientStatistic)]
+    return [name.removeprefix("taylor_") for name in known if name.startswith("taylor_")]
 
 
 @dataclass(frozen=True)
@@ -52,7 +59,7 @@ class Taylor(Criterion):
     kinds: ClassVar[frozenset[str]] = EVERY_KIND
 
     def __post_init__(self) -> None:
-        check_choice("order", self.order, ORDERS)
+        check_choice("order", self.order, orders())
         check_choice("reduction", self.reduction, REDUCTIONS)
         check_choice("grouping", self.grouping, ("aligned", "released"))
 

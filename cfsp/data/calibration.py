@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.data.readings import content, reading
+from cfsp.data.readings import name_documents, reading
 from cfsp.data.texts import Text
-from cfsp.data.tokens import bos_token, encode, identity, stream
+from cfsp.data.tokens import bos_token, encode, name_tokenizer, token_stream
 from cfsp.machine.memory import physical_memory
 from cfsp.options import Checked
 
@@ -70,7 +70,7 @@ class RandomWindows(Checked):
     def _from_joined(
         self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
     ) -> Iterator[list[int]]:
-        ids = stream(self.text, tokenizer).ids
+        ids = token_stream(self.text, tokenizer).ids
         if len(ids) < length:
             raise ValueError(
                 f"text {self.text.label!r} has {len(ids)} tokens, less than one window of "
@@ -87,7 +87,11 @@ class RandomWindows(Checked):
         kept = reading(
             "drawn",
             self.text.label,
-            [content(documents), identity(tokenizer), f"{self.samples} of {length}, seed {self.seed}"],
+            [
+                name_documents(documents),
+                name_tokenizer(tokenizer),
+                f"{self.samples} of {length}, seed {self.seed}",
+            ],
             # Drawn here, because most texts have far more documents than are ever looked at.
             lambda: {"ids": torch.tensor([*self._draw(documents, tokenizer, dice, length)])},
         )

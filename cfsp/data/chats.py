@@ -1,4 +1,4 @@
-"""Chats: messages as a document, and as a tokenizer's chat template writes them."""
+"""Chats: messages as a document, and as the tokens that a tokenizer's chat template makes of them."""
 
 from __future__ import annotations
 
@@ -53,3 +53,30 @@ def by_template(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase,
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
     except TemplateError as error:
         raise ValueError(f"the chat template refuses it ({error})") from error
+
+
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer says how a conversation is written."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def conversation_tokens(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], template: bool
+) -> list[int]:
+    """Token ids of a conversation in which the model speaks next.
+
+    turns: dicts with `role` (user, assistant) and `content`. template: write them as the tokenizer's chat
+    template does, which puts special tokens in; else as one text, a line break before every later turn of
+    the user.
+
+    Raises:
+        ValueError: the template does not take these turns.
+    """
+    if not template:
+        text = "".join(
+            f"\n{turn['content']}" if number and turn["role"] == "user" else turn["content"]
+            for number, turn in enumerate(turns)
+        )
+        return tokenizer(text, verbose=False)["input_ids"]
+    text = by_template([*turns], tokenizer, ask=True)
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -17,7 +17,7 @@ from cfsp.checks import check_integer, check_number
 from cfsp.data.sources import Prose, Source
 from cfsp.data.texts import Text
 from cfsp.data.tokens import bos_token
-from cfsp.data.windows import IGNORED, Collator, Example, counted, counts, packed, single
+from cfsp.data.windows import IGNORED, Collator, Example, count_passages, counts, pack_windows, single
 from cfsp.machine.environment import is_main
 from cfsp.options import Checked
 
@@ -149,10 +149,10 @@ class Examples(Checked):
         start = [bos_token(tokenizer)] if self.bos else []
         length = self.window - len(start)
         first = 0 if start else 1  # nothing says the very first token
-        passages = counted(source.passages(tokenizer), lost)
+        passages = count_passages(source.passages(tokenizer), lost)
         if not (self.packing or isinstance(source, Prose)):
             passages = self.fitting(passages, length, first, lost)
-        for example in packed(passages, length) if self.packing else single(passages, length):
+        for example in pack_windows(passages, length) if self.packing else single(passages, length):
             if counts(example["labels"][first:]):
                 yield {
                     "input_ids": start + example["input_ids"],

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_choice
 from cfsp.data.chats import by_template
-from cfsp.data.rows import ROWS, Row, check_unicode, hub_rows, json_rows, matching, strings
+from cfsp.data.rows import ROWS, Row, check_texts, find_row_files, hub_rows, json_rows, strings
 from cfsp.data.texts import Text, files_label, listed
 
 Rendered = tuple[str, list[tuple[int, int]]]
@@ -75,7 +75,7 @@ class Conversations(Text):
                     raise ValueError(
                         f"{where}: expected a JSON object with the key {column!r} (form {self.form!r})"
                     )
-            check_unicode(where, row)
+            check_texts(where, row)
             yield where, row
 
     def _read(self) -> Iterator[Row]:
@@ -83,7 +83,7 @@ class Conversations(Text):
             for number, row in enumerate(hub_rows(self.hub, split=self.split)):
                 yield f"data set {self.hub!r}, row {number}", row
             return
-        for path in matching(listed(self.paths), ROWS):
+        for path in find_row_files(listed(self.paths), ROWS):
             yield from json_rows(path)
 
     def rendered(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Rendered]:

@@ -9,7 +9,7 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from cfsp.data.readings import Reading, content, reading
+from cfsp.data.readings import Reading, name_documents, reading
 from cfsp.data.texts import Text
 
 WORDS, EVERY = 20, 8
@@ -48,7 +48,9 @@ def fingerprints(text: Text) -> np.ndarray:
         found = {name(window) for document in documents for window in windows(document)}
         return {"windows": torch.tensor(sorted(found), dtype=torch.int64)}
 
-    return reading("windows", text.label, [content(documents), f"{WORDS} {EVERY}"], make)["windows"].numpy()
+    return reading("windows", text.label, [name_documents(documents), f"{WORDS} {EVERY}"], make)[
+        "windows"
+    ].numpy()
 
 
 def name(window: str) -> int:

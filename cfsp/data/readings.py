@@ -54,7 +54,7 @@ def reading(what: str, label: str, of: Sequence[str | None], make: Callable[[], 
     if name not in KEPT:
         kept = CACHE.get()
         with kept.alone(name):
-            found = kept.get(name, read)
+            found = kept.get(name, read_reading)
             if found is None:
                 found = make()
                 kept.put(name, partial(write, found, label))
@@ -65,7 +65,7 @@ def reading(what: str, label: str, of: Sequence[str | None], make: Callable[[], 
     return KEPT[name]
 
 
-def read(path: Path) -> Reading:
+def read_reading(path: Path) -> Reading:
     """Raises ValueError if the file is no safetensors file."""
     try:
         return load(path.read_bytes())
@@ -77,7 +77,7 @@ def write(made: Reading, label: str, path: Path) -> None:
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in made.items()}, {"text": label}))
 
 
-def content(documents: Iterable[str]) -> str:
+def name_documents(documents: Iterable[str]) -> str:
     """Name documents by their letters and by where each one ends."""
     digest = hashlib.sha256()
     for document in documents:

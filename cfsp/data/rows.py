@@ -27,7 +27,7 @@ UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MISSING = object()
 
 
-def matching(places: Sequence[str], suffixes: Iterable[str]) -> list[Path]:
+def find_row_files(places: Sequence[str], suffixes: Iterable[str]) -> list[Path]:
     """The files that places stand for, each once.
 
     A place that exists is itself: a file, or a folder, which stands for all files of these kinds below it,
@@ -209,7 +209,7 @@ def field(row: Any, column: str) -> Any:
     return field(row.get(name), rest) if rest else MISSING
 
 
-def check_unicode(where: str, row: Any) -> None:
+def check_texts(where: str, row: Any) -> None:
     """Raise ValueError if a text in a row is none: JSON can spell half of a surrogate pair."""
     for text in strings(row):
         try:

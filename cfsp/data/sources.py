@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from cfsp.bars import bar
 from cfsp.data.instructions import Conversations
-from cfsp.data.readings import Reading, content, reading
+from cfsp.data.readings import Reading, name_documents, reading
 from cfsp.data.texts import Text
-from cfsp.data.tokens import document_ids, identity, lists, ragged
+from cfsp.data.tokens import document_ids, lists, name_tokenizer, ragged
 from cfsp.data.windows import IGNORED, Example
 from cfsp.options import Checked
 
@@ -71,11 +71,11 @@ class Instructions(Source):
 
         def make() -> Reading:
             read = bar(rendered, f"read {self.label}", "passage")
-            coded = [*starmap(partial(code, tokenizer), read)]
+            coded = [*starmap(partial(encode_answers, tokenizer), read)]
             return ragged("ids", (ids for ids, _ in coded)) | ragged("answered", (own for _, own in coded))
 
         answers = [repr(places) for _, places in rendered]
-        of = [content([*(text for text, _ in rendered), *answers]), identity(tokenizer)]
+        of = [name_documents([*(text for text, _ in rendered), *answers]), name_tokenizer(tokenizer)]
         made = reading("answers", self.label, of, make)
         for ids, answered in zip(lists(made, "ids"), lists(made, "answered"), strict=True):
             counted = answered if self.answers_only else [True] * len(ids)
@@ -83,7 +83,7 @@ class Instructions(Source):
             yield {"input_ids": ids, "labels": labels}
 
 
-def code(
+def encode_answers(
     tokenizer: PreTrainedTokenizerBase, text: str, answers: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[bool]]:
     """The token ids of a text, and of each whether any of it lies in an answer."""

@@ -24,11 +24,11 @@ from cfsp.data.rows import (
     ROWS,
     WHOLE,
     Stamp,
-    check_unicode,
+    check_texts,
     field,
+    find_row_files,
     hub_rows,
     json_rows,
-    matching,
     read_utf8,
     stamp,
     top_column,
@@ -129,7 +129,7 @@ class Files(Corpus):
         return files_label(listed(self.paths))
 
     def read(self) -> Sequence[str | Chat]:
-        return read_files(stamps(matching(listed(self.paths), WHOLE + ROWS)), self.column)
+        return read_files(stamps(find_row_files(listed(self.paths), WHOLE + ROWS)), self.column)
 
 
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def document(where: str, row: Any, column: str) -> str | Chat:
     if value is MISSING:
         there = f"it has {', '.join(map(repr, row))}" if isinstance(row, dict) else f"it is {type_name(row)}"
         raise ValueError(f"{where}: expected a JSON object with the key {column!r}; {there}")
-    check_unicode(where, value)
+    check_texts(where, value)
     if isinstance(value, list) and value:
         return Chat(where, value)
     if not isinstance(value, str):

@@ -13,14 +13,14 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.bars import bar
-from cfsp.data.readings import Reading, content, reading
+from cfsp.data.readings import Reading, name_documents, reading
 from cfsp.data.texts import Text
 
 Ids = list[int]
 
 
 @dataclass(frozen=True)
-class Stream:
+class TokenStream:
     """A joined text. ids: its tokens, without special ones. sha256, size: of its bytes in UTF-8."""
 
     ids: Tensor  # [tokens]
@@ -28,7 +28,7 @@ class Stream:
     size: int
 
 
-def stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> Stream:
+def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
     """All documents of a text as one stream of tokens. Raises ValueError if the text is empty."""
     joined = text.joined(tokenizer)
     data = joined.encode()
@@ -36,10 +36,10 @@ def stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> Stream:
     made = reading(
         "stream",
         text.label,
-        [name, identity(tokenizer)],
+        [name, name_tokenizer(tokenizer)],
         lambda: {"ids": torch.tensor(encode(tokenizer, joined), dtype=torch.int32)},
     )
-    return Stream(made["ids"].long(), name, len(data))
+    return TokenStream(made["ids"].long(), name, len(data))
 
 
 def document_ids(text: Text, tokenizer: PreTrainedTokenizerBase) -> Iterator[Ids]:
@@ -50,7 +50,7 @@ def document_ids(text: Text, tokenizer: PreTrainedTokenizerBase) -> Iterator[Ids
         read = bar(documents, f"read {text.label}", "document")
         return ragged("ids", (encode(tokenizer, document) for document in read))
 
-    made = reading("documents", text.label, [content(documents), identity(tokenizer)], make)
+    made = reading("documents", text.label, [name_documents(documents), name_tokenizer(tokenizer)], make)
     yield from lists(made, "ids")
 
 
@@ -77,7 +77,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
-def identity(tokenizer: PreTrainedTokenizerBase) -> str | None:
+def name_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Name a tokenizer by all that its tokens depend on; None if code outside transformers is part of it."""
     encode(tokenizer, "")  # turns off truncation and padding, which tokenizer.json may turn on
     if not tokenizer.is_fast or type(tokenizer).__module__.split(".")[0] != "transformers":

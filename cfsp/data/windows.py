@@ -43,7 +43,7 @@ def single(passages: Iterator[Example], length: int) -> Iterator[Example]:
             yield {key: ids[first : first + length] for key, ids in passage.items()}
 
 
-def packed(passages: Iterator[Example], length: int) -> Iterator[Example]:
+def pack_windows(passages: Iterator[Example], length: int) -> Iterator[Example]:
     """Full windows of passages, one after the other; the rest at the end is left out."""
     rest: Example = {"input_ids": [], "labels": []}
     for passage in passages:
@@ -76,7 +76,7 @@ class Collator:
         }
 
 
-def counted(passages: Iterable[Example], lost: dict[str, int]) -> Iterator[Example]:
+def count_passages(passages: Iterable[Example], lost: dict[str, int]) -> Iterator[Example]:
     """The passages, counted as they go by."""
     for passage in passages:
         lost["passages"] += 1

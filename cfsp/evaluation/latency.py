@@ -16,7 +16,7 @@ from cfsp.checks import check_integer
 from cfsp.evaluation.base import PairedEvaluator
 from cfsp.machine.memory import peak_bytes, reset_peak, resident_bytes
 from cfsp.model.blocks import check_positions, is_causal
-from cfsp.model.costs import seconds_of
+from cfsp.model.pass_cost import seconds_of
 from cfsp.records.record import Metric
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cfsp.data.rows import MISSING, check_unicode, field, json_rows, strings
+from cfsp.data.rows import MISSING, check_texts, field, json_rows, strings
 from cfsp.data.texts import Text
 
 
@@ -23,17 +23,17 @@ class Questions(Text):
         return self.task
 
     def documents(self) -> list[str]:
-        return [" ".join(strings(row)) for row in read(self.task, Path(self.path))]
+        return [" ".join(strings(row)) for row in read_questions(self.task, Path(self.path))]
 
 
-def read(task: str, path: Path) -> list[dict[str, Any]]:
+def read_questions(task: str, path: Path) -> list[dict[str, Any]]:
     """Rows with the columns that the harness's task reads. Raises ValueError at one that is broken."""
     found = []
     for where, row in json_rows(path):
         if not isinstance(row, Mapping) or not any(has(row, columns) for columns in NEEDED.get(task, ((),))):
             wanted = " or ".join(", ".join(columns) for columns in NEEDED.get(task, (("a JSON object",),)))
             raise ValueError(f"{where}: not a question of {task}; expected {wanted}")
-        check_unicode(where, row)
+        check_texts(where, row)
         found.append(CONVERTED.get(task, dict)(row))
     if not found:
         raise ValueError(f"{path}: no questions")

@@ -42,7 +42,7 @@ def measure(
             if metrics is None:
                 metrics = evaluator.run(model, tokenizer)
                 kept.put(name, partial(write_metrics, metrics=metrics))
-        join(found, metrics)
+        add_metrics(found, metrics)
     return found
 
 
@@ -56,18 +56,18 @@ def measure_pairs(
     found: tuple[dict[str, Metric], ...] = ({}, {})
     for evaluator in evaluators:
         for metrics, more in zip(found, evaluator.run_pair(dense, pruned, tokenizer), strict=True):
-            join(metrics, more)
+            add_metrics(metrics, more)
     return found
 
 
-def say(
+def answers_of(
     samplers: Sequence[Sampler], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, str]:
     """What the model says to all prompts."""
     return {prompt: text for one in samplers for prompt, text in one.say(model, tokenizer).items()}
 
 
-def join(found: dict[str, Metric], more: Mapping[str, Metric]) -> None:
+def add_metrics(found: dict[str, Metric], more: Mapping[str, Metric]) -> None:
     """Add metrics. Raises ValueError if one has a name that is taken, rather than lose either."""
     if taken := found.keys() & more.keys():
         raise ValueError(f"two evaluators measure {sorted(taken)[0]!r}; expected a text of its own for each")

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.data.texts import Text
-from cfsp.data.tokens import Stream, bos_token, stream
+from cfsp.data.tokens import TokenStream, bos_token, token_stream
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import check_positions, is_causal
 from cfsp.records.record import Metric
@@ -74,9 +74,9 @@ class Perplexity(Evaluator):
         return [self.text]
 
     @cached_property
-    def _stream(self) -> Callable[[PreTrainedTokenizerBase], Stream]:
+    def _stream(self) -> Callable[[PreTrainedTokenizerBase], TokenStream]:
         """Read once: dense and pruned model are measured on the same text, whatever becomes of its file."""
-        return lru_cache(maxsize=1)(partial(stream, self.text))
+        return lru_cache(maxsize=1)(partial(token_stream, self.text))
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         if not is_causal(model):

@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.data.conversation import conversation_tokens, has_template
+from cfsp.data.chats import conversation_tokens, has_template
 from cfsp.evaluation.base import Sampler
 from cfsp.model.blocks import check_positions, is_causal
 

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import check_positions
-from cfsp.model.costs import macs
+from cfsp.model.pass_cost import macs
 from cfsp.records.record import Metric
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import logging
 import math
@@ -27,9 +26,10 @@ from cfsp import bars
 from cfsp.checks import check_integer
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
-from cfsp.evaluation.local_tasks import Questions, read
+from cfsp.evaluation.local_tasks import Questions, read_questions
 from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import is_causal
+from cfsp.options import hint
 from cfsp.records.record import Metric
 
 PAPERS = {
@@ -75,14 +75,13 @@ class ZeroShot(Evaluator):
         known = manager().task_index
         for task in [*self.tasks, *(self.files or {})]:
             if task not in known:
-                near = difflib.get_close_matches(str(task), list(PAPERS) + list(known), n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
-                    f"zero_shot task {task!r}: lm-eval {version('lm_eval')} has none of that name{hint}"
+                    f"zero_shot task {task!r}: lm-eval {version('lm_eval')} has none of that name"
+                    f"{hint(task, [*PAPERS, *known])}"
                 )
 
         for task in self.tasks:
-            for leaf in leaves(task):
+            for leaf in leaf_tasks(task):
                 if not has_accuracy(leaf):
                     raise ValueError(
                         f"zero_shot task {task!r}: {leaf!r} has neither acc nor acc_norm; expected a task of "
@@ -104,7 +103,7 @@ class ZeroShot(Evaluator):
             for split, path in self.splits(task).items():
                 if not Path(path).is_file():
                     raise FileNotFoundError(f"zero_shot file of {task}: {path} is no file")
-                read(task, Path(path))
+                read_questions(task, Path(path))
                 sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
         return {
             "measure": "zero_shot",
@@ -144,7 +143,7 @@ class ZeroShot(Evaluator):
                     bootstrap_iters=0,  # it would draw for other metrics too, in a pool of processes
                     log_samples=True,  # which errors are taken of
                 )
-            found |= metrics(task, with_errors(outcome), protocol)
+            found |= task_metrics(task, with_errors(outcome), protocol)
         return found
 
     def splits(self, task: str) -> dict[str, str]:
@@ -159,7 +158,7 @@ class ZeroShot(Evaluator):
         splits = self.splits(task)
         if not splits:
             return task
-        rows = {split: read(task, Path(path)) for split, path in splits.items()}
+        rows = {split: read_questions(task, Path(path)) for split, path in splits.items()}
         if task != "mmlu":
             return {"group": f"{task}_local", "task": [with_data(task, rows)]}
         members = []
@@ -204,7 +203,7 @@ def manager() -> TaskManager:
     return TaskManager()
 
 
-def leaves(task: str) -> list[str]:
+def leaf_tasks(task: str) -> list[str]:
     """The tasks that a name stands for: itself, or all of a group or a tag."""
     entry = manager().task_index[task]
     if entry.kind == Kind.TAG:
@@ -218,7 +217,7 @@ def members(given: object) -> list[str]:
         return [name for one in given for name in members(one)]
     if isinstance(given, Mapping):
         return members(given["task"])
-    return leaves(given) if given in manager().task_index else []
+    return leaf_tasks(given) if given in manager().task_index else []
 
 
 def has_accuracy(task: str) -> bool:
@@ -263,7 +262,7 @@ def with_errors(outcome: dict[str, Any]) -> dict[str, Any]:
     return outcome
 
 
-def metrics(task: str, outcome: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Metric]:
+def task_metrics(task: str, outcome: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Metric]:
     """The harness's figures of one task, or of all questions of a group together."""
     sizes = {leaf: count["effective"] for leaf, count in outcome["n-samples"].items()}
     whole = sum(sizes.values())

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from transformers.pytorch_utils import Conv1D
 from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
 from cfsp.model.sites import Count, Member, Site
 
-HEAD_KINDS = ("attention", "query_heads")
+PLACE_OF_KIND = {"mlp": "mlp", "attention": "attention", "query_heads": "attention"}
+"""Kind of site that lies in a block -> the place that a layout names."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 HOMES = (
@@ -47,7 +49,7 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
         make_site(model, kind, block, path)
         for block, path in enumerate(block_modules(model))
         for kind in kinds
-        if kind in ("mlp", *HEAD_KINDS) and not is_skipped(model, kind, path)
+        if kind in PLACE_OF_KIND and not is_skipped(model, kind, path)
     ]
     if "block" in kinds:
         sites.append(block_site(model))
@@ -117,38 +119,16 @@ def head_channels(config: PreTrainedConfig) -> int:
 
 def is_skipped(model: PreTrainedModel, kind: str, path: str) -> bool:
     """Whether a block was cut before and has nothing of this kind left."""
-    consumer = places_of(model)["mlp" if kind == "mlp" else "attention"].consumer
+    consumer = places_of(model)[PLACE_OF_KIND[kind]].consumer
     return axis_length(model, f"{path}.{consumer}", output=False) == 0
 
 
 def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
     """Read one site's members and unit count off the modules of one block."""
-    place = places_of(model)["mlp" if kind == "mlp" else "attention"]
-    spans, groups = {"n": 1}, 1
-    counted = {"width"}
-    if kind in HEAD_KINDS:
-        head_dim = head_channels(model.config)
-        heads = axis_length(model, f"{path}.{place.consumer}", output=False) // head_dim
-        rows = sum(axis_length(model, f"{path}.{name}", output=True) for name in place.producers)
-        shared, rest = divmod(rows - heads * head_dim, 2 * head_dim)  # as many keys as values
-        if rest:
-            raise ValueError(f"{path}: {rows} rows are no multiple of the {head_dim} channels of a head")
-        groups = shared if kind == "query_heads" else 1
-        spans = {"q": head_dim if kind == "query_heads" else heads // shared * head_dim}
-        spans |= {"k": head_dim, "v": head_dim}
-        counted = {"heads", "channels", "heads_per_group" if kind == "query_heads" else "groups"}
-
-    def axis_members(name: str, runs: tuple[str, ...], output: bool) -> Iterator[Member]:
-        module, offset = model.get_submodule(name), 0
-        run_spans = [sum(spans[letter] for letter in run) for run in runs]
-        for run, span in zip(runs, run_spans, strict=True):
-            has_bias = output and getattr(module, "bias", None) is not None
-            if kind != "query_heads" or run == "q":
-                yield Member(name, axis(module, output), span, offset, has_bias)
-            offset += span * units
-
-    letter = "n" if kind == "mlp" else "q"
-    units = axis_length(model, f"{path}.{place.consumer}", output=False) // spans[letter]
+    place = places_of(model)[PLACE_OF_KIND[kind]]
+    consumer, unit = f"{path}.{place.consumer}", unit_of(model, kind, path)
+    span, dim = unit.spans[unit.own], axis(model.get_submodule(consumer), output=False)
+    units = axis_length(model, consumer, output=False) // span
     return Site(
         name=f"{path}.{kind}",
         kind=kind,
@@ -158,17 +138,61 @@ def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
         producers=tuple(
             member
             for name, runs in place.producers.items()
-            for member in axis_members(f"{path}.{name}", runs, output=True)
+            for member in axis_members(model, f"{path}.{name}", runs, unit, units)
         ),
-        consumers=tuple(axis_members(f"{path}.{place.consumer}", (letter,), output=False)),
+        consumers=(Member(consumer, dim, span),),
         counts=tuple(
             Count(f"{path}.{module}", attribute)
             for (module, attribute), what in count_paths(place).items()
-            if what in counted
+            if what in unit.counted
         ),
-        groups=groups,
+        groups=unit.groups,
         whole=f"{path}.{place.whole}" if place.whole else None,
     )
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one unit of a site is, in the letters of `cfsp.model.families`.
+
+    own: the letter of its channels at the consumer's input. spans: letter -> its places on an axis; what has
+    another letter does not go with it.
+    counted: what the counts of a layout lose with it. groups: see `Site`.
+    """
+
+    own: str
+    spans: Mapping[str, int]
+    counted: frozenset[str]
+    groups: int = 1
+
+
+def unit_of(model: PreTrainedModel, kind: str, path: str) -> Unit:
+    """What a neuron, a key/value group or a query head of one block is."""
+    if PLACE_OF_KIND[kind] == "mlp":
+        return Unit("n", {"n": 1}, frozenset({"width"}))
+    place, head_dim = places_of(model)["attention"], head_channels(model.config)
+    heads = axis_length(model, f"{path}.{place.consumer}", output=False) // head_dim
+    rows = sum(axis_length(model, f"{path}.{name}", output=True) for name in place.producers)
+    shared, rest = divmod(rows - heads * head_dim, 2 * head_dim)  # as many keys as values
+    if rest:
+        raise ValueError(f"{path}: {rows} rows are no multiple of the {head_dim} channels of a head")
+    if kind == "query_heads":
+        return Unit("q", {"q": head_dim}, frozenset({"heads", "channels", "heads_per_group"}), shared)
+    spans = {"q": heads // shared * head_dim, "k": head_dim, "v": head_dim}
+    return Unit("q", spans, frozenset({"heads", "channels", "groups"}))
+
+
+def axis_members(
+    model: PreTrainedModel, name: str, runs: Sequence[str], unit: Unit, units: int
+) -> Iterator[Member]:
+    """A producer's runs of places that go with the units; those that stay come last on the axis."""
+    module, offset = model.get_submodule(name), 0
+    dim, has_bias = axis(module, output=True), getattr(module, "bias", None) is not None
+    for run in runs:
+        if unit.spans.keys() >= {*run}:
+            span = sum(unit.spans[letter] for letter in run)
+            yield Member(name, dim, span, offset, has_bias)
+            offset += span * units
 
 
 def block_site(model: PreTrainedModel) -> Site:

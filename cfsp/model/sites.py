@@ -54,8 +54,40 @@ def kind_of(site: str) -> str:
     return site.rpartition(".")[2]
 
 
+class OfKind:
+    """What is meant by the kind of a site, for all that have one: sites, views of them, edits.
+
+    The kinds are mlp, attention, query_heads, block and hidden; see `cfsp.model.find_sites.site_kinds`.
+    """
+
+    @property
+    def units_are_neurons(self) -> bool:
+        """Whether a unit is a neuron of an MLP, which is what a block adds last to the residual stream."""
+        return self.kind == "mlp"
+
+    @property
+    def units_are_whole_heads(self) -> bool:
+        """Whether a unit is a head, or a key/value group with all of its query heads."""
+        return self.kind == "attention"
+
+    @property
+    def units_are_blocks(self) -> bool:
+        """Whether a unit is a whole block, not places on the axes of weights."""
+        return self.kind == "block"
+
+    @property
+    def units_are_residual_channels(self) -> bool:
+        """Whether a unit is a channel of the residual stream, which all blocks share."""
+        return self.kind == "hidden"
+
+    @property
+    def is_a_width(self) -> bool:
+        """Whether the units are single places of a matrix, so that any number of them may stay."""
+        return self.units_are_neurons or self.units_are_residual_channels
+
+
 @dataclass(frozen=True)
-class Site:
+class Site(OfKind):
     """A place where whole units can go.
 
     block: the block's index; None for a site that belongs to no single one.
@@ -92,4 +124,4 @@ class Site:
     @property
     def may_go(self) -> bool:
         """Whether it can lose all of its units, and so go as a whole."""
-        return self.kind == "mlp" or (self.kind == "attention" and self.whole is not None)
+        return self.units_are_neurons or (self.units_are_whole_heads and self.whole is not None)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from cfsp.model.sites import Masks, Member, Site
+from cfsp.model.sites import Masks, Member, OfKind, Site
 
 
 def unit_weights(model: nn.Module, site: Site) -> Iterator:
@@ -16,7 +16,7 @@ def unit_weights(model: nn.Module, site: Site) -> Iterator:
     Where units are places on an axis: (weight, member) pairs. Where units are blocks: lists of one
     parameter of every block, None where a block lacks it.
     """
-    if site.kind == "block":
+    if site.units_are_blocks:
         blocks = [dict(model.get_submodule(path).named_parameters()) for path in site.blocks]
         for name in dict.fromkeys(name for block in blocks for name in block):
             yield [block.get(name) for block in blocks]
@@ -40,7 +40,7 @@ def learned_weights(model: nn.Module, site: Site) -> Iterator:
 
 def unit_cost(model: nn.Module, site: Site) -> int:
     """The number of parameters that one unit takes with it (of blocks: on average)."""
-    if site.kind == "block":
+    if site.units_are_blocks:
         rows = unit_weights(model, site)
         return sum(weight.numel() for row in rows for weight in row if weight is not None) // site.units
     return sum(
@@ -49,7 +49,7 @@ def unit_cost(model: nn.Module, site: Site) -> int:
     )
 
 
-class UnitView:
+class UnitView(OfKind):
     """The weights of one site, unit-major, in float32: what a criterion may see of a model.
 
     masks: what is left of the axes while cuts are held as gates; `units` counts the units left, `groups` the
@@ -81,7 +81,7 @@ class UnitView:
     def spans(self) -> list[int]:
         """Places that one unit has on the axis of each learned weight; of blocks, one in each."""
         rows = learned_weights(self._model, self._site)
-        if self.kind == "block":
+        if self.units_are_blocks:
             return [1 for _ in rows]
         return [len(left_places(member, self._site.units, self._masks)) // self.units for _, member in rows]
 
@@ -98,7 +98,7 @@ class UnitView:
 
     def totals(self, function: Callable[[Tensor], Tensor]) -> Tensor:
         """Sum of an elementwise function over all weights of each unit, one weight at a time. [units]"""
-        if self.kind == "block":
+        if self.units_are_blocks:
             rows = unit_weights(self._model, self._site)
             zero = torch.zeros((), device=next(self._model.parameters()).device)
             sums = [

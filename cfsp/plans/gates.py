@@ -69,11 +69,11 @@ class Gates:
 
     def _attach(self, site: Site) -> None:
         module = self.model.get_submodule
-        if site.kind == "block":
+        if site.units_are_blocks:
             for unit, path in enumerate(site.blocks):
                 hook = self._bypass(site, unit)
                 self._handles.append(module(path).register_forward_hook(hook, with_kwargs=True))
-        elif site.kind == "hidden":
+        elif site.units_are_residual_channels:
             for path in site.norms:
                 self._handles.append(module(path).register_forward_pre_hook(self._centre(site)))
                 self._handles.append(module(path).register_forward_hook(self._rescale(site)))

@@ -15,7 +15,7 @@ def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
     """What stays of every axis that the cuts touch. Under (site name, 0): of the units that are blocks."""
     masks: dict[tuple[str, int], Tensor] = {}
     for cut, site in pairs:
-        if site.kind == "block":
+        if site.units_are_blocks:
             masks[site.name, 0] = torch.ones(site.units, dtype=torch.bool)
             masks[site.name, 0][list(cut.removed)] = False
         for member in site.members:

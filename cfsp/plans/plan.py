@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cfsp.model.sites import Site, kind_of
+from cfsp.model.sites import OfKind, Site, kind_of
 from cfsp.storage.atomic import replacing
 
 FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Edit(ABC):
+class Edit(OfKind, ABC):
     """What is to be done to one site."""
 
     tensors: ClassVar[tuple[str, ...]] = ()

@@ -65,7 +65,7 @@ def cut_units(pairs: Sequence[tuple[Cut, Site]], model: nn.Module) -> None:
         if not cut.keep:
             drop_site(site, model)
     for cut, site in pairs:
-        if site.kind == "block":
+        if site.units_are_blocks:
             keep_blocks(cut, site, model)
 
 
@@ -149,7 +149,7 @@ def drop_site(site: Site, model: nn.Module) -> None:
     (path,), consumer = site.blocks, site.consumers[0].module
     block = model.get_submodule(path)
     inner = consumer.removeprefix(f"{path}.")
-    if site.kind == "attention":
+    if site.units_are_whole_heads:
         drop_attention(block, site.whole.removeprefix(f"{path}."), inner, site.block)
     else:
         drop_inputs(block, inner)

@@ -55,7 +55,7 @@ def code_block(text: str) -> str:
     return f"{fence}\n{text}\n{fence}"
 
 
-def code(text: str) -> str:
+def code_span(text: str) -> str:
     """A code span of Markdown, of one line."""
     line = " ".join(text.split())
     longest = max(map(len, re.findall(r"`+", line)), default=0)

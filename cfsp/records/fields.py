@@ -40,7 +40,7 @@ class ModelPart(TypedDict):
     path: str
 
 
-class Config(TypedDict):
+class ConfigFields(TypedDict):
     """What was asked. Records that are older than a part have none of it."""
 
     model: ModelPart
@@ -56,7 +56,7 @@ class Config(TypedDict):
     recovery: NotRequired[RecoveryPart]
 
 
-NamedConfig = Annotated[Config, has_named_parts, "a text as every _target_"]
+NamedConfig = Annotated[ConfigFields, has_named_parts, "a text as every _target_"]
 
 
 class Sizes(TypedDict):
@@ -103,7 +103,7 @@ class Loss(TypedDict):
     loss: float
 
 
-class Training(TypedDict):
+class TrainingFields(TypedDict):
     """What recovery was and cost."""
 
     trainable: Count

@@ -22,7 +22,7 @@ from cfsp.records.fields import (
     Said,
     Shares,
     Stages,
-    Training,
+    TrainingFields,
     Width,
 )
 from cfsp.storage.atomic import replacing
@@ -80,7 +80,7 @@ class Record:
     git: Git | None
     environment: Environment
     command: str | None = None
-    training: Training | None = None
+    training: TrainingFields | None = None
     samples: Mapping[str, Said] | None = None  # by prompt
     overlaps: list[str] | None = None  # texts that the model is made with and measured on
 

@@ -77,10 +77,10 @@ def change_of(before: Sequence[int], model: PreTrainedModel, plan: PrunePlan) ->
     kept: Sequence[int] = range(len(before))
     cuts = [edit for edit in plan.edits if isinstance(edit, Cut)]
     for cut in cuts:
-        if cut.kind == "block":
+        if cut.units_are_blocks:
             kept = cut.keep
     gone = tuple(1 - size / before[block] for block, size in zip(kept, block_parameters(model), strict=True))
     measured = plan.notes.get("block_statistics", {}).get("block_angular")
     importance = None if measured is None else tuple(measured[block] for block in kept)
-    residual = any(cut.removed for cut in cuts if cut.kind == "hidden")
+    residual = any(cut.removed for cut in cuts if cut.units_are_residual_channels)
     return Change(tuple(kept), gone, importance, residual)

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    set_seed,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from cfsp.checks import check_seed
 from cfsp.data.examples import Examples, Split
@@ -24,6 +20,7 @@ from cfsp.model.blocks import check_positions, is_causal
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.training.arguments import Training
 from cfsp.training.base import Objective, Parameters
+from cfsp.training.curves import StopEarly
 from cfsp.training.sharding import gathered, outline
 from cfsp.training.trainer import LossTrainer, outcome
 
@@ -92,13 +89,33 @@ class Finetune(Recovery):
             torch.cuda.set_device(device)
         reset_peak(str(device))
         set_seed(self.seed)  # whatever was drawn before: adapters and batches depend on the seed alone
-        held_out = examples.held_out
-        arguments = self.training.for_trainer(setting.folder, device, self.seed, bool(held_out))
+        arguments = self.training.for_trainer(setting.folder, device, self.seed, bool(examples.held_out))
         grads = [weight.requires_grad for weight in setting.model.parameters()]
-        use_cache = (
-            setting.model.config.use_cache
-        )  # the Trainer turns it off, and a saved config would say so
+        use_cache = setting.model.config.use_cache  # the Trainer turns it off; a saved config would say so
         module, notes = self.parameters.attach(setting.model, setting.change)
+        trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+        module, training = self.train(module, setting, examples, arguments)
+        model, adapters = self.parameters.detach(module)
+        model.config.use_cache = use_cache
+        for weight, needed in zip(model.parameters(), grads, strict=False):
+            weight.requires_grad_(needed)
+        training = {
+            "trainable": trainable,
+            "adapters": 0 if adapters is None else trainable,
+            "examples": len(examples.train),
+            "held_out": len(examples.held_out),
+            "data": self.data.labels,
+            "lost": examples.lost,
+            **training,
+            "peak_bytes": peak_bytes(device),
+            **notes,
+        }
+        return Recovered(model.eval(), training, adapters)
+
+    def train(
+        self, module: nn.Module, setting: Setting, examples: Split, arguments: TrainingArguments
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Train a module whose trainable weights are marked. -> it, whole, and what training came to"""
         shape = outline(module) if self.training.sharded else None
         dense = None if setting.dense is None else setting.dense.to(arguments.device)
 
@@ -114,29 +131,13 @@ class Finetune(Recovery):
                 model=module,
                 args=arguments,
                 train_dataset=examples.train,
-                eval_dataset=held_out or None,
+                eval_dataset=examples.held_out or None,
                 data_collator=self.data.collator(setting.tokenizer),
             )
-            if held_out and self.training.patience is not None:
-                trainer.add_callback(EarlyStoppingCallback(early_stopping_patience=self.training.patience))
-            trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
+            if examples.held_out and self.training.patience is not None:
+                trainer.add_callback(StopEarly(self.training.patience))
             trainer.go_on()
         if shape is not None:
             trainer.accelerator.free_memory()  # the optimizer's, for the whole model
             module = gathered(trainer.model, shape)
-        model, adapters = self.parameters.detach(module)
-        model.config.use_cache = use_cache
-        for weight, needed in zip(model.parameters(), grads, strict=False):
-            weight.requires_grad_(needed)
-        training = {
-            "trainable": trainable,
-            "adapters": 0 if adapters is None else trainable,
-            "examples": len(examples.train),
-            "held_out": len(held_out),
-            "data": self.data.labels,
-            "lost": examples.lost,
-            **outcome(trainer, arguments),
-            "peak_bytes": peak_bytes(device),
-            **notes,
-        }
-        return Recovered(model.eval(), training, adapters)
+        return module, outcome(trainer, arguments)

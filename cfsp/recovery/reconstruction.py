@@ -26,6 +26,7 @@ from cfsp.model.blocks import block_modules, check_positions, is_causal, places_
 from cfsp.passes.walk import walking
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.recovery.lessons import ORDER, Goals, Lesson
+from cfsp.training.curves import HeldOutCurve, curve_row
 from cfsp.training.resume import keep_block, restore_block
 
 Note = dict[str, Any]
@@ -135,7 +136,7 @@ class Reconstruction(Recovery):
             "lost": examples.lost,
             "tokens": sum(len(one["input_ids"]) for one in train) if notes else 0,
             "batch": self.batch_size,
-            **outcome(notes),
+            **sum_of_notes(notes),
             "peak_bytes": peak_bytes(setting.model.device),
         }
         return Recovered(setting.model, training)
@@ -189,49 +190,47 @@ class Reconstruction(Recovery):
 
     def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, shown: Task) -> Note:
         """Tune one sub-layer on the first `examples` rows; the others judge. before: steps of the others."""
-        start, losses, curve = time.perf_counter(), [], []
-        batches = shuffled(examples, self.batch_size, f"{self.seed} {lesson.name}")
-        adam, schedule = self.optimizer([*lesson.weights.values()])
+        start, curve, looks = time.perf_counter(), [], HeldOutCurve(self.patience)
         first = kept = lesson.learned()
-        looks = [{"step": 0, "loss": lesson.judge(examples)}]
-        best = looks[0]
-        for step in range(1, self.steps + 1):
-            rate = schedule.get_last_lr()[0]
-            losses.append(descend(lesson, next(batches), adam, step))
-            schedule.step()
-            shown.advance()
-            if step % self.evaluate_every and step < self.steps:
-                continue
-            looks.append({"step": step, "loss": lesson.judge(examples)})
-            curve.append(
-                {
-                    "step": step,
-                    "loss": sum(losses) / len(losses),
-                    "learning_rate": rate,
-                    "seconds": round(time.perf_counter() - start, 3),
-                }
-            )
-            losses = []
-            told = {"loss": curve[-1]["loss"], "eval_loss": looks[-1]["loss"], "learning_rate": rate}
+        looks.add(0, lesson.judge(examples))
+        for step, loss, rate in self.steps_between_looks(lesson, examples, shown):
+            if looks.add(step, lesson.judge(examples)):
+                kept = lesson.learned()
+            curve.append(curve_row(step, loss, rate, round(time.perf_counter() - start, 3)))
+            told = {"loss": loss, "eval_loss": looks.rows[-1]["loss"], "learning_rate": rate}
             follow(told, before + step)
-            if looks[-1]["loss"] < best["loss"]:
-                best, kept = looks[-1], lesson.learned()
-            if self.patience and step - best["step"] >= self.patience * self.evaluate_every:
+            if looks.should_stop:
                 break
         after = lesson.put(kept, examples)
-        if after > looks[0]["loss"]:  # rounding to the model's dtype took more than training gave
+        if after > looks.rows[0]["loss"]:  # rounding to the model's dtype took more than training gave
             after = lesson.put(first, examples)
         return {
             "block": lesson.index,
             "kind": lesson.kind,
             "trainable": sum(weight.numel() for weight in lesson.weights.values()),
-            "before": looks[0]["loss"],
+            "before": looks.rows[0]["loss"],
             "after": after,
             "steps": step,
-            "best_step": best["step"],
+            "best_step": looks.best["step"],
             "curve": curve,
-            "held_out_curve": looks,
+            "held_out_curve": looks.rows,
         }
+
+    def steps_between_looks(
+        self, lesson: Lesson, examples: int, shown: Task
+    ) -> Iterator[tuple[int, float, float]]:
+        """Take all steps; before each look, give the step, the mean error since the last and the rate."""
+        batches = shuffled(examples, self.batch_size, f"{self.seed} {lesson.name}")
+        adam, schedule = self.optimizer([*lesson.weights.values()])
+        losses: list[float] = []
+        for step in range(1, self.steps + 1):
+            rate = schedule.get_last_lr()[0]
+            losses.append(take_step(lesson, next(batches), adam, step))
+            schedule.step()
+            shown.advance()
+            if step % self.evaluate_every == 0 or step == self.steps:
+                yield step, sum(losses) / len(losses), rate
+                losses.clear()
 
 
 def rows_of(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
@@ -251,7 +250,7 @@ def shuffled(examples: int, size: int, seed: str) -> Iterator[list[int]]:
             yield order[first : first + size]
 
 
-def descend(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: int) -> float:
+def take_step(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: int) -> float:
     """One step downhill. -> the error before it. Raises ValueError before a NaN reaches the weights."""
     error = lesson.error(rows)
     adam.zero_grad()
@@ -267,7 +266,7 @@ def descend(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: 
     return error.item()
 
 
-def outcome(notes: Sequence[Note]) -> dict[str, Any]:
+def sum_of_notes(notes: Sequence[Note]) -> dict[str, Any]:
     """What all of the tuning came to. Steps and seconds of the curves run through."""
     steps, seconds, found = 0, 0.0, {"curve": [], "held_out_curve": []}
     for note in notes:

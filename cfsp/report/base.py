@@ -60,7 +60,7 @@ class Table:
     @property
     def details(self) -> dict[str, list[Any]]:
         """The details of all cells, in their order."""
-        return packed([cell.details for row in self.rows for cell in row if cell.details is not None])
+        return pack_texts([cell.details for row in self.rows for cell in row if cell.details is not None])
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def protocol_text(key: str, value: Any) -> str:
     return hide_paths(str(value).removeprefix("files:")[: 8 if key.endswith("_sha256") else None])
 
 
-def packed(texts: Iterable[str]) -> dict[str, list[Any]]:
+def pack_texts(texts: Iterable[str]) -> dict[str, list[Any]]:
     """Texts that are much alike, each word once.
 
     words: all words, with the space behind them. texts: of each text the runs of words that it consists

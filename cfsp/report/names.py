@@ -62,7 +62,7 @@ def name_of(parts: Sequence[str], texts: Sequence[str]) -> str:
 def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
     """What a part is called in each config. Options that are off or empty go unsaid."""
     names = [short_name(config.get(part), part) for config in configs]
-    options = [dict(leaves(config.get(part))) for config in configs]
+    options = [dict(leaves_of_part(config.get(part))) for config in configs]
     peers: dict[str, dict[str, set[str]]] = {}  # name -> option -> its values; where it lacks it was not yet
     for name, own in zip(names, options, strict=True):
         for key, value in own.items():
@@ -88,13 +88,13 @@ def short_name(config: Any, part: str) -> str:
     return part_name(config) if isinstance(config, Mapping) else "+".join(config)
 
 
-def leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves_of_part(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     """Options below a part, by dotted path; class names as `part_name` has them."""
     for key, value in config.items() if isinstance(config, Mapping) else ():
         if key in NOT_METHOD:
             continue
         if isinstance(value, Mapping):
-            yield from leaves(value, f"{path}{key}.")
+            yield from leaves_of_part(value, f"{path}{key}.")
         elif key != "_target_":
             yield f"{path}{key}", value
         elif path:

@@ -150,12 +150,12 @@ def code_table(records: Sequence[Record]) -> Table:
         "device": "",
         "runs": "",
     }
-    found = Counter(code_of(record) for record in records)
+    found = Counter(code_and_machine(record) for record in records)
     rows = [[*map(word, code), number(count, "d")] for code, count in sorted(found.items())]
     return Table("Code and machines", columns, rows)
 
 
-def code_of(record: Record) -> tuple[str, ...]:
+def code_and_machine(record: Record) -> tuple[str, ...]:
     """Commit, state, versions and device."""
     versions = record.environment.get("versions", {})
     state = "unknown" if record.git is None else ("changed" if record.git["dirty"] else "clean")

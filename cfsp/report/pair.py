@@ -41,7 +41,9 @@ def pair_sections(one: Side, other: Side) -> list[Section]:
     intro = f"A is {one.name}, B is {other.name}."
     tables = [figure_table(one, other)]
     sections = [
-        Section("figures", "Figures", "", intro, tiles(one, other), tables=tables, notes=notes(one, other)),
+        Section(
+            "figures", "Figures", "", intro, tiles(one, other), tables=tables, notes=notes_on_pair(one, other)
+        ),
         width_section(one.blocks, other.blocks),
     ]
     if one.said:
@@ -66,7 +68,7 @@ def ratio(one: Side, other: Side, name: str) -> float:
     return other.metrics[name].value / one.metrics[name].value
 
 
-def notes(one: Side, other: Side) -> list[str]:
+def notes_on_pair(one: Side, other: Side) -> list[str]:
     """What makes figures of the two differ besides their weights."""
     found = []
     for name in one.metrics:
@@ -86,13 +88,13 @@ def figure_table(one: Side, other: Side) -> Table:
         for name in [name for name in one.metrics if name.partition("/")[0] == kind]:
             before, after = (side.metrics[name].value / unit for side in (one, other))
             change = Cell(f"{after / before - 1:+.1%}", after / before) if before else MISSING
-            detail = readable(name.partition("/")[2])
+            detail = readable_detail(name.partition("/")[2])
             title = word(f"{label} ({detail})" if detail else label)
             rows.append([title, number(before, form), number(after, form), change])
     return Table("Size, quality and speed. Less is better, except for tokens per second.", columns, rows)
 
 
-def readable(detail: str) -> str:
+def readable_detail(detail: str) -> str:
     """What a metric is on; of a latency, the shape in words."""
     batch, found, prompt = detail.partition("xp")
     return f"{batch.removeprefix('b')} x {prompt} tokens" if found and prompt.isdecimal() else detail

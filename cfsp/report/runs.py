@@ -63,7 +63,7 @@ def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str])
         *(metric_cell(own.get(key)) for key in metrics),
         number(sum(record.seconds.values()), ".1f"),
         word(minute(record.created)),
-        word(code_of(record)),
+        word(commit_of(record)),
         Cell("show", details=details(record)),
     ]
 
@@ -80,7 +80,7 @@ def minute(created: str) -> str:
     return created[:16].replace("T", " ")
 
 
-def code_of(record: Record) -> str:
+def commit_of(record: Record) -> str:
     """The commit that a record was made with, and a plus if files differed from it."""
     if record.git is None:
         return f"cfsp {record.environment.get('versions', {}).get('cfsp')}"

@@ -15,11 +15,12 @@ from cfsp.checkpoints.describe import check_saving
 from cfsp.checkpoints.model_files import local_folder
 from cfsp.data.calibration import Batch
 from cfsp.data.readings import kept_in
-from cfsp.evaluation.measure import join, measure, measure_pairs, say
+from cfsp.evaluation.measure import add_metrics, answers_of, measure, measure_pairs
 from cfsp.loggers.base import Log
 from cfsp.machine.environment import environment, git_state, now
 from cfsp.machine.memory import peak_bytes
 from cfsp.model.find_sites import find_sites
+from cfsp.model.parameter_count import count_parameters
 from cfsp.model.views import unit_cost
 from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
@@ -29,7 +30,6 @@ from cfsp.running.build import build
 from cfsp.running.parts import Parts
 from cfsp.running.run_files import RunFiles
 from cfsp.schedules.base import Planned
-from cfsp.schedules.partial import parameters
 from cfsp.storage.cache import Cache
 
 
@@ -99,7 +99,7 @@ def load(state: State) -> None:
         state.model, state.tokenizer = model, tokenizer = build(cfg.model)
         sites = find_sites(model, state.config["sites"])
         state.subject = Subject(model, sites, cache, tokenizer, state.files.training, state.log.curve)
-        state.sizes, state.block_sizes = {"dense": parameters(model, sites)}, block_parameters(model)
+        state.sizes, state.block_sizes = {"dense": count_parameters(model, sites)}, block_parameters(model)
         state.unit_cost = {site.name: unit_cost(model, site) for site in sites}
         state.prepared = parts.prepare(state.subject)
         if state.files.target is not None:
@@ -116,7 +116,7 @@ def measure_dense(state: State) -> None:
     parts, subject = state.parts, state.subject
     weights = subject.fingerprint
     state.dense = measure(parts.evaluators, state.model, state.tokenizer, subject.cache, weights)
-    state.said = say(parts.samplers, state.model, state.tokenizer)
+    state.said = answers_of(parts.samplers, state.model, state.tokenizer)
     state.log.metrics("dense", state.dense)
 
 
@@ -130,7 +130,7 @@ def surgery(state: State) -> None:
     state.original = copy.deepcopy(state.model) if state.parts.need_dense else None
     apply(state.planned.plan, state.subject.sites, state.model)
     sites = find_sites(state.model, state.config["sites"])
-    state.sizes["pruned"] = parameters(state.model, sites)  # before adapters may sit inside
+    state.sizes["pruned"] = count_parameters(state.model, sites)  # before adapters may sit inside
 
 
 def recovery(state: State) -> None:
@@ -150,11 +150,11 @@ def evaluation(state: State) -> None:
     state.pruned = measure(parts.evaluators, model, tokenizer, cache, again=state.cfg.overwrite)
     pairs = measure_pairs(parts.paired, state.original, model, tokenizer)
     for found, more in zip((state.dense, state.pruned), pairs, strict=True):
-        join(found, more)
+        add_metrics(found, more)
     state.log.metrics("pruned", state.pruned)
     state.samples = {
         prompt: {"dense": state.said[prompt], "pruned": text}
-        for prompt, text in say(parts.samplers, model, tokenizer).items()
+        for prompt, text in answers_of(parts.samplers, model, tokenizer).items()
     }
 
 

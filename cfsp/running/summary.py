@@ -20,7 +20,7 @@ WIDTH = 110
 
 def summary(record: Record) -> Group:
     """Before and after, and a bar per site of what was kept."""
-    parts = [before_and_after(record), kept_widths(record)]
+    parts = [before_and_after(record), widths_table(record)]
     if record.training:
         parts.append(training_summary(record))
     if record.samples:
@@ -96,20 +96,20 @@ def side_by_side(record: Record) -> Table:
     return table
 
 
-def kept_widths(record: Record) -> Table:
+def widths_table(record: Record) -> Table:
     table = Table("site", "kept", "", "", title="What was kept", title_justify="left")
     for name, (units, kept) in record.widths.items():
-        table.add_row(escape(name), f"{kept} of {units}", f"{kept / units:.0%}", bar(kept / units))
+        table.add_row(escape(name), f"{kept} of {units}", f"{kept / units:.0%}", share_bar(kept / units))
     return table
 
 
-def bar(share: float, width: int = 24) -> str:
+def share_bar(share: float, width: int = 24) -> str:
     """A share as a bar that fits a terminal of 80 columns beside the site's name."""
     filled = round(share * width)
     return "█" * filled + "░" * (width - filled)
 
 
-def show(record: Record) -> None:
+def show_record(record: Record) -> None:
     """Print a record to stdout."""
     console().print(summary(record))
 

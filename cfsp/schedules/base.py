@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Budget
 from cfsp.checks import check_choice
+from cfsp.model.parameter_count import count_parameters
 from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
 from cfsp.options import Checked
@@ -19,7 +20,7 @@ from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.decide import check_kinds
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress, parameters
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import probe_once
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
@@ -91,7 +92,7 @@ class Schedule(Checked, ABC):
 
     def removed(self, model: PreTrainedModel, sites: Sequence[Site]) -> int:
         """Parameters that must go. Raises ValueError if the sites are too small."""
-        sizes = parameters(model, sites)
+        sizes = count_parameters(model, sites)
         removed = round(self.sparsity * sizes[self.sparsity_of])
         if removed and removed >= sizes["sites"]:
             raise ValueError(
@@ -104,7 +105,7 @@ class Schedule(Checked, ABC):
     def collect(
         self,
         subject: Subject,
-        state: Progress,
+        state: PartlyCut,
         sites: Sequence[Site],
         batches: Iterable[Mapping[str, Tensor]],
         needs: Collection[str],

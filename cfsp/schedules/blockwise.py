@@ -20,7 +20,7 @@ from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts, overlap, score_sites
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import check_residual, target_moments
 
 
@@ -75,7 +75,7 @@ class Blockwise(Schedule):
                 made = self.cut_block(subject, pruned, dense, own, widths, method)
                 cuts |= {cut.site: cut for cut in made}
                 if block < last:
-                    with Progress(model, own, made).gates():
+                    with PartlyCut(model, own, made).gates():
                         pruned.advance()
                     if dense is not None:
                         dense.advance()
@@ -96,7 +96,7 @@ class Blockwise(Schedule):
     ) -> tuple[dict[str, int], dict[str, Any]]:
         """Units to keep of every site, by the dense model; and what to note of it."""
         sites, criterion, allocator = subject.sites, method.criterion, method.allocator
-        state = Progress(subject.model, sites)
+        state = PartlyCut(subject.model, sites)
         ranked = allocator.ranks or overlap(sites)
         needs = allocator.needs | (criterion.needs if ranked else frozenset())
         stats = self.collect(subject, state, sites, batches, needs)
@@ -119,10 +119,11 @@ class Blockwise(Schedule):
         criterion, compensation = method.criterion, method.compensation
         needs = criterion.needs | compensation.needs
         apart = self.apart or dense is not None
-        groups = [[site] for site in sorted(sites, key=lambda site: site.kind == "mlp")] if apart else [sites]
+        mlp_last = sorted(sites, key=lambda site: site.units_are_neurons)
+        groups = [[site] for site in mlp_last] if apart else [sites]
         cuts: list[Cut] = []
         for group in groups if sites else []:
-            state = Progress(pruned.model, sites, cuts)
+            state = PartlyCut(pruned.model, sites, cuts)
             with pruned.resumed():
                 stats = self.collect(subject, state, group, pruned.batches, needs, group[0].blocks[0])
             for site in group if dense is not None else []:

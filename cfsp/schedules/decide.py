@@ -14,7 +14,7 @@ from cfsp.model.sites import Site
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
 
 
@@ -29,7 +29,7 @@ def check_kinds(criterion: Criterion, sites: Sequence[Site]) -> None:
 
 
 def score_sites(
-    state: Progress, sites: Sequence[Site], stats: Stats, criterion: Criterion
+    state: PartlyCut, sites: Sequence[Site], stats: Stats, criterion: Criterion
 ) -> dict[str, Tensor]:
     """Score the units that are left. Raises ValueError if a score is NaN or infinite."""
     check_kinds(criterion, sites)
@@ -42,7 +42,7 @@ def score_sites(
 
 
 def allocate(
-    state: Progress,
+    state: PartlyCut,
     sites: Sequence[Site],
     scores: Mapping[str, Tensor],
     stats: Stats,
@@ -79,10 +79,9 @@ def allocate(
 
 def overlap(sites: Sequence[Site]) -> bool:
     """Whether what goes with a unit depends on which other units go."""
-    kinds = {site.kind for site in sites}
-    return "block" in kinds or (
-        len(kinds) > 1 and not kinds <= {"mlp", "attention"} and not kinds <= {"mlp", "query_heads"}
-    )
+    modules = [{member.module for member in site.members} for site in sites]
+    shared = sum(map(len, modules)) > len(set().union(*modules))
+    return shared or any(site.units_are_blocks for site in sites)
 
 
 def choose(
@@ -99,7 +98,7 @@ def choose(
 
 
 def make_cuts(
-    state: Progress,
+    state: PartlyCut,
     sites: Sequence[Site],
     scores: Mapping[str, Tensor],
     widths: Mapping[str, int],
@@ -112,7 +111,7 @@ def make_cuts(
 
 
 def make_cut(
-    state: Progress,
+    state: PartlyCut,
     site: Site,
     keep: Sequence[int],
     stat: Mapping[str, Tensor],

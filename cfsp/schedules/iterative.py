@@ -15,7 +15,7 @@ from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts, score_sites
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,11 +48,11 @@ class Iterative(Schedule):
         model, sites = subject.model, subject.sites
         batches = list(batches)  # read once per step
         removed = self.removed(model, sites)
-        dense = round(Progress(model, sites).parameters())
+        dense = round(PartlyCut(model, sites).parameters())
         cuts: dict[str, Cut] = {}
         notes = {}
         for step in bar(range(1, self.steps + 1), "prune in steps", "step"):
-            state = Progress(model, sites, cuts.values())
+            state = PartlyCut(model, sites, cuts.values())
             left = [site for site in state.sites if site.units]
             stats = self.collect(subject, state, left, batches, method.needs)
             notes = notes or notes_of(sites, stats)

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Probes
 from cfsp.bars import bar
-from cfsp.model.costs import macs, seconds_of
+from cfsp.model.pass_cost import macs, seconds_of
 from cfsp.model.sites import Site
 from cfsp.passes.modes import evaluating
 from cfsp.passes.walk import Walk, walking
@@ -30,9 +30,9 @@ from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
-from cfsp.statistics.cached import identity
+from cfsp.statistics.cached import origin_of_statistics
 from cfsp.statistics.collect import collect
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
@@ -63,7 +63,7 @@ def probe_once(
         "parts": [[type(part).__qualname__, repr(vars(part))] for part in parts],
         "code": code,
     }
-    folder = f"statistics/{digest([identity(subject, subject.sites, batches), tried])}"
+    folder = f"statistics/{digest([origin_of_statistics(subject, subject.sites, batches), tried])}"
     with cache.alone(folder):
         kept = cache.get(f"{folder}/probes.safetensors", read_tensors)
         if kept is None:
@@ -108,22 +108,33 @@ def probe(
         dense = [walk.store.keep(log_probabilities(model, one), f"dense.{n}") for n, one in enumerate(chosen)]
         for block in bar(range(len(walk.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
-                score, stat = judged(walk, site, method, known[site.name])
-                points = {}
-                for width in widths(site, probes.shares, probes.empty):
-                    cut = cut_alone(walk, site, width, score, stat, method)
-                    with Progress(model, [site], [cut]).gates():
-                        points[width] = divergence(walk, chosen, dense)
-                points[site.units] = 0.0
-                stats[site.name] = {
-                    "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
-                    "error_curve": curve(points, score, site.groups),
-                }
+                stats[site.name] = probe_site(walk, site, method, known[site.name], dense)
             if block < len(walk.blocks) - 1:
                 walk.advance()
     for name, price in unit_prices(subject, chosen[0], probes).items():
         stats[name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
+
+
+def probe_site(
+    walk: Walk, site: Site, method: Method, known: Mapping[str, Tensor], dense: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """What the model loses with one site of the block that the walk has come to, as `probe` tells it.
+
+    known: the site's statistics. dense: what the dense model answers to the first batches.
+    """
+    probes = method.allocator.probes
+    score, stat = judged(walk, site, method, known)
+    points = {}
+    for width in widths(site, probes.shares, probes.empty):
+        cut = cut_alone(walk, site, width, score, stat, method)
+        with PartlyCut(walk.model, [site], [cut]).gates():
+            points[width] = divergence(walk, walk.batches[: len(dense)], dense)
+    points[site.units] = 0.0
+    return {
+        "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
+        "error_curve": curve(points, score, site.groups),
+    }
 
 
 def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -> dict[str, float]:
@@ -153,7 +164,7 @@ def judged(
     if not needs <= known.keys():
         with walk.resumed():
             stat = collect(walk.model, [site], walk.batches, needs, site.blocks[0])[site.name]
-    return method.criterion.score(Progress(walk.model, [site]).view(site), stat), stat
+    return method.criterion.score(PartlyCut(walk.model, [site]).view(site), stat), stat
 
 
 def cut_alone(
@@ -165,7 +176,7 @@ def cut_alone(
     method: Method,
 ) -> Cut:
     """One site cut to its best units, which are not refined: that is for the width that will count."""
-    state, keep = Progress(walk.model, [site]), best_units(score, count, site.groups)
+    state, keep = PartlyCut(walk.model, [site]), best_units(score, count, site.groups)
     return state.cut(site, keep, **method.compensation.compensate(state.view(site), stat, keep))
 
 

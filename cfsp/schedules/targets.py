@@ -36,6 +36,8 @@ def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Ga
                 y what the consumer gives, ~ in the dense model
 
     gates: what is decided of this block, held in the pruned model.
+    site: with all of its channels, as that of every consumer is that a compensation fits anew
+        (`Schedule.check`): nothing has to be cut down to what is left.
     -> target_moment, target_moment_held_out [channels + 1, outputs], float64; see `cfsp.statistics.moments`
     """
     total, held_out, count, samples = 0.0, 0.0, 0, 0
@@ -46,11 +48,11 @@ def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Ga
             pruned.run(number)
         if target == "dense":
             wanted = ideal.output
-        elif site.kind == "mlp":
+        elif site.units_are_neurons:
             wanted = seen.output + ideal.after - seen.after
         else:
             wanted = ideal.output + ideal.before - seen.before
-        shown, held = counted(batch, samples, wanted.device)
+        shown, held = shown_and_held_out(batch, samples, wanted.device)
         inputs = torch.cat([seen.inputs, torch.ones_like(seen.inputs[:, :1])], dim=1)
         with full_float32():
             total = total + (inputs[shown].T @ wanted[shown]).double()
@@ -65,7 +67,9 @@ def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Ga
     return {"target_moment": total / count, "target_moment_held_out": held_out / count}
 
 
-def counted(batch: Mapping[str, Tensor], samples: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def shown_and_held_out(
+    batch: Mapping[str, Tensor], samples: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     """Which tokens the attention mask shows, and which of these are held out. [batch * tokens] x 2, bool"""
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).to(device).bool()
     held = (torch.arange(samples + 1, samples + len(mask) + 1, device=device) % HELD_OUT) == 0

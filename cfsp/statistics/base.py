@@ -11,9 +11,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Site
 
 CHUNK = 1024
@@ -22,20 +24,20 @@ CHUNK = 1024
 Stats = dict[str, dict[str, Tensor]]
 """Site name -> statistic name -> value."""
 
-STATISTICS: dict[str, type[Statistic]] = {}
-"""Name -> statistic of activations. Each puts itself here when its class is defined, wherever that is."""
+STATISTICS: dict[str, type[Quantity]] = {}
+"""Name -> what can be measured. Each puts itself here when its class is defined, wherever that is."""
 
 
-class Statistic(ABC):
-    """One thing measured at one site over all batches.
+class Quantity(ABC):
+    """One thing that calibration measures at a site, of activations or of gradients.
 
     A subclass with a `name` is known from then on: a criterion that lists the name in `needs` gets it.
     """
 
     name: ClassVar[str]
 
-    axes: ClassVar[int] = 1
-    """Leading axes of the result that run over channels; where there are two, with a constant appended."""
+    backward: ClassVar[bool] = False
+    """Whether it is made of gradients, so that it takes passes forward and backward."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Make the class known by its name.
@@ -53,6 +55,18 @@ class Statistic(ABC):
                 "expected a name of its own"
             )
         STATISTICS[cls.name] = cls
+
+    @staticmethod
+    @abstractmethod
+    def of_remaining(value: Tensor, remaining: Remaining) -> Tensor:
+        """The part of a site's value that belongs to the units and channels that are left."""
+
+
+class Statistic(Quantity):
+    """A quantity of activations: one object sees all batches at one module."""
+
+    axes: ClassVar[int] = 1
+    """Leading axes of the result that run over channels; where there are two, with a constant appended."""
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None
@@ -79,6 +93,20 @@ class Statistic(ABC):
     @abstractmethod
     def watch(self, module: nn.Module) -> RemovableHandle:
         """Attach to a module. The handle detaches."""
+
+    @classmethod
+    def of_remaining(cls, value: Tensor, remaining: Remaining) -> Tensor:
+        """The part of a site's value that belongs to the channels that are left, as `axes` says.
+
+        A scalar stays as it is. Override this where the value's axes run over something else.
+        """
+        if value.dim() == 0:
+            return value
+        channels = remaining.channels
+        if cls.axes == 2:
+            channels = torch.cat([channels, torch.tensor([True])])  # and the constant
+            return value[channels][:, channels]
+        return value[channels]
 
     @abstractmethod
     def result(self) -> Tensor:

@@ -41,12 +41,12 @@ def collect_once(
     if cache.folder is None or None in entries.values():
         return collect(model, sites, batches, needs, checkpointing=checkpointing)
     batches = list(batches)
-    folder = f"statistics/{digest(identity(subject, sites, batches))}"
+    folder = f"statistics/{digest(origin_of_statistics(subject, sites, batches))}"
     names = {need: f"{folder}/{entry}.safetensors" for need, entry in entries.items()}
     with cache.alone(folder):
         found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
         missing = {need for need, values in found.items() if values is None}
-        if missing & STATISTICS.keys():
+        if any(need in STATISTICS and not STATISTICS[need].backward for need in missing):
             beside = [name for name in SHARED if all(STATISTICS[name].modules(site) for site in sites)]
             missing |= {name for name in beside if not cache.has(names[name])}
         made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
@@ -67,7 +67,7 @@ def entry_name(need: str) -> str | None:
     return None if code is None else f"{need}-{code}"
 
 
-def identity(
+def origin_of_statistics(
     subject: Subject, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Any]:
     """What statistics are of, and the code that makes them: what an older version kept is not read."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import cfsp.statistics.blocks
+import cfsp.statistics.block_distances
 import cfsp.statistics.moments  # noqa: F401  (these make their statistics known)
 from cfsp.bars import bar
 from cfsp.checks import UnknownName
@@ -18,7 +18,7 @@ from cfsp.model.sites import Site
 from cfsp.passes.forward import check_batch, feed, shown_tokens, stop
 from cfsp.passes.modes import evaluating
 from cfsp.statistics.base import STATISTICS, Statistic, Stats
-from cfsp.statistics.gradients import TAYLOR, backpropagate
+from cfsp.statistics.gradients import backpropagate
 
 
 def collect(
@@ -42,12 +42,11 @@ def collect(
         ValueError: no batches; a batch that is malformed, masks every token or is longer than the
             model's positions; NaN or infinity in a statistic (the message names block and batch).
     """
-    known = sorted((*STATISTICS, *TAYLOR))
-    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
+    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in STATISTICS]
     if unknown:
-        raise UnknownName(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
-    observed = {name for name in needs if name in STATISTICS}
-    derived = {name for name in needs if name in TAYLOR}
+        raise UnknownName(f"needs={unknown[0]!r}: expected a set of {', '.join(sorted(STATISTICS))}")
+    derived = {name for name in needs if STATISTICS[name].backward}
+    observed = {*needs} - derived
     if observed and derived:
         batches = list(batches)  # read twice
     stats = observe(model, sites, batches, observed, last_block) if observed else {}
@@ -82,13 +81,13 @@ def observe(
     if number < 0:
         raise ValueError("calibration gave no batches; expected at least one")
     results = {key: statistic.result() for key, statistic in watchers.items()}
-    return {site.name: {name: of_site(site, name, results) for name in needs} for site in sites}
+    return {site.name: {name: value_at_site(site, name, results) for name in needs} for site in sites}
 
 
-def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
+def value_at_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
     """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
     found = [results[path, name] for path in STATISTICS[name].modules(site)]
-    return torch.stack(found) if site.kind == "block" else found[0]
+    return torch.stack(found) if site.units_are_blocks else found[0]
 
 
 def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str], Statistic]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,26 +15,76 @@ from transformers import PreTrainedModel
 
 from cfsp.bars import bar
 from cfsp.model.blocks import block_modules, check_positions, is_causal
+from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Site
 from cfsp.model.views import learned_weights
 from cfsp.passes.modes import evaluating
-from cfsp.statistics.base import Stats
+from cfsp.statistics.base import STATISTICS, Quantity, Stats
 
-ORDERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "vectorize": lambda weight, mean, square: mean * weight,
-    "first": lambda weight, mean, square: (mean * weight).abs(),
-    "second": lambda weight, mean, square: square * weight.square(),
-    "mix": lambda weight, mean, square: (mean * weight - square * weight.square() / 2).abs(),
-}
-"""What a weight counts for, of its gradient's mean and mean square over samples (arXiv:2305.11627)."""
 
-TAYLOR = tuple(f"taylor_{order}" for order in ORDERS)
-"""Names of the statistics: over a unit's places on one axis, ORDERS summed over the other axis.
+class GradientStatistic(Quantity):
+    """What a weight counts for, of its gradient's mean and mean square over samples (arXiv:2305.11627).
 
-"vectorize" takes the absolute value after that sum. A site's result is the vectors of its learned
-weights, one after the other. [sum over weights of units * span]; where units are blocks, each place
-is a whole weight.
-"""
+    It is summed over all that a place of the unit holds; a site's result is the vectors of its learned
+    weights, one after the other. [sum over weights of units * span]; where units are blocks, each place is
+    a whole weight.
+    """
+
+    backward = True
+
+    reads: ClassVar[frozenset[str]] = frozenset({"mean"})
+    """Which of the gradient's moments it is made of: "mean", "square"."""
+
+    @staticmethod
+    @abstractmethod
+    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+        """Of every weight, all in float32 and of the weight's shape; None for a moment not in `reads`."""
+
+    @staticmethod
+    def of_remaining(value: Tensor, remaining: Remaining) -> Tensor:
+        return value[remaining.learned]
+
+
+class TaylorVectorize(GradientStatistic):
+    """g w, of whose sum the absolute value is taken"""
+
+    name = "taylor_vectorize"
+
+    @staticmethod
+    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+        return mean * weight
+
+
+class TaylorFirst(GradientStatistic):
+    """|g w|"""
+
+    name = "taylor_first"
+
+    @staticmethod
+    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+        return (mean * weight).abs()
+
+
+class TaylorSecond(GradientStatistic):
+    """h w^2"""
+
+    name = "taylor_second"
+    reads = frozenset({"square"})
+
+    @staticmethod
+    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+        return square * weight.square()
+
+
+class TaylorMix(GradientStatistic):
+    """|g w - h w^2 / 2|"""
+
+    name = "taylor_mix"
+    reads = frozenset({"mean", "square"})
+
+    @staticmethod
+    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+        return (mean * weight - square * weight.square() / 2).abs()
 
 
 class Moments:
@@ -59,10 +111,10 @@ class Moments:
             gradient = gradient.float()
             self.square.addcmul_(gradient, gradient, value=self.share)
 
-    def importance(self, order: str) -> Tensor:
-        """ORDERS of every weight, in float32."""
+    def importance(self, name: str) -> Tensor:
+        """What a statistic makes of every weight, in float32."""
         moments = (None if moment is None else moment.float() for moment in (self.mean, self.square))
-        return ORDERS[order](self.weight.detach().float(), *moments)
+        return STATISTICS[name].importance(self.weight.detach().float(), *moments)
 
 
 def backpropagate(
@@ -72,7 +124,7 @@ def backpropagate(
     needs: Collection[str],
     checkpointing: bool = False,
 ) -> Stats:
-    """Site name -> statistic (of TAYLOR) -> vector, from the loss of every sample by itself.
+    """Site name -> gradient statistic -> vector, from the loss of every sample by itself.
 
     The gradient's moments weigh a sample by its predicted tokens. Embeddings and the head stay frozen.
 
@@ -82,57 +134,68 @@ def backpropagate(
     Raises:
         ValueError: no samples, a loss that is NaN or infinite, or no labels where they are needed.
     """
-    orders = {name.removeprefix("taylor_") for name in needs}
-    square = bool(orders & {"second", "mix"})
-    mean = bool(orders - {"second"})
-    moments = {
-        id(weight): Moments(weight, mean, square) for site in sites for weight in site_weights(model, site)
-    }
+    moments = moments_of(model, sites, needs)
     with ExitStack() as stack:
         stack.enter_context(only_gradients_of(model, moments))
         if checkpointing:
             stack.enter_context(checkpointed(model))
-        samples = [sample for batch in batches for sample in split(batch, model)]
-        first = int(is_causal(model))  # nothing predicts a text's first token
-        counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
-        if not sum(counts):
-            raise ValueError("calibration gave no token to predict; expected samples of two or more tokens")
+        samples = [sample for batch in batches for sample in split_samples(batch, model)]
+        shares = predicted_shares(model, samples)
         for number, sample in enumerate(bar(samples, "gradients", "sample")):
             check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
             for moment in moments.values():
-                moment.share = counts[number] / sum(counts)
+                moment.share = shares[number]
             loss = model(**sample, use_cache=False).loss if is_causal(model) else model(**sample).loss
             if not loss.isfinite():
                 raise ValueError(
                     f"calibration sample {number} has a loss of {loss.item()}; check the weights"
                 )
             loss.backward()
-    return {site.name: {name: of_site(model, site, name, moments) for name in needs} for site in sites}
+    return {site.name: {name: vector_of_site(model, site, name, moments) for name in needs} for site in sites}
+
+
+def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[str]) -> dict[int, Moments]:
+    """Id of a learned weight -> the moments of its gradient that the statistics read."""
+    reads = frozenset().union(*(STATISTICS[name].reads for name in needs))
+    return {
+        id(weight): Moments(weight, "mean" in reads, "square" in reads)
+        for site in sites
+        for weight in site_weights(model, site)
+    }
+
+
+def predicted_shares(model: PreTrainedModel, samples: Sequence[Mapping[str, Tensor]]) -> list[float]:
+    """Of all tokens that are predicted, those of each sample. Raises ValueError if there are none."""
+    first = int(is_causal(model))  # nothing predicts a text's first token
+    counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
+    if not sum(counts):
+        raise ValueError("calibration gave no token to predict; expected samples of two or more tokens")
+    return [count / sum(counts) for count in counts]
 
 
 def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
     """The learned weights of a site's units."""
     for row in learned_weights(model, site):
-        yield from (weight for weight in row if weight is not None) if site.kind == "block" else row[:1]
+        yield from (weight for weight in row if weight is not None) if site.units_are_blocks else row[:1]
 
 
-def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
-    """One site's vector of TAYLOR."""
-    order, parts = name.removeprefix("taylor_"), []
+def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
+    """One site's vector of a statistic."""
+    parts = []
     for row in learned_weights(model, site):
-        if site.kind == "block":
+        if site.units_are_blocks:
             zero = torch.zeros((), device=model.device)
-            part = torch.stack([zero if w is None else moments[id(w)].importance(order).sum() for w in row])
+            part = torch.stack([zero if w is None else moments[id(w)].importance(name).sum() for w in row])
         else:
             weight, member = row
-            importance = moments[id(weight)].importance(order).movedim(member.dim, 0)
+            importance = moments[id(weight)].importance(name).movedim(member.dim, 0)
             places = member.places(range(site.units)).to(importance.device)
             part = importance.reshape(len(importance), -1).sum(1)[places]
         parts.append(part.abs())
     return torch.cat(parts)
 
 
-def split(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
+def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
     """The samples of a batch, with labels for every token that the attention mask shows."""
     if not is_causal(model) and "labels" not in batch:
         raise ValueError("this model does not predict the next token; expected labels in every batch")

@@ -134,11 +134,11 @@ def read_object(kinds: Mapping[str, Any], needed: Iterable[str], made: Callable[
         expect(isinstance(data, dict), data, place, "an object")
         for name in needed:
             if name not in data:
-                raise ValueError(f"{join(place, name)} is missing")
+                raise ValueError(f"{inner_place(place, name)} is missing")
         if made and data.keys() - readers.keys():
-            raise ValueError(f"{join(place, min(data.keys() - readers.keys()))}: an unknown field")
+            raise ValueError(f"{inner_place(place, min(data.keys() - readers.keys()))}: an unknown field")
         known = {
-            name: readers[name](value, join(place, name)) if name in readers else value
+            name: readers[name](value, inner_place(place, name)) if name in readers else value
             for name, value in data.items()
         }
         return made(**known) if made else known
@@ -149,7 +149,7 @@ def read_object(kinds: Mapping[str, Any], needed: Iterable[str], made: Callable[
 def read_mapping(value: Reader) -> Reader:
     def read(data: Any, place: str) -> Any:
         expect(isinstance(data, dict), data, place, "an object")
-        return {name: value(one, join(place, name)) for name, one in data.items()}
+        return {name: value(one, inner_place(place, name)) for name, one in data.items()}
 
     return read
 
@@ -199,5 +199,5 @@ def expect(met: bool, data: Any, place: str, what: str) -> None:
         raise ValueError(f"{place + ': ' if place else ''}{shown}; expected {what}")
 
 
-def join(place: str, name: str) -> str:
+def inner_place(place: str, name: str) -> str:
     return f"{place}.{name}" if place else name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
-from cfsp.tables.frame import find_fields, frame, identity
+from cfsp.tables.frame import columns_of_a_run, find_fields, frame
 from cfsp.tables.ranking import best_of
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
@@ -67,11 +67,7 @@ def comparisons(
     lacking -= table["id"].nunique()
     groups = [group for _, group in table.groupby(["protocol", dense_models(table)], sort=False)]
     protocols = [json.loads(group["protocol"].iloc[0]) for group in groups]
-    differs = tuple(
-        key
-        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
-        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
-    )
+    differs = differing(protocols)
     if strict and len(groups) > 1:
         mixed = table["protocol"].nunique()
         raise ValueError(
@@ -85,6 +81,15 @@ def comparisons(
     ]
     note = (f"{lacking} of the records have no {metric}",) if lacking else ()
     return [replace(one, notes=(*one.notes, *note)) for one in made]
+
+
+def differing(protocols: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The keys whose values are not the same in all protocols."""
+    return tuple(
+        key
+        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
+        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
+    )
 
 
 def dense_models(table: pd.DataFrame) -> pd.Series:
@@ -112,7 +117,7 @@ def comparison(
     fields = [*rows, *columns]
     known = table[fields].astype(object)
     table = table.assign(**known.where(known.notna(), "-"))
-    run = identity(table.columns)
+    run = columns_of_a_run(table.columns)
     seeds = [name for name in table.columns if name.split(".")[-1] == "seed"]
     repeats = table.duplicated([*run, *seeds, "value"])
     notes = [f"{repeats.sum()} records repeat a run and its figure and count once"] if repeats.any() else []

@@ -21,7 +21,9 @@ def markdown(tables: list[Comparison]) -> str:
     def text(one: Comparison) -> str:
         cells = labelled(one, bold=lambda cell: f"**{cell}**", escape=markdown_text)
         body = cells.to_markdown(index=False, disable_numparse=True)
-        return "\n\n".join([f"**{markdown_text(one.caption)}**", body, *map(markdown_text, notes(one))])
+        return "\n\n".join(
+            [f"**{markdown_text(one.caption)}**", body, *map(markdown_text, notes_on_cells(one))]
+        )
 
     return "\n\n".join(map(text, tables)) + "\n"
 
@@ -33,7 +35,7 @@ def latex(tables: list[Comparison]) -> str:
         cells = labelled(one, bold=lambda cell: rf"\textbf{{{cell}}}", escape=latex_text)
         column_format = "l" * len(one.rows) + "r" * (len(cells.columns) - len(one.rows))
         body = cells.to_latex(index=False, column_format=column_format)
-        small = r" \\ ".join(map(latex_text, notes(one)))
+        small = r" \\ ".join(map(latex_text, notes_on_cells(one)))
         return "\n".join(
             [
                 r"\begin{table}",
@@ -52,7 +54,7 @@ def html_page(tables: list[Comparison]) -> str:
     def text(one: Comparison) -> str:
         cells = labelled(one, bold=lambda cell: f"<strong>{cell}</strong>", escape=html.escape)
         body = cells.to_html(index=False, escape=False, border=0)
-        small = "".join(f"<p><small>{html.escape(note)}</small></p>\n" for note in notes(one))
+        small = "".join(f"<p><small>{html.escape(note)}</small></p>\n" for note in notes_on_cells(one))
         caption = f"<figcaption>{html.escape(one.caption)}</figcaption>"
         return f"<figure>\n{caption}\n{body}\n{small}</figure>"
 
@@ -102,7 +104,7 @@ def labelled(one: Comparison, bold: Callable[[str], str], escape: Callable[[str]
     return pd.concat([labels, cells.reset_index(drop=True)], axis=1)
 
 
-def notes(one: Comparison) -> list[str]:
+def notes_on_cells(one: Comparison) -> list[str]:
     """What a reader of the cells has to know: what they say, of how many runs, under which protocol."""
     ours = one.cells[one.cells["source"] == ""]["n"]
     counts = sorted(map(int, ours.unique()))

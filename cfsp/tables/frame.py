@@ -81,7 +81,7 @@ def leaf(value: Any) -> str | float:
     return value
 
 
-def identity(columns: Iterable[str]) -> list[str]:
+def columns_of_a_run(columns: Iterable[str]) -> list[str]:
     """Columns that say what a run computed, but for its seeds and what else was measured of it."""
     where_and_how = {*NOT_IDENTITY, *FOUND, *MEASURED, "evaluation", "id", "model.device"}
     return [

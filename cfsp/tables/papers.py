@@ -46,7 +46,7 @@ def find_folder(given: str | None, places: Iterable[str]) -> Path:
     raise ValueError(f"papers: {where}; expected --papers=FOLDER, such as a checkout's results/papers")
 
 
-def load(folder: Path) -> pd.DataFrame:
+def load_papers(folder: Path) -> pd.DataFrame:
     """All figures in a folder's .csv files. Raises ValueError for a file with other columns."""
     frames = []
     for path in sorted(folder.glob("*.csv")):
@@ -67,7 +67,7 @@ def with_papers(one: Comparison, papers: pd.DataFrame, model: str | None) -> Com
     """
     if one.columns != ["sparsity"]:
         raise ValueError(f"papers: columns {', '.join(one.columns)}; expected sparsity alone")
-    found = matching(one, papers, model)
+    found = matching_figures(one, papers, model)
     shown = found[found["sparsity"].isin(one.cells["sparsity"])]
     if shown.empty:
         nothing = f"papers: nothing for {wanted(one, model)} at these sparsities"
@@ -102,7 +102,7 @@ def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str
     """
     if "sparsity" not in (*one.rows, *one.columns):
         raise ValueError("--against: expected sparsity among rows or columns")
-    found = matching(one, papers, model)
+    found = matching_figures(one, papers, model)
     methods = named_methods(pairs, papers)
     fields = [field for field in one.rows if field != "sparsity"]
     figures, meant = [], []
@@ -154,7 +154,7 @@ def named_methods(pairs: str, papers: pd.DataFrame) -> dict[str, str]:
     return methods
 
 
-def matching(one: Comparison, papers: pd.DataFrame, model: str | None) -> pd.DataFrame:
+def matching_figures(one: Comparison, papers: pd.DataFrame, model: str | None) -> pd.DataFrame:
     """Figures of the same model and metric, measured in the same window without overlap."""
     same = papers[papers["model"].map(model_name) == model_name(model or one.model)]
     same = same[same["metric"] == one.metric.split("@")[0]]

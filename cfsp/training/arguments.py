@@ -14,6 +14,21 @@ from transformers import TrainingArguments
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.options import Checked
 
+ALWAYS = {
+    "prediction_loss_only": True,
+    "save_total_limit": 2,
+    "restore_callback_states_from_checkpoint": True,
+    "logging_strategy": "steps",
+    "logging_first_step": True,
+    "logging_nan_inf_filter": False,
+    "include_num_input_tokens_seen": "non_padding",
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    "disable_tqdm": True,  # `cfsp.bars` shows the steps
+    "report_to": "none",
+}
+"""What transformers' Trainer is told whatever the config says."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Checked):
@@ -108,35 +123,31 @@ class Training(Checked):
                 load_best_model_at_end=held_out,
                 metric_for_best_model="eval_loss" if held_out else None,
                 greater_is_better=False if held_out else None,
-                prediction_loss_only=True,
-                save_total_limit=2,
-                restore_callback_states_from_checkpoint=True,
-                logging_strategy="steps",
                 logging_steps=max(1, self.evaluate_every // 10),
-                logging_first_step=True,
-                logging_nan_inf_filter=False,
-                include_num_input_tokens_seen="non_padding",
-                remove_unused_columns=False,
-                label_names=["labels"],
                 seed=seed,
                 data_seed=seed,
                 use_cpu=device.type == "cpu",
                 dataloader_pin_memory=device.type != "cpu",
-                disable_tqdm=True,  # `cfsp.bars` shows the steps
-                report_to="none",
+                **ALWAYS,
                 **options,
             )
         except TypeError as error:
             raise ValueError(f"recovery.training.arguments: {error}") from error
-        version = (arguments.fsdp_plugin_args or {}).get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))
-        if self.sharded and str(version) != "2":
-            raise ValueError(
-                f"FSDP of version {version}: expected recovery.training.arguments.fsdp_config.version=2, or "
-                "fsdp_version: 2 in the file for accelerate launch"
-            )
+        if self.sharded:
+            check_fsdp_version(arguments)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs are no wish for DataParallel
         return arguments
+
+
+def check_fsdp_version(arguments: TrainingArguments) -> None:
+    """Raise ValueError if weights would be sharded in the old way, from which no whole model is made here."""
+    version = (arguments.fsdp_plugin_args or {}).get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))
+    if str(version) != "2":
+        raise ValueError(
+            f"FSDP of version {version}: expected recovery.training.arguments.fsdp_config.version=2, or "
+            "fsdp_version: 2 in the file for accelerate launch"
+        )
 
 
 def asked_for(variable: str) -> bool:

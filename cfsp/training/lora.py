@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.blocks import block_modules
+from cfsp.options import hint
 from cfsp.training.base import Change, Parameters
 
 
@@ -82,11 +82,9 @@ class Lora(Parameters):
         names = sorted({path.rsplit(".", 1)[-1] for paths in found for path in paths})
         for target in self.targets:
             if target not in names:
-                near = difflib.get_close_matches(str(target), names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
                     f"adapters on {target!r}: no block has a linear layer of that name; expected some of "
-                    f"{', '.join(names)}{hint}"
+                    f"{', '.join(names)}{hint(target, names)}"
                 )
         return [[path for path in paths if path.rsplit(".", 1)[-1] in self.targets] for paths in found]
 

@@ -16,6 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from cfsp.bars import Task
 from cfsp.storage.atomic import writing
+from cfsp.training.curves import curve_row, held_out_curve
 from cfsp.training.resume import drop_torn, has_ended, mark_whole, newest_whole
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor], Tensor | int | None], Tensor]
@@ -142,26 +143,21 @@ def not_finite(what: str, step: int, folder: str) -> str:
 def outcome(trainer: Trainer, arguments: TrainingArguments) -> dict[str, Any]:
     """What training came to, from the trainer's own log."""
     state = trainer.state
-    curve = [row for row in state.log_history if "loss" in row]
-    looks = [row for row in state.log_history if "eval_loss" in row]
-    planned = state.max_steps
+    looks = held_out_curve(state.log_history).rows
     return {
         "steps": state.global_step,
-        "stopped_early": state.global_step < planned,
+        "stopped_early": state.global_step < state.max_steps,
         "best_step": state.best_global_step if looks else None,
         "epochs": round(state.epoch or 0.0, 4),
         "tokens": int(state.num_input_tokens_seen),
         "seconds": max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0),
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "curve": [
-            {
-                "step": row["step"],
-                "loss": row["loss"],
-                "learning_rate": row["learning_rate"],
-                "tokens": row["num_input_tokens_seen"],
-                "seconds": row["seconds"],
-            }
-            for row in curve
+            curve_row(
+                row["step"], row["loss"], row["learning_rate"], row["seconds"], row["num_input_tokens_seen"]
+            )
+            for row in state.log_history
+            if "loss" in row
         ],
-        "held_out_curve": [{"step": row["step"], "loss": row["eval_loss"]} for row in looks],
+        "held_out_curve": looks,
     }

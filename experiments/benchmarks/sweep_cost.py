@@ -26,7 +26,7 @@ from cfsp.cli.main import main as cfsp
 from cfsp.data.calibration import RandomWindows
 from cfsp.data.texts import Stdlib
 from cfsp.records.record import Record, records
-from cfsp.running.build import read
+from cfsp.running.build import choice_config
 from cfsp.statistics.cached import SHARED
 
 CRITERIA = ("magnitude", "wanda_sp", "flap", "cfsp")
@@ -45,7 +45,7 @@ def run(*arguments: str) -> float:
 def calibration() -> float:
     """Seconds of one pass for everything that the sweep asks of the calibration text."""
     model, tokenizer = load("reference")
-    options = read("calibration", "stdlib", seed=0)
+    options = choice_config("calibration", "stdlib", seed=0)
     windows = RandomWindows(
         Stdlib("calibration"), options.samples, options.seqlen, options.batch_size, options.seed
     )

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 @dataclass(frozen=True)
-class Job:
+class SweepJob:
     """One job of a sweep with all that another process needs to run it."""
 
     number: int
@@ -116,11 +116,11 @@ class SweepLauncher(Launcher):
             raise SystemExit(1)  # nothing else would tell
         return [returns[job.number] for job in jobs]
 
-    def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
+    def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[SweepJob]:
         """The jobs of a batch, named by what tells them apart."""
         shared = set.intersection(*map(set, job_overrides))
         return [
-            Job(
+            SweepJob(
                 number,
                 " ".join(override for override in overrides if override not in shared) or f"job {number + 1}",
                 tuple(overrides),
@@ -134,7 +134,7 @@ class SweepLauncher(Launcher):
         ]
 
     @abstractmethod
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+    def run(self, jobs: Sequence[SweepJob]) -> Iterator[tuple[SweepJob, JobReturn]]:
         """Run all jobs, in any order.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 
 from cfsp.checks import check_integer
-from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher, need
+from hydra_plugins.cfsp_launchers._base import SweepJob, SweepLauncher, need
 
 
 class JoblibLauncher(SweepLauncher):
@@ -25,7 +25,7 @@ class JoblibLauncher(SweepLauncher):
     def __init__(self, n_jobs: int, threads: int | None = None) -> None:
         self.n_jobs, self.threads = n_jobs, threads
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+    def run(self, jobs: Sequence[SweepJob]) -> Iterator[tuple[SweepJob, JobReturn]]:
         loky = need("joblib.externals.loky", "joblib")
         check_integer("hydra.launcher.n_jobs", self.n_jobs, least=1)
         if self.threads is not None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from hydra.core.utils import JobReturn
 
-from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher, need
+from hydra_plugins.cfsp_launchers._base import SweepJob, SweepLauncher, need
 
 
 class RayLauncher(SweepLauncher):
@@ -19,7 +19,7 @@ class RayLauncher(SweepLauncher):
     def __init__(self, address: str | None, num_cpus: int, num_gpus: float) -> None:
         self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+    def run(self, jobs: Sequence[SweepJob]) -> Iterator[tuple[SweepJob, JobReturn]]:
         ray = need("ray", "ray")
         ray.init(address=self.address or "local", logging_level="error")
         try:
@@ -36,6 +36,6 @@ class RayLauncher(SweepLauncher):
             ray.shutdown()
 
 
-def run_job(job: Job) -> JobReturn:
+def run_job(job: SweepJob) -> JobReturn:
     """The job as a function, which is what Ray takes."""
     return job()

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from hydra.core.utils import JobReturn
 
-from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher
+from hydra_plugins.cfsp_launchers._base import SweepJob, SweepLauncher
 
 
 class SerialLauncher(SweepLauncher):
@@ -15,7 +15,7 @@ class SerialLauncher(SweepLauncher):
 
     announces: ClassVar[bool] = True
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+    def run(self, jobs: Sequence[SweepJob]) -> Iterator[tuple[SweepJob, JobReturn]]:
         for job in jobs:
             self.sweep.announce(job.number, job.name)
             yield job, job()

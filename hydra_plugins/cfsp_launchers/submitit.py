@@ -8,7 +8,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from omegaconf import OmegaConf
 
-from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher, need
+from hydra_plugins.cfsp_launchers._base import SweepJob, SweepLauncher, need
 
 SHARED = {"name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node"}
 """Parameters that submitit has for every cluster; the others carry its name in front."""
@@ -25,7 +25,7 @@ class SubmititLauncher(SweepLauncher):
         self.cluster, self.folder, self.max_num_timeout = cluster, folder, max_num_timeout
         self.parameters = parameters
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+    def run(self, jobs: Sequence[SweepJob]) -> Iterator[tuple[SweepJob, JobReturn]]:
         submitit = need("submitit", f"submitit_{self.cluster}")
         try:
             queued = self.executor(submitit).submit_array([Requeued(job) for job in jobs])
@@ -55,7 +55,7 @@ class SubmititLauncher(SweepLauncher):
 class Requeued:
     """A job that begins anew when the queue stops it; what it had finished it reads from disk."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: SweepJob) -> None:
         self.job = job
 
     def __call__(self) -> JobReturn:

@@ -106,7 +106,9 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     return found
 
 
-def grid(rows: int, columns: int, height: float, labels: Sequence[str] = ()) -> tuple[Figure, list[Axes]]:
+def empty_panels(
+    rows: int, columns: int, height: float, labels: Sequence[str] = ()
+) -> tuple[Figure, list[Axes]]:
     """An empty figure with room for a legend below. height: inches of a row; labels: of the legend."""
     legend = 0.15 * sum(fill(label, 60).count("\n") + 1 for label in labels) / legend_columns(labels)
     figure = Figure((WIDTH, rows * height + legend + 0.15), layout="constrained")
@@ -211,7 +213,7 @@ def settle(figure: Figure) -> None:
 
 
 @styled
-def save(figure: Figure, folder: Path, name: str) -> None:
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
     """Write a PDF, and a PNG of 300 dots per inch. Bytes depend on the figure alone."""
     settle(figure)
     for ending, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cfsp.records.record import Record
-from cfsp.report.plots.base import COLOURS, add_legend, grid, styled
+from cfsp.report.plots.base import COLOURS, add_legend, empty_panels, styled
 
 
 def block_statistics(record: Record) -> dict[str, list[float]]:
@@ -33,7 +33,7 @@ def importance_by_block(calibrations: Mapping[str, Sequence[Record]]) -> Figure:
                 found.setdefault((name, len(values)), {}).setdefault(label, []).append(values)
     colors = dict(zip(calibrations, bar_colors(len(calibrations)), strict=True))
     labels = [*calibrations] if len(calibrations) > 1 else []
-    figure, panels = grid(1, len(found), 2.5, labels)
+    figure, panels = empty_panels(1, len(found), 2.5, labels)
     for axes, ((name, blocks), rows) in zip(panels, sorted(found.items()), strict=True):
         draw_bars(axes, rows, colors)
         axes.set_xticks(range(0, blocks, max(1, blocks // 16)))

@@ -12,7 +12,7 @@ from cfsp.report.plots.base import (
     DENSE,
     Look,
     add_legend,
-    grid,
+    empty_panels,
     method_handles,
     show_logarithmic,
     show_parameters,
@@ -28,7 +28,7 @@ def latency_by_size(
     timed = {names[record.id] for measure in measures for record in measure.records}
     methods = [method for method in dict.fromkeys(names.values()) if method in timed]
     columns = min(2, len(measures))
-    figure, panels = grid(-(-len(measures) // columns), columns, 2.6, methods)
+    figure, panels = empty_panels(-(-len(measures) // columns), columns, 2.6, methods)
     for axes in panels[len(measures) :]:
         axes.set_visible(False)
     for axes, measure in zip(panels, measures, strict=False):
@@ -59,7 +59,7 @@ def quality_by_latency(
     """What a millisecond buys: records that have both measures."""
     timed = {record.id for record in latency.records}
     lines = by_method(points([one for one in quality.records if one.id in timed], names))
-    figure, (axes,) = grid(1, 1, 2.9, [*lines])
+    figure, (axes,) = empty_panels(1, 1, 2.9, [*lines])
     pairs = [(latency.dense, quality.dense)]
     axes.plot(*pairs[0], "*", color=DENSE, markersize=9)
     for method, found in lines.items():

@@ -12,7 +12,7 @@ from cfsp.report.plots.base import (
     DENSE,
     Look,
     add_legend,
-    grid,
+    empty_panels,
     method_handles,
     show_logarithmic,
     show_parameters,
@@ -25,7 +25,7 @@ def quality_by_size(measure: Measure, names: Mapping[str, str], styles: Mapping[
     """A line per method, mean over the seeds with their standard deviation; the dense model dashed."""
     lines = by_method(points(measure.records, names))
     methods = [*lines]
-    figure, (axes,) = grid(1, 1, 3.1, methods)
+    figure, (axes,) = empty_panels(1, 1, 3.1, methods)
     dense = measure.records[0].parameters["dense"]["model"]
     axes.axhline(measure.dense, color=DENSE, linestyle=(0, (4, 3)), linewidth=1)
     axes.plot(dense, measure.dense, "*", color=DENSE, markersize=9)

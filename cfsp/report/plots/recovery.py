@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cfsp.records.record import Record
-from cfsp.report.plots.base import Look, add_legend, grid, method_handles, styled
+from cfsp.report.plots.base import Look, add_legend, empty_panels, method_handles, styled
 
 CURVES = {"curve": "training loss", "held_out_curve": "held-out loss"}
 
@@ -22,7 +22,7 @@ def recovery_curves(
     trained = {names[record.id] for record in records}
     methods = [method for method in dict.fromkeys(names.values()) if method in trained]
     kinds = [kind for kind in CURVES if any(record.training[kind] for record in records)]
-    figure, panels = grid(len(shares), len(kinds), 2.2, methods)
+    figure, panels = empty_panels(len(shares), len(kinds), 2.2, methods)
     places = [(share, kind) for share in shares for kind in kinds]
     for axes, (share, kind) in zip(panels, places, strict=True):
         for record in records:

@@ -22,7 +22,7 @@ ROWS = 45
 @styled
 def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
     """A row per method and sparsity, a column per block, a panel per kind of site; colour: share kept."""
-    rows = readable(points(records, names))
+    rows = readable_rows(points(records, names))
     sites = list(dict.fromkeys(site for record in records for site in record.widths))
     kinds = list(dict.fromkeys(kind_of(site) for site in sites))
     columns = {kind: [site for site in sites if kind_of(site) == kind] for kind in kinds}
@@ -52,7 +52,7 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
     return figure
 
 
-def readable(rows: list[Point]) -> list[Point]:
+def readable_rows(rows: list[Point]) -> list[Point]:
     """All rows, or as many as can be read."""
     if len(rows) > ROWS:
         shares = [row.sparsity for row in rows]
