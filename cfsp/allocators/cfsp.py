@@ -20,7 +20,7 @@ METRICS = ("angular", "cosine", "mse", "mae")
 class Coarse(Allocator):
     """Allocation by the distance between each block's input and output.
 
-    metric: that distance: angular, cosine, mse, mae.
+    metric: the distance between a block's input and output: angular, cosine, mse, mae.
     temperature: 13.1072 is the release's value at 128 samples of 1,024 tokens; there it is
         tokens / 10^4, because distances are summed and divided by a constant. It suits angular and
         cosine, which lie in [0, 2]; mse and mae need a value that suits the model.

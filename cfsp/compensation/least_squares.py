@@ -31,10 +31,10 @@ class LeastSquares(Compensation):
         ("kept", as the criterion `obs` does). The two are equal within the noise of calibration
         (`results/tables/beyond_protocol.md`).
     constant: fit a bias b too (the consumer gets one if it had none).
-    target: what t is: "own" (the consumer's present output, on its present inputs), "dense" (its output in
-        the dense model) or "residual" (what moves the present residual stream to the dense model's). The
-        last two need `schedule=blockwise` and also correct the errors of earlier blocks: OSSCAR (Meng et
-        al. 2024, arXiv:2403.12983) fits to the dense model's outputs.
+    target: the output t to fit: "own" (the consumer's present output, on its present inputs), "dense" (its
+        output in the dense model) or "residual" (what moves the present residual stream to the dense
+        model's). The last two need `schedule=blockwise` and also correct the errors of earlier blocks:
+        OSSCAR (Meng et al. 2024, arXiv:2403.12983) fits to the dense model's outputs.
     """
 
     ridge: float | Literal["auto"] = 1e-3

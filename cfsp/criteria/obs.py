@@ -37,8 +37,8 @@ class OBS(Criterion):
     share: fraction of the remaining units to remove per step; 0: one by one; None: 0 up to 1,024
         channels, else 1/32.
     constant: assume that a bias is fitted too (`compensation.constant`), so a channel's mean costs nothing.
-    swaps: most exchanges of a kept and a removed unit after the greedy choice, made while one lowers its
-        error; each factorises H again.
+    swaps: at most so many exchanges of a kept and a removed unit after the greedy choice, as long as one
+        lowers its error; each factorises H again.
     """
 
     ridge: float = 1e-2
