@@ -25,6 +25,7 @@ class Progress:
     """A model of which some cuts are decided: what is left of its sites, and what that weighs."""
 
     def __init__(self, model: PreTrainedModel, sites: Sequence[Site], cuts: Iterable[Cut] = ()):
+        # The cuts of several steps keep as gates what several surgeries would keep; a test compares the two.
         self.model, self.whole_sites = model, sites
         self.cuts = {cut.site: cut for cut in cuts}
         pairs = [(self.cuts[site.name], site) for site in sites if site.name in self.cuts]
