@@ -89,7 +89,7 @@ def test_choices_of_ones_own_are_listed(typed, tmp_path):
             ["sites=mlp,attention"],
             "a list is 'sites=[mlp,attention]'; a sweep is cfsp -m sites=mlp,attention",
         ),
-        (["~nowhere"], "~nowhere: nothing of that name can be taken out of the config"),
+        (["~nowhere"], "~nowhere: the config has no such key to delete"),
         (["--config-dir", "nowhere"], "--config-dir nowhere: expected a folder of config groups"),
         (["list", "criterian"], "criterian: no such group; did you mean criterion?"),
         (["describe", "criterion=flp"], "flp: no such choice of criterion; did you mean flap?"),

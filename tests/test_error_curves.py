@@ -148,7 +148,7 @@ def test_what_cannot_be_probed_is_refused(monkeypatch):
     monkeypatch.setattr(probes, "seconds_of", lambda work, device: 1.0)
     with pytest.raises(ValueError, match="takes no less time on a calibration batch; expected longer"):
         cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(budget="latency"))
-    with pytest.raises(ValueError, match="cannot spare the last 3.25 of it; expected a lower sparsity"):
+    with pytest.raises(ValueError, match="cannot save the last 3.25 that the sparsity asks for"):
         ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, Budget.of(SITES, COST, 70))
 
 

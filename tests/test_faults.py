@@ -141,7 +141,7 @@ def test_a_failure_that_is_written_can_be_read(tmp_path, config):
 
 def test_a_torn_file_of_a_sweep_is_no_good_end(tmp_path):
     (tmp_path / FILE).write_text('{"state": "failed"}\n{"sta')
-    with pytest.raises(ValueError, match="is not whole"):
+    with pytest.raises(ValueError, match="is incomplete"):
         outcomes(tmp_path)
 
 

@@ -21,7 +21,7 @@ PICKLED = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
 
 PICKLED_FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 
-UNCHANGED = (
+UNCHANGED = (  # copied, not written from what was read: transformers drops keys that it does not know
     "generation_config.json",
     "tokenizer*",
     "special_tokens_map.json",

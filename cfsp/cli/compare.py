@@ -39,7 +39,7 @@ Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 EXAMPLES = """
 examples:
   cfsp-compare reference my/smaller_model
-      the embedded model and what a run made of it
+      the model that comes with this package, and a pruned one made of it
   cfsp-compare meta-llama/Meta-Llama-3-8B my/llama --device cuda --windows 40 -o compare.html
       a model of the hub; 40 windows of the text instead of all; a page to send on as well
   cfsp-compare my/flap my/cfsp --text my/texts/*.txt --window 1024 --skip speed
@@ -48,13 +48,13 @@ examples:
 
 Perplexity is that of `cfsp evaluation=perplexity`: windows of a text without overlap, lower is better.
 The text is the test split of the documentation of Python's standard library unless --text gives one.
-Speed is timed in turns, so that what else the machine does hits both. Prompts go through the chat
+The models are timed in turns, so that other load on the machine affects both. Prompts go through the chat
 template of a model that has one. Both models are in memory at the same time.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables, write the page; what goes wrong becomes one line and exit code 1."""
+    """Print the tables and write the page; an error becomes one line and exit code 1."""
     options = parser().parse_args(arguments)
     logging.set_verbosity_error()
     try:
@@ -97,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def compare_models(options: argparse.Namespace) -> list[Section]:
-    """Load, measure and set side by side. Raises ValueError for what cannot be compared."""
+    """Load and measure both models. Raises ValueError if they cannot be compared."""
     look_here()
     import_plugins(options.plugin)
     names = short_names(options.models)
@@ -127,7 +127,7 @@ def compare_models(options: argparse.Namespace) -> list[Section]:
 def measures(
     options: argparse.Namespace, models: Sequence[PreTrainedModel]
 ) -> tuple[list[Evaluator], list[PairedEvaluator], Samples | None]:
-    """What the options ask for, within the positions that both models have."""
+    """Return the evaluators that the options ask for, within the positions of both models."""
     check_integer("new-tokens", options.new_tokens, least=1)
     limits = [limit for model in models if (limit := max_positions(model)) is not None]
     most = min(limits, default=1 << 20)
@@ -155,7 +155,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 
 
 def disk_metrics(path: str) -> dict[str, Metric]:
-    """What the weights' files take on the disk; nothing if they are not found there."""
+    """Return the size of the weights' files on disk; nothing if they are not found."""
     folder = REFERENCE if path == "reference" else Path(path)
     if not folder.is_dir():
         config = try_to_load_from_cache(path, "config.json")
@@ -166,7 +166,7 @@ def disk_metrics(path: str) -> dict[str, Metric]:
 
 
 def announce(text: str) -> None:
-    """One line about what is done now, also where nobody watches a bar."""
+    """Print one line about the current step, also where no progress bar is shown."""
     print(f"cfsp-compare: {text}", file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""What Hydra refuses, in at most three lines that say what would be accepted, before anything runs."""
+"""Explain Hydra's errors in at most three lines that say what is accepted, before anything runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OTHER_WORK = ("--help", "-h", "--hydra-help", "--info", "-i", "--shell-completio
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Compose what the arguments ask for. Raises ValueError that explains why it cannot be."""
+    """Compose the config that the arguments ask for. Raises ValueError with an explanation if that fails."""
     if {flag.partition("=")[0] for flag in arguments} & {*OTHER_WORK}:
         return
     line = CommandLine.of(arguments)
@@ -52,7 +52,7 @@ def show_configs(arguments: Sequence[str]) -> None:
 
 
 def composed(overrides: Sequence[str], line: CommandLine) -> DictConfig:
-    """The config of one job."""
+    """Return the config of one job."""
     folders = [folder.absolute() for folder in reversed(line.folders)]
     home = next((one for one in folders if (one / f"{line.config_name}.yaml").is_file()), CONF)
     more = [f"hydra.searchpath=['file://{one}']" for one in folders if one != home]
@@ -61,7 +61,7 @@ def composed(overrides: Sequence[str], line: CommandLine) -> DictConfig:
 
 
 def each_once(line: CommandLine) -> Iterator[list[str]]:
-    """Overrides of single jobs: each choice of a group is there once, of other keys the first value."""
+    """Yield overrides of single jobs that cover each choice of a group once; other keys have one value."""
     alternatives = [values(one, line) for one in line.overrides]
     first = [one[0] for one in alternatives]
     yield first
@@ -71,10 +71,10 @@ def each_once(line: CommandLine) -> Iterator[list[str]]:
 
 
 def values(override: str, line: CommandLine) -> list[str]:
-    """The overrides of single jobs that an override of a sweep stands for.
+    """Return the overrides of single jobs that an override of a sweep stands for.
 
     Raises:
-        ValueError: a sweep whose values cannot be counted.
+        ValueError: the sweep's values cannot be listed.
     """
     parsed = OverridesParser.create().parse_override(override)
     if not parsed.is_sweep_override():
@@ -87,12 +87,12 @@ def values(override: str, line: CommandLine) -> list[str]:
         return [f"{prefix}={value}" for value in parsed.sweep_string_iterator()]
     except HydraException as error:
         raise ValueError(
-            f"{override}: its values cannot be counted ({error}); expected them, or range, choice or glob"
+            f"{override}: its values cannot be listed ({error}); expected values, range, choice or glob"
         ) from error
 
 
 def explain(error: Exception, line: CommandLine) -> str:
-    """The message for an error of composing the config."""
+    """Return the message for an error of composing the config."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
@@ -101,7 +101,7 @@ def explain(error: Exception, line: CommandLine) -> str:
     if found := re.match(r"Could not override '([^']+)'", text):
         return unknown_key(found[1], line)
     if found := re.match(r"Could not delete from config\. '([^']+)'", text):
-        return f"~{found[1]}: nothing of that name can be taken out of the config"
+        return f"~{found[1]}: the config has no such key to delete"
     if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         key, value = found[1], found[2]
         listed = shlex.quote(f"{key}=[{value}]")
@@ -110,7 +110,7 @@ def explain(error: Exception, line: CommandLine) -> str:
 
 
 def unreadable(override: str) -> str:
-    """For an override that Hydra's grammar does not read."""
+    """Return the message for an override that Hydra's grammar cannot parse."""
     key, sign, value = override.partition("=")
     if not sign:
         return f"{override!r}: expected KEY=VALUE, list, describe or help"
@@ -126,7 +126,7 @@ def unreadable(override: str) -> str:
 
 
 def unknown_choice(text: str, folders: Sequence[Path]) -> str:
-    """For a choice that a group does not have."""
+    """Return the message for a choice that a group does not have."""
     found = re.search(r"Could not (?:find|load) '([\w/]+)/([^/']+)'", text)
     if found is None:
         return " ".join(text.split("Config search path")[0].split())
@@ -136,7 +136,7 @@ def unknown_choice(text: str, folders: Sequence[Path]) -> str:
 
 
 def unknown_key(key: str, line: CommandLine) -> str:
-    """For a key that the config does not have."""
+    """Return the message for a key that the config does not have."""
     known = [*known_keys(line), *groups(line.folders)]
     part, dot, name = key.rpartition(".")
     inside = [one.removeprefix(part + dot) for one in known if dot and one.startswith(part + dot)]
@@ -144,7 +144,7 @@ def unknown_key(key: str, line: CommandLine) -> str:
 
 
 def known_keys(line: CommandLine) -> list[str]:
-    """Dotted keys of the config with the choices that were made, or of the default one."""
+    """Return the dotted keys of the config with the user's choices, or else of the default one."""
     choices = [one for one in line.overrides if re.match(r"\+?[\w/]+=[\w/\[]", one)]
     for attempt in (choices, []):
         try:

@@ -74,15 +74,15 @@ def job(cfg: DictConfig) -> Outcome:
 
 
 def own_launchers() -> None:
-    """Let our presets be the only ones of their names: Hydra holds them to the fields of a plug-in's."""
-    Plugins.instance()  # has imported the plug-ins that are installed
+    """Delete plug-ins' presets that have the names of ours: Hydra would allow ours only their fields."""
+    Plugins.instance()  # imports the installed plug-ins
     presets = ConfigStore.instance().repo["hydra"]["launcher"]
     for preset in (CONF / "hydra" / "launcher").glob("*.yaml"):
         presets.pop(preset.name, None)
 
 
 def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
-    """Make or read the record. A job by itself shows it; a sweep's launcher shows what became of its jobs."""
+    """Make or read the record. A single job prints it; in a sweep the launcher prints all outcomes."""
     # Imported here so that `cfsp --help` answers at once.
     from huggingface_hub.utils import logging
     from transformers.utils.logging import disable_progress_bar
@@ -95,8 +95,8 @@ def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
     from cfsp.running.run import obtain, save_folder
     from cfsp.running.summary import outcome_of, show_record
 
-    logging.set_verbosity_error()  # the error that follows its retries says all
-    disable_progress_bar()  # weights load in seconds, and the bars would be left standing
+    logging.set_verbosity_error()  # the error after its retries says enough
+    disable_progress_bar()  # weights load in seconds, and finished bars stay on the screen
     sweep = sweep_name()
     check_places(cfg, sweep)
     with quiet():
@@ -113,13 +113,13 @@ def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
     if is_main() and cfg.push is not None:
         print(f"cfsp: pushing it to {cfg.push}", file=sys.stderr)
         address = push(save_folder(cfg, record.id), cfg.push, cfg.private)
-        forget(cfg.results, record.id)  # of an earlier push
+        forget(cfg.results, record.id)  # the failure of an earlier push
         print(f"cfsp: the model is at {address}", file=sys.stderr)
     return outcome_of(record, path, made)
 
 
 def check_places(cfg: DictConfig, sweep: str | None) -> None:
-    """Raise ValueError if the model cannot be kept where `save` and `push` say; sweep: in a job of one."""
+    """Raise ValueError if the model cannot go where `save` and `push` say. sweep: its name, if any."""
     from cfsp.checkpoints.push import check_push
 
     if sweep is not None and isinstance(cfg.save, str):

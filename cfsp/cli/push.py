@@ -25,7 +25,7 @@ from what `hf auth login` stored; HF_ENDPOINT names another hub.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Push a folder and print its address; what goes wrong becomes one line and exit code 1."""
+    """Push a folder and print its address; an error becomes one line and exit code 1."""
     options = parser().parse_args(arguments)
     try:
         check_push(options.repo, options.private)

@@ -44,7 +44,7 @@ exit code: 0; 1 if there is no record, or files were left out because they could
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page. Exit code 1 if a file could not be read, and if there is nothing to show."""
+    """Write the page. Exit code 1 if a file could not be read, or if there is nothing to show."""
     options = parser().parse_args(arguments)
     try:
         unreadable = report(options.records, options.output, options.figures, options.title)
@@ -75,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def report(places: Sequence[str | Path], output: Path, figures: Path | None, title: str) -> list[str]:
-    """Write the page and the figures. Returns a line for each file that could not be read.
+    """Write the page and the figures. Return a line for each file that could not be read.
 
     Raises:
         ValueError: there is no record in any of the places.
@@ -98,7 +98,7 @@ def report(places: Sequence[str | Path], output: Path, figures: Path | None, tit
 
 
 def newest(known: dict[str, T], more: Iterable[T]) -> None:
-    """Add runs by their id; of two with one id the newer counts."""
+    """Add runs by their id; of two with the same id keep the newer."""
     for one in more:
         if one.id not in known or known[one.id].created < one.created:
             known[one.id] = one
@@ -107,7 +107,7 @@ def newest(known: dict[str, T], more: Iterable[T]) -> None:
 def all_sections(
     records: Sequence[Record], failures: Sequence[Failure], unreadable: Sequence[str]
 ) -> list[Section]:
-    """The overview, and the sections of each study."""
+    """Return the overview and the sections of each study."""
     groups = studies(records)
     titles = study_titles(groups)
     names = [method_names(group) for group in groups]
@@ -137,7 +137,7 @@ def study_titles(groups: Sequence[Sequence[Record]]) -> list[str]:
 def study_sections(
     records: Sequence[Record], title: str, names: Mapping[str, str], styles: Mapping[str, Look]
 ) -> tuple[Compared, list[Section]]:
-    """What there is to show of one study, and what was found of it."""
+    """Return one study's entry in the overview, and its sections."""
     prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "study"
     qualities, accuracies = perplexities(records), zero_shots(records)
     names = ranked(names, [*qualities, *accuracies])

@@ -1,4 +1,4 @@
-"""`cfsp-tables`: records side by side, with the figures of papers where asked."""
+"""`cfsp-tables`: compare records, and figures of papers if asked."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ examples:
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
 gone. Runs that differ in more than their seeds do not share a cell; protocols and dense models do not
-share a table. The exit code is 1 if a file was no record; it is named, and the others are shown.
+share a table. The exit code is 1 if a file is not a record; it is named, and the others are shown.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print or write tables; what the user got wrong becomes one line and exit code 1."""
+    """Print or write tables; an error becomes one line and exit code 1."""
     options = parser().parse_intermixed_args(arguments)
     try:
         faults = show_tables(options)
@@ -81,7 +81,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def show_tables(options: argparse.Namespace) -> list[str]:
-    """Print or write the tables and return what could not be read, which is named on stderr."""
+    """Print or write the tables. Return a line per file that could not be read, also printed on stderr."""
     places = [one for one in options.places if Path(one).exists() or not is_filter(one)]
     filters = [Filter.parse(one) for one in options.places if one not in places]
     if not places:
@@ -103,7 +103,7 @@ def show_tables(options: argparse.Namespace) -> list[str]:
 
 
 def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) -> list[Comparison]:
-    """What the options ask for."""
+    """Return the tables that the options ask for."""
     made = [
         one
         for metric in find_metrics(table["metric"], options.metric)

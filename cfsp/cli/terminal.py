@@ -1,4 +1,4 @@
-"""Terminal: sections of a page, printed."""
+"""Terminal: print the sections of a report page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cfsp.report.base import Section, Table
 
 
 def show_sections(sections: Sequence[Section]) -> None:
-    """Print sections to stdout, their figures left out; as wide as the terminal."""
+    """Print sections to stdout without their figures, as wide as the terminal."""
     console = Console(highlight=False)
     for section in sections:
         console.print(section_text(section))
@@ -25,7 +25,7 @@ def section_text(section: Section) -> Group:
 
 
 def text_grid(table: Table) -> Grid:
-    """One table; columns of numbers are flush right."""
+    """Return a table for the terminal; columns of numbers are flush right."""
     made = Grid(
         show_lines=any("\n" in cell.text or len(cell.text) > 60 for row in table.rows for cell in row)
     )

@@ -23,7 +23,7 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "first": lambda members: members[0],
     "last": lambda members: members[-1],
 }
-"""[weights, units] -> [units]"""
+"""Name -> reduction over a unit's weights. [weights, units] -> [units]"""
 
 
 def orders() -> list[str]:
@@ -48,9 +48,11 @@ class Taylor(Criterion):
     first producer's or the consumer's weight alone. The paper's L1 and L2 baselines are `magnitude`
     with norm 1 or 2, its random one is `chance`.
 
-    grouping: how weights of different width meet under grouped-query attention. "aligned": as units.
-    Differs from the released code, "released", which folds the longer vector of channels onto the
-    shorter, so that key/value group j gets the scores of query heads j, j + groups, ...
+    grouping: how weights of different width are added up under grouped-query attention. "aligned": per unit.
+    "released": as the released code does, which folds the longer vector of channels onto the shorter,
+    so that key/value group j gets the scores of query heads j, j + groups, ...
+
+    Differs from the released code: `grouping` is "aligned" by default.
     """
 
     order: str = "first"

@@ -28,15 +28,15 @@ class Perplexity(Evaluator):
     """exp of the mean negative log-likelihood per token; lower is better.
 
     The documents are joined, encoded as one stream and cut into windows of `window` tokens, as the
-    pruning papers do. The window makes most of the number (LLaMA-7B on WikiText-2: 12.6 at 128
-    tokens, 5.7 at 2048), hence the protocol in the record.
+    pruning papers do. The value depends mostly on the window (LLaMA-7B on WikiText-2: 12.6 at 128
+    tokens, 5.7 at 2048), so the record holds the protocol.
 
-    window: one, or a list of them, which makes as many metrics: `perplexity/<text>@<window>`.
+    window: one, or a list of them; each of a list gives a metric `perplexity/<text>@<window>`.
     stride: tokens between the starts of two windows; each window scores its last `stride` tokens,
         with at least window - stride before them. null: windows follow each other without overlap,
         and each one scores all tokens but its first.
-    windows: measure so many of them, spread evenly over the text, which makes a sweep cheap. null: all.
-    named: say the window in the metrics' names.
+    windows: measure only so many, spread evenly over the text, to make a sweep cheap. null: all.
+    named: put the window into the metrics' names.
     bos: put the tokenizer's BOS token before every window (it counts towards `window`).
     """
 
@@ -75,7 +75,7 @@ class Perplexity(Evaluator):
 
     @cached_property
     def _stream(self) -> Callable[[PreTrainedTokenizerBase], TokenStream]:
-        """Read once: dense and pruned model are measured on the same text, whatever becomes of its file."""
+        """A cached reader, so that both models are measured on the same text even if its file changes."""
         return lru_cache(maxsize=1)(partial(token_stream, self.text))
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -87,7 +87,7 @@ class Perplexity(Evaluator):
         check_positions(model, self.window, "perplexity window")
         if self.bos:
             bos_token(tokenizer)
-        # Named only where it leaves something out: a figure of the whole text is what it always was.
+        # Only if set, so that the protocol of the whole text stays equal to that of older records.
         part = {} if self.windows is None else {"windows": self.windows}
         read = self._stream(tokenizer)
         return part | {
@@ -104,13 +104,13 @@ class Perplexity(Evaluator):
         }
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
-        """Returns `perplexity/<text>` and `bits_per_byte/<text>`, which ignores the vocabulary.
+        """Return `perplexity/<text>` and `bits_per_byte/<text>`, which does not depend on the vocabulary.
 
         stderr: by the delta method from the spread of the windows' means. n: scored tokens.
         Bytes per token are those of the whole text.
 
         Raises:
-            ValueError: no causal model, a window longer than its positions, or a text too short.
+            ValueError: not a causal model, a window longer than its positions, or a text too short.
         """
         protocol = self.protocol(model, tokenizer)
         read = self._stream(tokenizer)
@@ -122,7 +122,7 @@ class Perplexity(Evaluator):
             ]
         ).double()  # [windows, scored]
         mean = losses.mean().item()
-        if not mean < 700:  # NaN, infinite, or beyond what exp can say
+        if not mean < 700:  # NaN, infinite, or too large for exp
             raise ValueError(
                 f"perplexity/{self.text.label}: the loss is NaN or infinite; "
                 "expected a model that is sound in its dtype (try model.dtype=float32)"
@@ -142,9 +142,9 @@ class Perplexity(Evaluator):
         }
 
     def rows(self, ids: Tensor, bos: int | None) -> tuple[Tensor, int]:
-        """[windows, window], and the first place in a window whose token counts.
+        """Return windows [windows, window] and the first position in a window that is scored.
 
-        Tokens after the last whole window are left out.
+        Tokens after the last whole window are dropped.
         """
         length = self.window - (bos is not None)
         stride = self.stride or length
@@ -167,7 +167,7 @@ class Perplexity(Evaluator):
 
 @torch.no_grad()
 def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Negative log-likelihood of every token but the first, in nats.
+    """Return the negative log-likelihood of every token but the first, in nats.
 
     [batch, tokens] -> [batch, tokens - 1]
     """

@@ -42,7 +42,7 @@ PAPERS = {
     "openbookqa": "acc_norm",
     "mmlu": "acc",
 }
-"""What the pruning papers report, as readers of LLM-Pruner's tables found out (its issue 25)."""
+"""Task -> the measure that the pruning papers report (LLM-Pruner's issue 25)."""
 
 MEASURES = ("acc", "acc_norm")
 
@@ -51,12 +51,12 @@ MMLU_TAGS = {f"mmlu_{part}_tasks" for part in ("stem", "other", "social_sciences
 
 @dataclass(frozen=True)
 class ZeroShot(Evaluator):
-    """Accuracy with and without normalisation by length, as the harness defines the tasks.
+    """Accuracy with and without normalisation by length, as the harness defines it.
 
-    tasks: names of the harness's tasks or groups, of which each task has an accuracy.
+    tasks: names of the harness's tasks or groups; every task must have an accuracy.
     files: task -> a local .jsonl (.gz) file with the columns of the task's data set, or split -> file;
         no network is needed then. Prompts, answers and metrics stay the harness's own.
-    shots: examples before each question, for 0 none at all. limit: questions per task; null takes all.
+    shots: examples before each question. limit: questions per task; null takes all.
     """
 
     tasks: Sequence[str]
@@ -92,7 +92,7 @@ class ZeroShot(Evaluator):
         return [replace(self, tasks=[task]) for task in self.tasks]
 
     def reads(self) -> list[Text]:
-        """Local files; what the harness loads from the hub itself is not compared with other texts."""
+        """Return the local files; data that the harness loads from the hub is not checked for overlaps."""
         return [Questions(task, path) for task in self.tasks for path in self.splits(task).values()]
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -102,7 +102,7 @@ class ZeroShot(Evaluator):
         for task in self.tasks:
             for split, path in self.splits(task).items():
                 if not Path(path).is_file():
-                    raise FileNotFoundError(f"zero_shot file of {task}: {path} is no file")
+                    raise FileNotFoundError(f"zero_shot file of {task}: {path} is not a file")
                 read_questions(task, Path(path))
                 sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
         return {
@@ -118,12 +118,12 @@ class ZeroShot(Evaluator):
         }
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
-        """Returns `acc/<task>` and, where the task has it, `acc_norm/<task>`.
+        """Return `acc/<task>` and, if the task has it, `acc_norm/<task>`.
 
-        protocol["papers"] says whether this is the one that the pruning papers report.
+        protocol["papers"] is true for the one that the pruning papers report.
         """
         protocol = self.protocol(model, tokenizer)
-        # The harness sets a pad token where there is none; the model's tokenizer stays as it is.
+        # A copy: the harness adds a missing pad token to the tokenizer.
         wrapped = Shown(
             pretrained=model,
             tokenizer=copy.deepcopy(tokenizer),
@@ -132,7 +132,7 @@ class ZeroShot(Evaluator):
         )
         found = {}
         for task in self.tasks:
-            # It tells no other process its results.
+            # The harness returns results only where LOCAL_RANK is 0.
             with environment_kept(LOCAL_RANK="0"), errors_alone("lm_eval"):
                 outcome = simple_evaluate(
                     model=wrapped,
@@ -140,21 +140,21 @@ class ZeroShot(Evaluator):
                     num_fewshot=self.shots,
                     limit=self.limit,
                     task_manager=manager(),
-                    bootstrap_iters=0,  # it would draw for other metrics too, in a pool of processes
-                    log_samples=True,  # which errors are taken of
+                    bootstrap_iters=0,  # else a pool of processes resamples for unused metrics too
+                    log_samples=True,  # for the standard errors
                 )
             found |= task_metrics(task, with_errors(outcome), protocol)
         return found
 
     def splits(self, task: str) -> dict[str, str]:
-        """Local files of a task by split; empty if it comes from the hub."""
+        """Return split -> local file of a task; empty if its data comes from the hub."""
         given = (self.files or {}).get(task)
         if given is None:
             return {}
         return {"": given} if isinstance(given, str) else dict(given)
 
     def spec(self, task: str) -> str | dict[str, Any]:
-        """The task as the harness takes it: its name, or that with data of its own."""
+        """Return the task for the harness: its name, or its definition with local data."""
         splits = self.splits(task)
         if not splits:
             return task
@@ -175,7 +175,7 @@ class ZeroShot(Evaluator):
 
 @contextmanager
 def errors_alone(name: str) -> Iterator[None]:
-    """Let a logger say no more than errors."""
+    """Let a logger report errors only."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -186,7 +186,7 @@ def errors_alone(name: str) -> Iterator[None]:
 
 
 class Shown(HFLM):
-    """The harness's model, whose progress is shown as all progress here is."""
+    """The harness's model, with the progress bar of this package."""
 
     def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, **options: Any) -> Any:
         with bars.task("zero-shot", "answer", len(requests)) as self.shown:
@@ -199,12 +199,12 @@ class Shown(HFLM):
 
 @cache
 def manager() -> TaskManager:
-    """The harness's index of its tasks, which takes seconds to read."""
+    """Return the harness's index of tasks; cached, because reading it takes seconds."""
     return TaskManager()
 
 
 def leaf_tasks(task: str) -> list[str]:
-    """The tasks that a name stands for: itself, or all of a group or a tag."""
+    """Return the tasks that a name stands for: itself, or all of a group or a tag."""
     entry = manager().task_index[task]
     if entry.kind == Kind.TAG:
         return sorted(entry.tags)
@@ -212,7 +212,7 @@ def leaf_tasks(task: str) -> list[str]:
 
 
 def members(given: object) -> list[str]:
-    """The tasks in a group's list, whose items are names or tasks and groups written out."""
+    """Return the tasks in a group's list, whose items are names, or tasks and groups as mappings."""
     if isinstance(given, list):
         return [name for one in given for name in members(one)]
     if isinstance(given, Mapping):
@@ -221,16 +221,16 @@ def members(given: object) -> list[str]:
 
 
 def has_accuracy(task: str) -> bool:
-    """Whether a task is measured by what we report."""
+    """Return whether a task has one of `MEASURES`."""
     config = manager().task_index[task].cfg or {}
     measures = config.get("metric_list")
-    if measures is None:  # those that the harness gives it by its kind
+    if measures is None:  # the harness's defaults by kind of output
         return config.get("output_type") in ("multiple_choice", "loglikelihood")
     return any(one["metric"] in MEASURES for one in measures)
 
 
 def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """A registered task, its data set replaced. A split without a name is the one that is evaluated."""
+    """Return a registered task with its data set replaced. A split without a name is evaluated."""
 
     def load(**_: Any) -> dict[str, datasets.Dataset]:
         return {split or "evaluated": datasets.Dataset.from_list(found) for split, found in rows.items()}
@@ -247,12 +247,12 @@ def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, 
     }
     first = next(iter(next(iter(rows.values()))), {})
     if task == "hellaswag" and "query" in first:
-        spec["process_docs"] = None  # the questions are put together already
+        spec["process_docs"] = None  # these questions are preprocessed already
     return spec
 
 
 def with_errors(outcome: dict[str, Any]) -> dict[str, Any]:
-    """The harness's figures with the standard errors of their means, where there are two questions."""
+    """Return the harness's figures with standard errors of their means, if there are two questions."""
     for leaf, figures in outcome["results"].items():
         samples = [one for one in outcome["samples"].get(leaf, ()) if one["filter"] == "none"]
         for measure in MEASURES:
@@ -263,7 +263,7 @@ def with_errors(outcome: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_metrics(task: str, outcome: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Metric]:
-    """The harness's figures of one task, or of all questions of a group together."""
+    """Return the harness's figures of one task, or of all questions of a group together."""
     sizes = {leaf: count["effective"] for leaf, count in outcome["n-samples"].items()}
     whole = sum(sizes.values())
     versions = sorted({str(outcome["versions"].get(leaf)) for leaf in sizes})

@@ -105,6 +105,7 @@ def site_kinds(model: PreTrainedModel) -> list[str]:
     shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if "attention" in kinds and shared < config.num_attention_heads:
         kinds.append("query_heads")
+    # All blocks, and all channels, are units of one site, so allocators and plans need no special case.
     if not getattr(config, "scale_attn_by_inverse_layer_idx", False):  # GPT-2: a block's number matters
         kinds.append("block")
     if layout.norms:

@@ -29,6 +29,7 @@ MODALITIES = ("text", "vision", "audio", "vq")
 def why_unsupported(config: PreTrainedConfig) -> str | None:
     """What keeps a model of this config from being pruned here; None if a layout might be all it lacks."""
     named = dict(numbers(config.to_dict()))
+    # By attributes: a list of names of models would never be complete.
     if config.is_encoder_decoder or {"encoder_layers", "decoder_layers"} <= named.keys():
         return "it is an encoder-decoder; expected a model with one stack of blocks"
     if parts := [name for name in config.sub_configs if name.split("_")[0] in MODALITIES]:

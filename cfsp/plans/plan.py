@@ -74,6 +74,7 @@ class Cut(Edit):
     tensors: ClassVar[tuple[str, ...]] = ("fill", "consumer", "bias")
 
     units: int
+    """Units of the site, so that a plan for another model is refused before a weight changes."""
     keep: tuple[int, ...]
     fill: Tensor | None = None
     consumer: Tensor | None = None

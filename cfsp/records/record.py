@@ -42,6 +42,7 @@ class Metric:
     n: Count
     better: Literal["lower", "higher"]
     protocol: Protocol
+    """All of it, not a version number: two perplexities mostly differ by window, text and dtype."""
     spread: Range | None = None
 
 

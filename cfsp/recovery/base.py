@@ -1,4 +1,4 @@
-"""What a recovery is, and what its parts are told."""
+"""The base class of recoveries, their input and their result."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cfsp.training.base import Change
 
 @dataclass(frozen=True)
 class Setting:
-    """What one recovery works on. folder: for its checkpoints; follow: is told the numbers of a step."""
+    """The input of a recovery. folder: for its checkpoints; follow: is called with the numbers of a step."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -32,7 +32,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The trained model; what training was and cost, as JSON data; the adapters, if they were kept."""
+    """The trained model; how it was trained and at what cost, as JSON data; the adapters, if not merged."""
 
     model: PreTrainedModel
     training: dict[str, Any] | None = None
@@ -40,40 +40,40 @@ class Recovered:
 
 
 class Recovery(Checked, ABC):
-    """Trains a pruned model."""
+    """Trains a pruned model. Knows of the surgery what its `Change` says, and nothing else."""
 
     needs_dense: bool = False
-    """Whether the dense model must stay beside the pruned one."""
+    """Whether it needs the dense model beside the pruned one."""
 
     keeps_apart: bool = False
-    """Whether what it trained stays beside the model, in files of its own."""
+    """Whether the weights that it trained are saved in their own files beside the model."""
 
     def reads(self) -> Sequence[Text]:
-        """Texts that it trains on."""
+        """Return the texts that it trains on."""
         return []
 
     @abstractmethod
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
     ) -> Any:
-        """Read the data and check all that can be checked before anything costly runs.
+        """Read the data and check everything that can be checked before anything costly runs.
 
-        statistics: what calibration will measure. Raises ValueError with what would be accepted.
+        statistics: names of what calibration will measure. Raises ValueError with what would be accepted.
         """
 
     @abstractmethod
     def run(self, setting: Setting, examples: Any) -> Recovered:
-        """Train. examples: what `prepare` returned."""
+        """Train the model. examples: what `prepare` returned."""
 
 
 def block_parameters(model: PreTrainedModel) -> list[int]:
-    """Parameters of every block."""
+    """Return the number of parameters of every block."""
     blocks = (model.get_submodule(path) for path in block_modules(model))
     return [sum(weight.numel() for weight in block.parameters()) for block in blocks]
 
 
 def change_of(before: Sequence[int], model: PreTrainedModel, plan: PrunePlan) -> Change:
-    """What a plan did to a model. before: `block_parameters` of the dense model."""
+    """Return how surgery changed a model. before: `block_parameters` of the dense model."""
     kept: Sequence[int] = range(len(before))
     cuts = [edit for edit in plan.edits if isinstance(edit, Cut)]
     for cut in cuts:

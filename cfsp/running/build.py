@@ -21,7 +21,7 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 def build(config: DictConfig | Mapping[str, Any], **overrides: Any) -> Any:
     """Make the object that a config names.
 
-    Raises what its constructor raises, without Hydra's wrapping; ValueError for an unknown option.
+    Raises what its constructor raises, without Hydra's wrapper; ValueError for an unknown option.
     """
     try:
         return instantiate(config, _convert_="object", **overrides)
@@ -33,17 +33,17 @@ def build(config: DictConfig | Mapping[str, Any], **overrides: Any) -> Any:
 
 
 def search_path(config_dir: str | None) -> list[Path]:
-    """Folders of config groups, the user's own first."""
+    """Return the folders of config groups, the user's own first."""
     return [*([Path(config_dir)] if config_dir else []), CONF]
 
 
 def choices(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
-    """Names that a config group offers: its YAML files."""
+    """Return the names of a config group's choices: its YAML files."""
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
 def choice_config(group: str, name: str, **root: Any) -> DictConfig:
-    """The config `group/name`, resolved; `root` fills interpolations such as ${seed}.
+    """Return the config `group/name`, resolved; `root` fills interpolations such as ${seed}.
 
     Raises:
         KeyError: no such name; the message suggests the nearest.

@@ -1,4 +1,4 @@
-"""Parts: what a config names, built."""
+"""Parts: the components of a run, built from its config."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cfsp.storage.fingerprints import digest, fingerprint_batches
 
 @dataclass(frozen=True)
 class Parts:
-    """The components of one run. paired: evaluators that want the dense model beside the pruned one."""
+    """The components of one run. paired: evaluators that need the dense model beside the pruned one."""
 
     schedule: Schedule
     method: Method
@@ -56,11 +56,11 @@ class Parts:
 
     @property
     def need_dense(self) -> bool:
-        """Whether the dense model must outlive surgery."""
+        """Whether the dense model is needed after surgery."""
         return self.recovery.needs_dense or bool(self.paired)
 
     def prepare(self, subject: Subject) -> Any:
-        """What the schedule prepares. Raises ValueError if the parts cannot do what is asked."""
+        """Return what the schedule prepares. Raises ValueError if a part cannot work with the model."""
         model, tokenizer = subject.model, subject.tokenizer
         check_positions(model, self.calibration.seqlen, "calibration seqlen")
         prepared = self.schedule.prepare(subject, self.method)
@@ -71,7 +71,7 @@ class Parts:
         return prepared
 
     def about(self, model: Mapping[str, Any]) -> About:
-        """What people call the statistics by that this run keeps. model: its config."""
+        """Return the description of this run's statistics in the cache. model: the model's config."""
         calibration, revision = self.calibration, model["revision"]
         return About(
             model=str(model["path"]),
@@ -84,14 +84,14 @@ class Parts:
         )
 
     def overlaps(self) -> list[str]:
-        """What calibration or recovery reads and evaluation measures on."""
+        """Return warnings about texts that evaluation shares with calibration or recovery."""
         read = [text for evaluator in self.evaluators for text in evaluator.reads()] if is_main() else []
         return overlaps([self.calibration.text, *self.recovery.reads()], read)
 
     def plan(self, subject: Subject, batches: Sequence[Batch], prepared: Any, examples: Any) -> Planned:
-        """The plan: made, or, if training was interrupted, the one that it began with.
+        """Make the plan, or return the stored one of an interrupted training, without calibrating again.
 
-        examples: what recovery will train on; with other ones training begins anew.
+        examples: what recovery will train on. A stored plan with other examples is ignored.
         """
         seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples)]
         if (kept := kept_plan(subject.folder, digest(seen))) is not None:

@@ -1,4 +1,4 @@
-"""Stages: what a run does, one after the other. Each adds what it found to the run's state."""
+"""Stages: the steps of a run, in order. Each adds its results to the run's state."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from cfsp.storage.cache import Cache
 
 @dataclass
 class State:
-    """A run so far. config: cfg, resolved. What stands below `seconds` is found by the stages."""
+    """The state of a run. config: `cfg`, resolved. The stages set the fields below `seconds`."""
 
     cfg: DictConfig
     config: Mapping[str, Any]
@@ -68,7 +68,7 @@ class State:
     samples: dict[str, dict[str, str]] = field(init=False)
 
     def record(self) -> Record:
-        """What the whole run was and found."""
+        """Return the record of the finished run."""
         before, after = self.sizes["dense"], self.sizes["pruned"]
         return Record(
             id=self.log.job.id,
@@ -92,7 +92,7 @@ class State:
 
 
 def load(state: State) -> None:
-    """Load the model and all texts, and refuse what could not be done before anything costly runs."""
+    """Load the model and all texts; raise errors of bad input before anything costly runs."""
     cfg, parts = state.cfg, state.parts
     cache = replace(Cache.at(cfg.cache), about=parts.about(state.config["model"]))
     with kept_in(cache):
@@ -121,7 +121,7 @@ def measure_dense(state: State) -> None:
 
 
 def plan(state: State) -> None:
-    """Decide what stays."""
+    """Decide which units to keep."""
     state.planned = state.parts.plan(state.subject, state.batches, state.prepared, state.examples)
 
 
@@ -134,7 +134,7 @@ def surgery(state: State) -> None:
 
 
 def recovery(state: State) -> None:
-    """Train what is left."""
+    """Train the pruned model."""
     change = change_of(state.block_sizes, state.model, state.planned.plan)
     setting = Setting(
         state.model, state.tokenizer, change, state.files.training, state.original, state.log.curve
@@ -144,7 +144,7 @@ def recovery(state: State) -> None:
 
 
 def evaluation(state: State) -> None:
-    """Measure the pruned model, and both where they are measured side by side."""
+    """Measure the pruned model, and both models where evaluators need them side by side."""
     parts, model, tokenizer = state.parts, state.model, state.tokenizer
     cache = state.subject.cache
     state.pruned = measure(parts.evaluators, model, tokenizer, cache, again=state.cfg.overwrite)
@@ -166,4 +166,4 @@ STAGES: Mapping[str, Callable[[State], None]] = {
     "recovery": recovery,
     "evaluation": evaluation,
 }
-"""What a stage is called on the screen and in `Record.seconds` -> what it does."""
+"""A stage's name on the screen and in `Record.seconds` -> its function, in order."""

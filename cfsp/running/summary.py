@@ -1,4 +1,4 @@
-"""Summary: one record for the terminal."""
+"""Summary: a record or a sweep as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cfsp.records.record import Record
 from cfsp.running.sweeps import Outcome, count_of
 
 WIDTH = 110
-"""Columns of a table in a file."""
+"""Characters per line if stdout is not a terminal."""
 
 
 def summary(record: Record) -> Group:
-    """Before and after, and a bar per site of what was kept."""
+    """Return a record's tables: before and after, a bar of the kept width per site, recovery, samples."""
     parts = [before_and_after(record), widths_table(record)]
     if record.training:
         parts.append(training_summary(record))
@@ -66,7 +66,7 @@ def before_and_after(record: Record) -> Table:
 
 
 def training_summary(record: Record) -> Table:
-    """What recovery cost, and the held-out loss as it went."""
+    """Return the cost of recovery and the curve of the held-out loss."""
     training = record.training
     table = Table("", "", title="Recovery", title_justify="left", show_header=False)
     table.add_row("trained", f"{training['trainable']:,} parameters on {training['tokens']:,} tokens")
@@ -80,7 +80,7 @@ def training_summary(record: Record) -> Table:
 
 
 def sparkline(values: list[float], width: int = 40) -> str:
-    """A curve in one line: the lowest and the highest value are the lowest and the highest bar."""
+    """Draw a curve in one line; its lowest and highest values are the lowest and highest bars."""
     step = max(1, len(values) // width)
     picked = values[::step]
     low, high = min(picked), max(picked)
@@ -89,7 +89,7 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 
 def side_by_side(record: Record) -> Table:
-    """What both models say."""
+    """Return both models' continuations of the prompts."""
     table = Table("prompt", "dense", "pruned", title="Samples", title_justify="left", show_lines=True)
     for prompt, said in record.samples.items():
         table.add_row(*(Text(text) for text in (prompt, said["dense"], said["pruned"])))
@@ -104,7 +104,7 @@ def widths_table(record: Record) -> Table:
 
 
 def share_bar(share: float, width: int = 24) -> str:
-    """A share as a bar that fits a terminal of 80 columns beside the site's name."""
+    """Draw a fraction as a bar that fits a terminal of 80 columns beside the site's name."""
     filled = round(share * width)
     return "█" * filled + "░" * (width - filled)
 
@@ -121,13 +121,13 @@ def show_sweep(found: Sequence[Outcome], results: str) -> None:
 
 
 def console() -> Console:
-    """Stdout; where it is no terminal, wide enough for names."""
+    """Return stdout as a console; if it is not a terminal, wide enough for names."""
     found = Console()
     return found if found.is_terminal else Console(width=WIDTH)
 
 
 def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
-    """What a sweep says of a job that has this record."""
+    """Return the outcome of a job with this record."""
     name, metric = next(iter(record.metrics["pruned"].items()), (None, None))
     return Outcome(
         state="made" if made else "read",
@@ -140,7 +140,7 @@ def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
 
 
 def sweep_summary(found: Sequence[Outcome], results: str) -> Group:
-    """All jobs of a sweep, and the command that shows more."""
+    """Return a table of all jobs of a sweep, and the command that shows more."""
     metrics = dict.fromkeys(one.metric for one in found if one.metric)
     table = Table(
         "job", "removed", *metrics, "", title=f"{len(found)} jobs: {count_of(found)}", title_justify="left"

@@ -19,6 +19,7 @@ def seal(mark: Path, of: str, files: Iterable[Path], **notes: Any) -> None:
     """Write the seal of files in or below its own folder. of: what they are of; notes: JSON data."""
     sums = {file.relative_to(mark.parent).as_posix(): file_checksum(file) for file in sorted(files)}
     data = {"of": of, "files": sums, "notes": notes}
+    # A file of its own, so that one module serves safetensors, JSON and what transformers' Trainer writes.
     with replacing(mark) as part:
         part.write_text(json.dumps(data | {"sha256": checksum(data)}) + "\n")
 

@@ -1,4 +1,4 @@
-"""Tables: many records side by side, like with like."""
+"""Tables: compare records of the same metric, protocol and dense model."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
 class Comparison:
     """One metric of one dense model under one protocol.
 
-    cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (share
-        of all parameters, mean), `source` ("" of our own) and `paper` (a figure to hold against `mean`).
-    differs: what sets this table apart from the others that it was split from.
+    cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (mean
+        fraction of all parameters), `source` ("" for ours) and `paper` (a figure to compare with `mean`).
+    differs: keys of the protocol in which the tables of one call differ.
     """
 
     metric: str
@@ -52,12 +52,13 @@ def comparisons(
     average: bool = False,
     strict: bool = False,
 ) -> list[Comparison]:
-    """A metric by the fields that make rows and columns; a table for each protocol and dense model.
+    """Return tables of a metric, one per protocol and dense model.
 
-    average: runs in one cell may differ in more than their seeds. strict: refuse to split.
+    rows, columns: fields whose values make rows and columns. average: average runs that differ in more
+    than their seeds. strict: raise if there are several tables.
 
     Raises:
-        ValueError: an unknown field, unlike runs in one cell, or what `strict` refuses.
+        ValueError: an unknown field, different runs in one cell, or several tables with `strict`.
     """
     rows, columns = (find_fields([*table.columns], names) for names in (rows, columns))
     if both := set(rows) & set(columns):
@@ -93,9 +94,9 @@ def differing(protocols: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
 
 
 def dense_models(table: pd.DataFrame) -> pd.Series:
-    """A number per dense model: one size and one figure, up to what machines round differently.
+    """Return each row's dense model as its size and the rank of its value, up to rounding differences.
 
-    Of times the size counts alone: no two measurements of one model agree.
+    Paths do not count. For times only the size counts: no two measurements of one model agree.
     """
     timed = table["protocol"].map(lambda text: json.loads(text).get("measure") == "latency")
     ordered = table["dense"].mask(timed, 0.0).sort_values()
@@ -112,7 +113,7 @@ def comparison(
     columns: list[str],
     average: bool,
 ) -> Comparison:
-    """The table of records that may stand in one."""
+    """Return the table of records with one metric, protocol and dense model."""
     metric = table["metric"].iloc[0]
     fields = [*rows, *columns]
     known = table[fields].astype(object)
@@ -130,7 +131,7 @@ def comparison(
         n=("value", "count"),
         removed=("removed.model", "mean"),
     )
-    text = protocol.get("text", "\0")  # of metrics without a text something that no warning begins with
+    text = protocol.get("text", "\0")  # without a text: what no warning begins with
     warnings = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
     return Comparison(
         metric=metric,
@@ -149,10 +150,12 @@ def comparison(
 def unlike(
     table: pd.DataFrame, fields: list[str], run: list[str], seeds: list[str], average: bool
 ) -> list[str]:
-    """What runs that share a cell differ in besides their seeds.
+    """Return the fields other than seeds in which runs of one cell differ.
+
+    run: fields of `identity`: where and how a run was made, and what else was measured, may differ.
 
     Raises:
-        ValueError: there is anything and it is not to be averaged over, or one run has two figures.
+        ValueError: there are such fields and `average` is false, or one run has two figures.
     """
     found: dict[str, None] = {}
     for key, cell in table.groupby(fields, sort=False):
@@ -174,10 +177,10 @@ def unlike(
 def wide(
     one: Comparison, bold: Callable[[str], str] = str, escape: Callable[[str], str] = str
 ) -> pd.DataFrame:
-    """The table as text: a row per row, a column per column, best rows first and papers' last.
+    """Return the table as text, best rows first and papers' last.
 
-    A cell reads "mean ± standard deviation (−share of all parameters gone)"; the deviation is there if
-    several seeds share it, and [n=...] if they are not as many as in most cells. "-": no such run.
+    A cell reads "mean ± standard deviation (−removed fraction of all parameters)". The deviation is shown
+    for several seeds, and [n=...] if their number differs from most cells'. "-": no such run.
     """
     digits = decimals(one.cells["mean"])
     usual = one.cells["n"].mode().max()
@@ -202,7 +205,7 @@ def wide(
 
 
 def is_best(one: Comparison, digits: int) -> pd.Series:
-    """Whether a cell of ours is the best of its column by `best_of`, of values as they are shown."""
+    """Return whether each of our cells is the best of its column by `best_of`, of rounded values."""
     best = pd.Series(False, one.cells.index)
     ours = one.cells[one.cells["source"] == ""]
     for _, column in ours.groupby(one.columns, sort=False):
@@ -226,7 +229,7 @@ def cell_text(cell: Mapping[str, Any], digits: int, usual: float) -> str:
 
 
 def decimals(values: Iterable[float]) -> int:
-    """Digits after the point: four for shares and bits, two for perplexities, none for counts."""
+    """Return digits after the point: four for fractions and bits, two for perplexities, none for counts."""
     largest = max((abs(value) for value in values), default=0)
     return 4 if largest < 2 else 2 if largest < 1e6 else 0
 
@@ -236,7 +239,7 @@ def label(value: object) -> str:
 
 
 def heading(fields: list[str], values: tuple[Any, ...]) -> str:
-    """What a column is called: numbers with their field's name, a sparsity in percent."""
+    """Return a column's heading: numbers with their field's name, a sparsity in percent."""
     names = []
     for field, value in zip(fields, values, strict=True):
         if field == "sparsity" and not isinstance(value, str):
@@ -248,7 +251,7 @@ def heading(fields: list[str], values: tuple[Any, ...]) -> str:
 
 
 def sort_key(values: tuple[Any, ...]) -> list[tuple[bool, Any]]:
-    """Numbers before text."""
+    """Return a key that sorts numbers before text."""
     return [(isinstance(value, str), value) for value in values]
 
 
@@ -260,7 +263,7 @@ def compare(
     *,
     average: bool = False,
 ) -> pd.DataFrame:
-    """A metric of the pruned models as text: `wide` of the one table that the records make.
+    """Return a metric of the pruned models as text: `wide` of the one table that the records make.
 
     rows: fields as in `comparisons`, or a function that names each record.
 

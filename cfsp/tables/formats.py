@@ -13,7 +13,7 @@ from cfsp.tables.compare import Comparison, wide
 
 
 def render(tables: Iterable[Comparison], form: str) -> str:
-    """The tables, one after the other; `form` is a key of `FORMS`."""
+    """Return the tables, one after the other; `form` is a key of `FORMS`."""
     return FORMS[form]([*tables])
 
 
@@ -29,7 +29,7 @@ def markdown(tables: list[Comparison]) -> str:
 
 
 def latex(tables: list[Comparison]) -> str:
-    """Tables that need `\\usepackage{booktabs}`."""
+    """Return tables that need `\\usepackage{booktabs}`."""
 
     def text(one: Comparison) -> str:
         cells = labelled(one, bold=lambda cell: rf"\textbf{{{cell}}}", escape=latex_text)
@@ -62,7 +62,7 @@ def html_page(tables: list[Comparison]) -> str:
 
 
 def csv(tables: list[Comparison]) -> str:
-    """A row per cell, in order of what names it, numbers as they are; the protocol as JSON."""
+    """Return a row per cell, sorted by the columns before `mean`; numbers in full, the protocol as JSON."""
     frames = [
         one.cells.assign(
             metric=one.metric,
@@ -83,7 +83,7 @@ def csv(tables: list[Comparison]) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A text escaped; a number is none."""
+    """Escape text; return numbers as they are."""
     return csv_text(value) if isinstance(value, str) else value
 
 
@@ -96,7 +96,7 @@ FORMS: dict[str, Callable[[list[Comparison]], str]] = {
 
 
 def labelled(one: Comparison, bold: Callable[[str], str], escape: Callable[[str], str]) -> pd.DataFrame:
-    """`wide` with the labels of its rows as columns of their own."""
+    """Return `wide` with the labels of its rows as columns."""
     cells = wide(one, bold, escape)
     names = [escape(name) for name in one.rows]
     labels = cells.index.to_frame(index=False)
@@ -105,7 +105,7 @@ def labelled(one: Comparison, bold: Callable[[str], str], escape: Callable[[str]
 
 
 def notes_on_cells(one: Comparison) -> list[str]:
-    """What a reader of the cells has to know: what they say, of how many runs, under which protocol."""
+    """Return the notes below a table: what its cells show, of how many runs, under which protocol."""
     ours = one.cells[one.cells["source"] == ""]["n"]
     counts = sorted(map(int, ours.unique()))
     if counts[-1] == 1:

@@ -1,4 +1,7 @@
-"""Papers: published figures as data, beside ours or against them."""
+"""Papers: published figures as data, shown below our own or compared with them.
+
+Every figure has a source and says who measured it; one without a source or a window is not included.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +18,8 @@ from cfsp.tables.compare import Comparison
 COLUMNS = (
     "method",
     "model",
-    "sparsity",  # a share
-    "sparsity_means",  # of what, in the source's words
+    "sparsity",  # a fraction
+    "sparsity_means",  # a fraction of what, in the source's words
     "metric",
     "window",  # tokens; empty where there is none
     "value",
@@ -30,7 +33,7 @@ TRUST = ("authors", "third party")
 
 
 def find_folder(given: str | None, places: Iterable[str]) -> Path:
-    """The folder that was given, else the nearest `papers/` beside or above the records.
+    """Return the given folder, else the nearest `papers/` beside or above the records.
 
     Raises:
         ValueError: there is none.
@@ -47,7 +50,7 @@ def find_folder(given: str | None, places: Iterable[str]) -> Path:
 
 
 def load_papers(folder: Path) -> pd.DataFrame:
-    """All figures in a folder's .csv files. Raises ValueError for a file with other columns."""
+    """Return all figures in a folder's .csv files. Raises ValueError for a file with other columns."""
     frames = []
     for path in sorted(folder.glob("*.csv")):
         figures = pd.read_csv(
@@ -60,10 +63,10 @@ def load_papers(folder: Path) -> pd.DataFrame:
 
 
 def with_papers(one: Comparison, papers: pd.DataFrame, model: str | None) -> Comparison:
-    """The table with a row below for each method of each source that has figures of the same kind.
+    """Return the table with a row added per method and source that has figures for its model and metric.
 
     Raises:
-        ValueError: its columns are anything but sparsities.
+        ValueError: its columns are not sparsities alone.
     """
     if one.columns != ["sparsity"]:
         raise ValueError(f"papers: columns {', '.join(one.columns)}; expected sparsity alone")
@@ -91,10 +94,10 @@ def with_papers(one: Comparison, papers: pd.DataFrame, model: str | None) -> Com
 
 
 def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str) -> Comparison:
-    """The table with a paper's figure to hold against each cell that has a counterpart.
+    """Return the table with a paper's figure beside each cell that has a counterpart.
 
-    pairs: `row=method` with commas, where `row` is any value of the row; other rows are held against
-        the method that their first field names, if any.
+    pairs: comma-separated `row=method`, where `row` is any value of the row; other rows are compared
+        with the method that their first field names, if any.
 
     Raises:
         ValueError: neither rows nor columns are sparsities, a method that no paper has, several rows
@@ -131,10 +134,10 @@ def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str
 
 
 def method_of(row: tuple[str, ...], methods: Mapping[str, str]) -> str:
-    """The method that a pair gives one of the row's values, else the row's first value, "" if none.
+    """Return the method that a pair assigns to a value of the row, else the row's first value, or "".
 
     Raises:
-        ValueError: pairs give it several.
+        ValueError: pairs assign several methods.
     """
     named = dict.fromkeys(methods[value] for value in row if value in methods)
     if len(named) > 1:
@@ -143,7 +146,7 @@ def method_of(row: tuple[str, ...], methods: Mapping[str, str]) -> str:
 
 
 def named_methods(pairs: str, papers: pd.DataFrame) -> dict[str, str]:
-    """Row -> method of a paper. Raises ValueError for a pair that is none or an unknown method."""
+    """Return row -> method of a paper. Raises ValueError for a malformed pair or an unknown method."""
     methods = {}
     for pair in filter(None, pairs.split(",")):
         row, sign, method = pair.partition("=")
@@ -155,7 +158,7 @@ def named_methods(pairs: str, papers: pd.DataFrame) -> dict[str, str]:
 
 
 def matching_figures(one: Comparison, papers: pd.DataFrame, model: str | None) -> pd.DataFrame:
-    """Figures of the same model and metric, measured in the same window without overlap."""
+    """Return figures of the same model and metric, measured with the same window without overlap."""
     same = papers[papers["model"].map(model_name) == model_name(model or one.model)]
     same = same[same["metric"] == one.metric.split("@")[0]]
     if "window" not in one.protocol:
@@ -171,10 +174,10 @@ def wanted(one: Comparison, model: str | None) -> str:
 
 
 def plain(name: str) -> str:
-    """A method's name without the differences of spelling."""
+    """Return a method's name without differences of spelling."""
     return re.sub(r"[-_ ]+", " ", name).casefold()
 
 
 def model_name(name: str) -> str:
-    """A model's name as hub and papers have it in common: without meta-, -hf and case."""
+    """Return a model's name in the form common to hub and papers: without meta-, -hf and case."""
     return plain(name).removeprefix("meta ").removesuffix(" hf")

@@ -1,4 +1,4 @@
-"""Arguments."""
+"""The arguments of training."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ ALWAYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Checked):
-    """How long, how fast, in what steps.
+    """How long and how fast to train, and in what steps.
 
-    batch_size: examples on one device at a time; `accumulation` of them make an optimizer step.
+    batch_size: examples on one device at a time; `accumulation` batches make an optimizer step.
     max_steps: optimizer steps; null goes by epochs. warmup: steps of linearly rising learning rate.
-    evaluate_every: steps between looks at the held-out part, and between checkpoints.
-    patience: looks without a better held-out loss before it stops; null never stops early. The best
-        model seen is the one that counts, if anything is held out.
+    evaluate_every: steps between evaluations on the held-out part, and between checkpoints.
+    patience: evaluations without a better held-out loss before training stops; null never stops early.
+        If anything is held out, the best model is the result.
     precision: null is the model's own; "bf16" or "fp16" multiply in that and keep weights as they are.
-    checkpointing: less memory for activations, and a second forward pass.
-    arguments: anything else that transformers' TrainingArguments takes, but for deepspeed. With `fsdp`,
-        or under `accelerate launch` with an FSDP config, each process trains a piece of every weight
-        and gets the whole model back when training is over.
+    checkpointing: store fewer activations, at the cost of a second forward pass.
+    arguments: any other option of transformers' TrainingArguments, except deepspeed. With `fsdp`, or under
+        `accelerate launch` with an FSDP config, each process trains a shard of every weight and gets the
+        whole model at the end.
     """
 
     epochs: float
@@ -74,7 +74,7 @@ class Training(Checked):
         check_choice("precision", self.precision, (None, "bf16", "fp16"))
 
     def check(self, device: torch.device) -> None:
-        """Raise ValueError if this device cannot train so, or the trained model would stay in pieces."""
+        """Raise ValueError if this device cannot train so, or the model could not be gathered afterwards."""
         if self.precision == "fp16" and device.type == "cpu":
             raise ValueError(
                 "recovery.training.precision=fp16: a CPU trains in float32 or bfloat16; expected bf16 or null"
@@ -97,11 +97,11 @@ class Training(Checked):
 
     @property
     def sharded(self) -> bool:
-        """Whether each process keeps a piece of every weight while it trains."""
+        """Whether each process holds a shard of every weight while it trains."""
         return bool(self.arguments.get("fsdp")) or asked_for("ACCELERATE_USE_FSDP")
 
     def for_trainer(self, folder: Path, device: torch.device, seed: int, held_out: bool) -> TrainingArguments:
-        """As transformers wants it. Raises ValueError for what it does not accept."""
+        """Return transformers' TrainingArguments. Raises ValueError for an option that they do not have."""
         options = {"eval_steps": self.evaluate_every, "save_steps": self.evaluate_every, **self.arguments}
         if self.checkpointing:
             options["gradient_checkpointing"] = True
@@ -136,7 +136,7 @@ class Training(Checked):
         if self.sharded:
             check_fsdp_version(arguments)
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs are no wish for DataParallel
+            arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs are no request for DataParallel
         return arguments
 
 
@@ -151,5 +151,5 @@ def check_fsdp_version(arguments: TrainingArguments) -> None:
 
 
 def asked_for(variable: str) -> bool:
-    """Whether `accelerate launch` set this."""
+    """Return whether `accelerate launch` set this variable to true."""
     return os.environ.get(variable, "").lower() == "true"

@@ -1,4 +1,4 @@
-"""Base."""
+"""The base classes of trained parameters and objectives."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from cfsp.options import Checked
 
 @dataclass(frozen=True)
 class Change:
-    """What pruning did to the blocks that are left, in order.
+    """What pruning did to the remaining blocks, in order.
 
-    blocks: their numbers in the dense model. removed: the share of each one's parameters that is gone.
-    importance: the coarse importance of each, mean angular distance; None if the plan has none.
+    blocks: their indices in the dense model. removed: the removed fraction of each one's parameters.
+    importance: the mean angular distance of each (coarse importance); None if the plan has none.
+    residual_cut: whether channels of the residual stream were removed.
     """
 
     blocks: tuple[int, ...]
@@ -28,10 +29,10 @@ class Change:
 
 
 class Parameters(Checked, ABC):
-    """Which weights are trained."""
+    """Chooses which weights are trained."""
 
     apart: bool = False
-    """Whether they stay beside the model when training ends."""
+    """Whether the trained weights stay separate from the model when training ends."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -44,11 +45,11 @@ class Parameters(Checked, ABC):
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, change: Change) -> tuple[nn.Module, dict[str, Any]]:
-        """The module to train, its trainable weights marked, and what a record should say of them."""
+        """Return the module to train, its trainable weights marked, and notes for the record."""
 
     @abstractmethod
     def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, nn.Module | None]:
-        """The model without its wrapping, and the adapters if they are kept apart."""
+        """Return the model without its wrapper, and the adapters if they are not merged."""
 
 
 class Objective(Checked, ABC):
@@ -58,7 +59,7 @@ class Objective(Checked, ABC):
 
     @abstractmethod
     def check(self, change: Change) -> None:
-        """Raise ValueError if a model that was changed so cannot be trained for it."""
+        """Raise ValueError if a model with this change cannot be trained for it."""
 
     @abstractmethod
     def loss(
@@ -69,9 +70,9 @@ class Objective(Checked, ABC):
         change: Change,
         labels_in_step: Tensor | int | None,
     ) -> Tensor:
-        """The loss of one batch.
+        """Return the loss of one batch.
 
         inputs: input_ids, attention_mask, labels [batch, tokens]; labels of -100 do not count.
-        labels_in_step: labels in all batches of one optimizer step; their mean, not the mean of the
-            batches' means, is what gradient accumulation should give. None: this batch's own.
+        labels_in_step: number of labels in all batches of one optimizer step, by which the loss is
+            divided, so that gradient accumulation changes memory alone. None: this batch's own.
         """

@@ -1,4 +1,4 @@
-"""The objective of distillation: be as the dense model was."""
+"""The objective of distillation: imitate the dense model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cfsp.checks import check_number
 from cfsp.training.base import Change, Objective
 
 COLDEST, HOTTEST = math.sqrt(torch.finfo().tiny), math.sqrt(torch.finfo().max)
-"""Temperatures of which T² and 1 / T² are float32, as the loss is; beyond them it is NaN."""
+"""Lowest and highest temperature with T² and 1 / T² in float32, the loss's dtype; beyond, it is NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,10 +23,10 @@ class Distillation(Objective):
     """label_weight CE + logit_weight T² KL(dense || pruned) + hidden_weight E, means over labels.
 
     CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions at
-    temperature T (Hinton et al., arXiv 1503.02531); E is the mean over blocks of
-    |h_pruned - h_dense|² / |h_dense|², the hidden states leaving each block that is left; behind the
-    last one it is those after the final norm, the dense model's last against the pruned one's. Each
-    token is in units of its own, so that no term depends on how a step is cut into batches.
+    temperature T (Hinton et al., arXiv 1503.02531); E is the mean over the remaining blocks of
+    |h_pruned - h_dense|² / |h_dense|², with h the hidden states after the block. For the last block
+    these are the final hidden states of both models, after the norm. The error is relative for each
+    token, so that no term depends on how a step is split into batches.
     """
 
     needs_dense = True
@@ -83,9 +83,9 @@ class Distillation(Objective):
 
 
 def relative_error(ours: Tensor, theirs: Tensor, counts: Tensor) -> Tensor:
-    """Sum over tokens of the squared error, each in units of what was to be hit. []
+    """Return the sum over tokens of |ours - theirs|^2 / |theirs|^2. []
 
-    ours, theirs: [batch, tokens, hidden]; counts: [batch, tokens - 1], which tokens do.
+    ours, theirs: [batch, tokens, hidden]; counts: [batch, tokens - 1], true for tokens that count.
     """
     ours, theirs = ours[:, :-1][counts].float(), theirs[:, :-1][counts].float()
     errors, goals = (ours - theirs).square().sum(1), theirs.square().sum(1)  # [counted]

@@ -1,4 +1,4 @@
-"""Low-rank adapters, with one rank for all blocks or a rank of each block's own."""
+"""Low-rank adapters, with one rank for all blocks or a rank per block."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class Lora(Parameters):
     rank: mean rank of a block; all adapted layers of a block share its rank, and the ranks of all
         blocks sum to blocks x rank exactly. alpha / rank is the same everywhere.
     proportional_to: what a block's rank follows: "uniform"; the block's coarse "importance", as in
-        CFSP's importance-guided LoRA (arXiv 2409.13199); or the share of its parameters "removed".
+        CFSP's importance-guided LoRA (arXiv 2409.13199); or the fraction of its parameters "removed".
         CFSP's rank formula, base rank, alpha and targets are not known here: its code has no
         recovery. Ours: r_b = max(min_rank, r̄ s_b / s̄), the sum made exact by largest remainders.
     targets: names of linear layers (`q_proj`, ...) or null for all linear layers of the blocks.
-    merge: fold the adapters into the weights when training ends; otherwise they stay apart.
+    merge: add the adapters to the weights when training ends; otherwise they stay separate.
     """
 
     rank: int
@@ -68,7 +68,7 @@ class Lora(Parameters):
         self.layers(model)
 
     def layers(self, model: PreTrainedModel) -> list[list[str]]:
-        """Paths of the layers to adapt, block by block. Raises ValueError if a target is in no block."""
+        """Return paths of the layers to adapt, per block. Raises ValueError if a target is in no block."""
         found = [
             [
                 f"{path}.{name}"
@@ -89,7 +89,7 @@ class Lora(Parameters):
         return [[path for path in paths if path.rsplit(".", 1)[-1] in self.targets] for paths in found]
 
     def ranks(self, change: Change) -> list[int]:
-        """The rank of every block that is left."""
+        """Return the rank of every remaining block."""
         if self.proportional_to == "uniform":
             return [self.rank] * len(change.blocks)
         weights = change.removed if self.proportional_to == "removed" else change.importance
@@ -118,7 +118,7 @@ class Lora(Parameters):
             task_type="CAUSAL_LM",
         )
         note = {"ranks": ranks, "proportional_to": self.proportional_to, "merged": self.merge}
-        with warnings.catch_warnings():  # peft asks transformers by a name that is to go
+        with warnings.catch_warnings():  # peft uses a deprecated name of transformers
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             return get_peft_model(model, config), note
 
@@ -129,10 +129,10 @@ class Lora(Parameters):
 
 
 def block_ranks(weights: Sequence[float], total: int, least: int) -> list[int]:
-    """Whole ranks in proportion to weights, none below `least`, that sum to `total` exactly.
+    """Return whole ranks in proportion to weights, none below `least`, that sum to `total` exactly.
 
-    Blocks whose share is below `least` get `least`; the others share the rest in proportion, and
-    largest remainders (the first of equals) make the sum exact.
+    Blocks whose share is below `least` get `least`; the others divide the rest in proportion. Largest
+    remainders (the first of equals) make the sum exact.
 
     Raises:
         ValueError: a weight is negative, or all are zero.

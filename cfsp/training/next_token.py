@@ -16,7 +16,7 @@ class NextToken(Objective):
     """Mean cross-entropy of the next token, in nats."""
 
     def check(self, change: Change) -> None:
-        """Any model will do."""
+        """Accept every model."""
 
     def loss(
         self,

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer with a loss of one's own, that stops at what is no number and can be killed."""
+"""Hugging Face's Trainer with a custom loss; it stops on NaN or infinity, and resumes if killed."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from cfsp.training.curves import curve_row, held_out_curve
 from cfsp.training.resume import drop_torn, has_ended, mark_whole, newest_whole
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor], Tensor | int | None], Tensor]
-"""The loss of a model on a batch, given the labels in all batches of the step."""
+"""The loss of a model on a batch, given the number of labels in all batches of the step."""
 
 SKIPS = 20
-"""Steps in a row that a scaler may skip: its scale of 2^16 is halved each time, to 1/16 then."""
+"""Steps in a row that a scaler may skip: each halves its scale, from 2^16 down to 1/16."""
 
 
 class LossTrainer(Trainer):
-    """A Trainer whose loss is a function, and that stops where the loss or a gradient is no number."""
+    """A Trainer whose loss is a function; it stops if the loss or a gradient is NaN or infinite."""
 
     def __init__(
         self, *, loss: Loss, follow: Callable[[Mapping[str, float], int], None], **options: Any
@@ -40,7 +40,7 @@ class LossTrainer(Trainer):
         self.add_callback(self.watch)
 
     def go_on(self) -> None:
-        """Train from the last whole checkpoint, or from the start; if training was over, load what counts."""
+        """Train from the last valid checkpoint, or from the start; if training had ended, load its result."""
         folder = Path(self.args.output_dir)
         drop_torn(folder)
         PartialState().wait_for_everyone()
@@ -56,8 +56,8 @@ class LossTrainer(Trainer):
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        # Of sharded weights nothing is written here, and each process then looks whether the folder of the
-        # best checkpoint is there: made by the first of them, or not yet.
+        # Nothing is written here for sharded weights. Each process then looks for the folder of the best
+        # checkpoint, which the first process may not have made yet.
         Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
         super().save_model(output_dir, _internal_call)
 
@@ -81,10 +81,10 @@ class LossTrainer(Trainer):
 
 
 class Watch(TrainerCallback):
-    """Refuses gradients that are no numbers, before they reach the weights; keeps the time; tells.
+    """Raises on NaN or infinite gradients before they reach the weights; logs progress and time.
 
     scaled: losses are scaled for float16. A scaler finds its scale by skipping steps whose gradients
-        overflow, so that only many in a row are a fault.
+        overflow, so only many such steps in a row raise.
     """
 
     def __init__(self, follow: Callable[[Mapping[str, float], int], None], scaled: bool = False) -> None:
@@ -103,7 +103,7 @@ class Watch(TrainerCallback):
         self.shown.advance()
 
     def end(self) -> None:
-        """Take the progress off the screen, however training ended."""
+        """Remove the progress bar, however training ended."""
         if self.shown is not None:
             self.shown.end()
 
@@ -115,7 +115,7 @@ class Watch(TrainerCallback):
             self.follow(told, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        PartialState().wait_for_everyone()  # each process writes the state of its own dice
+        PartialState().wait_for_everyone()  # each process writes its own random state
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             mark_whole(folder, ended=control.should_training_stop)
@@ -141,7 +141,7 @@ def not_finite(what: str, step: int, folder: str) -> str:
 
 
 def outcome(trainer: Trainer, arguments: TrainingArguments) -> dict[str, Any]:
-    """What training came to, from the trainer's own log."""
+    """Return a summary of training, from the trainer's own log."""
     state = trainer.state
     looks = held_out_curve(state.log_history).rows
     return {

@@ -1,4 +1,4 @@
-"""What greedy OBS with least squares costs at scale: a random Llama of 1.3 B parameters in bfloat16, CPU.
+"""Measure the cost of greedy OBS with least squares: a random Llama of 1.3 B parameters in bfloat16, CPU.
 
     python experiments/benchmarks/least_squares.py > results/tables/least_squares_cost.md
 
@@ -32,7 +32,7 @@ seconds: dict[str, list[float]] = defaultdict(list)
 
 
 def timed(name: str, work: Callable) -> Callable:
-    """The same, its seconds noted."""
+    """Return the function with its seconds recorded."""
 
     @functools.wraps(work)
     def run(*args, **kwargs):
@@ -46,7 +46,7 @@ def timed(name: str, work: Callable) -> Callable:
 
 
 def operations() -> dict[str, float]:
-    """Of one block: MLP and attention."""
+    """Return the operations of one block: MLP and attention."""
     hidden, width, heads = CONFIG.hidden_size, CONFIG.intermediate_size, CONFIG.num_attention_heads * 64
     groups = CONFIG.num_key_value_heads * 64
     weights = 3 * hidden * width + 2 * hidden * heads + 2 * hidden * groups

@@ -85,6 +85,8 @@ class SweepLauncher(Launcher):
     announces: ClassVar[bool] = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        # Hydra's own plug-ins will not do: a killed job ends their whole sweep, joblib's cannot give each
+        # worker its GPU, and Ray's needs an older cloudpickle.
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
