@@ -1,4 +1,4 @@
-"""Conversation: turns of a user and a model as the tokens that the model goes on from."""
+"""Conversation: turns of a user and a model, as the tokens that the model continues."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from transformers import PreTrainedTokenizerBase
 
 
 def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer says how a conversation is written."""
+    """Return whether the tokenizer has a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
 def conversation_tokens(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], template: bool
 ) -> list[int]:
-    """Token ids of a conversation in which the model speaks next.
+    """Return the token ids of a conversation in which the model speaks next.
 
-    turns: dicts with `role` (user, assistant) and `content`. template: write them as the tokenizer's chat
-    template does, which puts special tokens in; else as one text, a line break before every later turn of
-    the user.
+    turns: dicts with `role` (user, assistant) and `content`. template: use the tokenizer's chat template,
+    which adds special tokens; else join the turns, with a line break before every later turn of the user.
 
     Raises:
-        ValueError: the template does not take these turns.
+        ValueError: the template rejects these turns.
     """
     if not template:
         text = "".join(
@@ -34,5 +33,5 @@ def conversation_tokens(
     try:
         text = tokenizer.apply_chat_template([*turns], tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
-        raise ValueError(f"the tokenizer's chat template does not take this: {error}") from error
+        raise ValueError(f"the tokenizer's chat template rejects this: {error}") from error
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
