@@ -1,4 +1,4 @@
-"""Jobs side by side in processes of this machine."""
+"""Jobs in parallel processes on this machine."""
 
 from __future__ import annotations
 
