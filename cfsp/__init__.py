@@ -13,7 +13,7 @@ _HOMES = {
     "plan": "cfsp.api",
     "apply": "cfsp.api",
     "save": "cfsp.api",
-    # what they take and give
+    # their arguments and results
     "RandomWindows": "cfsp.data.calibration",
     "Text": "cfsp.data.texts",
     "Stdlib": "cfsp.data.texts",
@@ -27,11 +27,11 @@ _HOMES = {
     "Metric": "cfsp.records.record",
     "frame": "cfsp.tables.compare",
     "compare": "cfsp.tables.compare",
-    # what one adds to
+    # base classes and tables to extend
     "Criterion": "cfsp.criteria.base",
     "Statistic": "cfsp.statistics.base",
     "InputStatistic": "cfsp.statistics.inputs",
-    "STATISTICS": "cfsp.statistics.collect",  # with those of all modules that define some
+    "STATISTICS": "cfsp.statistics.collect",  # importing it registers all statistics
     "Allocator": "cfsp.allocators.base",
     "Compensation": "cfsp.compensation.base",
     "Schedule": "cfsp.schedules.base",

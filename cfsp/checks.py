@@ -1,4 +1,4 @@
-"""Checks of ranges: one line that says what would be accepted. Types are checked in `cfsp.options`."""
+"""Checks of ranges. Each error says what is accepted. `cfsp.options` checks types."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class UnknownName(KeyError):
-    """A name that a user gave and nothing has; any other KeyError is a fault of the program."""
+    """A user gave a name that does not exist; any other KeyError is a bug."""
 
     def __str__(self) -> str:
-        return self.args[0]  # a KeyError shows the repr of what it is given
+        return self.args[0]  # KeyError itself shows the repr of its argument
 
 
 def check_choice(name: str, value: object, choices: Iterable[str | None]) -> None:
-    """Raise ValueError that lists the choices."""
+    """Raise ValueError unless the value is one of the choices."""
     choices = tuple(choices)
     if value not in choices:
         names = ", ".join("null" if choice is None else choice for choice in choices)
@@ -30,7 +30,7 @@ def check_integer(name: str, value: object, least: int, most: int | None = None)
 
 
 def check_seed(name: str, value: object) -> None:
-    """Raise ValueError unless NumPy, which transformers seeds too, takes the value."""
+    """Raise ValueError unless the value is a seed that NumPy accepts; transformers seeds NumPy too."""
     check_integer(name, value, least=0, most=2**32 - 1)
 
 

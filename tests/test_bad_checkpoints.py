@@ -39,7 +39,7 @@ def change_weights(folder, change):
 def test_a_tampered_file_is_found(tmp_path, tokenizer):
     folder = saved(tmp_path, tokenizer)
     change_weights(folder, lambda weights: weights["lm_head.weight"].mul_(1.5))
-    with pytest.raises(ValueError, match="model.safetensors is not as it was saved; if that is meant"):
+    with pytest.raises(ValueError, match="model.safetensors is not as it was saved; if that is intended"):
         cfsp.load(folder)
     (folder / "SHA256SUMS").unlink()
     cfsp.load(folder)

@@ -78,7 +78,8 @@ def test_a_failure_that_a_disk_keeps_is_named_and_ends_nothing(tmp_path, monkeyp
     assert not capsys.readouterr().err
     forget(tmp_path, "0123456789ab")
     assert (
-        capsys.readouterr().err == f"cfsp: {path} stays, though its run is finished (Read-only file system)\n"
+        capsys.readouterr().err
+        == f"cfsp: {path} cannot be deleted; its run is finished (Read-only file system)\n"
     )
 
 

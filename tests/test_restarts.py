@@ -205,7 +205,7 @@ def test_a_checkpoint_of_another_run_does_not_count(tmp_path, capsys):
     mark_whole(folder, ended=True)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     drop_torn(tmp_path / "two")
-    assert "is of 'one/checkpoint-2', not of 'two/checkpoint-2'" in capsys.readouterr().err
+    assert "belongs to 'one/checkpoint-2', not to 'two/checkpoint-2'" in capsys.readouterr().err
     assert not checkpoints(tmp_path / "two")
     assert has_ended(newest_whole(tmp_path / "one"))
 

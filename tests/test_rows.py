@@ -180,7 +180,7 @@ def test_chats_take_the_template_where_there_is_one(tmp_path, tokenizer, suffix)
         assert text.joined(tokenizer) == "<user>ask<assistant>answer"
         assert text.joined() == "ask\n\nanswer"
         tokenizer.chat_template = "{{ raise_exception('no system') }}"
-        with pytest.raises(ValueError, match=rf"a\.{suffix}, .* the chat template refuses it \(no system\)"):
+        with pytest.raises(ValueError, match=rf"a\.{suffix}, .* the chat template rejects it \(no system\)"):
             text.joined(tokenizer)
     finally:
         tokenizer.chat_template = None

@@ -1,4 +1,4 @@
-"""Cards: what a saved model says of itself."""
+"""Cards: the README.md of a saved model."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PARTS = ("criterion", "allocator", "compensation", "schedule")
 
 
 def model_card(record: Record, needs_remote_code: bool, *, license: str | None) -> str:
-    """A README.md: what was removed and how, what was measured and how, how to load it."""
+    """Return the README.md: what was removed and how, what was measured and how, how to load the model."""
     config = record.config
     base = config["model"]["path"]
     parts = ", ".join(f"{part} `{part_name(config[part])}`" for part in PARTS)
@@ -69,7 +69,7 @@ def made_by(record: Record, license: str | None) -> str:
     licence = (
         f"{code_span(license)}, as its base model"
         if license
-        else "that of its base model, which was not to be found"
+        else "that of its base model, which was not found"
     )
     return f"""## Made by
 
@@ -85,7 +85,7 @@ Licence: {licence}.
 
 
 def size_rows(record: Record) -> str:
-    """Parameters of each base before and after, as table rows."""
+    """Return the parameters of each base before and after, as table rows."""
     return "\n".join(
         f"| of the {base} | {dense:,} | {record.parameters['pruned'][base]:,} | {record.sparsity[base]:.2%} |"
         for base, dense in record.parameters["dense"].items()
@@ -93,14 +93,14 @@ def size_rows(record: Record) -> str:
 
 
 def width_rows(record: Record) -> str:
-    """Kept and former units of every site, as table rows."""
+    """Return the kept and former units of every site, as table rows."""
     return "\n".join(
         f"| {markdown_text(name)} | {kept} | {units} |" for name, (units, kept) in record.widths.items()
     )
 
 
 def metric_rows(record: Record) -> str:
-    """Every metric before and after, with its protocol."""
+    """Return every metric before and after, with its protocol, as a table."""
     if not record.metrics["pruned"]:
         return "Nothing was measured."
     rows = ["| metric | dense | pruned | protocol |", "|---|---|---|---|"]
@@ -112,7 +112,7 @@ def metric_rows(record: Record) -> str:
 
 
 def load_example(head: str, needs_remote_code: bool) -> str:
-    """Python that loads the model with transformers alone."""
+    """Return Python code that loads the model with transformers alone."""
     auto = {
         "causal_lm": "AutoModelForCausalLM",
         "masked_lm": "AutoModelForMaskedLM",
@@ -129,11 +129,11 @@ def load_example(head: str, needs_remote_code: bool) -> str:
 
 
 def adapters(record: Record) -> str:
-    """How to load what was trained and kept apart; nothing if nothing was."""
+    """Return how to load the adapters that are stored separately; '' if there are none."""
     if not (record.training or {}).get("adapters"):
         return ""
     return f"""
-The figures above are with the {record.training["adapters"]:,} parameters of the adapters, which are apart:
+The figures above include the adapters ({record.training["adapters"]:,} parameters), stored separately:
 
 ```python
 from peft import PeftModel
@@ -144,7 +144,7 @@ model = PeftModel.from_pretrained(model, "FOLDER/adapters")
 
 
 def base_license(path: str) -> str | None:
-    """The licence that the base model's own card names; None if there is no card or it names none."""
+    """Return the licence that the base model's card names; None if there is no card or it names none."""
     if path == "reference":
         return "apache-2.0"
     try:

@@ -46,7 +46,7 @@ LIBRARY_ERRORS = (
     SafetensorError,
     StrictDataclassError,
 )
-"""What transformers and the libraries below it raise for files that they cannot make a model of."""
+"""Errors that transformers and its libraries raise for files that make no valid model."""
 
 HEADS = {
     "causal_lm": transformers.AutoModelForCausalLM,
@@ -72,12 +72,12 @@ def load(
     path: a folder, a hub id, or "reference" for the embedded model.
     dtype: "auto" (what the checkpoint asks for), "float32", "bfloat16" or "float16".
     device: "cuda" is the GPU of this process, if there are several.
-    head: what the model ends in: causal_lm, masked_lm, sequence_classification, question_answering.
+    head: the model's head: causal_lm, masked_lm, sequence_classification, question_answering.
 
     Raises:
-        ValueError: no model at `path`, one of a kind that cannot be pruned, one whose weights do
-            not fit, are missing, quantised, NaN or infinite, a tokenizer that is no such model's, or
-            dtype, device, head or attention implementation is not to be had.
+        ValueError: there is no model at `path`, or it cannot be pruned; its weights do not fit, are
+            missing, quantised, NaN or infinite; the tokenizer is another model's; or the dtype, device,
+            head or attention implementation is not available.
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
@@ -92,9 +92,9 @@ def load(
         )
         tokenizer = AutoTokenizer.from_pretrained(source, **shared)
         folder = local_folder(source, revision)
-    check_files(folder)  # of the hub's, which are here now
+    check_files(folder)  # the hub's files are local now
     check_pickled(folder)
-    check_keys(path, loaded, head)  # and which sizes were mismatched
+    check_keys(path, loaded, head)  # reports mismatched sizes too
     check_weights(path, model)
     check_vocabulary(path, model, tokenizer)
     return model.eval(), tokenizer
@@ -102,7 +102,7 @@ def load(
 
 @contextmanager
 def reading_model(path: str | Path) -> Iterator[None]:
-    """Raise as one ValueError what the libraries raise for a model that they cannot read."""
+    """Raise a ValueError for any error of the libraries when they cannot read a model."""
     try:
         yield
     except LIBRARY_ERRORS as error:
@@ -113,7 +113,7 @@ def reading_model(path: str | Path) -> Iterator[None]:
 
 
 def check_source(source: str | Path, revision: str | None, trust_remote_code: bool) -> None:
-    """Raise ValueError if what is there cannot be pruned, before its weights are read."""
+    """Raise ValueError, before the weights are read, if the model cannot be pruned."""
     if Path(source).is_dir():
         check_files(Path(source))
         check_sums(Path(source))
@@ -138,7 +138,7 @@ def check_source(source: str | Path, revision: str | None, trust_remote_code: bo
 
 
 def check_heads(source: str | Path, config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the counts of heads in a config.json are none. Types are transformers' to check."""
+    """Raise ValueError if the counts of heads in a config.json are impossible. transformers checks types."""
     for name in ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads", "head_dim"):
         if isinstance(config.get(name), int) and config[name] < 1:
             raise ValueError(
@@ -153,12 +153,12 @@ def check_heads(source: str | Path, config: Mapping[str, Any]) -> None:
 
 
 def loader(source: str | Path, head: str, revision: str | None) -> type:
-    """What can load it: an auto class, or the class of a checkpoint that `cfsp` saved.
+    """Return the class that loads the model: an auto class, or the class of a checkpoint that `cfsp` saved.
 
     The latter is made from the installed package: no code of the checkpoint runs.
 
     Raises:
-        ValueError: such a checkpoint ends in another head.
+        ValueError: such a checkpoint has another head.
     """
     config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     if "pruned" not in config:
@@ -170,9 +170,9 @@ def loader(source: str | Path, head: str, revision: str | None) -> type:
 
 
 def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
-    """Raise ValueError if a language model lacks weights, or a causal one's checkpoint has others too.
+    """Raise ValueError if a weight has another shape, is missing, or belongs to no module.
 
-    A head for a task may be new, and one of pretraining may stay behind. No weight has another shape.
+    Weights may be missing for a new task head. Only checkpoints of a causal model must have no others.
     """
     for name, found, wanted in sorted(loaded["mismatched_keys"]):
         raise ValueError(
@@ -204,14 +204,14 @@ def check_weights(path: str | Path, model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def is_finite(weight: Tensor) -> bool:
-    """One pass without a copy: the extremes of a tensor that holds NaN are NaN."""
+    """Return whether all elements are finite. One pass without a copy: NaN makes the extremes NaN."""
     return weight.numel() == 0 or all(end.isfinite() for end in weight.aminmax())
 
 
 def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError if the tokenizer has a token that the model has no embedding of.
+    """Raise ValueError if the tokenizer has a token without an embedding in the model.
 
-    One for padding may lie beyond, as some models are published: it stands where nothing is read.
+    The pad token may lack one, as in some published models: its positions are not read.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
@@ -225,7 +225,7 @@ def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTra
 
 
 def local_device(device: str) -> str:
-    """The device of this process: of several on a machine (torchrun) each has a GPU of its own."""
+    """Return the device of this process. With torchrun each process on a machine has its own GPU."""
     number = os.environ.get("LOCAL_RANK")
     return f"cuda:{number}" if device == "cuda" and number is not None else device
 
@@ -233,7 +233,7 @@ def local_device(device: str) -> str:
 def check_device(device: str) -> None:
     """Raise ValueError if torch cannot use the device here; there is no silent fall-back."""
     try:
-        torch.zeros(1, device=device).item()  # which the meta device has not
+        torch.zeros(1, device=device).item()  # fails on the meta device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device={device!r}: torch {torch.__version__} cannot use it here ({first_line(error)}); "
@@ -242,6 +242,6 @@ def check_device(device: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line. A config that is not valid says it in the cause."""
+    """Return the first line of an error's message; of an invalid config, that of its cause."""
     told = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
     return (str(told).strip().splitlines() or [type(told).__name__])[0][:150]

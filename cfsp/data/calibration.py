@@ -20,7 +20,7 @@ from cfsp.options import Checked
 Batch = dict[str, Tensor]
 
 BYTES_PER_TOKEN = 24
-"""Of all windows while they are drawn: a list's entry, a token id and its place in the mask, 8 bytes each."""
+"""Memory while windows are drawn: a list entry, a token id and a mask entry, 8 bytes each."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class RandomWindows(Checked):
         """Draw the windows. Each batch: input_ids, attention_mask [batch, tokens]
 
         Raises:
-            ValueError: the text (or every document) is shorter than one window, or there is no BOS.
+            ValueError: the text (or every document) is shorter than one window, or there is no BOS token.
         """
         dice = random.Random(self.seed)
         draw = self._from_documents if self.within_documents else self._from_joined
@@ -92,7 +92,7 @@ class RandomWindows(Checked):
                 name_tokenizer(tokenizer),
                 f"{self.samples} of {length}, seed {self.seed}",
             ],
-            # Drawn here, because most texts have far more documents than are ever looked at.
+            # Documents are tokenised as they are drawn: most texts have far more than are needed.
             lambda: {"ids": torch.tensor([*self._draw(documents, tokenizer, dice, length)])},
         )
         yield from kept["ids"].tolist()

@@ -14,7 +14,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Chat:
-    """Messages of a row. where: the row, for errors."""
+    """The messages of a row. where: the name of the row in errors."""
 
     where: str
     messages: Sequence[Message]
@@ -30,14 +30,14 @@ class Chat:
 
     @property
     def contents(self) -> str:
-        """What the messages say, with empty lines between them."""
+        """The contents of the messages, separated by empty lines."""
         return "\n\n".join(message["content"] for message in self.messages)
 
     def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The messages by the chat template; their contents if the tokenizer has none.
+        """Write the messages by the chat template; without a template, return their contents.
 
         Raises:
-            ValueError: the template refuses them.
+            ValueError: the template rejects them.
         """
         if not tokenizer.chat_template:
             return self.contents
@@ -48,11 +48,11 @@ class Chat:
 
 
 def by_template(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, ask: bool = False) -> str:
-    """Messages as the chat template writes them; ask: and how it begins the answer."""
+    """Write messages by the chat template. ask: append the beginning of the answer."""
     try:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
     except TemplateError as error:
-        raise ValueError(f"the chat template refuses it ({error})") from error
+        raise ValueError(f"the chat template rejects it ({error})") from error
 
 
 def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:

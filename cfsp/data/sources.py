@@ -1,4 +1,4 @@
-"""Sources."""
+"""Sources: passages that recovery learns from."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Source(Checked, ABC):
     @property
     @abstractmethod
     def reads(self) -> Text:
-        """Where they come from."""
+        """The text that the passages come from."""
 
     @property
     def label(self) -> str:
-        """What a record calls it."""
+        """Name of the source in a record."""
         return self.reads.label
 
     @abstractmethod
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-        """`input_ids` and `labels` of every passage, whole, without BOS."""
+        """Yield `input_ids` and `labels` of every passage, uncut, without BOS."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Instructions(Source):
 def encode_answers(
     tokenizer: PreTrainedTokenizerBase, text: str, answers: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[bool]]:
-    """The token ids of a text, and of each whether any of it lies in an answer."""
+    """Return the token ids of a text, and whether each overlaps an answer."""
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    # A token that straddles the first letter of the answer is one the model has to say.
+    # A token that contains the first letter of an answer must be predicted, even if it begins earlier.
     return coded["input_ids"], [
         any(start < last and end > first for first, last in answers) for start, end in coded["offset_mapping"]
     ]

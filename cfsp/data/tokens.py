@@ -29,7 +29,7 @@ class TokenStream:
 
 
 def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
-    """All documents of a text as one stream of tokens. Raises ValueError if the text is empty."""
+    """Return all documents of a text as one stream of tokens. Raises ValueError if the text is empty."""
     joined = text.joined(tokenizer)
     data = joined.encode()
     name = hashlib.sha256(data).hexdigest()
@@ -43,7 +43,7 @@ def token_stream(text: Text, tokenizer: PreTrainedTokenizerBase) -> TokenStream:
 
 
 def document_ids(text: Text, tokenizer: PreTrainedTokenizerBase) -> Iterator[Ids]:
-    """The token ids of every document of a text, without special ones."""
+    """Yield the token ids of every document of a text, without special ones."""
     documents = text.written(tokenizer)
 
     def make() -> Reading:
@@ -55,7 +55,7 @@ def document_ids(text: Text, tokenizer: PreTrainedTokenizerBase) -> Iterator[Ids
 
 
 def ragged(name: str, rows: Iterable[Ids]) -> Reading:
-    """Lists of different lengths as tensors."""
+    """Store lists of different lengths as two tensors: all values, and the lengths."""
     flat, lengths = array("i"), array("q")
     for row in rows:
         flat.extend(row)
@@ -67,18 +67,18 @@ def ragged(name: str, rows: Iterable[Ids]) -> Reading:
 
 
 def lists(made: Reading, name: str) -> Iterator[Ids]:
-    """What `ragged` was given."""
+    """Yield the lists that `ragged` stored."""
     for row in made[name].split(made[f"{name}_lengths"].tolist()):
         yield row.tolist()
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
-    """Token ids without special tokens, and without the warning that a text is a long one."""
+    """Return token ids without special tokens. The warning about long texts is off."""
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
 def name_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str | None:
-    """Name a tokenizer by all that its tokens depend on; None if code outside transformers is part of it."""
+    """Return a hash of all that a tokenizer's output depends on; None if its code is outside transformers."""
     encode(tokenizer, "")  # turns off truncation and padding, which tokenizer.json may turn on
     if not tokenizer.is_fast or type(tokenizer).__module__.split(".")[0] != "transformers":
         return None
@@ -89,7 +89,7 @@ def name_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 
 def bos_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The BOS token. Raises ValueError if the tokenizer has none."""
+    """Return the BOS token. Raises ValueError if the tokenizer has none."""
     if tokenizer.bos_token_id is None:
         raise ValueError("bos=true: this tokenizer has no BOS token; expected bos=false")
     return tokenizer.bos_token_id

@@ -1,4 +1,4 @@
-"""Finding: the sites of a model, read off its weights."""
+"""Finding: list the sites of a model from its weights."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ HOMES = (
     "transformers.pytorch_utils",
     "cfsp.model.modeling_pruned",
 )
-"""Where the classes come from that a model is made of, besides the file that defines the model."""
+"""Modules that may define the layers of a model, besides the module that defines the model itself."""
 
 
 def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[Site]:
     """List the sites of these kinds, block by block, then those that belong to no single block.
 
-    Sizes are read off the weights, so a model that was cut before is described as it is now.
+    Sizes are read from the weights, so a pruned model gets its present sizes.
 
     Raises:
-        ValueError: the model's type has no layout, a kind is not one that it has, or a layer is
-            not of the class or the dtype that transformers gives it.
+        ValueError: the model's type has no layout or lacks a kind, or a layer is not of the class
+            or the dtype that transformers gives it.
     """
     check_modules(model)
     known = site_kinds(model)
@@ -59,7 +59,7 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
 
 
 def check_modules(model: nn.Module) -> None:
-    """Raise ValueError if a layer was wrapped, replaced or quantised: its weight is not all that it is."""
+    """Raise ValueError if a layer was wrapped, replaced or quantised: cutting its weight would be wrong."""
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"a {type(model).__name__} cannot be pruned; expected a model of transformers (adapters of peft: "
@@ -79,7 +79,7 @@ def check_modules(model: nn.Module) -> None:
 
 
 def linear_paths(model: PreTrainedModel) -> Iterator[str]:
-    """Paths of the linear layers that lie at sites and have something left."""
+    """Yield the paths of the linear layers at sites, except those of removed attentions."""
     for path in block_modules(model):
         for kind, place in places_of(model).items():
             if not (kind == "attention" and is_skipped(model, kind, path)):
@@ -87,7 +87,7 @@ def linear_paths(model: PreTrainedModel) -> Iterator[str]:
 
 
 def is_plain(module: nn.Module, homes: tuple[str, ...]) -> bool:
-    """Whether a layer computes with nothing but a weight in floats and a bias. homes: of its class."""
+    """Return whether a layer has only a floating-point weight and a bias. homes: where its class may be."""
     if not isinstance(module, nn.Linear | Conv1D | nn.Embedding):
         return False
     known, weight = type(module).__module__.startswith(homes), module.weight
@@ -95,10 +95,10 @@ def is_plain(module: nn.Module, homes: tuple[str, ...]) -> bool:
 
 
 def site_kinds(model: PreTrainedModel) -> list[str]:
-    """The kinds of sites that this model has, by its family and its config.
+    """Return the kinds of sites that this model has, by its family and its config.
 
-    mlp: neurons. attention: heads, or key/value groups with theirs. query_heads: heads, as many of
-    each group. block: whole blocks. hidden: channels of the residual stream.
+    mlp: neurons. attention: heads, or key/value groups with their query heads. query_heads: query heads,
+    equally many of each group. block: whole blocks. hidden: channels of the residual stream.
     """
     layout, config = layout_of(model), model.config
     kinds = [*places_of(model)]
@@ -106,7 +106,7 @@ def site_kinds(model: PreTrainedModel) -> list[str]:
     if "attention" in kinds and shared < config.num_attention_heads:
         kinds.append("query_heads")
     # All blocks, and all channels, are units of one site, so allocators and plans need no special case.
-    if not getattr(config, "scale_attn_by_inverse_layer_idx", False):  # GPT-2: a block's number matters
+    if not getattr(config, "scale_attn_by_inverse_layer_idx", False):  # GPT-2: a block's index matters
         kinds.append("block")
     if layout.norms:
         kinds.append("hidden")
@@ -114,18 +114,18 @@ def site_kinds(model: PreTrainedModel) -> list[str]:
 
 
 def head_channels(config: PreTrainedConfig) -> int:
-    """Channels of one head."""
+    """Return the channels of one head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def is_skipped(model: PreTrainedModel, kind: str, path: str) -> bool:
-    """Whether a block was cut before and has nothing of this kind left."""
+    """Return whether a block has no units of this kind left from an earlier cut."""
     consumer = places_of(model)[PLACE_OF_KIND[kind]].consumer
     return axis_length(model, f"{path}.{consumer}", output=False) == 0
 
 
 def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
-    """Read one site's members and unit count off the modules of one block."""
+    """Make a site of a block. Read its members and unit count from the block's modules."""
     place = places_of(model)[PLACE_OF_KIND[kind]]
     consumer, unit = f"{path}.{place.consumer}", unit_of(model, kind, path)
     span, dim = unit.spans[unit.own], axis(model.get_submodule(consumer), output=False)
@@ -197,13 +197,13 @@ def axis_members(
 
 
 def block_site(model: PreTrainedModel) -> Site:
-    """The site whose units are the model's blocks."""
+    """Make the site whose units are the model's blocks."""
     blocks = block_modules(model)
     return Site(f"{blocks[0].rsplit('.', 1)[0]}.block", "block", len(blocks), blocks=tuple(blocks))
 
 
 def hidden_site(model: PreTrainedModel) -> Site:
-    """The site whose units are the channels of the residual stream."""
+    """Make the site whose units are the channels of the residual stream."""
     layout = layout_of(model)
     base = "" if model.base_model is model else f"{model.base_model_prefix}."
     norms = [f"{path}.{norm}" for path in block_modules(model) for norm in layout.norms]
@@ -233,7 +233,7 @@ def hidden_site(model: PreTrainedModel) -> Site:
 
 
 def axis(module: nn.Module, output: bool) -> int:
-    """The dimension of a weight that runs over outputs (or inputs): GPT-2's Conv1D is transposed."""
+    """Return the dimension of a weight that runs over outputs (or inputs). Conv1D (GPT-2) is transposed."""
     return int(isinstance(module, Conv1D)) if output else int(not isinstance(module, Conv1D))
 
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 Masks = Mapping[tuple[str, int], Tensor]
-"""(module, dim) -> which places of that axis of its weight stay. [axis], bool"""
+"""(module, dim) -> mask of the places that stay on that axis of the module's weight. [axis], bool"""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One axis of one weight that a site owns: unit u has `span` places from `offset + u * span`.
+    """One axis of one weight that a site owns: unit u has the `span` places from `offset + u * span` on.
 
-    `bias` says that the module's bias lies along this axis too and goes with the unit.
+    bias: whether the module's bias lies along this axis too, so that its places go with the unit.
     """
 
     module: str
@@ -33,7 +33,7 @@ class Member:
     bias: bool = False
 
     def places(self, units: Iterable[int]) -> Tensor:
-        """The places of these units on the axis. [units * span]"""
+        """Return the places of these units on the axis. [units * span]"""
         starts = torch.tensor(list(units), dtype=torch.long) * self.span + self.offset
         return (starts[:, None] + torch.arange(self.span)).flatten()
 
@@ -42,7 +42,7 @@ class Member:
 class Count:
     """An attribute that the model's own code reads and that shrinks in proportion to the units.
 
-    "config.x" is attribute x of the config as this module alone sees it.
+    "config.x" is attribute x of the config, changed for this module only.
     """
 
     module: str
@@ -50,7 +50,7 @@ class Count:
 
 
 def kind_of(site: str) -> str:
-    """The kind of a site, by its name, which ends in it: "mlp" of "model.layers.3.mlp"."""
+    """Return the kind of a site, the last part of its name: "mlp" for "model.layers.3.mlp"."""
     return site.rpartition(".")[2]
 
 
@@ -90,12 +90,12 @@ class OfKind:
 class Site(OfKind):
     """A place where whole units can go.
 
-    block: the block's index; None for a site that belongs to no single one.
-    blocks: paths of the block it lies in, or, of the site whose units are blocks, of all of them.
-    groups: units go in equal numbers from so many equal runs (query heads, of each key/value group).
-    norms: modules that read the residual stream, of the site whose units are its channels.
-    whole: the module that goes as a whole with the last unit; None if it does not matter.
-    numbers: what the units were numbered before some went, if some did; of so many units, `before`.
+    block: the block's index; None for a site that belongs to no single block.
+    blocks: path of the block that it is in; if the units are blocks, the paths of all blocks.
+    groups: number of equal runs of units that keep equal numbers (query heads: the key/value groups).
+    norms: modules that read the residual stream, if the units are its channels.
+    whole: the module that is removed with the last unit, if any.
+    numbers: original indices of the remaining units, out of `before`; empty if none was removed.
     """
 
     name: str
@@ -123,5 +123,5 @@ class Site(OfKind):
 
     @property
     def may_go(self) -> bool:
-        """Whether it can lose all of its units, and so go as a whole."""
+        """Whether the site can lose all of its units."""
         return self.units_are_neurons or (self.units_are_whole_heads and self.whole is not None)

@@ -1,4 +1,4 @@
-"""Views."""
+"""Views: the weights of a site, arranged by unit."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from cfsp.model.sites import Masks, Member, OfKind, Site
 
 
 def unit_weights(model: nn.Module, site: Site) -> Iterator:
-    """The weights that go with a site's units, each once.
+    """Yield the weights that belong to a site's units, each once.
 
-    Where units are places on an axis: (weight, member) pairs. Where units are blocks: lists of one
-    parameter of every block, None where a block lacks it.
+    If the units are places on an axis: (weight, member) pairs. If they are blocks: for each parameter a
+    list with that of every block, None where a block lacks it.
     """
     if site.units_are_blocks:
         blocks = [dict(model.get_submodule(path).named_parameters()) for path in site.blocks]
@@ -30,7 +30,7 @@ def unit_weights(model: nn.Module, site: Site) -> Iterator:
 
 
 def learned_weights(model: nn.Module, site: Site) -> Iterator:
-    """`unit_weights` without the embeddings and the head, which are too large to take gradients of."""
+    """Yield `unit_weights` without the embeddings and the head, whose gradients would be too large."""
     ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
     frozen = {id(module.weight) for module in ends if module is not None}
     for row in unit_weights(model, site):
@@ -39,7 +39,7 @@ def learned_weights(model: nn.Module, site: Site) -> Iterator:
 
 
 def unit_cost(model: nn.Module, site: Site) -> int:
-    """The number of parameters that one unit takes with it (of blocks: on average)."""
+    """Return the number of parameters that are removed with one unit (blocks: on average)."""
     if site.units_are_blocks:
         rows = unit_weights(model, site)
         return sum(weight.numel() for row in rows for weight in row if weight is not None) // site.units
@@ -50,11 +50,12 @@ def unit_cost(model: nn.Module, site: Site) -> int:
 
 
 class UnitView(OfKind):
-    """The weights of one site, unit-major, in float32: what a criterion may see of a model.
+    """The weights of one site, units first, in float32: what a criterion sees of a model.
 
-    masks: what is left of the axes while cuts are held as gates; `units` counts the units left, `groups` the
-        equal runs of them that keep equal numbers.
-    weights: module -> the weight that stands for its own (a consumer's that was fitted anew).
+    masks: the places that are left on the axes while cuts are held as gates.
+    units: number of units left.
+    weights: module -> weight to use instead of its own (a consumer's refitted weight).
+    groups: number of equal runs of units that keep equal numbers.
     """
 
     def __init__(
@@ -79,25 +80,25 @@ class UnitView(OfKind):
 
     @property
     def spans(self) -> list[int]:
-        """Places that one unit has on the axis of each learned weight; of blocks, one in each."""
+        """Places of one unit on the axis of each learned weight; 1 for each if the units are blocks."""
         rows = learned_weights(self._model, self._site)
         if self.units_are_blocks:
             return [1 for _ in rows]
         return [len(left_places(member, self._site.units, self._masks)) // self.units for _, member in rows]
 
     def producers(self) -> list[Tensor]:
-        """Weights that make a unit's activation. Each [units, member span, inputs]"""
+        """Return the weights that make a unit's activation. Each [units, member span, inputs]"""
         return [self._weight(member) for member in self._site.producers]
 
     def consumers(self) -> list[Tensor]:
-        """Weights that read a unit's activation. Each [units, span, outputs]"""
+        """Return the weights that read a unit's activation. Each [units, span, outputs]"""
         return [self._weight(member) for member in self._site.consumers]
 
     def members(self) -> list[Tensor]:
         return self.producers() + self.consumers()
 
     def totals(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Sum of an elementwise function over all weights of each unit, one weight at a time. [units]"""
+        """Sum an elementwise function over all weights of each unit, one weight at a time. [units]"""
         if self.units_are_blocks:
             rows = unit_weights(self._model, self._site)
             zero = torch.zeros((), device=next(self._model.parameters()).device)
@@ -120,7 +121,7 @@ class UnitView(OfKind):
 
 
 def left_places(member: Member, units: int, masks: Masks) -> Tensor:
-    """The places of a member's units that are left of its axis."""
+    """Return the places of a member's units that are left on its axis."""
     places = torch.arange(member.offset, member.offset + units * member.span)
     mask = masks.get((member.module, member.dim))
     return places if mask is None else places[mask[places]]

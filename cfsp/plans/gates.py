@@ -13,19 +13,19 @@ from cfsp.model.sites import Site
 
 
 class Gates:
-    """Hold gates on a model for as long as the context lasts.
+    """Hold gates on a model inside a `with` block.
 
     gates: site name -> multiplier per unit [units]; sites without an entry stay open.
     fills: site name -> constant that a channel takes as its gate closes [units * span]:
         x -> g x + (1 - g) fill. Without an entry the constant is 0.
-    weights: module -> the weight that it has meanwhile (a consumer's, refitted).
-    biases: module -> what is added to its output meanwhile [outputs].
+    weights: module -> the weight that it has inside the block (a refitted consumer's).
+    biases: module -> vector that is added to its output inside the block [outputs].
 
         with Gates(model, sites, {"model.layers.0.mlp": mask}):
             logits = model(input_ids).logits
 
-    The gate of a block takes its output back to its input. Those of residual channels act in the
-    norms that read them, which then normalise over the channels that are open.
+    A block whose gate is closed returns its input. Gates of residual channels act in the norms that
+    read them, which then normalise over the open channels.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Gates:
         self._before: dict[str, Tensor] = {}
 
     def __enter__(self) -> Gates:
-        for site in reversed(self.sites):  # where two meet, the first site's fill stands, as in surgery
+        for site in reversed(self.sites):  # where two sites meet, the first one's fill counts, as in surgery
             if site.name in self.gates:
                 self._attach(site)
         for path, weight in self.weights.items():
@@ -108,7 +108,7 @@ class Gates:
         return bypass
 
     def _centre(self, site: Site) -> Callable:
-        """Close channels before the norm, whose mean and mean square are then those of the open ones."""
+        """Return a hook that closes channels before a norm, so that it normalises over the open ones."""
 
         def centre(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             states, *rest = inputs
@@ -120,7 +120,7 @@ class Gates:
         return centre
 
     def _rescale(self, site: Site) -> Callable:
-        """Close them again, should the norm have a bias, and take back the scale of `_centre`."""
+        """Return a hook that closes channels after a norm with a bias, and undoes the scale of `_centre`."""
 
         def rescale(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             gate = self.gates[site.name].to(output)

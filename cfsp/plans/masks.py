@@ -1,4 +1,4 @@
-"""Masks."""
+"""Masks: which places on the axes of weights stay after cuts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cfsp.plans.plan import Cut
 
 
 def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
-    """What stays of every axis that the cuts touch. Under (site name, 0): of the units that are blocks."""
+    """Return the mask of every axis that the cuts touch. The key for blocks as units is (site name, 0)."""
     masks: dict[tuple[str, int], Tensor] = {}
     for cut, site in pairs:
         if site.units_are_blocks:
@@ -26,7 +26,7 @@ def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
 
 
 def refitted(cut: Cut, member: Member, weight: Tensor) -> Tensor:
-    """A consumer's whole weight with the cut's new values where channels stay, and zeros where they go."""
+    """Return a consumer's full weight: the cut's new values for kept channels, zeros for removed ones."""
     new = torch.zeros_like(weight)
     places = member.places(cut.keep).to(weight.device)
     rows = new.movedim(member.dim, 0)

@@ -1,4 +1,4 @@
-"""Fields: what the parts of a record are, as all that reads records relies on it."""
+"""Fields: the types of a record's parts, which all readers of records rely on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PerBlock = Annotated[list[float], bool, "a number per block"]
 
 
 def has_named_parts(config: Any) -> bool:
-    """Whether every `_target_` in a config is a text."""
+    """Return whether every `_target_` in a config is a text."""
     if isinstance(config, Mapping):
         return isinstance(config.get("_target_", ""), str) and all(map(has_named_parts, config.values()))
     return not isinstance(config, list) or all(map(has_named_parts, config))
 
 
 class Part(TypedDict):
-    """What makes an object."""
+    """The config of an object."""
 
     _target_: str
 
@@ -41,7 +41,7 @@ class ModelPart(TypedDict):
 
 
 class ConfigFields(TypedDict):
-    """What was asked. Records that are older than a part have none of it."""
+    """The config of the run. Older records lack the parts that were added later."""
 
     model: ModelPart
     sites: list[str]
@@ -60,7 +60,7 @@ NamedConfig = Annotated[ConfigFields, has_named_parts, "a text as every _target_
 
 
 class Sizes(TypedDict):
-    """Parameters of each base."""
+    """Number of parameters of each base."""
 
     sites: Count
     blocks: Count
@@ -73,7 +73,7 @@ class Stages(TypedDict):
 
 
 class Shares(TypedDict):
-    """Measured shares removed of each base."""
+    """Measured fraction removed of each base."""
 
     sites: Removed
     blocks: Removed
@@ -104,7 +104,7 @@ class Loss(TypedDict):
 
 
 class TrainingFields(TypedDict):
-    """What recovery was and cost."""
+    """What recovery trained, and what it cost."""
 
     trainable: Count
     tokens: Count
@@ -116,7 +116,7 @@ class TrainingFields(TypedDict):
 
 
 class Said(TypedDict):
-    """How both models go on after one prompt."""
+    """How both models continue one prompt."""
 
     dense: str
     pruned: str

@@ -1,4 +1,4 @@
-"""Records: everything that one run was and found, in one JSON file."""
+"""Records: the config, results and costs of one run, in one JSON file."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from cfsp.storage.seals import checksum
 
 @dataclass(frozen=True)
 class Metric:
-    """One number with what it takes to compare it.
+    """One measured value, with what is needed to compare it.
 
-    stderr: None if unknown; n: what was averaged. spread: lowest and highest of n, of a median.
+    stderr: None if unknown. n: how many values were averaged. spread: for a median, lowest and highest value.
     """
 
     value: float
@@ -54,17 +54,17 @@ class Measured(TypedDict):
 
 
 def has_pairs(metrics: Mapping[str, Mapping[str, Metric]]) -> bool:
-    """Whether each metric of the pruned model is there of the dense one too."""
+    """Return whether the dense model has every metric of the pruned model."""
     return metrics["pruned"].keys() <= metrics["dense"].keys()
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one run was and found.
+    """The config, results and costs of one run.
 
-    parameters: "dense" and "pruned" -> sites, blocks, model. Of the sites: what their units take
-    with them; biases that a compensation adds count in blocks and model.
-    sparsity: measured share removed of each base. widths: site -> [units, kept].
+    parameters: "dense" and "pruned" -> numbers of parameters of the sites, the blocks and the model. Those
+    of the sites go with their units; biases of a compensation count only in the blocks and the model.
+    sparsity: measured fraction removed of each base. widths: site -> [units, kept].
     """
 
     id: str
@@ -83,7 +83,7 @@ class Record:
     command: str | None = None
     training: TrainingFields | None = None
     samples: Mapping[str, Said] | None = None  # by prompt
-    overlaps: list[str] | None = None  # texts that the model is made with and measured on
+    overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too
 
     def save(self, results: str | Path) -> Path:
         path = record_path(results, self.id)
@@ -92,18 +92,18 @@ class Record:
         return path
 
     def text(self) -> str:
-        """The record as JSON, with a checksum of its own."""
+        """Return the record as JSON, with its own checksum."""
         data = asdict(self)
         return json.dumps(data | {"sha256": checksum(data)}, indent=1) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Read a record. Raises ValueError if the file is none, OSError if there is no reading it."""
+        """Read a record. Raises ValueError if the file is not one, OSError if it cannot be read."""
         try:
             data = read_json(Path(path))
             written = data.pop("sha256", None) if isinstance(data, dict) else None  # older records have none
             if written is not None and written != checksum(data):
-                raise ValueError("it was altered after it was written: its sha256 is another")
+                raise ValueError("it was altered after it was written: its sha256 does not match")
             return parse(cls, data)
         except ValueError as error:
             raise ValueError(f"{path}: no record of this version of cfsp ({error})") from error
@@ -114,7 +114,7 @@ def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, Metric]:
-    """Read what `write_metrics` wrote. Raises ValueError if the file is anything else."""
+    """Read a file that `write_metrics` wrote. Raises ValueError if it is malformed."""
     try:
         return parse(Mapping[str, Metric], read_json(path))
     except ValueError as error:
@@ -122,7 +122,7 @@ def read_metrics(path: Path) -> dict[str, Metric]:
 
 
 def make_folder(results: object) -> None:
-    """Make the results folder now rather than after hours. Raises ValueError if that cannot be."""
+    """Create the results folder before the work. Raises ValueError if it cannot be written."""
     try:
         Path(results).mkdir(parents=True, exist_ok=True)
         writable = os.access(results, os.W_OK)
@@ -137,7 +137,7 @@ def record_path(results: str | Path, record_id: str) -> Path:
 
 
 def set_aside(path: Path) -> None:
-    """Rename what is at the path of a record and is none of this run, and name it on stderr."""
+    """Rename a file at the path of a record that is not this run's record, and report it on stderr."""
     if not path.exists():
         return
     try:
@@ -151,6 +151,6 @@ def set_aside(path: Path) -> None:
 
 
 def records(folder: str | Path) -> Iterator[Record]:
-    """All records in a folder, by file name. Raises ValueError at the first that is none."""
+    """Yield all records in a folder, by file name. Raises ValueError at the first bad file."""
     for path in sorted(Path(folder).glob("*.json")):
         yield Record.load(path)

@@ -1,7 +1,7 @@
-"""Schemas: JSON of a file, checked against the annotations of the class that it becomes.
+"""Schemas: check the JSON data of a file against the annotations of the class that it is read into.
 
-A dataclass takes exactly its fields, a TypedDict at least its keys. `Annotated[kind, test, "what"]` is a
-kind whose values pass a test; the text says what would be accepted. A `float` may be NaN or infinite.
+A dataclass takes exactly its fields; a TypedDict takes at least its keys. `Annotated[kind, test, "what"]` is
+a kind whose values must pass a test; the text says what is accepted. A `float` may be NaN or infinite.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from typing import (
 
 T = TypeVar("T")
 Reader = Callable[[Any, str], Any]
-"""Takes data and the name of its place, returns what the data becomes, raises ValueError if it is no such."""
+"""(data, name of its place) -> the value that is read. Raises ValueError if the data does not fit."""
 
 DEEPEST = 64
-"""Levels of lists and objects in one another: far more than a config has, far fewer than Python can take."""
+"""Most levels of nested lists and objects: far more than a config has, far fewer than Python can handle."""
 NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
 
 
 def load_each(paths: Iterable[Path], load: Callable[[Path], T]) -> tuple[list[T], list[str]]:
-    """What can be read of some files, and for each of the others a line that says what is wrong."""
+    """Load each file. Return the loaded values, and one line of error for each file that failed."""
     found, faults = [], []
     for path in paths:
         try:
@@ -46,11 +46,11 @@ def load_each(paths: Iterable[Path], load: Callable[[Path], T]) -> tuple[list[T]
 
 
 def read_json(path: Path) -> Any:
-    """The JSON data in a file.
+    """Read the JSON data in a file.
 
     Raises:
-        ValueError: a folder, or text that is not UTF-8, not JSON or nested too deep.
-        OSError: the system does not give the file.
+        ValueError: the path is a folder, or the text is not UTF-8, not JSON or nested too deep.
+        OSError: the file cannot be read.
     """
     try:
         text = path.read_bytes().decode()
@@ -83,21 +83,21 @@ def check_depth(data: Any) -> None:
 
 
 def check_unicode(data: Any) -> None:
-    """Raise ValueError if a text holds half of a surrogate pair, which no file can take."""
+    """Raise ValueError if a text holds half of a surrogate pair, which cannot be written to a file."""
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"half a character: {error.object[error.start]!r}") from None
+        raise ValueError(f"half of a surrogate pair: {error.object[error.start]!r}") from None
 
 
 def parse(kind: type[T], data: Any) -> T:
-    """JSON data as a value of a kind. Raises ValueError with the place, the value and what is expected."""
+    """Convert JSON data to `kind`. Raises ValueError with the place, the value and what is expected."""
     return reader(kind)(data, "")
 
 
 @cache
 def reader(kind: Any) -> Reader:
-    """What reads a kind: a dataclass, a TypedDict, or an annotation of their fields."""
+    """Return the function that reads a kind: a dataclass, a TypedDict, or the annotation of a field."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return lambda data, place: data
@@ -127,7 +127,7 @@ def reader(kind: Any) -> Reader:
 
 
 def read_object(kinds: Mapping[str, Any], needed: Iterable[str], made: Callable[..., Any] | None) -> Reader:
-    """An object of known keys. made: the class that takes exactly these; None: others may be there too."""
+    """Return a reader of objects with known keys. made: the class to construct; None allows other keys."""
     readers, needed = {name: reader(kind) for name, kind in kinds.items()}, [*needed]
 
     def read(data: Any, place: str) -> Any:
@@ -180,7 +180,7 @@ def read_choice(choices: tuple[str, ...]) -> Reader:
 
 
 def read_plain(kind: type) -> Reader:
-    """A text, a truth value, or a number of at most 64 bits."""
+    """Return a reader of a text, a boolean, or a number of at most 64 bits."""
     accepted, what = (int, float) if kind is float else (kind,), NAMES[kind]
 
     def read(data: Any, place: str) -> Any:
@@ -192,7 +192,7 @@ def read_plain(kind: type) -> Reader:
 
 
 def expect(met: bool, data: Any, place: str, what: str) -> None:
-    """Raise ValueError with the place, the value and what it should be, unless the condition is met."""
+    """Raise ValueError with the place, the value and what is expected, unless the condition is met."""
     if not met:
         value = json.dumps(data)
         shown = value if len(value) <= 60 else f"{value[:57]}..."

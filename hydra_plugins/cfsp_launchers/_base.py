@@ -1,4 +1,4 @@
-"""What all launchers share: a job that travels to another process, and what is said of one that died."""
+"""Base of all launchers: a job that can run in another process, and the report of a job that died."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 @dataclass(frozen=True)
 class SweepJob:
-    """One job of a sweep with all that another process needs to run it."""
+    """One job of a sweep, with everything that another process needs to run it."""
 
     number: int
-    name: str  # what sets it apart from the others
+    name: str  # the overrides that differ between jobs
     overrides: tuple[str, ...]
     context: HydraContext
     config: DictConfig
@@ -35,7 +35,7 @@ class SweepJob:
     folder: str  # where the sweep was started: the config's paths are relative to it
 
     def __call__(self) -> JobReturn:
-        """Run it here."""
+        """Run the job in this process."""
         os.chdir(self.folder)
         Singleton.set_state(self.singletons)
         setup_globals()
@@ -53,7 +53,7 @@ class SweepJob:
         return done
 
     def lost(self, reason: str) -> JobReturn:
-        """Report and store that the process died. For Hydra the job is done, so that the others go on."""
+        """Report and store that the job's process died. To Hydra the job is complete, so the others go on."""
         from cfsp.records.failures import Failure
         from cfsp.records.identity import run_id
         from cfsp.running.sweeps import Outcome
@@ -77,9 +77,9 @@ class SweepJob:
 
 
 class SweepLauncher(Launcher):
-    """Runs the jobs of a sweep and says how far it is; the others go on where one fails or its process dies.
+    """Runs the jobs of a sweep and prints its progress. A job that fails or dies does not stop the others.
 
-    announces: whether jobs run one after the other, so that it can say which one begins.
+    announces: whether jobs run one after the other, so that the launcher can print which one begins.
     """
 
     announces: ClassVar[bool] = False
@@ -90,12 +90,12 @@ class SweepLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """What became of every job, in their order; a launcher that cannot start ends in one line."""
-        from cfsp.bars import task  # a launcher is known before the app is
+        """Run all jobs and return their results in order. Exit with one line if no job can be started."""
+        from cfsp.bars import task  # Hydra imports launchers before the app
         from cfsp.running.sweeps import Sweep
 
         setup_globals()
-        # Resolved here, so that all jobs agree on the time in its name.
+        # Resolved once, so that all jobs agree on the time in its name.
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         jobs = self.jobs(job_overrides, initial_job_idx)
@@ -115,11 +115,11 @@ class SweepLauncher(Launcher):
             print(f"cfsp: {self.sweep.interrupted()}", file=sys.stderr)
             raise
         if not self.sweep.file_is_whole and any(one.state == "failed" for one in self.sweep.ended):
-            raise SystemExit(1)  # nothing else would tell
+            raise SystemExit(1)  # the sweep's file does not report the failure
         return [returns[job.number] for job in jobs]
 
     def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[SweepJob]:
-        """The jobs of a batch, named by what tells them apart."""
+        """Make the jobs of a batch, each named by the overrides that not all of them share."""
         shared = set.intersection(*map(set, job_overrides))
         return [
             SweepJob(
@@ -145,7 +145,7 @@ class SweepLauncher(Launcher):
 
 
 def need(module: str, launcher: str) -> ModuleType:
-    """Import what a launcher stands on. Raises ValueError where it is not installed."""
+    """Import the package that a launcher needs. Raises ValueError if it is not installed."""
     try:
         return import_module(module)
     except ModuleNotFoundError:

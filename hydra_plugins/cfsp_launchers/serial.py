@@ -11,7 +11,7 @@ from hydra_plugins.cfsp_launchers._base import SweepJob, SweepLauncher
 
 
 class SerialLauncher(SweepLauncher):
-    """Runs one job after the other; later ones find the imports and the texts of the first in memory."""
+    """Runs one job after the other. Later jobs reuse the imports and texts in memory."""
 
     announces: ClassVar[bool] = True
 
