@@ -23,7 +23,7 @@ def is_ours(kind: type) -> bool:
 
 @cache
 def code_of(*parts: Part) -> str | None:
-    """Return a hash of the code of classes, functions and modules; None if one has no file, as in a notebook."""
+    """Return a hash of the code of some parts; None if one is in no file, as in a notebook."""
     if any(path_of(home_of(part)) is None for part in parts):
         return None
     files = files_of(*parts)
