@@ -15,6 +15,14 @@ from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.options import Checked
 
 
+class OneDevice(TrainingArguments):
+    """Those of transformers, for one device: several visible GPUs are no wish for DataParallel."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(super().n_gpu, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Checked):
     """How long, how fast, in what steps.
@@ -91,7 +99,7 @@ class Training(Checked):
         if self.checkpointing:
             options["gradient_checkpointing"] = True
         try:
-            arguments = TrainingArguments(
+            arguments = OneDevice(
                 output_dir=str(folder),
                 num_train_epochs=self.epochs,
                 max_steps=self.max_steps or -1,
@@ -134,8 +142,6 @@ class Training(Checked):
                 f"FSDP of version {version}: expected recovery.training.arguments.fsdp_config.version=2, or "
                 "fsdp_version: 2 in the file for accelerate launch"
             )
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs are no wish for DataParallel
         return arguments
 
 
