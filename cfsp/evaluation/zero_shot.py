@@ -1,5 +1,8 @@
 """Zero-shot tasks, by EleutherAI's lm-evaluation-harness, on the model in memory."""
 
+# The harness's decorators hide the signatures of `simple_evaluate` and of HFLM's base.
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportAbstractUsage=false
+
 from __future__ import annotations
 
 import copy
@@ -22,7 +25,6 @@ import datasets
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import Kind
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp import bars
@@ -145,6 +147,7 @@ class ZeroShot(Evaluator):
                     bootstrap_iters=0,  # it would draw for other metrics too, in a pool of processes
                     log_samples=True,  # which errors are taken of
                 )
+            assert outcome is not None, "only other processes than the first get none"
             found |= metrics(task, with_errors(outcome), protocol)
         return found
 
@@ -208,9 +211,9 @@ def manager() -> TaskManager:
 def leaves(task: str) -> list[str]:
     """The tasks that a name stands for: itself, or all of a group or a tag."""
     entry = manager().task_index[task]
-    if entry.kind == Kind.TAG:
+    if task in manager().all_tags:
         return sorted(entry.tags)
-    return members(entry.cfg["task"]) if entry.kind == Kind.GROUP else [task]
+    return members((entry.cfg or {})["task"]) if task in manager().all_groups else [task]
 
 
 def members(given: object) -> list[str]:
@@ -219,7 +222,7 @@ def members(given: object) -> list[str]:
         return [name for one in given for name in members(one)]
     if isinstance(given, Mapping):
         return members(given["task"])
-    return leaves(given) if given in manager().task_index else []
+    return leaves(given) if isinstance(given, str) and given in manager().task_index else []
 
 
 def has_accuracy(task: str) -> bool:
@@ -253,7 +256,7 @@ def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, 
     return spec
 
 
-def with_errors(outcome: dict[str, Any]) -> dict[str, Any]:
+def with_errors(outcome: Mapping[str, Any]) -> Mapping[str, Any]:
     """The harness's figures with the standard errors of their means, where there are two questions."""
     for leaf, figures in outcome["results"].items():
         samples = [one for one in outcome["samples"].get(leaf, ()) if one["filter"] == "none"]
