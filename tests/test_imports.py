@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import cfsp
+
 ROOT = Path(__file__).parent.parent
 HEAVY = {"wandb", "lm_eval", "matplotlib", "peft", "pandas"}
 PLAN = """
@@ -49,6 +51,12 @@ def test_help_needs_no_torch():
     there = modules_after("from cfsp.cli.main import main; main()", "--help")
     assert "hydra" in there
     assert not ({"torch", "transformers", "numpy"} | HEAVY) & there
+
+
+def test_type_checkers_see_the_public_names():
+    tree = ast.parse((ROOT / "cfsp" / "__init__.pyi").read_text())
+    imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+    assert {alias.asname: node.module for node in imports for alias in node.names} == cfsp._HOMES
 
 
 def imported(folder: Path) -> set[str]:

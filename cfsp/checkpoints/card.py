@@ -117,10 +117,11 @@ def load_example(head: str, needs_remote_code: bool) -> str:
 
 def adapters(record: Record) -> str:
     """How to load what was trained and kept apart; nothing if nothing was."""
-    if not (record.training or {}).get("adapters"):
+    trained = record.trained.get("adapters")
+    if not trained:
         return ""
     return f"""
-The figures above are with the {record.training["adapters"]:,} parameters of the adapters, which are apart:
+The figures above are with the {trained:,} parameters of the adapters, which are apart:
 
 ```python
 from peft import PeftModel
@@ -136,7 +137,7 @@ def base_license(path: str) -> str | None:
         return "apache-2.0"
     try:
         card = Path(path) / "README.md" if Path(path).is_dir() else hf_hub_download(path, "README.md")
-        return ModelCard.load(card).data.license
+        return ModelCard.load(card).data.to_dict().get("license")
     except (OSError, HfHubHTTPError, ValueError):  # no card, no network, or one without a header
         print(f"cfsp: {path} has no card that names a licence; the saved card says unknown", file=sys.stderr)
         return None

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checkpoints.describe import MODELING_FILE, describe, modeling_file, stock_class
 from cfsp.checkpoints.model_files import carried_files
 from cfsp.machine.process import quiet
+from cfsp.model.adapters import Adapters
 from cfsp.plans.plan import PrunePlan
 from cfsp.storage.atomic import clear_parts, whole_folder
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
@@ -31,7 +31,7 @@ def save(
     card: Callable[[bool], str] | None = None,
     files: Mapping[str, str] | None = None,
     overwrite: bool = False,
-    adapters: nn.Module | None = None,
+    adapters: Adapters | None = None,
     source: Path | None = None,
 ) -> None:
     """Write a pruned model to a folder that plain transformers loads, whole or not at all.
@@ -58,8 +58,8 @@ def save(
         if adapters is not None:
             for config in adapters.peft_config.values():
                 config.base_model_name_or_path = str(folder)  # peft takes a relative path from where it runs
-            adapters.save_pretrained(part / "adapters")
-            model = adapters.unload()
+            adapters.save_pretrained(str(part / "adapters"))
+            model = adapters.base_model.unload()
         config = describe(model)
         # Remote code gets none of the renamings that transformers does for its own classes.
         own_format = not hasattr(config, "pruned")
@@ -145,7 +145,9 @@ def write_generation_config(folder: Path, model: PreTrainedModel) -> None:
 
 def carry(source: Path | None, folder: Path, unchanged: bool) -> None:
     """Copy the files that no pruning changes."""
-    for path in [] if source is None else carried_files(source, unchanged):
+    if source is None:
+        return
+    for path in carried_files(source, unchanged):
         target = folder / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)

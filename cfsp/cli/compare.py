@@ -100,7 +100,7 @@ def compare(options: argparse.Namespace) -> list[Section]:
     look_here()
     import_plugins(options.plugin)
     names = short_names(options.models)
-    loaded = []
+    loaded: list[tuple[PreTrainedModel, PreTrainedTokenizerBase]] = []
     for name, path in zip(names, options.models, strict=True):
         say(f"loading {name}")
         loaded.append(load(path, device=options.device, dtype=options.dtype))

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from cfsp.cli.catalogue import choices_of, groups, leaves, search_path
 from cfsp.options import suggest
 from cfsp.running.build import CONF, choices
+from cfsp.running.plain import plain
 
 REFUSALS = (HydraException, OmegaConfBaseException)
 
@@ -171,7 +172,7 @@ def known_keys(overrides: Sequence[str], config_dir: str | None) -> list[str]:
     choices = [one for one in overrides if re.match(r"\+?[\w/]+=[\w/\[]", one)]
     for attempt in (choices, []):
         try:
-            whole = OmegaConf.to_container(composed(attempt, config_dir))
+            whole = plain(composed(attempt, config_dir))
         except REFUSALS:
             continue
         return [*whole, *(key for key, _ in leaves(whole))]

@@ -139,7 +139,7 @@ def study_sections(
     qualities, accuracies = perplexities(records), zero_shots(records)
     clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
     trained = [record for record in records if record.training]
-    curves = [record for record in trained if record.training["curve"] or record.training["held_out_curve"]]
+    curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
     found = {
         "perplexity": [
             perplexity_section(one, title, f"{prefix}-perplexity-{place}", names, styles)

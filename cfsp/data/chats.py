@@ -50,6 +50,10 @@ class Chat:
 def by_template(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, ask: bool = False) -> str:
     """Messages as the chat template writes them; ask: and how it begins the answer."""
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        text = tokenizer.apply_chat_template(
+            [*map(dict, messages)], tokenize=False, add_generation_prompt=ask
+        )
     except TemplateError as error:
         raise ValueError(f"the chat template refuses it ({error})") from error
+    assert isinstance(text, str), "tokenize=False gives a text"
+    return text

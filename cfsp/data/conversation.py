@@ -32,7 +32,8 @@ def conversation_tokens(
         )
         return tokenizer(text, verbose=False)["input_ids"]
     try:
-        text = tokenizer.apply_chat_template([*turns], tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template([*map(dict, turns)], tokenize=False, add_generation_prompt=True)
     except TemplateError as error:
         raise ValueError(f"the tokenizer's chat template does not take this: {error}") from error
+    assert isinstance(text, str), "tokenize=False gives a text"
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

@@ -101,7 +101,7 @@ class Finetune(Recovery):
         )  # the Trainer turns it off, and a saved config would say so
         module, notes = self.parameters.attach(setting.model, setting.change)
         shape = outline(module) if self.training.sharded else None
-        dense = None if setting.dense is None else setting.dense.to(arguments.device)
+        dense = None if setting.dense is None else setting.dense.to(arguments.device)  # pyright: ignore[reportArgumentType]  # decorated without its self
 
         def loss(
             model: nn.Module, inputs: Mapping[str, Tensor], labels_in_step: Tensor | int | None
@@ -124,6 +124,7 @@ class Finetune(Recovery):
             trainer.go_on()
         if shape is not None:
             trainer.accelerator.free_memory()  # the optimizer's, for the whole model
+            assert trainer.model is not None, "it has been trained"
             module = gathered(trainer.model, shape)
         model, adapters = self.parameters.detach(module)
         model.config.use_cache = use_cache

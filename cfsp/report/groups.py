@@ -78,7 +78,7 @@ def points(records: Iterable[Record], names: Mapping[str, str]) -> list[Point]:
     cells = defaultdict(list)
     for record in records:
         cells[names[record.id], record.config["sparsity"]].append(record)
-    return [Point(*key, tuple(found)) for key, found in sorted(cells.items(), key=lambda cell: cell[0])]
+    return [Point(method, sparsity, tuple(cells[method, sparsity])) for method, sparsity in sorted(cells)]
 
 
 def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
@@ -197,7 +197,7 @@ def zero_shots(records: Iterable[Record]) -> list[Measure]:
         names = tuple(name for name, *_ in key)
         dense = fmean(members[0].metrics["dense"][name].value for name in names)
         protocol = shared([members[0].metrics["pruned"][name].protocol for name in names])
-        title = f"mean of {len(names)} tasks" if len(names) > 1 else names[0]
+        title = names[0] if len(names) == 1 else f"mean of {len(names)} tasks"
         found.append(Measure(title, names, protocol, dense, "higher", tuple(members)))
     return found
 

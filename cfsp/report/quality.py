@@ -30,7 +30,7 @@ def perplexity_section(
         measure.title.replace("perplexity/", "Perplexity on "),
         model,
         "Each line is a method; further left is smaller, lower is better.",
-        measure.protocol | {"dense": f"{measure.dense:.5g}"},
+        {**measure.protocol, "dense": f"{measure.dense:.5g}"},
         [plot(measure, section_id, names, styles)],
         [quality_table(measure, names)],
     )
@@ -45,7 +45,7 @@ def zero_shot_section(
         f"Zero-shot accuracy, {measure.title}",
         model,
         f"Of each task the accuracy that the pruning papers report: {tasks}.",
-        measure.protocol | {"dense": f"{measure.dense:.4g}"},
+        {**measure.protocol, "dense": f"{measure.dense:.4g}"},
         [plot(measure, section_id, names, styles)],
         [quality_table(measure, names)],
     )

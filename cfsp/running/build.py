@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from cfsp.machine.environment import PACKAGE
 from cfsp.options import check_option, declared
+from cfsp.running.plain import plain
 
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """Inside the package in a wheel, beside it in a checkout; never the working directory."""
@@ -47,7 +48,7 @@ def read(group: str, name: str, **root: Any) -> DictConfig:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise KeyError(f"{group} {name!r}: expected one of {', '.join(choices(group))}{hint}")
     whole = OmegaConf.create({**root, group: OmegaConf.load(CONF / group / f"{name}.yaml")})
-    return OmegaConf.create(OmegaConf.to_container(whole, resolve=True)[group])
+    return OmegaConf.create(dict(plain(whole, resolve=True)[group]))
 
 
 def build_components(names: Mapping[str, Any], options: Mapping[str, Any], **root: Any) -> dict[str, Any]:

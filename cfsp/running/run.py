@@ -6,7 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import set_seed
 
 from cfsp.bars import begin
@@ -21,6 +21,7 @@ from cfsp.records.identity import run_id
 from cfsp.records.record import Record, make_folder
 from cfsp.running.config import check_config
 from cfsp.running.parts import Parts
+from cfsp.running.plain import plain
 from cfsp.running.plugins import import_plugins
 from cfsp.running.run_files import RECORD, RunFiles
 from cfsp.running.stages import STAGES, State
@@ -49,9 +50,9 @@ def obtain(cfg: DictConfig, command: str | None, sweep: str | None) -> tuple[Rec
 
     Of two processes that want the same run one makes it; the other waits, then reads it.
     """
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = plain(cfg, resolve=True, throw_on_missing=True)
     import_plugins(config.get("plugins", []))  # what they define, the config may name
-    check_config(config, OmegaConf.to_container(cfg))
+    check_config(config, plain(cfg))
     if not cfg.results:
         raise ValueError(f"results={cfg.results!r}: expected a folder that can be written")
     name = run_id(config)
@@ -98,6 +99,7 @@ def prune(state: State) -> Record:
 
 def save_model(state: State, outcome: Record) -> None:
     """Write the model with its record and its card."""
+    assert state.files.target is not None, "it is asked for only where there is one"
     save(
         state.files.target,
         state.model,

@@ -14,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from cfsp.model.blocks import block_modules
 from cfsp.model.sites import Member, Site
 from cfsp.model.views import UnitView, learned_weights, left_places, unit_cost
+from cfsp.model.weights import weight_of
 from cfsp.plans.gates import Gates
 from cfsp.plans.masks import axis_masks, refitted
 from cfsp.plans.plan import Cut
@@ -30,7 +31,7 @@ class Progress:
         pairs = [(self.cuts[site.name], site) for site in sites if site.name in self.cuts]
         self.masks = axis_masks(pairs, model)
         self.weights = {
-            member.module: refitted(cut, member, model.get_submodule(member.module).weight.detach())
+            member.module: refitted(cut, member, weight_of(model.get_submodule(member.module)).detach())
             for cut, site in pairs
             if cut.consumer is not None
             for member in site.consumers
@@ -132,7 +133,8 @@ class Progress:
         if before is not None and consumer is None:
             consumer = before.consumer
         if consumer is not None:  # float32 would double a plan for a model of half precision
-            consumer = consumer.to(self.model.get_submodule(whole.consumers[0].module).weight.dtype)
+            read = self.model.get_submodule(whole.consumers[0].module)
+            consumer = consumer.to(weight_of(read).dtype)
         return Cut(site.name, whole.units, tuple(sorted(kept)), fill, consumer, bias)
 
     def _whole(self, site: Site) -> Site:
@@ -184,7 +186,8 @@ class Progress:
 
     def _axis_left(self, path: str, dim: int) -> int:
         mask = self.masks.get((path, dim))
-        return self.model.get_submodule(path).weight.shape[dim] if mask is None else int(mask.sum())
+        whole = weight_of(self.model.get_submodule(path))
+        return whole.shape[dim] if mask is None else int(mask.sum())
 
     def _numel(
         self, path: str, module: nn.Module, name: str, weight: Tensor, shares: Mapping[tuple[str, int], float]

@@ -18,7 +18,7 @@ from cfsp.model.views import learned_weights
 from cfsp.passes.modes import evaluating
 from cfsp.statistics.base import Stats
 
-ORDERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+ORDERS: dict[str, Callable[..., Tensor]] = {
     "vectorize": lambda weight, mean, square: mean * weight,
     "first": lambda weight, mean, square: (mean * weight).abs(),
     "second": lambda weight, mean, square: square * weight.square(),
@@ -53,6 +53,7 @@ class Moments:
     def take(self, weight: nn.Parameter) -> None:
         """The hook: runs when this weight's gradient of one sample is complete."""
         gradient, weight.grad = weight.grad, None
+        assert gradient is not None, "the hook runs when there is one"
         if self.mean is not None:
             self.mean.add_(gradient, alpha=self.share)
         if self.square is not None:

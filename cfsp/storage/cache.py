@@ -65,13 +65,16 @@ class Cache:
 
         read: raises ValueError if the file is not what it should be.
         """
+        if self.folder is None:
+            return None
+        path = self.folder / name
         try:
-            if self.folder is None or not (self.folder / name).is_file():
+            if not path.is_file():
                 return None
-            unseal(seal_of(self.folder / name), name)
-            return read(self.folder / name)
+            unseal(seal_of(path), name)
+            return read(path)
         except (ValueError, OSError) as error:
-            print(f"cfsp: {self.folder / name} is made again ({error})", file=sys.stderr)
+            print(f"cfsp: {path} is made again ({error})", file=sys.stderr)
             return None
 
     def has(self, name: str) -> bool:
@@ -104,17 +107,8 @@ class Cache:
         lock = self.folder / "locks" / f"{name}.lock"
         with holding_if_possible(lock, f"another job makes {name}") as held:
             if held:
-                self._clear_parts(name)
+                clear_entry(self.folder / name)
             yield
-
-    def _clear_parts(self, name: str) -> None:
-        """Delete what a killed job left of an entry, or in a folder of entries."""
-        with suppress(OSError):
-            place = self.folder / name
-            for part in place.glob(".*.part") if place.is_dir() else ():
-                part.unlink(missing_ok=True)
-            for path in (place, seal_of(place)):
-                clear_parts(path)
 
     def describe(self, folder: str) -> None:
         """Say in an entry's folder what `about` says; what is there stays."""
@@ -128,8 +122,10 @@ class Cache:
 
     def entries(self, kinds: Collection[str] = KINDS) -> list[Entry]:
         """All that is kept, the newest first; what other jobs delete meanwhile is left out."""
-        entries = []
-        for kind in kinds if self.folder is not None else ():
+        entries: list[Entry] = []
+        if self.folder is None:
+            return entries
+        for kind in kinds:
             for path in (self.folder / kind).rglob("*.*"):
                 if path.name.startswith(".") or path.name == ABOUT or path.is_dir():
                     continue
@@ -141,11 +137,13 @@ class Cache:
 
     def clear(self, older: float = 0.0, kinds: Collection[str] = KINDS) -> list[Entry]:
         """Delete entries older than so many seconds, and what killed jobs left; return the entries."""
+        if self.folder is None:
+            return []
         gone = [entry for entry in self.entries(kinds) if entry.age >= older]
         for entry in gone:
             entry.path.unlink(missing_ok=True)
             seal_of(entry.path).unlink(missing_ok=True)
-        for kind in (*kinds, "locks") if self.folder is not None else ():
+        for kind in (*kinds, "locks"):
             for part in (self.folder / kind).rglob(".*.part"):
                 with suppress(FileNotFoundError):
                     if time.time() - part.stat().st_mtime >= max(older, ABANDONED):
@@ -159,6 +157,15 @@ class Cache:
 
 
 OFF = Cache(None)
+
+
+def clear_entry(place: Path) -> None:
+    """Delete what a killed job left of an entry, or in a folder of entries."""
+    with suppress(OSError):
+        for part in place.glob(".*.part") if place.is_dir() else ():
+            part.unlink(missing_ok=True)
+        for path in (place, seal_of(place)):
+            clear_parts(path)
 
 
 def seal_of(path: Path) -> Path:

@@ -1,7 +1,8 @@
 """Schemas: JSON of a file, checked against the annotations of the class that it becomes.
 
 A dataclass takes exactly its fields, a TypedDict at least its keys. `Annotated[kind, test, "what"]` is a
-kind whose values pass a test; the text says what would be accepted. A `float` may be NaN or infinite.
+kind whose values pass a test; the text says what would be accepted. `Annotated[Mapping[str, Any], Keys]` is
+read as the TypedDict `Keys` and may hold more. A `float` may be NaN or infinite.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from inspect import isclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -101,7 +103,7 @@ def reader(kind: Any) -> Reader:
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return lambda data, place: data
-    if is_dataclass(kind):
+    if isclass(kind) and is_dataclass(kind):
         needed = [
             one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING
         ]
@@ -113,7 +115,8 @@ def reader(kind: Any) -> Reader:
     if origin is NotRequired:
         return reader(inner[0])
     if origin is Annotated:
-        return read_tested(reader(inner[0]), *inner[1:])
+        read, *tests = inner[1:] if is_typeddict(inner[1]) else inner
+        return read_tested(reader(read), *tests) if tests else reader(read)
     if origin in (Union, UnionType):
         (other,) = [reader(one) for one in inner if one is not NoneType]
         return lambda data, place: None if data is None else other(data, place)

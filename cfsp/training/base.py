@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cfsp.model.adapters import Adapters
 from cfsp.options import Checked
 
 
@@ -47,7 +48,7 @@ class Parameters(Checked, ABC):
         """The module to train, its trainable weights marked, and what a record should say of them."""
 
     @abstractmethod
-    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, nn.Module | None]:
+    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, Adapters | None]:
         """The model without its wrapping, and the adapters if they are kept apart."""
 
 
