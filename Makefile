@@ -16,7 +16,7 @@ help:
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
 	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
 	@echo "make setup         the virtual environment in $(VENV), with the locked versions"
-	@echo "make lint          ruff only"
+	@echo "make lint          ruff and pyright"
 	@echo "make benchmark     what calibration costs, against a bare forward pass"
 
 setup: $(VENV)/.ready
@@ -51,6 +51,7 @@ test-slurm: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 benchmark: setup
 	$(BIN)/python experiments/benchmarks/calibration_cost.py

@@ -44,7 +44,7 @@ _HOMES = {
     "Place": "cfsp.model.families",
     "LAYOUTS": "cfsp.model.families",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # __init__.pyi has the names
 
 
 def __getattr__(name: str) -> Any:

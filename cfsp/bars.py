@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -52,7 +52,7 @@ class Task:
 
 def bar(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
     """Yield the items and show how many are done. unit: the name of one item."""
-    with task(what, unit, len(items) if hasattr(items, "__len__") else None) as one:
+    with task(what, unit, len(items) if isinstance(items, Sized) else None) as one:
         for item in items:
             yield item
             one.advance()

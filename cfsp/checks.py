@@ -23,8 +23,8 @@ def check_choice(name: str, value: object, choices: Iterable[str | None]) -> Non
 
 def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raise ValueError unless the value is a whole number of at least `least`, and at most `most`."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or value < least or (most is not None and value > most):
+    upper = math.inf if most is None else most
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= upper:
         upto = "" if most is None else f" and at most {most}"
         raise ValueError(f"{name}={value!r}: expected a whole number of at least {least}{upto}")
 
@@ -36,7 +36,7 @@ def check_seed(name: str, value: object) -> None:
 
 def check_number(name: str, value: object, least: float, most: float = math.inf) -> None:
     """Raise ValueError unless the value is a finite number of at least `least`, and at most `most`."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not least <= value <= most or value == math.inf:
+    number = isinstance(value, int | float) and not isinstance(value, bool) and least <= value <= most
+    if not number or value == math.inf:
         upto = "" if most == math.inf else f" and at most {most:g}"
         raise ValueError(f"{name}={value!r}: expected a number of at least {least:g}{upto}")

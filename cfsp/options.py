@@ -17,9 +17,21 @@ from inspect import Parameter, isclass, signature, unwrap
 from pathlib import Path
 from pkgutil import resolve_name
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-Target = TypeVar("Target", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 WORDS = {
     bool: ("true or false", "true or false each"),
@@ -42,11 +54,11 @@ class Checked:
         return super().__new__(cls)
 
 
-def checked(function: Target) -> Target:
+def checked(function: Callable[Given, Made]) -> Callable[Given, Made]:
     """Make a function raise ValueError for an argument of the wrong type."""
 
     @wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
+    def call(*args: Given.args, **options: Given.kwargs) -> Made:
         check_call(function, function, args, options)
         return function(*args, **options)
 

@@ -23,8 +23,7 @@ def test_help_teaches_and_needs_no_torch():
     code = """
 import sys
 sys.argv = ["cfsp", "--help"]
-from cfsp import bars
-from cfsp.cli import main
+from cfsp.cli.main import main
 try:
     main()
 finally:

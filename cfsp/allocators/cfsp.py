@@ -41,13 +41,16 @@ class Coarse(Allocator):
 
     def importance(self, sites: Sequence[Site], stats: Stats) -> dict[int, float]:
         """Return the mean distance per block. Raises ValueError if a site belongs to no block."""
-        for site in sites:
-            if site.block is None:
-                raise ValueError(
-                    f"allocator {type(self).__name__} goes by blocks, and {site.name!r} belongs to none; "
-                    "expected only mlp and attention in sites, or another allocator"
-                )
-        return {site.block: float(stats[site.name][f"block_{self.metric}"]) for site in sites}
+        return {self.block(site): float(stats[site.name][f"block_{self.metric}"]) for site in sites}
+
+    def block(self, site: Site) -> int:
+        """The block that a site lies in. Raises ValueError if it lies in none."""
+        if site.block is None:
+            raise ValueError(
+                f"allocator {type(self).__name__} goes by blocks, and {site.name!r} belongs to none; "
+                "expected only mlp and attention in sites, or another allocator"
+            )
+        return site.block
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ class CFSP(Coarse):
 
     def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         weight = sigmoid_weights(self.importance(sites, stats), self.temperature)
-        wish = {site.name: site.units * weight[site.block] for site in sites}
+        wish = {site.name: site.units * weight[self.block(site)] for site in sites}
         scale = budget.keep / sum(wish[site.name] * budget.cost[site.name] for site in sites)
         return {name: units * scale for name, units in wish.items()}
 
@@ -122,7 +125,7 @@ class CFSPReleased(Coarse):
         if temperature is None:
             temperature = float(stats[sites[0].name]["block_tokens"]) / 1e4
         ratios = released_ratios(importance, temperature, budget.share)
-        return {site.name: site.units * ratios[site.block] for site in sites}
+        return {site.name: site.units * ratios[self.block(site)] for site in sites}
 
 
 def sigmoid_weights(importance: Mapping[int, float], temperature: float) -> dict[int, float]:

@@ -130,7 +130,8 @@ def load_example(head: str, needs_remote_code: bool) -> str:
 
 def adapters(record: Record) -> str:
     """Return how to load the adapters that are stored separately; '' if there are none."""
-    if not (record.training or {}).get("adapters"):
+    trained = record.trained.get("adapters")
+    if not trained:
         return ""
     return f"""
 The figures above include the adapters ({record.training["adapters"]:,} parameters), stored separately:
@@ -149,7 +150,7 @@ def base_license(path: str) -> str | None:
         return "apache-2.0"
     try:
         card = Path(path) / "README.md" if Path(path).is_dir() else hf_hub_download(path, "README.md")
-        return ModelCard.load(card).data.license
+        return ModelCard.load(card).data.to_dict().get("license")
     except (OSError, HfHubHTTPError, ValueError):  # no card, no network, or one without a header
         print(f"cfsp: {path} has no card that names a licence; the saved card says unknown", file=sys.stderr)
         return None

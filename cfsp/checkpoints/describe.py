@@ -19,6 +19,7 @@ from cfsp.model.families import Place
 from cfsp.model.find_sites import axis_length, head_channels
 from cfsp.model.modeling_pruned import Pruned, linear_sizes
 from cfsp.model.sites import Site
+from cfsp.model.weights import weight_of
 
 MODELING_FILE = "modeling_pruned.py"
 """Name of the modelling file in a checkpoint."""
@@ -45,7 +46,7 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
         base.__dict__.pop(name, None)
     if (head := model.get_output_embeddings()) is not None:  # follow the weights, not the flag
         base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
-    hidden = model.get_input_embeddings().weight.shape[1]
+    hidden = weight_of(model.get_input_embeddings()).shape[1]
     cut_hidden = bool(layout_of(model).norms) and hidden != base.hidden_size
     if cut_hidden or any(one.get("heads") != base.num_attention_heads for one in sizes if "heads" in one):
         base.head_dim = head_channels(base)

@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import find_adapter_config_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from cfsp.checkpoints.describe import auto_class, pruned_class
 from cfsp.checkpoints.model_files import check_files, check_pickled, local_folder
@@ -29,6 +29,7 @@ from cfsp.checks import check_choice
 from cfsp.machine.environment import PACKAGE
 from cfsp.machine.process import quiet
 from cfsp.model.blocks import check_family
+from cfsp.model.weights import weight_of
 from cfsp.options import checked
 
 REFERENCE = PACKAGE / "reference"
@@ -213,11 +214,11 @@ def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTra
 
     The pad token may lack one, as in some published models: its positions are not read.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = weight_of(model.get_input_embeddings()).shape[0]
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
-    beyond.pop(tokenizer.pad_token, None)
+    beyond.pop(str(tokenizer.pad_token), None)
     if beyond:
-        token = min(beyond, key=beyond.get)
+        token = min(beyond, key=beyond.__getitem__)
         raise ValueError(
             f"model path {str(path)!r}: the tokenizer has {len(beyond)} tokens beyond the model's {rows}, "
             f"such as {token!r} (number {beyond[token]}); expected the model's own tokenizer"

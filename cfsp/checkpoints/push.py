@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of whichever httpx the client uses
+)
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from cfsp.checkpoints.save import check_model
@@ -22,7 +25,7 @@ def check_push(repo: object, private: object) -> None:
     """
     check_option("private", private, bool)
     try:
-        validate_repo_id(repo)
+        validate_repo_id(repo if isinstance(repo, str) else None)
         named = str(repo).count("/") == 1
     except HFValidationError:
         named = False

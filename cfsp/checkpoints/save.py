@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checkpoints.describe import MODELING_FILE, describe, modeling_file, stock_class
 from cfsp.checkpoints.model_files import carried_files, has_full_length
 from cfsp.machine.process import quiet
+from cfsp.model.adapters import Adapters
 from cfsp.plans.plan import PrunePlan
 from cfsp.storage.atomic import clear_parts, whole_folder
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
@@ -32,7 +32,7 @@ def save(
     card: Callable[[bool], str] | None = None,
     files: Mapping[str, str] | None = None,
     overwrite: bool = False,
-    adapters: nn.Module | None = None,
+    adapters: Adapters | None = None,
     source: Path | None = None,
 ) -> None:
     """Write a pruned model to a folder that plain transformers loads, completely or not at all.
@@ -75,12 +75,12 @@ def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
     (folder / SUMS).write_text("".join(sums))
 
 
-def unload(adapters: nn.Module, folder: Path, part: Path) -> PreTrainedModel:
+def unload(adapters: Adapters, folder: Path, part: Path) -> PreTrainedModel:
     """Write the adapters into `part`, which will be called `folder`; return the model without them."""
     for config in adapters.peft_config.values():
         config.base_model_name_or_path = str(folder)  # absolute: peft loads it from any directory
-    adapters.save_pretrained(part / "adapters")
-    return adapters.unload()
+    adapters.save_pretrained(str(part / "adapters"))
+    return adapters.base_model.unload()
 
 
 def write_model(folder: Path, model: PreTrainedModel) -> bool:
@@ -160,7 +160,9 @@ def write_generation_config(folder: Path, model: PreTrainedModel) -> None:
 
 def carry(source: Path | None, folder: Path, unchanged: bool) -> None:
     """Copy the files that pruning does not change."""
-    for path in [] if source is None else carried_files(source, unchanged):
+    if source is None:
+        return
+    for path in carried_files(source, unchanged):
         target = folder / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)

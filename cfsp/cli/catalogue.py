@@ -63,8 +63,10 @@ class Choice:
         """Return key, default and meaning of every option of the file."""
         from omegaconf import OmegaConf
 
+        from cfsp.running.plain import plain
+
         meanings = self.meanings()
-        whole = OmegaConf.to_container(OmegaConf.load(self.path))
+        whole = plain(OmegaConf.load(self.path))
         return [(key, value, meanings.get(key, "")) for key, value in leaf_options(whole)]
 
     def meanings(self) -> dict[str, str]:

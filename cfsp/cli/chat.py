@@ -161,7 +161,7 @@ class Talk:
         inputs = torch.tensor([ids], device=self.model.device)
         voice = Voice(self.tokenizer)
         try:
-            self.model.generate(
+            self.model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=length,

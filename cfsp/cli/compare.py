@@ -101,7 +101,7 @@ def compare_models(options: argparse.Namespace) -> list[Section]:
     look_here()
     import_plugins(options.plugin)
     names = short_names(options.models)
-    loaded = []
+    loaded: list[tuple[PreTrainedModel, PreTrainedTokenizerBase]] = []
     for name, path in zip(names, options.models, strict=True):
         announce(f"loading {name}")
         loaded.append(load(path, device=options.device, dtype=options.dtype))

@@ -110,9 +110,9 @@ def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
         print(path, flush=True)
     if is_main() and cfg.save:
         print(f"cfsp: the model is in {save_folder(cfg, record.id)}", file=sys.stderr)
-    if is_main() and cfg.push is not None:
+    if is_main() and cfg.push is not None and (folder := save_folder(cfg, record.id)) is not None:
         print(f"cfsp: pushing it to {cfg.push}", file=sys.stderr)
-        address = push(save_folder(cfg, record.id), cfg.push, cfg.private)
+        address = push(folder, cfg.push, cfg.private)
         forget(cfg.results, record.id)  # the failure of an earlier push
         print(f"cfsp: the model is at {address}", file=sys.stderr)
     return outcome_of(record, path, made)

@@ -143,7 +143,7 @@ def study_sections(
     names = ranked(names, [*qualities, *accuracies])
     clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
     trained = [record for record in records if record.training]
-    curves = [record for record in trained if record.training["curve"] or record.training["held_out_curve"]]
+    curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
     found = {
         "perplexity": [
             perplexity_section(one, title, f"{prefix}-perplexity-{place}", names, styles)

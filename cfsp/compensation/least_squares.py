@@ -79,8 +79,8 @@ class LeastSquares(Compensation):
         self, stat: Mapping[str, Tensor], weight: Tensor, places: Tensor, prior: Tensor | None
     ) -> float:
         """Return the ridge whose fit to the other samples has the least error on the held-out ones."""
-        whole, held_out = moments(stat, weight), moments(stat, weight, "_held_out")
-        rest = [all_of_it - part for all_of_it, part in zip(whole, held_out, strict=True)]
+        (moment, cross), held_out = moments(stat, weight), moments(stat, weight, "_held_out")
+        rest = moment - held_out[0], cross - held_out[1]
         errors = {}
         for ridge in RIDGES:
             with suppress(ValueError):  # too small a ridge; if all are, the final fit raises

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import ClassVar
 
 import torch
@@ -47,8 +49,8 @@ class CFSP(Criterion):
         if self.variant == "released":
             consumer = view.consumers()[0]
             return norm.mean(1) * (len(view.members()) / consumer.shape[2])
-        factor = sum(relative(weight, norm) for weight in view.consumers())  # [units, span]
-        producers = sum(relative(weight).mean(1) for weight in view.producers())  # [units]
+        factor = reduce(add, (relative(weight, norm) for weight in view.consumers()))  # [units, span]
+        producers = reduce(add, (relative(weight).mean(1) for weight in view.producers()))  # [units]
         return (norm * (factor + producers[:, None])).mean(1)
 
 

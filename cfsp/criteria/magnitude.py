@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -45,7 +47,7 @@ class Magnitude(Criterion):
         """Return sum |w|^p over each unit's weights. [units]"""
         if self.weights == "all":
             return view.totals(lambda weight: weight.abs() ** p)
-        return sum((weight.abs() ** p).flatten(1).sum(1) for weight in view.consumers())
+        return reduce(add, ((weight.abs() ** p).flatten(1).sum(1) for weight in view.consumers()))
 
     def check_powers(self, view: UnitView) -> None:
         """Raise ValueError if a power overflows, or a unit with nonzero weights underflows to zero."""

@@ -50,9 +50,13 @@ class Chat:
 def by_template(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, ask: bool = False) -> str:
     """Write messages by the chat template. ask: append the beginning of the answer."""
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        text = tokenizer.apply_chat_template(
+            [*map(dict, messages)], tokenize=False, add_generation_prompt=ask
+        )
     except TemplateError as error:
         raise ValueError(f"the chat template rejects it ({error})") from error
+    assert isinstance(text, str), "tokenize=False gives a text"
+    return text
 
 
 def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:

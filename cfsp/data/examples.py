@@ -173,13 +173,13 @@ class Examples(Checked):
     def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return the id of the pad token. Raises ValueError if there is none."""
         if self.pad_token is None:
-            if tokenizer.pad_token_id is None:
+            if not isinstance(found := tokenizer.pad_token_id, int):
                 eos = f"pad_token={tokenizer.eos_token!r}" if tokenizer.eos_token else "a pad_token"
                 raise ValueError(
                     f"the tokenizer has no pad token; expected recovery.data.{eos} or "
                     "recovery.data.packing=true"
                 )
-            return tokenizer.pad_token_id
+            return found
         found = tokenizer.get_vocab().get(self.pad_token)
         if found is None:
             raise ValueError(f"pad_token={self.pad_token!r} is no token of this tokenizer")

@@ -111,7 +111,7 @@ def pair(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered
 
 def answered(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Rendered:
     """Join prompt, answer and EOS. EOS is part of the answer: the model must learn to stop."""
-    text = prompt + answer + (tokenizer.eos_token or "")
+    text = prompt + answer + str(tokenizer.eos_token or "")
     return text, [(len(prompt), len(text))]
 
 

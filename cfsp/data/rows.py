@@ -180,10 +180,11 @@ def parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
 def hub_rows(path: str, config: str | None = None, **options: Any) -> Any:
     """Load a data set of the hub. Raises ValueError if that fails."""
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
         return datasets.load_dataset(path, config, **options)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"data set {path!r} cannot be read ({reason}); check the name and the network, or "

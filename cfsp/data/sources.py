@@ -48,7 +48,7 @@ class Prose(Source):
         return self.text
 
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        end = [eos] if isinstance(eos := tokenizer.eos_token_id, int) else []
         for ids in document_ids(self.text, tokenizer):
             yield {"input_ids": ids + end, "labels": ids + end}
 
@@ -72,7 +72,10 @@ class Instructions(Source):
         def make() -> Reading:
             read = bar(rendered, f"read {self.label}", "passage")
             coded = [*starmap(partial(encode_answers, tokenizer), read)]
-            return ragged("ids", (ids for ids, _ in coded)) | ragged("answered", (own for _, own in coded))
+            return {
+                **ragged("ids", (ids for ids, _ in coded)),
+                **ragged("answered", (own for _, own in coded)),
+            }
 
         answers = [repr(places) for _, places in rendered]
         of = [name_documents([*(text for text, _ in rendered), *answers]), name_tokenizer(tokenizer)]

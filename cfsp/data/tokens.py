@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from cfsp.bars import bar
 from cfsp.data.readings import Reading, name_documents, reading
@@ -54,7 +54,7 @@ def document_ids(text: Text, tokenizer: PreTrainedTokenizerBase) -> Iterator[Ids
     yield from lists(made, "ids")
 
 
-def ragged(name: str, rows: Iterable[Ids]) -> Reading:
+def ragged(name: str, rows: Iterable[Sequence[int]]) -> Reading:
     """Store lists of different lengths as two tensors: all values, and the lengths."""
     flat, lengths = array("i"), array("q")
     for row in rows:
@@ -80,7 +80,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> Ids:
 def name_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str | None:
     """Return a hash of all that a tokenizer's output depends on; None if its code is outside transformers."""
     encode(tokenizer, "")  # turns off truncation and padding, which tokenizer.json may turn on
-    if not tokenizer.is_fast or type(tokenizer).__module__.split(".")[0] != "transformers":
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        return None
+    if type(tokenizer).__module__.split(".")[0] != "transformers":
         return None
     digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
     digest.update(f"{type(tokenizer).__qualname__} {tokenizer.split_special_tokens}".encode())
@@ -90,6 +92,6 @@ def name_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str | None:
 
 def bos_token(tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the BOS token. Raises ValueError if the tokenizer has none."""
-    if tokenizer.bos_token_id is None:
+    if not isinstance(bos := tokenizer.bos_token_id, int):
         raise ValueError("bos=true: this tokenizer has no BOS token; expected bos=false")
-    return tokenizer.bos_token_id
+    return bos

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -134,7 +134,7 @@ class Latency(PairedEvaluator):
         return found
 
 
-def metric(values: list[float], better: str, protocol: dict[str, Any]) -> Metric:
+def metric(values: list[float], better: Literal["lower", "higher"], protocol: dict[str, Any]) -> Metric:
     """Return the median of the values, with their range."""
     spread = [min(values), max(values)] if len(values) > 1 else None
     return Metric(median(values), None, len(values), better, protocol, spread)

@@ -34,7 +34,7 @@ def read_questions(task: str, path: Path) -> list[dict[str, Any]]:
             wanted = " or ".join(", ".join(columns) for columns in NEEDED.get(task, (("a JSON object",),)))
             raise ValueError(f"{where}: not a question of {task}; expected {wanted}")
         check_texts(where, row)
-        found.append(CONVERTED.get(task, dict)(row))
+        found.append(CONVERTED.get(task, dict)(dict(row)))
     if not found:
         raise ValueError(f"{path}: no questions")
     return found

@@ -53,7 +53,11 @@ def measure_pairs(
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[dict[str, Metric], dict[str, Metric]]:
     """Return the metrics of both models. They are not cached: they depend on the machine and the moment."""
-    found: tuple[dict[str, Metric], ...] = ({}, {})
+    found: tuple[dict[str, Metric], dict[str, Metric]] = ({}, {})
+    if not evaluators:
+        return found
+    if dense is None:
+        raise ValueError("these evaluators measure a pruned model beside the dense one; expected that too")
     for evaluator in evaluators:
         for metrics, more in zip(found, evaluator.run_pair(dense, pruned, tokenizer), strict=True):
             add_metrics(metrics, more)

@@ -49,26 +49,37 @@ class Perplexity(Evaluator):
     named: bool = False
 
     def __post_init__(self) -> None:
-        if self.several and not self.window:
+        if not self.lengths:
             raise ValueError("perplexity window=[]: expected a whole number, or a list of them")
         if self.several and self.stride is not None:
             raise ValueError("perplexity stride: expected null where there are several windows")
-        for window in self.window if self.several else [self.window]:
+        for window in self.lengths:
             check_integer("perplexity window", window, least=2)
         check_integer("perplexity batch_size", self.batch_size, least=1)
         if self.windows is not None:
             check_integer("perplexity windows", self.windows, least=1)
-        if self.stride is not None and self.stride not in range(1, self.window):
-            raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.window - 1}")
+        if self.stride is not None and self.stride not in range(1, self.length):
+            raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.length - 1}")
 
     @property
     def several(self) -> bool:
         return not isinstance(self.window, int)
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The windows, one or several."""
+        return [self.window] if isinstance(self.window, int) else self.window
+
+    @property
+    def length(self) -> int:
+        """The only window. Raises ValueError if there are several, which `parts` measures one by one."""
+        (length,) = self.lengths
+        return length
+
     def parts(self) -> list[Perplexity]:
         if not self.several:
             return [self]
-        return [replace(self, window=window, named=True) for window in self.window]
+        return [replace(self, window=window, named=True) for window in self.lengths]
 
     def reads(self) -> list[Text]:
         return [self.text]
@@ -84,7 +95,7 @@ class Perplexity(Evaluator):
                 f"perplexity needs a causal language model, not {type(model).__name__} of type "
                 f"{model.config.model_type}; expected a decoder with model.head=causal_lm, or evaluation=[]"
             )
-        check_positions(model, self.window, "perplexity window")
+        check_positions(model, self.length, "perplexity window")
         if self.bos:
             bos_token(tokenizer)
         # Only if set, so that the protocol of the whole text stays equal to that of older records.
@@ -94,9 +105,9 @@ class Perplexity(Evaluator):
             "measure": "perplexity",
             "text": self.text.label,
             "text_sha256": read.sha256[:16],
-            "tokens_sha256": hashlib.sha256(read.ids.numpy()).hexdigest()[:16],
-            "window": self.window,
-            "stride": self.stride or self.window - self.bos,
+            "tokens_sha256": hashlib.sha256(read.ids.numpy().data).hexdigest()[:16],
+            "window": self.length,
+            "stride": self.stride or self.length - self.bos,
             "bos": self.bos,
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
@@ -146,7 +157,7 @@ class Perplexity(Evaluator):
 
         Tokens after the last whole window are dropped.
         """
-        length = self.window - (bos is not None)
+        length = self.length - (bos is not None)
         stride = self.stride or length
         if len(ids) < length:
             raise ValueError(
@@ -162,7 +173,7 @@ class Perplexity(Evaluator):
             rows = rows[torch.arange(self.windows) * len(rows) // self.windows]
         if bos is not None:
             rows = torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
-        return rows, (1 if self.stride is None else self.window - stride)
+        return rows, (1 if self.stride is None else self.length - stride)
 
 
 @torch.no_grad()

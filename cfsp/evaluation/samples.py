@@ -44,7 +44,7 @@ class Samples(Sampler):
         said = {}
         for prompt in self.prompts:
             ids = torch.tensor([self.tokens(tokenizer, prompt)], device=model.device)
-            out = model.generate(
+            out = model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self.new_tokens,

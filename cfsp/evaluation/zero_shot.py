@@ -1,5 +1,8 @@
 """Zero-shot tasks, by EleutherAI's lm-evaluation-harness, on the model in memory."""
 
+# The harness's decorators hide the signatures of `simple_evaluate` and of HFLM's base.
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportAbstractUsage=false
+
 from __future__ import annotations
 
 import copy
@@ -19,7 +22,6 @@ import datasets
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import Kind
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp import bars
@@ -206,9 +208,9 @@ def manager() -> TaskManager:
 def leaf_tasks(task: str) -> list[str]:
     """Return the tasks that a name stands for: itself, or all of a group or a tag."""
     entry = manager().task_index[task]
-    if entry.kind == Kind.TAG:
+    if task in manager().all_tags:
         return sorted(entry.tags)
-    return members(entry.cfg["task"]) if entry.kind == Kind.GROUP else [task]
+    return members((entry.cfg or {})["task"]) if task in manager().all_groups else [task]
 
 
 def members(given: object) -> list[str]:
@@ -251,7 +253,7 @@ def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, 
     return spec
 
 
-def with_errors(outcome: dict[str, Any]) -> dict[str, Any]:
+def with_errors(outcome: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the harness's figures with standard errors of their means, if there are two questions."""
     for leaf, figures in outcome["results"].items():
         samples = [one for one in outcome["samples"].get(leaf, ()) if one["filter"] == "none"]

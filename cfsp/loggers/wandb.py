@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import wandb
+from wandb.errors import Error
+
+# No public name: its own process, which went away, is told of by these and by no class of `wandb.errors`.
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from cfsp.checks import check_choice
@@ -36,7 +39,7 @@ class Wandb(Logger):
 
     faults: ClassVar[tuple[type[Exception], ...]] = (
         OSError,
-        wandb.errors.Error,
+        Error,
         HandleAbandonedError,
         MailboxClosedError,
     )
@@ -84,7 +87,7 @@ class Wandb(Logger):
             config=dict(job.config),
             notes=job.command,
             dir=str(job.results.absolute()),  # W&B's own process may have begun in another folder
-            mode=mode,
+            mode=mode,  # pyright: ignore[reportArgumentType]  # W&B says what WANDB_MODE may be
             reinit="create_new",  # beside a run that the caller may have
             settings=wandb.Settings(
                 silent=True,
@@ -110,13 +113,15 @@ class Wandb(Logger):
 
     def tell(self, record: Record) -> None:
         """Log the record as summary, tables and a chart."""
-        rows = [
+        rows: list[Any] = [
             [stage, name, metric.value, metric.stderr, metric.n, json.dumps(asdict(metric)["protocol"])]
             for stage, found in record.metrics.items()
             for name, metric in found.items()
         ]
         metrics = wandb.Table(["model", "metric", "value", "stderr", "n", "protocol"], data=rows)
-        shares = [[site, units, kept, kept / units] for site, (units, kept) in record.widths.items()]
+        shares: list[Any] = [
+            [site, units, kept, kept / units] for site, (units, kept) in record.widths.items()
+        ]
         widths = wandb.Table(["site", "units", "kept", "share"], data=shares)
         chart = wandb.plot.bar(widths, "site", "share", title="kept")
         self.run.log({"metrics": metrics, "widths": widths, "kept": chart})

@@ -8,9 +8,10 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = Path(__file__).parent.parent
 """The folder of this package."""
@@ -49,6 +50,8 @@ def git_state() -> dict[str, Any] | None:
 
 def environment(device: torch.device) -> dict[str, Any]:
     """Return versions of packages, the system, the device and the number of threads."""
+    import torch  # here, so that `cfsp --help` needs none: it imports this module for `PACKAGE`
+
     versions = {}
     for package in PACKAGES:
         try:

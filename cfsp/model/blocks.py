@@ -50,7 +50,7 @@ def block_modules(model: PreTrainedModel) -> list[str]:
     path = layout_of(model).blocks
     if model.base_model is not model:
         path = f"{model.base_model_prefix}.{path}"
-    return [f"{path}.{index}" for index in range(len(model.get_submodule(path)))]
+    return [f"{path}.{index}" for index in range(len([*model.get_submodule(path).children()]))]
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

@@ -86,7 +86,9 @@ STABLELM = Layout(
         ),
     },
 )
-STARCODER2 = replace(LLAMA, places=LLAMA.places | {"mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj")})
+STARCODER2 = replace(
+    LLAMA, places={**LLAMA.places, "mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj")}
+)
 PHI = Layout(
     blocks="layers",
     places={

@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
 from cfsp.model.sites import Count, Member, Site
+from cfsp.model.weights import bias_of, weight_of
 
 PLACE_OF_KIND = {"mlp": "mlp", "attention": "attention", "query_heads": "attention"}
 """Kind of site that lies in a block -> the place that a layout names."""
@@ -188,7 +189,7 @@ def axis_members(
 ) -> Iterator[Member]:
     """A producer's runs of places that go with the units; those that stay come last on the axis."""
     module, offset = model.get_submodule(name), 0
-    dim, has_bias = axis(module, output=True), getattr(module, "bias", None) is not None
+    dim, has_bias = axis(module, output=True), bias_of(module) is not None
     for run in runs:
         if unit.spans.keys() >= {*run}:
             span = sum(unit.spans[letter] for letter in run)
@@ -218,15 +219,15 @@ def hidden_site(model: PreTrainedModel) -> Site:
                 readers.append(Member(f"{path}.{name}", axis(module, output=False)))
             name = f"{path}.{place.consumer}"
             module = model.get_submodule(name)
-            writers.append(Member(name, axis(module, output=True), bias=module.bias is not None))
+            writers.append(Member(name, axis(module, output=True), bias=bias_of(module) is not None))
     for name in norms:
-        bias = getattr(model.get_submodule(name), "bias", None) is not None
+        bias = bias_of(model.get_submodule(name)) is not None
         readers.append(Member(name, 0, bias=bias))
     head = model.get_output_embeddings()
     if head is not None:
         name = next(name for name, module in model.named_modules() if module is head)
         readers.append(Member(name, 1))
-    units = model.get_submodule(norms[0]).weight.shape[0]
+    units = weight_of(model.get_submodule(norms[0])).shape[0]
     return Site(
         f"{base}hidden", "hidden", units, None, (), tuple(writers), tuple(readers), norms=tuple(norms)
     )
@@ -239,4 +240,4 @@ def axis(module: nn.Module, output: bool) -> int:
 
 def axis_length(model: PreTrainedModel, name: str, output: bool) -> int:
     module = model.get_submodule(name)
-    return module.weight.shape[axis(module, output)]
+    return weight_of(module).shape[axis(module, output)]

@@ -89,7 +89,7 @@ def set_count(module, attribute, value):
     setattr(module, attribute, value)
 
 
-def get_count(module, attribute):
+def get_count(module, attribute) -> int:
     """Return an attribute that `set_count` sets."""
     for name in attribute.split("."):
         module = getattr(module, name)
@@ -175,7 +175,7 @@ class Pruned:
         # The stock class reads global sizes; a config with `per_layer_config` refuses to return them.
         differing = config.__dict__.pop("_heterogeneity_spec", None)
         try:
-            super().__init__(config, *args, **kwargs)
+            super().__init__(config, *args, **kwargs)  # pyright: ignore[reportCallIssue]  # the stock class's
         finally:
             if differing is not None:
                 config.__dict__["_heterogeneity_spec"] = differing
@@ -188,7 +188,8 @@ class Pruned:
         Raises:
             ValueError: the weights are not those that the config describes.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        load = super().from_pretrained  # pyright: ignore[reportAttributeAccessIssue]  # the stock class's
+        model, info = load(*args, output_loading_info=True, **kwargs)
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[problem]:
                 names = ", ".join(sorted(map(str, info[problem]))[:3])
@@ -199,4 +200,5 @@ class Pruned:
 
     def save_pretrained(self, *args, save_original_format=False, **kwargs):
         """Save as transformers does, without renaming weights: remote code is loaded without renaming."""
-        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+        save = super().save_pretrained  # pyright: ignore[reportAttributeAccessIssue]  # the stock class's
+        save(*args, save_original_format=save_original_format, **kwargs)

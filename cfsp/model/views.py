@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
 
 from cfsp.model.sites import Masks, Member, OfKind, Site
+from cfsp.model.weights import weight_of
 
 
 def unit_weights(model: nn.Module, site: Site) -> Iterator:
@@ -23,7 +26,7 @@ def unit_weights(model: nn.Module, site: Site) -> Iterator:
         return
     seen = set()
     for member in site.members:
-        weight = model.get_submodule(member.module).weight
+        weight = weight_of(model.get_submodule(member.module))
         if (id(weight), member.dim, member.offset) not in seen:  # tied embeddings are one weight
             seen.add((id(weight), member.dim, member.offset))
             yield weight, member
@@ -106,12 +109,12 @@ class UnitView(OfKind):
                 torch.stack([zero if w is None else function(w.detach().float()).sum() for w in row])
                 for row in rows
             ]
-            return sum(sums)[self._masks.get((self._site.name, 0), slice(None))]
+            return reduce(add, sums)[self._masks.get((self._site.name, 0), slice(None))]
         members = (member for _, member in unit_weights(self._model, self._site))
-        return sum(function(self._weight(member)).flatten(1).sum(1) for member in members)
+        return reduce(add, (function(self._weight(member)).flatten(1).sum(1) for member in members))
 
     def _weight(self, member: Member) -> Tensor:
-        own = self._model.get_submodule(member.module).weight.detach()
+        own = weight_of(self._model.get_submodule(member.module)).detach()
         weight = self._weights.get(member.module, own).movedim(member.dim, 0)
         rows = weight[left_places(member, self._site.units, self._masks).to(weight.device)].float()
         other = self._masks.get((member.module, 1 - member.dim))

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 def check_batch(batch: object, number: int) -> None:
     """Raise ValueError unless the batch maps input_ids to [batch, tokens] and shows at least one token."""
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    if not isinstance(ids, Tensor) or ids.dim() != 2:
+    if not isinstance(batch, Mapping) or not isinstance(ids, Tensor) or ids.dim() != 2:
         raise ValueError(
             f"calibration batch {number} is {type(batch).__name__}; expected a dict with input_ids, a tensor "
             "of [batch, tokens], in an iterable of such"

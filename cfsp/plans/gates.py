@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cfsp.model.hidden_states import states_in, states_out, with_states
 from cfsp.model.sites import Site
+from cfsp.model.weights import weight_of
 
 
 class Gates:
@@ -47,7 +48,7 @@ class Gates:
             if site.name in self.gates:
                 self._attach(site)
         for path, weight in self.weights.items():
-            parameter = self.model.get_submodule(path).weight
+            parameter = weight_of(self.model.get_submodule(path))
             self._before[path], parameter.data = parameter.data, weight.to(parameter)
         for path, bias in self.biases.items():
             module = self.model.get_submodule(path)
@@ -64,7 +65,7 @@ class Gates:
             handle.remove()
         self._handles.clear()
         for path, weight in self._before.items():
-            self.model.get_submodule(path).weight.data = weight
+            weight_of(self.model.get_submodule(path)).data = weight
         self._before.clear()
 
     def _attach(self, site: Site) -> None:

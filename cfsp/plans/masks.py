@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from cfsp.model.sites import Masks, Member, Site
+from cfsp.model.weights import weight_of
 from cfsp.plans.plan import Cut
 
 
@@ -19,7 +20,7 @@ def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
             masks[site.name, 0] = torch.ones(site.units, dtype=torch.bool)
             masks[site.name, 0][list(cut.removed)] = False
         for member in site.members:
-            length = model.get_submodule(member.module).weight.shape[member.dim]
+            length = weight_of(model.get_submodule(member.module)).shape[member.dim]
             mask = masks.setdefault((member.module, member.dim), torch.ones(length, dtype=torch.bool))
             mask[member.places(cut.removed)] = False
     return masks
@@ -27,6 +28,7 @@ def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
 
 def refitted(cut: Cut, member: Member, weight: Tensor) -> Tensor:
     """Return a consumer's full weight: the cut's new values for kept channels, zeros for removed ones."""
+    assert cut.consumer is not None, f"{cut.site}: the cut has no new weight"
     new = torch.zeros_like(weight)
     places = member.places(cut.keep).to(weight.device)
     rows = new.movedim(member.dim, 0)

@@ -56,7 +56,7 @@ class ConfigFields(TypedDict):
     recovery: NotRequired[RecoveryPart]
 
 
-NamedConfig = Annotated[ConfigFields, has_named_parts, "a text as every _target_"]
+NamedConfig = Annotated[Mapping[str, Any], ConfigFields, has_named_parts, "a text as every _target_"]
 
 
 class Sizes(TypedDict):
@@ -67,12 +67,15 @@ class Sizes(TypedDict):
     model: Size
 
 
-class Stages(TypedDict):
+class StageSizes(TypedDict):
     dense: Sizes
     pruned: Sizes
 
 
-class Shares(TypedDict):
+Stages = Annotated[Mapping[str, Mapping[str, int]], StageSizes]
+
+
+class BaseShares(TypedDict):
     """Measured fraction removed of each base."""
 
     sites: Removed
@@ -80,22 +83,37 @@ class Shares(TypedDict):
     model: Removed
 
 
-class Notes(TypedDict):
+Shares = Annotated[Mapping[str, float], BaseShares]
+
+
+class NoteKeys(TypedDict):
     block_statistics: NotRequired[Mapping[str, PerBlock]]
 
 
-class Protocol(TypedDict):
+Notes = Annotated[Mapping[str, Any], NoteKeys]
+
+
+class ProtocolKeys(TypedDict):
     text: NotRequired[str]
 
 
-class Git(TypedDict):
+Protocol = Annotated[Mapping[str, Any], ProtocolKeys]
+
+
+class GitKeys(TypedDict):
     commit: str
     dirty: bool
 
 
-class Environment(TypedDict):
+Git = Annotated[Mapping[str, Any], GitKeys]
+
+
+class EnvironmentKeys(TypedDict):
     versions: NotRequired[Mapping[str, str | None]]
     device: NotRequired[str]
+
+
+Environment = Annotated[Mapping[str, Any], EnvironmentKeys]
 
 
 class Loss(TypedDict):
@@ -115,8 +133,14 @@ class TrainingFields(TypedDict):
     adapters: NotRequired[Count]
 
 
-class Said(TypedDict):
+Training = Annotated[Mapping[str, Any], TrainingFields]
+
+
+class Answers(TypedDict):
     """How both models continue one prompt."""
 
     dense: str
     pruned: str
+
+
+Said = Annotated[Mapping[str, str], Answers]

@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from cfsp.records.fields import (
     Count,
@@ -75,7 +76,12 @@ class Record:
     widths: Mapping[str, Width]
     unit_cost: Mapping[str, int]
     notes: Notes
-    metrics: Annotated[Measured, has_pairs, "a dense counterpart of each pruned metric"]
+    metrics: Annotated[
+        Mapping[str, Mapping[str, Metric]],
+        Measured,
+        has_pairs,
+        "a dense counterpart of each pruned metric",
+    ]
     seconds: Mapping[str, Finite]
     peak_bytes: Mapping[str, int]
     git: Git | None
@@ -84,6 +90,11 @@ class Record:
     training: TrainingFields | None = None
     samples: Mapping[str, Said] | None = None  # by prompt
     overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too
+
+    @property
+    def trained(self) -> Mapping[str, Any]:
+        """What recovery was and cost; empty if nothing was trained."""
+        return self.training or {}
 
     def save(self, results: str | Path) -> Path:
         path = record_path(results, self.id)
@@ -116,18 +127,18 @@ def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
 def read_metrics(path: Path) -> dict[str, Metric]:
     """Read a file that `write_metrics` wrote. Raises ValueError if it is malformed."""
     try:
-        return parse(Mapping[str, Metric], read_json(path))
+        return dict(parse(Mapping[str, Metric], read_json(path)))
     except ValueError as error:
         raise ValueError(f"no metrics: {error}") from error
 
 
 def make_folder(results: object) -> None:
     """Create the results folder before the work. Raises ValueError if it cannot be written."""
-    try:
-        Path(results).mkdir(parents=True, exist_ok=True)
-        writable = os.access(results, os.W_OK)
-    except (OSError, TypeError):
-        writable = False
+    writable = False
+    if isinstance(results, str | Path):
+        with suppress(OSError):
+            Path(results).mkdir(parents=True, exist_ok=True)
+            writable = os.access(results, os.W_OK)
     if not writable:
         raise ValueError(f"results={results!r}: expected a folder that can be written")
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.data.texts import Text
+from cfsp.model.adapters import Adapters
 from cfsp.model.blocks import block_modules
 from cfsp.options import Checked
 from cfsp.plans.plan import Cut, PrunePlan
@@ -36,7 +36,7 @@ class Recovered:
 
     model: PreTrainedModel
     training: dict[str, Any] | None = None
-    adapters: nn.Module | None = None
+    adapters: Adapters | None = None
 
 
 class Recovery(Checked, ABC):

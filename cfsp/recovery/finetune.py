@@ -117,7 +117,7 @@ class Finetune(Recovery):
     ) -> tuple[nn.Module, dict[str, Any]]:
         """Train a module whose trainable weights are marked. -> it, whole, and what training came to"""
         shape = outline(module) if self.training.sharded else None
-        dense = None if setting.dense is None else setting.dense.to(arguments.device)
+        dense = None if setting.dense is None else setting.dense.to(arguments.device)  # pyright: ignore[reportArgumentType]  # decorated without its self
 
         def loss(
             model: nn.Module, inputs: Mapping[str, Tensor], labels_in_step: Tensor | int | None
@@ -139,5 +139,6 @@ class Finetune(Recovery):
             trainer.go_on()
         if shape is not None:
             trainer.accelerator.free_memory()  # the optimizer's, for the whole model
+            assert trainer.model is not None, "it has been trained"
             module = gathered(trainer.model, shape)
         return module, outcome(trainer, arguments)

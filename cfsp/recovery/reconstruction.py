@@ -23,6 +23,7 @@ from cfsp.data.texts import Text
 from cfsp.data.windows import Example
 from cfsp.machine.memory import peak_bytes, reset_peak
 from cfsp.model.blocks import block_modules, check_positions, is_causal, places_of
+from cfsp.model.weights import weight_of
 from cfsp.passes.walk import walking
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.recovery.lessons import ORDER, Goals, Lesson
@@ -143,14 +144,15 @@ class Reconstruction(Recovery):
 
     def wanted(self, setting: Setting) -> list[list[str]]:
         """The kinds of sub-layers to tune in every block that is left."""
-        places, dense = places_of(setting.model), block_modules(setting.dense)
+        places, teacher = places_of(setting.model), teacher_of(setting)
+        dense = block_modules(teacher)
         found = []
         for path, number in zip(block_modules(setting.model), setting.change.blocks, strict=True):
             kinds = []
             for kind in (kind for kind in ORDER if kind in places):
                 consumer = places[kind].consumer
-                ours = setting.model.get_submodule(f"{path}.{consumer}").weight
-                theirs = setting.dense.get_submodule(f"{dense[number]}.{consumer}").weight
+                ours = weight_of(setting.model.get_submodule(f"{path}.{consumer}"))
+                theirs = weight_of(teacher.get_submodule(f"{dense[number]}.{consumer}"))
                 if ours.numel() and (self.sublayers == "all" or ours.shape != theirs.shape):
                     kinds.append(kind)  # what is gone as a whole has no weights to tune
             found.append(kinds)
@@ -166,7 +168,7 @@ class Reconstruction(Recovery):
         last = max(index for index, kinds in enumerate(wanted) if kinds)
         total, since = self.steps * sum(map(len, wanted)), time.perf_counter()
         with (
-            walking(setting.dense, batches, place, folder / "states-dense") as dense,
+            walking(teacher, batches, place, folder / "states-dense") as dense,
             walking(setting.model, batches, place, folder / "states-pruned") as pruned,
             task("reconstruction", "step", total) as shown,
         ):
@@ -233,6 +235,13 @@ class Reconstruction(Recovery):
                 losses.clear()
 
 
+def teacher_of(setting: Setting) -> PreTrainedModel:
+    """The dense model. Raises ValueError if there is none."""
+    if setting.dense is None:
+        raise ValueError("reconstruction learns from the dense model; expected it beside the pruned one")
+    return setting.dense
+
+
 def rows_of(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
     """Tokens, and which of them are no padding, which stands on the right. [rows, tokens] each"""
     rows = [torch.tensor(example["input_ids"]) for example in examples]
@@ -255,7 +264,7 @@ def take_step(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step
     error = lesson.error(rows)
     adam.zero_grad()
     error.backward()
-    norm = get_total_norm([weight.grad for weight in lesson.weights.values()])
+    norm = get_total_norm([grad for weight in lesson.weights.values() if (grad := weight.grad) is not None])
     for what, value in (("error", error), ("gradient", norm)):
         if not value.isfinite():
             raise ValueError(

@@ -75,7 +75,8 @@ def latency_table(measures: Sequence[Measure], names: Mapping[str, str]) -> Tabl
 def speed(point: Point, name: str) -> Cell:
     """A point's mean speed-up; missing where one of its runs has none."""
     metrics = [record.metrics["pruned"].get(name) for record in point.records]
-    return spread(Spread.of(one.value for one in metrics)) if all(metrics) else MISSING
+    values = [one.value for one in metrics if one is not None]
+    return spread(Spread.of(values)) if len(values) == len(metrics) else MISSING
 
 
 def recovery_section(
@@ -115,7 +116,7 @@ def recovery_table(records: Sequence[Record], names: Mapping[str, str]) -> Table
             word(point.method),
             asked(point.sparsity),
             number(len(point.records), "d"),
-            *(spread(point.spread(lambda one, key=key: one.training[key])) for key in fields),
+            *(spread(point.spread(lambda one, key=key: one.trained[key])) for key in fields),
         ]
         for point in points(records, names)
     ]

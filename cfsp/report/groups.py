@@ -239,7 +239,7 @@ def zero_shots(records: Iterable[Record]) -> list[Measure]:
         names = tuple(name for name, *_ in key)
         dense = fmean(members[0].metrics["dense"][name].value for name in names)
         protocol = shared([members[0].metrics["pruned"][name].protocol for name in names])
-        title = f"mean of {len(names)} tasks" if len(names) > 1 else names[0]
+        title = names[0] if len(names) == 1 else f"mean of {len(names)} tasks"
         found.append(Measure(title, names, protocol, dense, "higher", tuple(members)))
     return found
 

@@ -22,6 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cfsp.checks import UnknownName
+from cfsp.running.plain import plain
 from cfsp.running.sweeps import FILE, Outcome, outcomes
 from cfsp.storage.atomic import writing
 
@@ -150,9 +151,9 @@ def keep(error: Exception, cfg: DictConfig) -> Path | None:
     from cfsp.records.identity import run_id
 
     try:
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        config = plain(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException:  # the config itself is what failed
-        config = OmegaConf.to_container(cfg)
+        config = plain(cfg)
     try:
         failure = Failure.of(error, run_id(config), config, command(), sweep_name())
         return failure.save(str(config.get("results", "results")))

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from cfsp.checks import UnknownName
 from cfsp.machine.environment import PACKAGE
 from cfsp.options import check_option, declared, hint
+from cfsp.running.plain import plain
 
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """Inside the package in a wheel, beside it in a checkout; never the working directory."""
@@ -52,7 +53,7 @@ def choice_config(group: str, name: str, **root: Any) -> DictConfig:
         known = choices(group)
         raise UnknownName(f"{group} {name!r}: expected one of {', '.join(known)}{hint(name, known)}")
     whole = OmegaConf.create({**root, group: OmegaConf.load(CONF / group / f"{name}.yaml")})
-    return OmegaConf.create(OmegaConf.to_container(whole, resolve=True)[group])
+    return OmegaConf.create(dict(plain(whole, resolve=True)[group]))
 
 
 def build_components(names: Mapping[str, Any], options: Mapping[str, Any], **root: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from cfsp.options import check_option, shown, spelled, unknown
 from cfsp.recovery.base import Recovery
 from cfsp.running.build import choices
 from cfsp.running.plugins import Modules
-from cfsp.schedules.base import BASES, SHARE, Schedule
+from cfsp.schedules.base import SHARE, Schedule
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Config:
 
     sites: Annotated[list[str], "a list of one or more of mlp, attention, query_heads, block, hidden"]
     sparsity: Annotated[float, SHARE]
-    sparsity_of: Literal[BASES]
+    sparsity_of: Literal["sites", "blocks", "model"]  # BASES
     seed: int
     device: Annotated[str, "cpu, or cuda where there is a GPU"]
     results: Annotated[str, "a folder that can be written"]

@@ -62,6 +62,8 @@ class Parts:
     def prepare(self, subject: Subject) -> Any:
         """Return what the schedule prepares. Raises ValueError if a part cannot work with the model."""
         model, tokenizer = subject.model, subject.tokenizer
+        if tokenizer is None:
+            raise ValueError("a run measures and samples with a tokenizer; expected the model's own")
         check_positions(model, self.calibration.seqlen, "calibration seqlen")
         prepared = self.schedule.prepare(subject, self.method)
         for evaluator in [*self.evaluators, *self.paired]:
@@ -94,9 +96,10 @@ class Parts:
         examples: what recovery will train on. A stored plan with other examples is ignored.
         """
         seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples)]
-        if (kept := kept_plan(subject.folder, digest(seen))) is not None:
+        folder = subject.folder
+        if folder is not None and (kept := kept_plan(folder, digest(seen))) is not None:
             return Planned(kept)
         planned = self.schedule.plan(subject, batches, self.method, prepared)
-        if not isinstance(self.recovery, NoRecovery):
-            keep_plan(subject.folder, planned.plan, digest(seen))
+        if folder is not None and not isinstance(self.recovery, NoRecovery):
+            keep_plan(folder, planned.plan, digest(seen))
         return planned

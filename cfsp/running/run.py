@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import set_seed
 
 from cfsp.bars import begin
@@ -22,6 +22,7 @@ from cfsp.records.identity import run_id
 from cfsp.records.record import Record, make_folder
 from cfsp.running.config import check_config
 from cfsp.running.parts import Parts
+from cfsp.running.plain import plain
 from cfsp.running.plugins import import_plugins
 from cfsp.running.run_files import RECORD, RunFiles
 from cfsp.running.stages import STAGES, State
@@ -57,9 +58,9 @@ def obtain(
 
     storing: a context of the caller that sees an error while the run is still locked.
     """
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = plain(cfg, resolve=True, throw_on_missing=True)
     import_plugins(config.get("plugins", []))  # what they define, the config may name
-    check_config(config, OmegaConf.to_container(cfg))
+    check_config(config, plain(cfg))
     if not cfg.results:
         raise ValueError(f"results={cfg.results!r}: expected a folder that can be written")
     name = run_id(config)
@@ -112,6 +113,7 @@ def prune(state: State) -> Record:
 
 def save_model(state: State, outcome: Record) -> None:
     """Write the model with its record and its card."""
+    assert state.files.target is not None, "it is asked for only where there is one"
     save(
         state.files.target,
         state.model,

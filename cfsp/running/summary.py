@@ -67,7 +67,7 @@ def before_and_after(record: Record) -> Table:
 
 def training_summary(record: Record) -> Table:
     """Return the cost of recovery and the curve of the held-out loss."""
-    training = record.training
+    training = record.trained
     table = Table("", "", title="Recovery", title_justify="left", show_header=False)
     table.add_row("trained", f"{training['trainable']:,} parameters on {training['tokens']:,} tokens")
     table.add_row("took", f"{training['steps']:,} steps, {training['seconds']:.0f} s")
@@ -91,7 +91,7 @@ def sparkline(values: list[float], width: int = 40) -> str:
 def side_by_side(record: Record) -> Table:
     """Return both models' continuations of the prompts."""
     table = Table("prompt", "dense", "pruned", title="Samples", title_justify="left", show_lines=True)
-    for prompt, said in record.samples.items():
+    for prompt, said in (record.samples or {}).items():
         table.add_row(*(Text(text) for text in (prompt, said["dense"], said["pruned"])))
     return table
 
@@ -128,14 +128,14 @@ def console() -> Console:
 
 def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
     """Return the outcome of a job with this record."""
-    name, metric = next(iter(record.metrics["pruned"].items()), (None, None))
+    name = next(iter(record.metrics["pruned"]), None)
     return Outcome(
         state="made" if made else "read",
         file=str(path),
         removed=record.sparsity["model"],
         metric=name,
-        dense=None if metric is None else record.metrics["dense"][name].value,
-        pruned=None if metric is None else metric.value,
+        dense=None if name is None else record.metrics["dense"][name].value,
+        pruned=None if name is None else record.metrics["pruned"][name].value,
     )
 
 

@@ -69,7 +69,7 @@ class Blockwise(Schedule):
                 dense = stack.enter_context(walking(model, batches, self.hidden_states))
             if target == "residual":
                 check_residual(pruned)
-            last = max(site.block for site in sites)
+            last = max(site.block for site in sites if site.block is not None)
             for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]
                 made = self.cut_block(subject, pruned, dense, own, widths, method)
@@ -126,8 +126,10 @@ class Blockwise(Schedule):
             state = PartlyCut(pruned.model, sites, cuts)
             with pruned.resumed():
                 stats = self.collect(subject, state, group, pruned.batches, needs, group[0].blocks[0])
-            for site in group if dense is not None else []:
-                stats[site.name] |= target_moments(dense, pruned, site, compensation.target, state.gates())
+            if dense is not None:
+                for site in group:
+                    made = target_moments(dense, pruned, site, compensation.target, state.gates())
+                    stats[site.name] |= made
             scores = score_sites(state, group, stats, criterion)
             cuts += make_cuts(state, group, scores, widths, stats, method)
         return cuts

@@ -56,7 +56,7 @@ def probe_once(
     """
     parts, probes, cache = (method.criterion, method.compensation), method.allocator.probes, subject.cache
     code = code_of(probe, *map(type, parts))
-    if cache.folder is None or probes.cost == "latency" or code is None:
+    if cache.folder is None or probes is None or probes.cost == "latency" or code is None:
         return probe(subject, batches, method, known, place)
     tried = {
         "probes": asdict(probes),
@@ -100,6 +100,10 @@ def probe(
     for each site (of gradients: through the whole model and back).
     """
     model, sites, probes = subject.model, subject.sites, method.allocator.probes
+    if probes is None:
+        raise ValueError(
+            f"allocator {type(method.allocator).__name__} probes nothing; expected one that does"
+        )
     chosen, needs = batches[: probes.batches], judging(method)
     if all(needs <= known[site.name].keys() for site in sites):
         batches = chosen  # what more there is has been read

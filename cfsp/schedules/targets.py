@@ -13,6 +13,7 @@ from cfsp.bars import bar
 from cfsp.model.blocks import places_of
 from cfsp.model.hidden_states import states_in, states_out
 from cfsp.model.sites import Site
+from cfsp.model.weights import bias_of
 from cfsp.passes.walk import Walk
 from cfsp.plans.gates import Gates
 from cfsp.statistics.moments import HELD_OUT, full_float32
@@ -64,7 +65,8 @@ def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Ga
             )
         samples += len(batch["input_ids"])
         count += int(shown.sum())
-    return {"target_moment": total / count, "target_moment_held_out": held_out / count}
+    found = {"target_moment": total / count, "target_moment_held_out": held_out / count}
+    return {name: torch.as_tensor(value) for name, value in found.items()}
 
 
 def shown_and_held_out(
@@ -85,8 +87,9 @@ def watching(walk: Walk, site: Site) -> Iterator[Seen]:
         return states.detach().flatten(0, -2).float()
 
     def of_consumer(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        bias = 0 if module.bias is None else module.bias.detach()
-        seen.inputs, seen.output = tokens(inputs[0]), tokens(output - bias)
+        bias = bias_of(module)
+        seen.inputs = tokens(inputs[0])
+        seen.output = tokens(output if bias is None else output - bias.detach())
 
     def of_block(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         seen.before, seen.after = tokens(states_in(args, kwargs)), tokens(states_out(output))

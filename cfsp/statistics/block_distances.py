@@ -24,7 +24,8 @@ class BlockDistance(Statistic):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.total = 0, 0.0
+        self.count = 0
+        self.total: Tensor | float = 0.0
 
     @staticmethod
     def modules(site: Site) -> tuple[str, ...]:
@@ -46,7 +47,7 @@ class BlockDistance(Statistic):
         """[tokens, hidden] x 2 -> [tokens]"""
 
     def result(self) -> Tensor:
-        return self.total / self.count
+        return torch.as_tensor(self.total / self.count)
 
 
 class BlockCosine(BlockDistance):
@@ -99,7 +100,7 @@ class BlockTokens(BlockDistance):
         return torch.ones(len(before))
 
     def result(self) -> Tensor:
-        return self.total
+        return torch.as_tensor(self.total)
 
 
 def cosine(before: Tensor, after: Tensor) -> Tensor:

@@ -45,7 +45,8 @@ def collect_once(
     names = {need: f"{folder}/{entry}.safetensors" for need, entry in entries.items()}
     with cache.alone(folder):
         found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
-        missing = {need for need, values in found.items() if values is None}
+        there = {need: values for need, values in found.items() if values is not None}
+        missing = found.keys() - there.keys()
         if any(need in STATISTICS and not STATISTICS[need].backward for need in missing):
             beside = [name for name in SHARED if all(STATISTICS[name].modules(site) for site in sites)]
             missing |= {name for name in beside if not cache.has(names[name])}
@@ -53,9 +54,9 @@ def collect_once(
         if missing:
             cache.describe(folder)
         for need in sorted(missing, key=lambda need: (need in needs, need)):  # what is asked for is kept last
-            found[need] = {site.name: made[site.name][need] for site in sites}
-            cache.put(names[need], partial(write_tensors, found[need]))
-    return {site.name: {need: found[need][site.name].to(model.device) for need in needs} for site in sites}
+            there[need] = {site.name: made[site.name][need] for site in sites}
+            cache.put(names[need], partial(write_tensors, there[need]))
+    return {site.name: {need: there[need][site.name].to(model.device) for need in needs} for site in sites}
 
 
 def entry_name(need: str) -> str | None:

@@ -105,6 +105,7 @@ class Moments:
     def take(self, weight: nn.Parameter) -> None:
         """The hook: runs when this weight's gradient of one sample is complete."""
         gradient, weight.grad = weight.grad, None
+        assert gradient is not None, "the hook runs when there is one"
         if self.mean is not None:
             self.mean.add_(gradient, alpha=self.share)
         if self.square is not None:

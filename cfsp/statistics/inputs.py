@@ -38,7 +38,8 @@ class InputMean(InputStatistic):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.total = 0, 0.0
+        self.count = 0
+        self.total: Tensor | float = 0.0
 
     def update(self, channels: Tensor) -> None:
         self.count += len(channels)
@@ -48,7 +49,7 @@ class InputMean(InputStatistic):
         return channels.sum(0)
 
     def result(self) -> Tensor:
-        return self.total / self.count
+        return torch.as_tensor(self.total / self.count)
 
 
 class InputSquareMean(InputMean):
@@ -70,7 +71,9 @@ class InputVariance(InputStatistic):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
 
     def update(self, channels: Tensor) -> None:
         count = len(channels)
@@ -85,7 +88,7 @@ class InputVariance(InputStatistic):
         self.count = total
 
     def result(self) -> Tensor:
-        return self.squares / self.count
+        return torch.as_tensor(self.squares / self.count)
 
 
 class InputVarianceReleased(InputStatistic):
@@ -100,7 +103,9 @@ class InputVarianceReleased(InputStatistic):
 
     def __init__(self) -> None:
         super().__init__()
-        self.samples, self.mean, self.fluctuation = 0, 0.0, 0.0
+        self.samples = 0
+        self.mean: Tensor | float = 0.0
+        self.fluctuation: Tensor | float = 0.0
 
     def watch(self, module: nn.Module) -> RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -123,4 +128,4 @@ class InputVarianceReleased(InputStatistic):
         self.samples += 1
 
     def result(self) -> Tensor:
-        return self.fluctuation
+        return torch.as_tensor(self.fluctuation)

@@ -27,7 +27,8 @@ HELD_OUT = 8
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Products of float32 in float32, where TF32 may be allowed: a ridge is less than it errs."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    mkldnn = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]  # made as it is imported
+    backends = (torch.backends.cuda.matmul, mkldnn)
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
@@ -80,6 +81,7 @@ class SecondMoment(InputStatistic):
         self.total[size, size] += len(channels)
 
     def result(self) -> Tensor:
+        assert self.total is not None, "a pass over no token has raised before"
         upper = self.total.triu_()  # in place: these are the largest matrices of a run
         whole = upper.triu(1)
         whole.T.add_(upper).div_(self.count)
@@ -87,6 +89,7 @@ class SecondMoment(InputStatistic):
 
     def finite(self) -> Tensor:
         """Whether it is so far, by its diagonal: a product that is not finite makes a square that is not."""
+        assert self.total is not None, "is asked after a batch"
         return self.total.diagonal().isfinite().all()
 
 
@@ -112,7 +115,7 @@ class SecondMomentHeldOut(SecondMoment):
         return module.register_forward_pre_hook(hook)
 
     def result(self) -> Tensor:
-        if not self.total[-1, -1]:
+        if self.total is None or not self.total[-1, -1]:
             raise ValueError(
                 f"ridge=auto holds out every {HELD_OUT}th calibration sample, and there are {self.samples}; "
                 f"expected {HELD_OUT} or more, or a number"

@@ -65,13 +65,16 @@ class Cache:
 
         read: reads the file; raises ValueError if it is malformed.
         """
+        if self.folder is None:
+            return None
+        path = self.folder / name
         try:
-            if self.folder is None or not (self.folder / name).is_file():
+            if not path.is_file():
                 return None
-            unseal(seal_of(self.folder / name), name)
-            return read(self.folder / name)
+            unseal(seal_of(path), name)
+            return read(path)
         except (ValueError, OSError) as error:
-            print(f"cfsp: {self.folder / name} is made again ({error})", file=sys.stderr)
+            print(f"cfsp: {path} is made again ({error})", file=sys.stderr)
             return None
 
     def has(self, name: str) -> bool:
@@ -104,7 +107,7 @@ class Cache:
         lock = self.folder / "locks" / f"{name}.lock"
         with holding_if_possible(lock, f"another job makes {name}") as held:
             if held:
-                self._clear_parts(name)
+                clear_entry(self.folder / name)
             yield
 
     def _clear_parts(self, name: str) -> None:
@@ -128,8 +131,10 @@ class Cache:
 
     def entries(self, kinds: Collection[str] = KINDS) -> list[Entry]:
         """List all entries, the newest first. Skip entries that other jobs delete meanwhile."""
-        entries = []
-        for kind in kinds if self.folder is not None else ():
+        entries: list[Entry] = []
+        if self.folder is None:
+            return entries
+        for kind in kinds:
             for path in (self.folder / kind).rglob("*.*"):
                 if path.name.startswith(".") or path.name == ABOUT or path.is_dir():
                     continue
@@ -145,11 +150,13 @@ class Cache:
 
     def clear(self, older: float = 0.0, kinds: Collection[str] = KINDS) -> list[Entry]:
         """Delete entries older than `older` seconds, and what killed jobs left. Return these entries."""
+        if self.folder is None:
+            return []
         gone = [entry for entry in self.entries(kinds) if entry.age >= older]
         for entry in gone:
             entry.path.unlink(missing_ok=True)
             seal_of(entry.path).unlink(missing_ok=True)
-        for kind in (*kinds, "locks") if self.folder is not None else ():
+        for kind in (*kinds, "locks"):
             for part in (self.folder / kind).rglob(".*.part"):
                 with suppress(FileNotFoundError):
                     if time.time() - part.stat().st_mtime >= max(older, ABANDONED):
@@ -166,6 +173,15 @@ class Cache:
 
 
 OFF = Cache(None)
+
+
+def clear_entry(place: Path) -> None:
+    """Delete what a killed job left of an entry, or in a folder of entries."""
+    with suppress(OSError):
+        for part in place.glob(".*.part") if place.is_dir() else ():
+            part.unlink(missing_ok=True)
+        for path in (place, seal_of(place)):
+            clear_parts(path)
 
 
 def seal_of(path: Path) -> Path:

@@ -96,7 +96,9 @@ def imported_by(path: Path, module: str) -> frozenset[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             home = (
-                resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+                resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module or ""
             )
             found |= {home, *(f"{home}.{alias.name}" for alias in node.names)}
     return frozenset(found)

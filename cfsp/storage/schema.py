@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from inspect import isclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -101,7 +102,7 @@ def reader(kind: Any) -> Reader:
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return lambda data, place: data
-    if is_dataclass(kind):
+    if isclass(kind) and is_dataclass(kind):
         needed = [
             one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING
         ]
@@ -113,7 +114,8 @@ def reader(kind: Any) -> Reader:
     if origin is NotRequired:
         return reader(inner[0])
     if origin is Annotated:
-        return read_tested(reader(inner[0]), *inner[1:])
+        read, *tests = inner[1:] if is_typeddict(inner[1]) else inner
+        return read_tested(reader(read), *tests) if tests else reader(read)
     if origin in (Union, UnionType):
         (other,) = [reader(one) for one in inner if one is not NoneType]
         return lambda data, place: None if data is None else other(data, place)

@@ -67,7 +67,7 @@ def comparisons(
     table = table[table["metric"] == metric]
     lacking -= table["id"].nunique()
     groups = [group for _, group in table.groupby(["protocol", dense_models(table)], sort=False)]
-    protocols = [json.loads(group["protocol"].iloc[0]) for group in groups]
+    protocols = [json.loads(str(group["protocol"].iloc[0])) for group in groups]
     differs = differing(protocols)
     if strict and len(groups) > 1:
         mixed = table["protocol"].nunique()
@@ -98,7 +98,7 @@ def dense_models(table: pd.DataFrame) -> pd.Series:
 
     Paths do not count. For times only the size counts: no two measurements of one model agree.
     """
-    timed = table["protocol"].map(lambda text: json.loads(text).get("measure") == "latency")
+    timed = table["protocol"].map(lambda text: json.loads(str(text)).get("measure") == "latency")
     ordered = table["dense"].mask(timed, 0.0).sort_values()
     figure = (ordered.diff() > 1e-4 * ordered.abs()).cumsum().reindex(table.index)
     sizes = table.get("parameters.dense.model", pd.Series(0, table.index)).fillna(0)
@@ -117,7 +117,8 @@ def comparison(
     metric = table["metric"].iloc[0]
     fields = [*rows, *columns]
     known = table[fields].astype(object)
-    table = table.assign(**known.where(known.notna(), "-"))
+    said = known.where(known.notna(), "-")
+    table = table.assign(**{field: said[field] for field in fields})
     run = columns_of_a_run(table.columns)
     seeds = [name for name in table.columns if name.split(".")[-1] == "seed"]
     repeats = table.duplicated([*run, *seeds, "value"])
@@ -195,7 +196,7 @@ def wide(
         rank.setdefault(row, {})[column] = sign * cell["mean"]
     heads = sorted({column for row in texts.values() for column in row}, key=sort_key)
     order = sorted(texts, key=lambda row: (row[-1] != "", rank[row].get(heads[-1], float("inf"))))
-    names = [[escape(label(value)) for value in row[:-1]] for row in order]
+    names = [tuple(escape(label(value)) for value in row[:-1]) for row in order]
     index = pd.MultiIndex.from_tuples(names, names=one.rows) if len(one.rows) > 1 else [n[0] for n in names]
     return pd.DataFrame(
         [[texts[row].get(column, "-") for column in heads] for row in order],
@@ -214,7 +215,7 @@ def is_best(one: Comparison, digits: int) -> pd.Series:
     return best
 
 
-def cell_text(cell: Mapping[str, Any], digits: int, usual: float) -> str:
+def cell_text(cell: Mapping[Any, Any], digits: int, usual: float) -> str:
     text = f"{cell['mean']:.{digits}f}"
     if cell["n"] > 1:
         text += f" ± {cell['std']:.{digits}f}"

@@ -62,9 +62,12 @@ def value(text: str) -> str | float:
     if text[:1] != "[" and set(text) & set("*?"):
         return text
     try:
-        return leaf(OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"])
+        whole = OmegaConf.create(f"value: {text}")
+        found = OmegaConf.to_container(whole)
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"filter value {text!r}: not YAML ({' '.join(str(error).split())})") from error
+    assert isinstance(found, dict), "YAML of a key is a mapping"
+    return leaf(found["value"])
 
 
 def same(found: object, value: str | float) -> bool:

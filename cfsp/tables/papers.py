@@ -57,7 +57,7 @@ def load_papers(folder: Path) -> pd.DataFrame:
             path, dtype={"window": "Int64"}, keep_default_na=False, na_values={"window": ""}
         )
         if tuple(figures.columns) != COLUMNS:
-            raise ValueError(f"{path}: columns {', '.join(figures)}; expected {', '.join(COLUMNS)}")
+            raise ValueError(f"{path}: columns {', '.join(figures.columns)}; expected {', '.join(COLUMNS)}")
         frames.append(figures)
     return pd.concat(frames, ignore_index=True)
 

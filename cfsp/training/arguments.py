@@ -14,6 +14,15 @@ from transformers import TrainingArguments
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.options import Checked
 
+
+class OneDevice(TrainingArguments):
+    """Those of transformers, for one device: several visible GPUs are no wish for DataParallel."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(super().n_gpu, 1)
+
+
 ALWAYS = {
     "prediction_loss_only": True,
     "save_total_limit": 2,
@@ -106,7 +115,7 @@ class Training(Checked):
         if self.checkpointing:
             options["gradient_checkpointing"] = True
         try:
-            arguments = TrainingArguments(
+            arguments = OneDevice(
                 output_dir=str(folder),
                 num_train_epochs=self.epochs,
                 max_steps=self.max_steps or -1,
@@ -135,8 +144,6 @@ class Training(Checked):
             raise ValueError(f"recovery.training.arguments: {error}") from error
         if self.sharded:
             check_fsdp_version(arguments)
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs are no request for DataParallel
         return arguments
 
 

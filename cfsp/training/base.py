@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cfsp.model.adapters import Adapters
 from cfsp.options import Checked
 
 
@@ -48,7 +49,7 @@ class Parameters(Checked, ABC):
         """Return the module to train, its trainable weights marked, and notes for the record."""
 
     @abstractmethod
-    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, nn.Module | None]:
+    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, Adapters | None]:
         """Return the model without its wrapper, and the adapters if they are not merged."""
 
 

@@ -57,6 +57,8 @@ class Distillation(Objective):
         change: Change,
         labels_in_step: Tensor | int | None,
     ) -> Tensor:
+        if dense is None:
+            raise ValueError("distillation learns from the dense model; expected it beside the pruned one")
         tokens = {key: value for key, value in inputs.items() if key != "labels"}
         hidden = self.hidden_weight > 0
         with torch.no_grad():
@@ -68,8 +70,8 @@ class Distillation(Objective):
         ours, theirs = (output.logits[:, :-1][counts].float() for output in (student, teacher))
         loss = self.label_weight * F.cross_entropy(ours, labels[counts], reduction="sum")
         if self.logit_weight:
-            soft = (F.log_softmax(logits / self.temperature, dim=-1) for logits in (ours, theirs))
-            divergence = F.kl_div(*soft, reduction="sum", log_target=True)
+            soft, goal = (F.log_softmax(logits / self.temperature, dim=-1) for logits in (ours, theirs))
+            divergence = F.kl_div(soft, goal, reduction="sum", log_target=True)
             loss = loss + self.logit_weight * self.temperature**2 * divergence
         if hidden:
             inner = [teacher.hidden_states[block + 1] for block in change.blocks[:-1]]

@@ -22,4 +22,5 @@ class Full(Parameters):
         return model.requires_grad_(True), {}
 
     def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, None]:
+        assert isinstance(trained, PreTrainedModel), "`attach` wraps nothing"
         return trained, None

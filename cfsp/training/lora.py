@@ -109,7 +109,7 @@ class Lora(Parameters):
         transposed = any(isinstance(model.get_submodule(path), Conv1D) for path in rank_of)
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,
+            lora_alpha=self.alpha,  # pyright: ignore[reportArgumentType]  # peft only divides it
             lora_dropout=self.dropout,
             target_modules=sorted(rank_of),
             rank_pattern={patterns[path]: rank for path, rank in rank_of.items()},
@@ -122,10 +122,11 @@ class Lora(Parameters):
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             return get_peft_model(model, config), note
 
-    def detach(self, trained: PeftModel) -> tuple[PreTrainedModel, PeftModel | None]:
-        if self.merge:
-            return trained.merge_and_unload(), None
-        return trained.get_base_model(), trained
+    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, PeftModel | None]:
+        assert isinstance(trained, PeftModel), "`attach` makes one"
+        model = trained.merge_and_unload() if self.merge else trained.get_base_model()
+        assert isinstance(model, PreTrainedModel), "`attach` was given one"
+        return model, None if self.merge else trained
 
 
 def block_ranks(weights: Sequence[float], total: int, least: int) -> list[int]:

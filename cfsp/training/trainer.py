@@ -39,9 +39,15 @@ class LossTrainer(Trainer):
         self.watch = Watch(follow, scaled=self.args.fp16)
         self.add_callback(self.watch)
 
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints go."""
+        assert self.args.output_dir is not None, "`Training.for_trainer` names it"
+        return Path(self.args.output_dir)
+
     def go_on(self) -> None:
         """Train from the last valid checkpoint, or from the start; if training had ended, load its result."""
-        folder = Path(self.args.output_dir)
+        folder = self.folder
         drop_torn(folder)
         PartialState().wait_for_everyone()
         last = newest_whole(folder)
@@ -53,16 +59,17 @@ class LossTrainer(Trainer):
             return
         self.state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        # No public method loads a checkpoint without training on; this knows adapters and sharded weights.
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Nothing is written here for sharded weights. Each process then looks for the folder of the best
         # checkpoint, which the first process may not have made yet.
-        Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        (Path(output_dir) if output_dir else self.folder).mkdir(parents=True, exist_ok=True)
         super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:
-        with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+        with writing(self.folder / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **options)
 
     def compute_loss(
@@ -74,7 +81,7 @@ class LossTrainer(Trainer):
     ) -> Any:
         loss = self.loss(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            raise ValueError(not_finite("the loss", self.state.global_step + 1, self.args.output_dir))
+            raise ValueError(not_finite("the loss", self.state.global_step + 1, self.folder))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return (loss, {"loss": loss}) if return_outputs else loss
@@ -100,7 +107,8 @@ class Watch(TrainerCallback):
         self.shown.advance(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        self.shown.advance()
+        if self.shown is not None:
+            self.shown.advance()
 
     def end(self) -> None:
         """Remove the progress bar, however training ended."""
@@ -128,11 +136,11 @@ class Watch(TrainerCallback):
         elif self.skipped < self.allowed:
             self.skipped += 1
         else:
-            raise ValueError(not_finite("a gradient", state.global_step + 1, args.output_dir))
+            raise ValueError(not_finite("a gradient", state.global_step + 1, Path(args.output_dir)))
 
 
-def not_finite(what: str, step: int, folder: str) -> str:
-    last = newest_whole(Path(folder))
+def not_finite(what: str, step: int, folder: Path) -> str:
+    last = newest_whole(folder)
     kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
     return (
         f"recovery step {step}: {what} is NaN or infinite; {kept}. Expected a lower "

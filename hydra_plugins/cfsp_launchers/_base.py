@@ -40,8 +40,8 @@ class SweepJob:
         Singleton.set_state(self.singletons)
         setup_globals()
         config = self.context.config_loader.load_sweep_config(self.config, [*self.overrides])
-        with open_dict(config.hydra.job) as job:
-            job.id = job.num = self.number
+        with open_dict(config.hydra.job):
+            config.hydra.job.id = config.hydra.job.num = self.number
         done = run_job(
             hydra_context=self.context,
             task_function=self.task,
@@ -56,13 +56,13 @@ class SweepJob:
         """Report and store that the job's process died. To Hydra the job is complete, so the others go on."""
         from cfsp.records.failures import Failure
         from cfsp.records.identity import run_id
+        from cfsp.running.plain import plain
         from cfsp.running.sweeps import Outcome
 
         composed = self.context.config_loader.load_sweep_config(self.config, [*self.overrides])
         sweep = Path(composed.hydra.sweep.dir).name
-        config = OmegaConf.to_container(
-            OmegaConf.masked_copy(composed, [*composed.keys() - {"hydra"}]), resolve=True
-        )
+        own = [str(key) for key in composed if key != "hydra"]
+        config = plain(OmegaConf.masked_copy(composed, own), resolve=True)
         command = shlex.join(["cfsp", *self.overrides])
         failure = Failure.of(ChildProcessError(reason), run_id(config), config, command, sweep)
         print(f"cfsp: error: {self.name}: {reason}", file=sys.stderr)

@@ -23,7 +23,7 @@ from cfsp.storage.atomic import replacing
 WIDTH = 5.5
 """Inches: the text of a paper in one column, and little enough for its letters to be read on a phone."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # of names that matplotlib lists as literals
     "font.family": "DejaVu Sans",  # by its name: a family is searched for at every text
     "font.size": 8,
     "text.color": "#101828",
@@ -144,7 +144,10 @@ def show_parameters(axes: Axes, dense: int) -> None:
     def share(value: Any) -> Any:  # its own inverse, on a scale of dense
         return 100 * (1 - value / dense)
 
-    top = axes.secondary_xaxis("top", functions=(share, lambda gone: dense * (1 - gone / 100)))
+    def parameters(gone: Any) -> Any:
+        return dense * (1 - gone / 100)
+
+    top = axes.secondary_xaxis("top", functions=(share, parameters))
     top.set_xlabel("removed, % of all parameters")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -41,7 +42,7 @@ def latency_by_size(
             low, high = timed_range(point, measure)
             ends += [low, high]
             bars = [[max(0.0, y - low)], [max(0.0, high - y)]]
-            style = styles[point.method].line | {"linestyle": "none"}
+            style: dict[str, Any] = {**styles[point.method].line, "linestyle": "none"}
             axes.errorbar(x, y, bars, elinewidth=0.8, capsize=1.5, **style)
         axes.plot(dense, measure.dense, "*", color=DENSE, markersize=9)
         show_logarithmic(axes, ends)
@@ -64,7 +65,8 @@ def quality_by_latency(
     axes.plot(*pairs[0], "*", color=DENSE, markersize=9)
     for method, found in lines.items():
         both = [(point.spread(latency.read).mean, point.spread(quality.read).mean) for point in found]
-        axes.plot(*zip(*both, strict=True), **styles[method].line | {"linestyle": "none"})
+        style: dict[str, Any] = {**styles[method].line, "linestyle": "none"}
+        axes.plot(*zip(*both, strict=True), **style)
         pairs += both
     draw_front(axes, pairs)
     show_logarithmic(axes, [value for _, value in pairs])
