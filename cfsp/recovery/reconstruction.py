@@ -168,7 +168,7 @@ class Reconstruction(Recovery):
         last = max(index for index, kinds in enumerate(wanted) if kinds)
         total, since = self.steps * sum(map(len, wanted)), time.perf_counter()
         with (
-            walking(teacher, batches, place, folder / "states-dense") as dense,
+            walking(teacher_of(setting), batches, place, folder / "states-dense") as dense,
             walking(setting.model, batches, place, folder / "states-pruned") as pruned,
             task("reconstruction", "step", total) as shown,
         ):
