@@ -134,7 +134,7 @@ def adapters(record: Record) -> str:
     if not trained:
         return ""
     return f"""
-The figures above include the adapters ({record.training["adapters"]:,} parameters), stored separately:
+The figures above include the adapters ({trained:,} parameters), stored separately:
 
 ```python
 from peft import PeftModel

@@ -19,6 +19,7 @@ from cfsp.cli.catalogue import choices_of, groups, leaf_options
 from cfsp.cli.overrides import CommandLine
 from cfsp.options import hint, suggest
 from cfsp.running.build import CONF, choices
+from cfsp.running.plain import plain
 
 REFUSALS = (HydraException, OmegaConfBaseException)
 
@@ -148,7 +149,7 @@ def known_keys(line: CommandLine) -> list[str]:
     choices = [one for one in line.overrides if re.match(r"\+?[\w/]+=[\w/\[]", one)]
     for attempt in (choices, []):
         try:
-            whole = OmegaConf.to_container(composed(attempt, line))
+            whole = plain(composed(attempt, line))
         except REFUSALS:
             continue
         return [*whole, *(key for key, _ in leaf_options(whole))]

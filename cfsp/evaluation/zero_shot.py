@@ -145,6 +145,7 @@ class ZeroShot(Evaluator):
                     bootstrap_iters=0,  # else a pool of processes resamples for unused metrics too
                     log_samples=True,  # for the standard errors
                 )
+            assert outcome is not None, "only other processes than the first get none"
             found |= task_metrics(task, with_errors(outcome), protocol)
         return found
 
@@ -219,7 +220,7 @@ def members(given: object) -> list[str]:
         return [name for one in given for name in members(one)]
     if isinstance(given, Mapping):
         return members(given["task"])
-    return leaf_tasks(given) if given in manager().task_index else []
+    return leaf_tasks(given) if isinstance(given, str) and given in manager().task_index else []
 
 
 def has_accuracy(task: str) -> bool:

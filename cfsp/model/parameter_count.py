@@ -13,6 +13,7 @@ from cfsp.model.blocks import block_modules
 from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Masks, Site
 from cfsp.model.views import left_places
+from cfsp.model.weights import weight_of
 
 AxisShares = Mapping[tuple[str, int], float]
 """(module, dim) -> share of what is left of the axis that stays; (block, -1): of the block."""
@@ -63,7 +64,7 @@ class ParameterCount:
 
     def _axis_left(self, path: str, dim: int) -> int:
         mask = self.masks.get((path, dim))
-        return self.model.get_submodule(path).weight.shape[dim] if mask is None else int(mask.sum())
+        return weight_of(self.model.get_submodule(path)).shape[dim] if mask is None else int(mask.sum())
 
     def _numel(self, path: str, module: nn.Module, name: str, weight: Tensor, shares: AxisShares) -> float:
         """What is left of one parameter."""

@@ -60,6 +60,8 @@ class OfKind:
     The kinds are mlp, attention, query_heads, block and hidden; see `cfsp.model.find_sites.site_kinds`.
     """
 
+    kind: str
+
     @property
     def units_are_neurons(self) -> bool:
         """Whether a unit is a neuron of an MLP, which is what a block adds last to the residual stream."""

@@ -38,6 +38,7 @@ class Store:
     def _room(self, like: Tensor, name: str) -> Tensor:
         if self.place == "host":
             return torch.empty(like.shape, dtype=like.dtype)
+        assert self.folder is not None, "a store on disk has one"
         path = self.folder / f"{name}.bin"
         path.unlink(missing_ok=True)  # a tensor that is still mapped to it stays whole
         reserve(path, like.nbytes)

@@ -23,7 +23,7 @@ from cfsp.records.fields import (
     Said,
     Shares,
     Stages,
-    TrainingFields,
+    Training,
     Width,
 )
 from cfsp.storage.atomic import replacing
@@ -87,7 +87,7 @@ class Record:
     git: Git | None
     environment: Environment
     command: str | None = None
-    training: TrainingFields | None = None
+    training: Training | None = None
     samples: Mapping[str, Said] | None = None  # by prompt
     overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too
 

@@ -206,6 +206,8 @@ class Reconstruction(Recovery):
         after = lesson.put(kept, examples)
         if after > looks.rows[0]["loss"]:  # rounding to the model's dtype took more than training gave
             after = lesson.put(first, examples)
+        best = looks.best
+        assert best is not None, "the first look was before the first step"
         return {
             "block": lesson.index,
             "kind": lesson.kind,
@@ -213,7 +215,7 @@ class Reconstruction(Recovery):
             "before": looks.rows[0]["loss"],
             "after": after,
             "steps": step,
-            "best_step": looks.best["step"],
+            "best_step": best["step"],
             "curve": curve,
             "held_out_curve": looks.rows,
         }

@@ -80,7 +80,7 @@ def points(records: Iterable[Record], names: Mapping[str, str]) -> list[Point]:
         cells[names[record.id], record.config["sparsity"]].append(record)
     places = {method: place for place, method in enumerate(dict.fromkeys(names.values()))}
     ordered = sorted(cells, key=lambda cell: (places[cell[0]], cell[1]))
-    return [Point(*cell, tuple(cells[cell])) for cell in ordered]
+    return [Point(method, sparsity, tuple(cells[method, sparsity])) for method, sparsity in ordered]
 
 
 def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:

@@ -80,7 +80,7 @@ class RunFiles:
         Raises:
             ValueError: it differs from `found`, or the model is not as it was saved.
         """
-        if not (self.target / RECORD).exists():
+        if self.target is None or not (self.target / RECORD).exists():
             return None
         beside = self._read(self.target / RECORD)
         if beside is None or (found is not None and found.text() != beside.text()):

@@ -13,6 +13,7 @@ from cfsp.model.parameter_count import ParameterCount
 from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Site
 from cfsp.model.views import UnitView, unit_cost
+from cfsp.model.weights import weight_of
 from cfsp.plans.gates import Gates
 from cfsp.plans.masks import axis_masks, refitted
 from cfsp.plans.plan import Cut
@@ -28,7 +29,7 @@ class PartlyCut:
         pairs = [(self.cuts[site.name], site) for site in sites if site.name in self.cuts]
         self.masks = axis_masks(pairs, model)
         self.weights = {
-            member.module: refitted(cut, member, model.get_submodule(member.module).weight.detach())
+            member.module: refitted(cut, member, weight_of(model.get_submodule(member.module)).detach())
             for cut, site in pairs
             if cut.consumer is not None
             for member in site.consumers
@@ -107,7 +108,7 @@ class PartlyCut:
         if before is not None and consumer is None:
             consumer = before.consumer
         if consumer is not None:  # float32 would double a plan for a model of half precision
-            consumer = consumer.to(self.model.get_submodule(whole.consumers[0].module).weight.dtype)
+            consumer = consumer.to(weight_of(self.model.get_submodule(whole.consumers[0].module)).dtype)
         return Cut(site.name, whole.units, tuple(sorted(kept)), fill, consumer, bias)
 
     def _remaining(self, site: Site) -> Remaining:

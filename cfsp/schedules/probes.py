@@ -128,6 +128,7 @@ def probe_site(
     known: the site's statistics. dense: what the dense model answers to the first batches.
     """
     probes = method.allocator.probes
+    assert probes is not None, "the allocator wants them"
     score, stat = judged(walk, site, method, known)
     points = {}
     for width in widths(site, probes.shares, probes.empty):

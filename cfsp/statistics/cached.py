@@ -12,7 +12,7 @@ from torch import Tensor
 from cfsp.model.sites import Site
 from cfsp.plans.subject import Subject
 from cfsp.statistics.base import STATISTICS, Stats
-from cfsp.statistics.collect import collect
+from cfsp.statistics.collect import activation_statistic, collect
 from cfsp.storage.code import code_of, is_ours
 from cfsp.storage.fingerprints import digest, fingerprint_batches
 from cfsp.storage.tensors import read_tensors, write_tensors
@@ -48,7 +48,9 @@ def collect_once(
         there = {need: values for need, values in found.items() if values is not None}
         missing = found.keys() - there.keys()
         if any(need in STATISTICS and not STATISTICS[need].backward for need in missing):
-            beside = [name for name in SHARED if all(STATISTICS[name].modules(site) for site in sites)]
+            beside = [
+                name for name in SHARED if all(activation_statistic(name).modules(site) for site in sites)
+            ]
             missing |= {name for name in beside if not cache.has(names[name])}
         made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
         if missing:

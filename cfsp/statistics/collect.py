@@ -84,9 +84,16 @@ def observe(
     return {site.name: {name: value_at_site(site, name, results) for name in needs} for site in sites}
 
 
+def activation_statistic(name: str) -> type[Statistic]:
+    """Return the class of a statistic of activations."""
+    kind = STATISTICS[name]
+    assert issubclass(kind, Statistic), f"{name} does not say that it is made of gradients"
+    return kind
+
+
 def value_at_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
     """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
-    found = [results[path, name] for path in STATISTICS[name].modules(site)]
+    found = [results[path, name] for path in activation_statistic(name).modules(site)]
     return torch.stack(found) if site.units_are_blocks else found[0]
 
 
@@ -95,14 +102,15 @@ def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str
     watchers: dict[tuple[str, str], Statistic] = {}
     for site in sites:
         for name in sorted(needs):
-            paths = STATISTICS[name].modules(site)
+            kind = activation_statistic(name)
+            paths = kind.modules(site)
             if not paths:
                 raise ValueError(
                     f"{name} cannot be measured at {site.name}; leave {site.kind!r} out of sites"
                 )
             for path in paths:
                 if (path, name) not in watchers:
-                    watchers[path, name] = STATISTICS[name]()
+                    watchers[path, name] = kind()
     return watchers
 
 

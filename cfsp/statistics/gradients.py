@@ -37,8 +37,11 @@ class GradientStatistic(Quantity):
 
     @staticmethod
     @abstractmethod
-    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
-        """Of every weight, all in float32 and of the weight's shape; None for a moment not in `reads`."""
+    def importance(weight: Tensor, **moments: Tensor) -> Tensor:
+        """Return the importance of every weight; all in float32 and of the weight's shape.
+
+        moments: those that `reads` names.
+        """
 
     @staticmethod
     def of_remaining(value: Tensor, remaining: Remaining) -> Tensor:
@@ -51,7 +54,7 @@ class TaylorVectorize(GradientStatistic):
     name = "taylor_vectorize"
 
     @staticmethod
-    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+    def importance(weight: Tensor, mean: Tensor) -> Tensor:
         return mean * weight
 
 
@@ -61,7 +64,7 @@ class TaylorFirst(GradientStatistic):
     name = "taylor_first"
 
     @staticmethod
-    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+    def importance(weight: Tensor, mean: Tensor) -> Tensor:
         return (mean * weight).abs()
 
 
@@ -72,7 +75,7 @@ class TaylorSecond(GradientStatistic):
     reads = frozenset({"square"})
 
     @staticmethod
-    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+    def importance(weight: Tensor, square: Tensor) -> Tensor:
         return square * weight.square()
 
 
@@ -83,8 +86,15 @@ class TaylorMix(GradientStatistic):
     reads = frozenset({"mean", "square"})
 
     @staticmethod
-    def importance(weight: Tensor, mean: Tensor | None, square: Tensor | None) -> Tensor:
+    def importance(weight: Tensor, mean: Tensor, square: Tensor) -> Tensor:
         return (mean * weight - square * weight.square() / 2).abs()
+
+
+def gradient_statistic(name: str) -> type[GradientStatistic]:
+    """Return the class of a statistic of gradients."""
+    kind = STATISTICS[name]
+    assert issubclass(kind, GradientStatistic), f"{name} says that it is made of gradients"
+    return kind
 
 
 class Moments:
@@ -114,8 +124,9 @@ class Moments:
 
     def importance(self, name: str) -> Tensor:
         """What a statistic makes of every weight, in float32."""
-        moments = (None if moment is None else moment.float() for moment in (self.mean, self.square))
-        return STATISTICS[name].importance(self.weight.detach().float(), *moments)
+        kind, there = gradient_statistic(name), {"mean": self.mean, "square": self.square}
+        moments = {one: moment.float() for one in kind.reads if (moment := there[one]) is not None}
+        return kind.importance(self.weight.detach().float(), **moments)
 
 
 def backpropagate(
@@ -157,7 +168,7 @@ def backpropagate(
 
 def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[str]) -> dict[int, Moments]:
     """Id of a learned weight -> the moments of its gradient that the statistics read."""
-    reads = frozenset().union(*(STATISTICS[name].reads for name in needs))
+    reads = frozenset().union(*(gradient_statistic(name).reads for name in needs))
     return {
         id(weight): Moments(weight, "mean" in reads, "square" in reads)
         for site in sites

@@ -51,7 +51,7 @@ class Unwritten(OSError):
         said = re.search(r"os error (\d+)", str(error))
         number = getattr(error, "errno", None) or (int(said[1]) if said else None)
         reason = os.strerror(number) if number else " ".join(str(error).split())
-        remedy = REMEDIES.get(number, "expected a writable disk with free space")
+        remedy = REMEDIES.get(number or 0, "expected a writable disk with free space")
         made = cls(f"{path} cannot be written ({reason}); {remedy}")
         made.errno = number
         return made

@@ -110,15 +110,6 @@ class Cache:
                 clear_entry(self.folder / name)
             yield
 
-    def _clear_parts(self, name: str) -> None:
-        """Delete the part files that a killed job left of an entry or in a folder of entries."""
-        with suppress(OSError):
-            place = self.folder / name
-            for part in place.glob(".*.part") if place.is_dir() else ():
-                part.unlink(missing_ok=True)
-            for path in (place, seal_of(place)):
-                clear_parts(path)
-
     def describe(self, folder: str) -> None:
         """Write `about` to an entry's folder, unless the file exists."""
         if self.folder is None or self.about is None:
@@ -146,6 +137,7 @@ class Cache:
 
     def check(self, entry: Entry) -> None:
         """Raise ValueError if an entry does not match its seal. Do not read it if it is older than that."""
+        assert self.folder is not None, "the entry is from there"
         unseal(seal_of(entry.path), entry.path.relative_to(self.folder).as_posix(), quick=True)
 
     def clear(self, older: float = 0.0, kinds: Collection[str] = KINDS) -> list[Entry]:

@@ -162,7 +162,11 @@ def outcome(trainer: Trainer, arguments: TrainingArguments) -> dict[str, Any]:
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "curve": [
             curve_row(
-                row["step"], row["loss"], row["learning_rate"], row["seconds"], row["num_input_tokens_seen"]
+                int(row["step"]),
+                row["loss"],
+                row["learning_rate"],
+                row["seconds"],
+                int(row["num_input_tokens_seen"]),
             )
             for row in state.log_history
             if "loss" in row
