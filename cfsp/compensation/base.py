@@ -31,4 +31,8 @@ class Compensation(Checked, ABC):
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
     ) -> dict[str, Tensor]:
-        """What stands for the units that are not in `keep`: `fill`, `consumer`, `bias` of a `Cut`."""
+        """What stands for the units that are not in `keep`, by field of a `Cut`.
+
+        stat: statistic name -> value. -> `fill` [units * span], `consumer` [kept * span, outputs], `bias`
+        [outputs], as far as it gives them
+        """

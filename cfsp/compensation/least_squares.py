@@ -88,7 +88,11 @@ class LeastSquares(Compensation):
 
 
 def moments(stat: Mapping[str, Tensor], weight: Tensor, part: str = "") -> tuple[Tensor, Tensor]:
-    """H and C of a site. Without a target from the schedule, the consumer should give what it gives now."""
+    """H and C of a site. Without a target from the schedule, the consumer should give what it gives now.
+
+    weight: the consumer's [channels, outputs].
+    -> H [channels + 1, channels + 1], C [channels + 1, outputs]
+    """
     moment = stat[f"input_second_moment{part}"]
     target = stat.get(f"target_moment{part}")
     return moment, own_output(moment, weight) if target is None else target

@@ -63,7 +63,10 @@ class FLAP(Criterion):
         return metric.mean(1)
 
     def powered(self, metric: Tensor) -> Tensor:
-        """The metric of attention. Raises ValueError if the power leaves nothing to tell units apart by."""
+        """The metric of attention. [units, span] -> [units, span]
+
+        Raises ValueError if the power leaves nothing to tell units apart by.
+        """
         found = metric**self.attention_power
         if not found.isfinite().all() or (metric.any() and not found.any()):
             raise ValueError(

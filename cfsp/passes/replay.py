@@ -97,7 +97,7 @@ def float32(value: Any) -> Any:
 
 @contextmanager
 def tapped(block: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Tensor]]:
-    """Hear what these modules of a block give: path -> the last output."""
+    """Hear what these modules of a block give: path -> the last output. [batch, tokens, outputs]"""
     heard: dict[str, Tensor] = {}
 
     def hear(path: str, module: nn.Module, args: tuple, output: Tensor) -> None:

@@ -99,7 +99,10 @@ class Stream:
         self.at += 1
 
     def keep(self, tensor: Tensor, name: str) -> Tensor:
-        """The same, or on disk a copy that lies in a file and is read as it is used."""
+        """The same, or on disk a copy that lies in a file and is read as it is used.
+
+        tensor: of any axes [its axes], which the result has too.
+        """
         if self._folder is None:
             return tensor
         path = Path(self._folder.name) / name

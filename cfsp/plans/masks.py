@@ -27,7 +27,10 @@ def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
 
 
 def refitted(cut: Cut, member: Member, weight: Tensor) -> Tensor:
-    """A consumer's whole weight with the cut's new values where channels stay, and zeros where they go."""
+    """A consumer's whole weight with the cut's new values where channels stay, and zeros where they go.
+
+    weight: as it is in the module [its axes], which the result has too.
+    """
     assert cut.consumer is not None, f"{cut.site}: the cut has no new weight"
     new = torch.zeros_like(weight)
     places = member.places(cut.keep).to(weight.device)

@@ -56,7 +56,7 @@ class Edit(ABC):
         """The edit without its tensors."""
 
     def held(self) -> dict[str, Tensor]:
-        """Its tensors, by field."""
+        """Its tensors, by field, each as its class describes the field [its axes]."""
         found = {name: getattr(self, name) for name in self.tensors}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 

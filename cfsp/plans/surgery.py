@@ -120,7 +120,7 @@ def add_to_bias(module: nn.Module, shift: Tensor) -> None:
 
 
 def by_weight(masks: Masks, model: nn.Module) -> dict[tuple[tuple[str, ...], int], Tensor]:
-    """The masks of axes, by the modules that share the weight (tied embeddings) and the axis."""
+    """The masks of axes, by the modules that share the weight (tied embeddings) and the axis. [axis], bool"""
     known, sharing = dict(model.named_modules()), {}
     for name, dim in masks:
         if name in known:  # others are names of sites whose units are blocks

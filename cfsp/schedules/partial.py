@@ -62,7 +62,11 @@ class Progress:
         return UnitView(self.model, self._whole(site), self.masks, site.units, self.weights, site.groups)
 
     def stat(self, site: Site, stat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The statistics of the units that are left."""
+        """The statistics of the units that are left.
+
+        stat: of the whole site, name -> value [units * span], of blocks [units]; of moments one more place
+        for the constant, on two axes or one. The result has the same axes, each with what is left of it.
+        """
         whole, units = self._whole(site), self._left[site.name]
         found = {}
         for name, value in stat.items():
@@ -162,6 +166,7 @@ class Progress:
         return torch.ones(len(places), dtype=torch.bool) if mask is None else mask[places]
 
     def _channels_left(self, site: Site) -> Tensor:
+        """[units * span], bool"""
         return self._places_left(site, site.consumers[0])
 
     def _axis_shares(self, widths: Mapping[str, int]) -> dict[tuple[str, int], float]:

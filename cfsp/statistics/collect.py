@@ -85,7 +85,10 @@ def observe(
 
 
 def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
-    """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
+    """What was measured at the site's modules: as it is at one module, stacked where units are modules.
+
+    results: (module, name) -> value, [channels] or []. -> the value of the one module, or [units, its axes]
+    """
     found = [results[path, name] for path in STATISTICS[name].modules(site)]
     return torch.stack(found) if site.kind == "block" else found[0]
 

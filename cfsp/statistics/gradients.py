@@ -61,7 +61,7 @@ class Moments:
             self.square.addcmul_(gradient, gradient, value=self.share)
 
     def importance(self, order: str) -> Tensor:
-        """ORDERS of every weight, in float32."""
+        """ORDERS of every weight, in float32. [the weight's axes]"""
         moments = (None if moment is None else moment.float() for moment in (self.mean, self.square))
         return ORDERS[order](self.weight.detach().float(), *moments)
 
@@ -118,7 +118,7 @@ def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
 
 
 def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
-    """One site's vector of TAYLOR."""
+    """One site's vector of TAYLOR. [sum over weights of units * span]"""
     order, parts = name.removeprefix("taylor_"), []
     for row in learned_weights(model, site):
         if site.kind == "block":
@@ -134,7 +134,10 @@ def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int,
 
 
 def split(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """The samples of a batch, with labels for every token that the attention mask shows."""
+    """The samples of a batch, with labels for every token that the attention mask shows.
+
+    batch: name -> [batch, tokens]. -> name -> [1, tokens], one after the other
+    """
     if not is_causal(model) and "labels" not in batch:
         raise ValueError("this model does not predict the next token; expected labels in every batch")
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()

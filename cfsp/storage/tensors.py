@@ -11,7 +11,10 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises ValueError if the file is no safetensors file."""
+    """Name -> tensor, as `write_tensors` was given it [its axes].
+
+    Raises ValueError if the file is no safetensors file.
+    """
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -70,7 +70,7 @@ class Objective(Checked, ABC):
         change: Change,
         labels_in_step: Tensor | int | None,
     ) -> Tensor:
-        """The loss of one batch.
+        """The loss of one batch. []
 
         inputs: input_ids, attention_mask, labels [batch, tokens]; labels of -100 do not count.
         labels_in_step: labels in all batches of one optimizer step; their mean, not the mean of the
