@@ -83,6 +83,7 @@ class Stream:
 
     def advance(self) -> None:
         """Take all batches through block `at`, as it is now."""
+        output: Any = None
         outputs: list[Any] = []
         handle = self.block.register_forward_hook(lambda module, inputs, output: outputs.append(output))
         kept: list[Tensor] = []

@@ -195,7 +195,7 @@ class Reconstruction(Recovery):
         adam, schedule = self.optimizer([*lesson.weights.values()])
         first = kept = lesson.learned()
         looks = [{"step": 0, "loss": lesson.judge(examples)}]
-        best = looks[0]
+        best, step = looks[0], 0
         for step in range(1, self.steps + 1):
             rate = schedule.get_last_lr()[0]
             losses.append(descend(lesson, next(batches), adam, step))

@@ -54,6 +54,7 @@ def read_json(path: Path) -> Any:
         ValueError: a folder, or text that is not UTF-8, not JSON or nested too deep.
         OSError: the system does not give the file.
     """
+    text = ""
     try:
         text = path.read_bytes().decode()
         data = json.loads(text)
