@@ -45,6 +45,7 @@ class GlobalRank(Allocator):
         return {site.name: float(count) for site, count in zip(sites, counts, strict=True)}
 
     def comparable(self, score: Tensor) -> Tensor:
+        """A site's scores as they stand beside those of others. [units] -> [units], float64"""
         score = score.double().cpu()
         if not self.standardise:
             return score

@@ -202,7 +202,7 @@ def check_saving(model: PreTrainedModel, sites: Sequence[Site], step: int) -> No
 def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     """Make the class that a checkpoint's modelling file defines. Saving it also writes that file."""
 
-    class Made(Pruned, stock):
+    class Made(Pruned, stock):  # pyright: ignore[reportIncompatibleMethodOverride]  # one keyword is taken out
         def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
             super().save_pretrained(save_directory, *args, **options)
             (Path(save_directory) / MODELING_FILE).write_text(modeling_file(stock))

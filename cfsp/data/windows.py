@@ -61,6 +61,7 @@ class Collator:
     pad: int
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Make a batch of examples. -> input_ids, attention_mask, labels, [batch, tokens] each"""
         length = max(len(example["input_ids"]) for example in examples)
 
         def rows(key: str, filler: int) -> Tensor:

@@ -30,10 +30,10 @@ class Constant(nn.Linear):
         self.weight = nn.Parameter(empty, requires_grad=linear.weight.requires_grad)
         self.bias = linear.bias
 
-    def forward(self, states):
+    def forward(self, input):
         """[..., anything] -> [..., outputs]"""
-        constant = states.new_zeros(self.out_features) if self.bias is None else self.bias
-        return constant.expand(*states.shape[:-1], -1)
+        constant = input.new_zeros(self.out_features) if self.bias is None else self.bias
+        return constant.expand(*input.shape[:-1], -1)
 
 
 class SkippedAttention(nn.Module):

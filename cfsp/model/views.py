@@ -98,6 +98,7 @@ class UnitView(OfKind):
         return [self._weight(member) for member in self._site.consumers]
 
     def members(self) -> list[Tensor]:
+        """Producers, then consumers. Each [units, member span, inputs or outputs]"""
         return self.producers() + self.consumers()
 
     def totals(self, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -114,6 +115,7 @@ class UnitView(OfKind):
         return reduce(add, (function(self._weight(member)).flatten(1).sum(1) for member in members))
 
     def _weight(self, member: Member) -> Tensor:
+        """What is left of one weight, in float32. [units, member span, the other axis]"""
         own = weight_of(self._model.get_submodule(member.module)).detach()
         weight = self._weights.get(member.module, own).movedim(member.dim, 0)
         rows = weight[left_places(member, self._site.units, self._masks).to(weight.device)].float()

@@ -138,7 +138,7 @@ class Lesson:
         return sum(errors) / sum(counts)
 
     def learned(self) -> dict[str, Tensor]:
-        """The weights as they are, rounded to the dtypes that they have in the model."""
+        """Name -> weight as it is [its axes], rounded to the dtype that it has in the model."""
         dtypes = {name: weight.dtype for name, weight in self.original.named_parameters()}
         return {name: weight.detach().to(dtypes[name], copy=True) for name, weight in self.weights.items()}
 

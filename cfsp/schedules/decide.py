@@ -31,7 +31,10 @@ def check_kinds(criterion: Criterion, sites: Sequence[Site]) -> None:
 def score_sites(
     state: PartlyCut, sites: Sequence[Site], stats: Stats, criterion: Criterion
 ) -> dict[str, Tensor]:
-    """Score the units that are left. Raises ValueError if a score is NaN or infinite."""
+    """Score the units that are left. -> site name -> [units]
+
+    Raises ValueError if a score is NaN or infinite.
+    """
     check_kinds(criterion, sites)
     scores = {}
     for site in sites:

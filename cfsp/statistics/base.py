@@ -110,8 +110,8 @@ class Statistic(Quantity):
 
     @abstractmethod
     def result(self) -> Tensor:
-        """The value over all tokens seen so far."""
+        """The value over all tokens seen so far: [channels], or as the class says of its result."""
 
     def finite(self) -> Tensor:
-        """Whether it is neither NaN nor infinite so far. scalar, bool"""
+        """Whether it is neither NaN nor infinite so far. [], bool"""
         return self.result().isfinite().all()

@@ -47,6 +47,7 @@ class BlockDistance(Statistic):
         """[tokens, hidden] x 2 -> [tokens]"""
 
     def result(self) -> Tensor:
+        """The mean over tokens. []"""
         return torch.as_tensor(self.total / self.count)
 
 
@@ -100,9 +101,13 @@ class BlockTokens(BlockDistance):
         return torch.ones(len(before))
 
     def result(self) -> Tensor:
+        """The number of tokens. []"""
         return torch.as_tensor(self.total)
 
 
 def cosine(before: Tensor, after: Tensor) -> Tensor:
-    """Cosine per token, clamped because rounding can push it out of arccos's domain."""
+    """Cosine per token, clamped because rounding can push it out of arccos's domain.
+
+    [tokens, hidden] x 2 -> [tokens]
+    """
     return torch.cosine_similarity(before, after, dim=1).clamp(-1, 1)

@@ -92,7 +92,10 @@ def activation_statistic(name: str) -> type[Statistic]:
 
 
 def value_at_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
-    """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
+    """What was measured at the site's modules: as it is at one module, stacked where units are modules.
+
+    results: (module, name) -> value, [channels] or []. -> the value of the one module, or [units, its axes]
+    """
     found = [results[path, name] for path in activation_statistic(name).modules(site)]
     return torch.stack(found) if site.units_are_blocks else found[0]
 

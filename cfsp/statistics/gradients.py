@@ -208,7 +208,10 @@ def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mappi
 
 
 def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """The samples of a batch, with labels for every token that the attention mask shows."""
+    """The samples of a batch, with labels for every token that the attention mask shows.
+
+    batch: name -> [batch, tokens]. -> name -> [1, tokens], one after the other
+    """
     if not is_causal(model) and "labels" not in batch:
         raise ValueError("this model does not predict the next token; expected labels in every batch")
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()

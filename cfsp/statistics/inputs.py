@@ -46,6 +46,7 @@ class InputMean(InputStatistic):
         self.total = self.total + self.batch_sum(channels).double()
 
     def batch_sum(self, channels: Tensor) -> Tensor:
+        """What the mean is of, summed over tokens. [tokens, channels] -> [channels]"""
         return channels.sum(0)
 
     def result(self) -> Tensor:

@@ -81,6 +81,7 @@ class SecondMoment(InputStatistic):
         self.total[size, size] += len(channels)
 
     def result(self) -> Tensor:
+        """The mean over tokens. [channels + 1, channels + 1], float64"""
         assert self.total is not None, "a pass over no token has raised before"
         upper = self.total.triu_()  # in place: these are the largest matrices of a run
         whole = upper.triu(1)
@@ -88,7 +89,10 @@ class SecondMoment(InputStatistic):
         return whole
 
     def finite(self) -> Tensor:
-        """Whether it is so far, by its diagonal: a product that is not finite makes a square that is not."""
+        """Whether it is so far, by its diagonal. [], bool
+
+        A product that is not finite makes a square that is not.
+        """
         assert self.total is not None, "is asked after a batch"
         return self.total.diagonal().isfinite().all()
 
@@ -137,4 +141,5 @@ class InputTokens(InputStatistic):
         self.count += len(channels)
 
     def result(self) -> Tensor:
+        """The number of tokens. []"""
         return torch.tensor(float(self.count))

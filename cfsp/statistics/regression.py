@@ -17,18 +17,27 @@ COMPACT = 0.8
 
 
 def own_output(moment: Tensor, weight: Tensor) -> Tensor:
-    """C, if the consumer should give what it gives now without its bias: E[x (W^T x)^T]."""
+    """C, if the consumer should give what it gives now without its bias: E[x (W^T x)^T].
+
+    moment: H [channels + 1, channels + 1]. weight: [channels, outputs]. -> [channels + 1, outputs]
+    """
     return moment[:, :-1] @ weight
 
 
 def damping(moment: Tensor, ridge: float) -> Tensor:
-    """ridge x mean of H's diagonal; of a consumer that reads nothing but zeros, ridge. scalar"""
+    """ridge x mean of H's diagonal; of a consumer that reads nothing but zeros, ridge. []
+
+    moment: H [channels + 1, channels + 1].
+    """
     mean = moment.diagonal()[:-1].mean()
     return ridge * torch.where(mean > 0, mean, 1.0)
 
 
 def cholesky(matrix: Tensor, ridge: float, what: str = "ridge") -> Tensor:
-    """The factor of a damped matrix. Raises ValueError if it has none. what: the ridge's name for people"""
+    """The factor of a damped matrix, lower. [features, features] -> [features, features]
+
+    what: the ridge's name in an error. Raises ValueError if the matrix is not positive definite.
+    """
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed.any():
         raise ValueError(
@@ -72,7 +81,11 @@ def refit(
 def squared_error(
     moment: Tensor, cross: Tensor, places: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """E|t - V^T x_K - b|^2 - E|t|^2, which ranks solutions without t. scalar"""
+    """E|t - V^T x_K - b|^2 - E|t|^2, which ranks solutions without t. []
+
+    moment, cross: H [channels + 1, channels + 1] and C [channels + 1, outputs]. places: of the kept channels
+    [kept]. weight, bias: V [kept, outputs] and b [outputs].
+    """
     if bias is not None:
         places = torch.cat([places, places.new_tensor([len(moment) - 1])])
         weight = torch.cat([weight, bias[None]])
@@ -81,7 +94,10 @@ def squared_error(
 
 
 def centred(moment: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
-    """H and C of the channels about their means: what is left for them beside a constant."""
+    """H and C of the channels about their means: what is left for them beside a constant.
+
+    [channels + 1, channels + 1], [channels + 1, outputs] -> [channels, channels], [channels, outputs]
+    """
     mean, share = moment[:-1, -1:], moment[-1, -1]
     return moment[:-1, :-1] - mean @ mean.T / share, cross[:-1] - mean @ cross[-1:] / share
 

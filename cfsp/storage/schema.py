@@ -53,6 +53,7 @@ def read_json(path: Path) -> Any:
         ValueError: the path is a folder, or the text is not UTF-8, not JSON or nested too deep.
         OSError: the file cannot be read.
     """
+    text = ""
     try:
         text = path.read_bytes().decode()
         data = json.loads(text)

@@ -31,10 +31,11 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
     lines = max(label.count("\n") + 1 for label in labels)
     figure = Figure((WIDTH, 0.8 + (0.06 + 0.11 * lines) * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True, width_ratios=sizes)[0]
+    images = []
     for axes, kind in zip(panels, kinds, strict=True):
         shares = np.array([[kept_share(row, site) for site in columns[kind]] for row in rows])
         edges = [np.arange(size + 1) - 0.5 for size in reversed(shares.shape)]
-        image = axes.pcolormesh(*edges, shares, cmap="cividis", vmin=0, vmax=1, ec="white", lw=0.5)
+        images.append(axes.pcolormesh(*edges, shares, cmap="cividis", vmin=0, vmax=1, ec="white", lw=0.5))
         axes.set_title(kind)
         axes.grid(visible=False)
         axes.set_xlabel("block")
@@ -47,7 +48,9 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
             annotate(axes, shares)
     panels[0].invert_yaxis()
     panels[0].set_yticks(range(len(rows)), labels)
-    bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.01, aspect=40, label="share of units kept")
+    bar = figure.colorbar(
+        images[-1], ax=panels, fraction=0.03, pad=0.01, aspect=40, label="share of units kept"
+    )
     bar.outline.set_visible(False)
     return figure
 
