@@ -69,7 +69,7 @@ def test_a_run_that_wandb_followed_no_longer_ends_there_as_it_ended_here(cfsp, c
         raise ValueError("in the middle")
 
     monkeypatch.setattr(Wandb, "log", gone)
-    monkeypatch.setattr("cfsp.running.run.apply", fail)
+    monkeypatch.setattr("cfsp.running.stages.apply", fail)
     code, _, err = cfsp("logger=wandb")
     assert code == 1
     assert "Wandb follows this run no longer" in err[0]

@@ -71,8 +71,7 @@ def load(
     """Load a model for inference.
 
     path: a folder, a hub id, or "reference" for the embedded model.
-    dtype: "auto" (what the checkpoint asks for), "float32", "bfloat16" or "float16".
-    device: "cuda" is the GPU of this process, if there are several.
+    dtype: "auto" (the checkpoint's), "float32", "bfloat16", "float16". device: "cuda": this process's GPU.
     head: the model's head: causal_lm, masked_lm, sequence_classification, question_answering.
 
     Raises:

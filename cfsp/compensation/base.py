@@ -35,4 +35,7 @@ class Compensation(Checked, ABC):
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Return what replaces the units that are not in `keep`: `fill`, `consumer`, `bias` of a `Cut`."""
+        """Return what replaces the units that are not in `keep`, as fields of a `Cut`.
+
+        `fill` [units * span], `consumer` [kept * span, outputs], `bias` [outputs], those that apply.
+        """

@@ -90,7 +90,10 @@ class LeastSquares(Compensation):
 
 
 def moments(stat: Mapping[str, Tensor], weight: Tensor, part: str = "") -> tuple[Tensor, Tensor]:
-    """Return H and C of a site. The target is the schedule's; without one, the consumer's own output."""
+    """Return H [channels + 1, channels + 1] and C [channels + 1, outputs] of a site.
+
+    The target is the schedule's; without one, the consumer's own output.
+    """
     moment = stat[f"input_second_moment{part}"]
     target = stat.get(f"target_moment{part}")
     return moment, own_output(moment, weight) if target is None else target

@@ -62,7 +62,7 @@ class FLAP(Criterion):
         return metric.mean(1)
 
     def powered(self, metric: Tensor) -> Tensor:
-        """Return metric ** attention_power. Raises ValueError if that is infinite, NaN or all zeros."""
+        """Return metric ** attention_power [units, span]. Raises ValueError at infinity, NaN or zeros."""
         found = metric**self.attention_power
         if not found.isfinite().all() or (metric.any() and not found.any()):
             raise ValueError(

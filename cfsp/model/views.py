@@ -126,7 +126,7 @@ class UnitView(OfKind):
 
 
 def left_places(member: Member, units: int, masks: Masks) -> Tensor:
-    """Return the places of a member's units that are left on its axis."""
+    """Return the places of a member's units that are left on its axis. [places], whole numbers"""
     places = torch.arange(member.offset, member.offset + units * member.span)
     mask = masks.get((member.module, member.dim))
     return places if mask is None else places[mask[places]]

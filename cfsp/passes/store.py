@@ -25,7 +25,7 @@ class Store:
         self.place, self.folder = place, folder
 
     def keep(self, tensor: Tensor, name: str, old: Tensor | None = None) -> Tensor:
-        """Keep a tensor: "memory" as it is, the others a copy. name: of its file.
+        """Keep a tensor [any axes]: "memory" as it is, the others a copy. name: of its file.
 
         old: kept under this name before, and overwritten if it has the same shape and dtype.
         """

@@ -27,7 +27,7 @@ def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
 
 
 def refitted(cut: Cut, member: Member, weight: Tensor) -> Tensor:
-    """Return a consumer's full weight: the cut's new values for kept channels, zeros for removed ones."""
+    """Return a consumer's full weight: the cut's values for kept channels, else zeros. [the weight's axes]"""
     assert cut.consumer is not None, f"{cut.site}: the cut has no new weight"
     new = torch.zeros_like(weight)
     places = member.places(cut.keep).to(weight.device)

@@ -56,7 +56,7 @@ class Edit(OfKind, ABC):
         """Return the edit without its tensors."""
 
     def held(self) -> dict[str, Tensor]:
-        """Return its tensors, by field."""
+        """Return its tensors, by field, each of the shape [...] that its class describes."""
         found = {name: getattr(self, name) for name in self.tensors}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 

@@ -122,7 +122,7 @@ def add_to_bias(module: nn.Module, shift: Tensor) -> None:
 
 
 def by_weight(masks: Masks, model: nn.Module) -> dict[tuple[tuple[str, ...], int], Tensor]:
-    """Group the masks by axis and by the modules that share its weight (tied embeddings)."""
+    """Group the masks [axis] by axis and by the modules that share its weight (tied embeddings)."""
     known, sharing = dict(model.named_modules()), {}
     for name, dim in masks:
         if name in known:  # the others are sites whose units are blocks

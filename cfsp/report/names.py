@@ -46,14 +46,14 @@ def method_names(records: Sequence[Record]) -> dict[str, str]:
             chosen = [*must, *more] or ["criterion"]
             rows = [*zip(*(columns[part] for part in chosen), strict=True)]
             if len(set(rows)) == whole:
-                names = {row: name_of(chosen, row) for row in rows}
+                names = {row: joined_name(chosen, row) for row in rows}
                 if len(set(names.values())) < whole:
                     names = {row: " / ".join(row) for row in rows}
                 return {record.id: names[row] for record, row in zip(records, rows, strict=True)}
     raise AssertionError("all parts together tell apart what all parts together tell apart")
 
 
-def name_of(parts: Sequence[str], texts: Sequence[str]) -> str:
+def joined_name(parts: Sequence[str], texts: Sequence[str]) -> str:
     """The texts of the parts that do something; the last one if none does."""
     told = [text for part, text in zip(parts, texts, strict=True) if IDLE.get(part) != text]
     return " / ".join(told) or texts[-1]

@@ -61,7 +61,7 @@ class PartlyCut:
         return UnitView(self.model, self._whole(site), self.masks, site.units, self.weights, site.groups)
 
     def stat(self, site: Site, stat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The statistics of the units that are left, each cut down as its class says."""
+        """Return the statistics of the units that are left, each cut down as its class says: [left, ...]."""
         remaining = self._remaining(site)
         return {name: STATISTICS[name].of_remaining(value, remaining) for name, value in stat.items()}
 

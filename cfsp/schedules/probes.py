@@ -123,7 +123,7 @@ def probe(
 def probe_site(
     walk: Walk, site: Site, method: Method, known: Mapping[str, Tensor], dense: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """What the model loses with one site of the block that the walk has come to, as `probe` tells it.
+    """Return `error_probes` [points, 2] and `error_curve` [widths, 2] of one site in the walk's block.
 
     known: the site's statistics. dense: what the dense model answers to the first batches.
     """

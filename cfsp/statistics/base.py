@@ -59,7 +59,7 @@ class Quantity(ABC):
     @staticmethod
     @abstractmethod
     def of_remaining(value: Tensor, remaining: Remaining) -> Tensor:
-        """The part of a site's value that belongs to the units and channels that are left."""
+        """Return the part of a value that belongs to the units and channels that are left. [left, ...]"""
 
 
 class Statistic(Quantity):
@@ -96,7 +96,7 @@ class Statistic(Quantity):
 
     @classmethod
     def of_remaining(cls, value: Tensor, remaining: Remaining) -> Tensor:
-        """The part of a site's value that belongs to the channels that are left, as `axes` says.
+        """Return the part of a value that belongs to the channels that are left. [left] or [left, left]
 
         A scalar stays as it is. Override this where the value's axes run over something else.
         """

@@ -38,7 +38,7 @@ class GradientStatistic(Quantity):
     @staticmethod
     @abstractmethod
     def importance(weight: Tensor, **moments: Tensor) -> Tensor:
-        """Return the importance of every weight; all in float32 and of the weight's shape.
+        """Return the importance of every element of a weight, in float32. [the weight's axes]
 
         moments: those that `reads` names.
         """
@@ -123,7 +123,7 @@ class Moments:
             self.square.addcmul_(gradient, gradient, value=self.share)
 
     def importance(self, name: str) -> Tensor:
-        """What a statistic makes of every weight, in float32."""
+        """Return what a statistic makes of every element, in float32. [the weight's axes]"""
         kind, there = gradient_statistic(name), {"mean": self.mean, "square": self.square}
         moments = {one: moment.float() for one in kind.reads if (moment := there[one]) is not None}
         return kind.importance(self.weight.detach().float(), **moments)

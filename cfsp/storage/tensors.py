@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file. Raises ValueError if it is not one."""
+    """Read the tensors [any axes] of a safetensors file. Raises ValueError if it is not one."""
     try:
         return load_file(path)
     except SafetensorError as error:

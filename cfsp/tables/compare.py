@@ -132,8 +132,7 @@ def comparison(
         n=("value", "count"),
         removed=("removed.model", "mean"),
     )
-    text = protocol.get("text", "\0")  # without a text: what no warning begins with
-    warnings = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
+    warnings = overlap_warnings(table, protocol)
     return Comparison(
         metric=metric,
         model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",
@@ -144,8 +143,15 @@ def comparison(
         columns=columns,
         cells=cells.reset_index().assign(source="", paper=float("nan")),
         differs=differs,
-        notes=(*notes, *(f"careful: {warning}" for warning in sorted(warnings))),
+        notes=(*notes, *warnings),
     )
+
+
+def overlap_warnings(table: pd.DataFrame, protocol: Mapping[str, Any]) -> list[str]:
+    """Return warnings of records whose model was made with the text that it is measured on."""
+    text = protocol.get("text", "\0")  # without a text: what no warning begins with
+    found = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
+    return [f"careful: {line}" for line in sorted(found)]
 
 
 def unlike(

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -113,24 +114,27 @@ def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str
     for cell in one.cells.to_dict("records"):
         row = tuple(str(cell[field]) for field in fields)
         method = method_of(row, methods)
-        same = found[(found["method"].map(plain) == plain(method)) & (found["sparsity"] == cell["sparsity"])]
+        alike = found["method"].map(plain_method) == plain_method(method)
+        same = found[alike & (found["sparsity"] == cell["sparsity"])]
         if "authors" in set(same["trust"]):
             same = same[same["trust"] == "authors"]
         if len(same) > 1:
             raise ValueError(f"--against {method}: several figures, of {'; '.join(same['source'])}")
-        if len(same) and held.setdefault(plain(method), row) != row:
-            rows = " and ".join("/".join(values) for values in (held[plain(method)], row))
+        if len(same) and held.setdefault(plain_method(method), row) != row:
+            rows = " and ".join("/".join(values) for values in (held[plain_method(method)], row))
             raise ValueError(f"--against {method}: rows {rows}; expected a pair or a filter for one of them")
         figures.append(same["value"].iloc[0] if len(same) else math.nan)
-        meant += [
-            f"{figure['method']}: sparsity of {figure['sparsity_means']}; {figure['source']}"
-            + (", which is not by its authors" if figure["trust"] == "third party" else "")
-            for figure in same.to_dict("records")
-        ]
+        meant += [meaning_of(figure) for figure in same.to_dict("records")]
     if not meant:
         meant = [f"papers: no counterpart of a row for {wanted(one, model)} at these sparsities"]
     cells = one.cells.assign(paper=figures)
     return replace(one, cells=cells, notes=(*one.notes, *dict.fromkeys(meant)))
+
+
+def meaning_of(figure: Mapping[Any, Any]) -> str:
+    """Return what a published figure's sparsity means, and where the figure stands."""
+    other = ", which is not by its authors" if figure["trust"] == "third party" else ""
+    return f"{figure['method']}: sparsity of {figure['sparsity_means']}; {figure['source']}{other}"
 
 
 def method_of(row: tuple[str, ...], methods: Mapping[str, str]) -> str:
@@ -150,7 +154,7 @@ def named_methods(pairs: str, papers: pd.DataFrame) -> dict[str, str]:
     methods = {}
     for pair in filter(None, pairs.split(",")):
         row, sign, method = pair.partition("=")
-        if not sign or plain(method) not in set(papers["method"].map(plain)):
+        if not sign or plain_method(method) not in set(papers["method"].map(plain_method)):
             known = ", ".join(sorted(papers["method"].unique()))
             raise ValueError(f"--against {pair!r}: expected ROW=METHOD with a method of {known}")
         methods[row] = method
@@ -173,11 +177,11 @@ def wanted(one: Comparison, model: str | None) -> str:
     return f"{model or one.model}, {one.metric.split('@')[0]}{window}"
 
 
-def plain(name: str) -> str:
+def plain_method(name: str) -> str:
     """Return a method's name without differences of spelling."""
     return re.sub(r"[-_ ]+", " ", name).casefold()
 
 
 def model_name(name: str) -> str:
     """Return a model's name in the form common to hub and papers: without meta-, -hf and case."""
-    return plain(name).removeprefix("meta ").removesuffix(" hf")
+    return plain_method(name).removeprefix("meta ").removesuffix(" hf")
