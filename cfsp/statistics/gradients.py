@@ -192,7 +192,7 @@ def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
 
 
 def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
-    """One site's vector of a statistic."""
+    """One site's vector of a statistic. [sum over its weights of units * span]"""
     parts = []
     for row in learned_weights(model, site):
         if site.units_are_blocks:
