@@ -17,7 +17,7 @@ from cfsp.allocators.base import Budget
 from cfsp.allocators.error_curves import ErrorCurves, hull
 from cfsp.allocators.uniform import Uniform
 from cfsp.model.sites import Site
-from cfsp.passes.store import PLACES
+from cfsp.passes.hidden_states import PLACES
 from cfsp.schedules import probes
 
 COST = {"a": 3, "b": 5}

@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from cfsp.cli.explain import check, values
 from cfsp.cli.main import main
 from cfsp.cli.overrides import CommandLine, understood
+from cfsp.cli.typos import check, values
 
 
 def test_only_single_values_below_a_swept_group_wait():

@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 
 from cfsp.bars import lines
 from cfsp.cli.catalogue import describe_choice, list_choices
-from cfsp.cli.explain import check, show_configs
 from cfsp.cli.overrides import understood
+from cfsp.cli.typos import check, show_configs
 from cfsp.running.attempts import Attempt, command, sweep_name
 from cfsp.running.build import CONF
 from cfsp.running.plugins import look_here

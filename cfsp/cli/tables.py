@@ -15,7 +15,7 @@ from cfsp.tables.compare import Comparison, comparisons
 from cfsp.tables.filters import Filter, is_filter, select
 from cfsp.tables.formats import FORMS, render
 from cfsp.tables.frame import find_metrics, frame
-from cfsp.tables.papers import against, find_folder, load_papers, with_papers
+from cfsp.tables.published_figures import against, find_folder, load_papers, with_papers
 
 EXAMPLES = """
 examples:

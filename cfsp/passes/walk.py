@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cfsp.model.block_states import arguments_beside, states_in, states_out
 from cfsp.model.blocks import block_modules
-from cfsp.model.hidden_states import arguments_beside, states_in, states_out
 from cfsp.passes.forward import check_batch, feed, stop
+from cfsp.passes.hidden_states import States, Store, storing
 from cfsp.passes.modes import evaluating
-from cfsp.passes.store import States, Store, storing
 from cfsp.passes.taps import tapped
 
 

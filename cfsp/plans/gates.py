@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cfsp.model.hidden_states import states_in, states_out, with_states
+from cfsp.model.block_states import states_in, states_out, with_states
 from cfsp.model.sites import Site
 from cfsp.model.weights import weight_of
 

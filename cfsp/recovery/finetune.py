@@ -20,7 +20,7 @@ from cfsp.model.blocks import check_positions, is_causal
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.training.arguments import Training
 from cfsp.training.base import Objective, Parameters
-from cfsp.training.curves import StopEarly
+from cfsp.training.early_stopping import StopEarly
 from cfsp.training.sharding import gathered, outline
 from cfsp.training.trainer import LossTrainer, outcome
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cfsp.model.block_states import states_in, states_out
 from cfsp.model.families import Place
-from cfsp.model.hidden_states import states_in, states_out
-from cfsp.passes.store import States
+from cfsp.passes.hidden_states import States
 from cfsp.passes.taps import forced, tapped
 from cfsp.passes.walk import Walk
 

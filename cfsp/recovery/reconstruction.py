@@ -27,7 +27,7 @@ from cfsp.model.weights import weight_of
 from cfsp.passes.walk import walking
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.recovery.lessons import ORDER, Goals, Lesson
-from cfsp.training.curves import HeldOutCurve, curve_row
+from cfsp.training.early_stopping import HeldOutCurve, curve_row
 from cfsp.training.resume import keep_block, restore_block
 
 Note = dict[str, Any]

@@ -13,7 +13,7 @@ from cfsp.bars import bar
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS
 from cfsp.model.sites import Site
-from cfsp.passes.store import PLACES
+from cfsp.passes.hidden_states import PLACES
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject

@@ -93,7 +93,7 @@ def probe(
     a pass, if they are wanted.
 
     known: statistics of the dense model that are there already. place: of what is kept of all batches, the
-    hidden states and the dense model's answers (`cfsp.passes.store`).
+    hidden states and the dense model's answers (`cfsp.passes.hidden_states`).
 
     Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on, and
     one more. Where statistics are not known, that one is over all batches, and another goes through its block

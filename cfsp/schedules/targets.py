@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from cfsp.bars import bar
+from cfsp.model.block_states import states_in, states_out
 from cfsp.model.blocks import places_of
-from cfsp.model.hidden_states import states_in, states_out
 from cfsp.model.sites import Site
 from cfsp.model.weights import bias_of
 from cfsp.passes.walk import Walk

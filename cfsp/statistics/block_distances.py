@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from cfsp.model.hidden_states import states_in, states_out
+from cfsp.model.block_states import states_in, states_out
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Statistic
 

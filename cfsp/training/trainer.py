@@ -16,7 +16,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from cfsp.bars import Task
 from cfsp.storage.atomic import writing
-from cfsp.training.curves import curve_row, held_out_curve
+from cfsp.training.early_stopping import curve_row, held_out_curve
 from cfsp.training.resume import drop_torn, has_ended, mark_whole, newest_whole
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor], Tensor | int | None], Tensor]

@@ -1,4 +1,4 @@
-"""Store: where hidden states are kept."""
+"""Hidden states: where those between two blocks are kept: in memory, on the host or on disk."""
 
 from __future__ import annotations
 

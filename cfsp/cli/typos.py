@@ -1,4 +1,4 @@
-"""Explain Hydra's errors in at most three lines that say what is accepted, before anything runs."""
+"""Typos: explain Hydra's errors in at most three lines that say what is accepted, before anything runs."""
 
 from __future__ import annotations
 

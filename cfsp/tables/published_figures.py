@@ -1,4 +1,4 @@
-"""Papers: published figures as data, shown below our own or compared with them.
+"""Published figures as data, shown below our own or compared with them.
 
 Every figure has a source and says who measured it; one without a source or a window is not included.
 """

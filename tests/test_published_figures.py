@@ -9,7 +9,7 @@ import pytest
 
 from cfsp.tables.compare import Comparison, wide
 from cfsp.tables.formats import render
-from cfsp.tables.papers import COLUMNS, TRUST, against, find_folder, load_papers, with_papers
+from cfsp.tables.published_figures import COLUMNS, TRUST, against, find_folder, load_papers, with_papers
 
 FOLDER = Path(__file__).parent.parent / "results" / "papers"
 if not FOLDER.is_dir():
