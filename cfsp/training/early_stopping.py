@@ -1,4 +1,4 @@
-"""Early stopping, and the curves that it reads: the rows that training tells of itself, and when its held-out part says to stop."""
+"""Early stopping: the rows of a training curve, and when the held-out loss says to stop."""
 
 from __future__ import annotations
 
