@@ -123,7 +123,7 @@ from families import make, words
 from test_checkpoints import cut
 from transformers import AutoTokenizer
 import cfsp
-from cfsp.loading import REFERENCE
+from cfsp.checkpoints.load import REFERENCE
 model, plan = cut("llama", ["mlp"])
 tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))

@@ -15,10 +15,10 @@ from cfsp.storage.code import code_of, files_of
 @pytest.mark.parametrize(
     ("part", "modules"),
     [
-        (Size, {"cfsp.evaluation.size", "cfsp.model.costs"}),
+        (Size, {"cfsp.evaluation.size", "cfsp.model.pass_cost"}),
         (ZeroShot, {"cfsp.evaluation.local_tasks", "cfsp.data.rows"}),
         (Perplexity, {"cfsp.evaluation.base", "cfsp.data.tokens", "cfsp.data.texts"}),
-        (collect, {"cfsp.statistics.moments", "cfsp.statistics.blocks", "cfsp.passes.forward"}),
+        (collect, {"cfsp.statistics.moments", "cfsp.statistics.block_distances", "cfsp.passes.forward"}),
     ],
 )
 def test_what_is_imported_counts(part, modules):
@@ -38,7 +38,9 @@ def package(tmp_path, monkeypatch):
     folder = tmp_path / "somebody"
     folder.mkdir()
     (folder / "__init__.py").write_text("")
-    (folder / "parts.py").write_text("from cfsp.model.costs import macs\n\nclass Part:\n    pass\n")
+    (folder / "parts.py").write_text(
+        "from cfsp import find_sites\nfrom cfsp.model.pass_cost import macs\n\nclass Part:\n    pass\n"
+    )
     (folder / "other.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
     yield folder
@@ -49,7 +51,8 @@ def package(tmp_path, monkeypatch):
 def test_all_of_another_package_counts_and_what_it_imports_of_this_one(package):
     from somebody.parts import Part
 
-    assert {"somebody.parts", "somebody.other", "cfsp.model.costs"} <= files_of(Part).keys()
+    expected = {"somebody.parts", "somebody.other", "cfsp.model.pass_cost", "cfsp.model.find_sites"}
+    assert expected <= files_of(Part).keys()
     before = code_of(Part)
     code_of.cache_clear()  # another process
     assert code_of(Part) == before

@@ -66,7 +66,7 @@ def test_a_cache_without_room_costs_its_entries_alone(cfsp, disk, options):
     code, out, err = cfsp(f"cache={cache}")
     assert code == 0, err
     assert err
-    assert all(line.startswith(("cfsp: not kept: ", "cfsp: going on without a lock: ")) for line in err)
+    assert all(line.startswith(("cfsp: not cached, the run goes on: ", "cfsp: going on without a lock: ")) for line in err)
     assert all(str(cache) in line for line in err)
     assert Record.load(out.splitlines()[-1]).metrics["pruned"]
 
@@ -117,7 +117,7 @@ def test_files_of_a_cache_that_may_not_grow_cost_its_entries_alone(tmp_path, siz
     cache = Cache(tmp_path)
     with files_of_at_most(size):
         cache.put("metrics/a.json", lambda part: part.write_bytes(bytes(4096)))
-    assert capsys.readouterr().err == f"cfsp: not kept: {tmp_path}/metrics/a.json {BIG}\n"
+    assert capsys.readouterr().err == f"cfsp: not cached, the run goes on: {tmp_path}/metrics/a.json {BIG}\n"
     assert not cache.has("metrics/a.json")
     assert not [*(tmp_path / "metrics").iterdir()]
 

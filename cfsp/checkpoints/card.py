@@ -75,13 +75,20 @@ def made_by(record: Record, license: str | None) -> str:
 
 {code_block(record.command or "the Python API")}
 
-Calibration: `{calibration["text"]["_target_"].rsplit(".", 1)[-1]}`, \
-{calibration["samples"]} samples of {calibration["seqlen"]} tokens, seed {record.config["seed"]}.
+Calibration: {code_span(text_name(calibration["text"]))}, {calibration["samples"]} samples of \
+{calibration["seqlen"]} tokens, seed {calibration.get("seed", record.config["seed"])}.
 cfsp {versions["cfsp"]}, torch {versions["torch"]}, \
 transformers {versions["transformers"]}.
 
 Licence: {licence}.
 """
+
+
+def text_name(text: Mapping[str, Any]) -> str:
+    """Return what people call a text: its name, its files, or its class."""
+    paths = text.get("paths") or []
+    files = ", ".join(Path(path).name for path in ([paths] if isinstance(paths, str) else paths))
+    return str(text.get("name") or files or text["_target_"].rsplit(".", 1)[-1])
 
 
 def size_rows(record: Record) -> str:

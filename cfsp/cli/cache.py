@@ -47,10 +47,14 @@ def main(arguments: list[str] | None = None) -> None:
 
     cache = Cache(Path(options.folder))
     kinds = [options.kind] if options.kind else KINDS
-    if options.clear:
-        entries = cache.clear(options.older, kinds)
-    else:
-        entries = [entry for entry in cache.entries(kinds) if entry.age >= options.older]
+    try:
+        if options.clear:
+            entries = cache.clear(options.older, kinds)
+        else:
+            entries = [entry for entry in cache.entries(kinds) if entry.age >= options.older]
+    except OSError as error:
+        print(f"cfsp-cache: error: {error}; expected a folder that can be read and written", file=sys.stderr)
+        raise SystemExit(1) from None
     broken = False
     for entry in entries:
         try:

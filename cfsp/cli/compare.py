@@ -34,7 +34,6 @@ from cfsp.storage.cache import OFF
 
 PROMPTS = ("The capital of France is", "Return a list of", "Once upon a time")
 MEASURES = ("perplexity", "speed", "answers")
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 EXAMPLES = """
 examples:
@@ -82,9 +81,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("models", nargs=2, metavar="MODEL", help="A and B: a saved model, a hub id, or 'reference'")
-    add("--text", nargs="+", metavar="FILE", help=".txt, .jsonl or .parquet files that perplexity is on")
+    add("--text", nargs="+", metavar="FILE", help="files or folders of text to measure perplexity on")
     add("--window", type=int, metavar="N", help="tokens of a window (512, or the models' positions)")
-    add("--windows", type=int, metavar="N", help="so many windows, spread evenly (all)")
+    add("--windows", type=int, metavar="N", help="number of windows, spread evenly over the text (all)")
     add("--batch-size", type=int, default=8, metavar="N", help="windows at once (8)")
     add("--prompt", action="append", metavar="TEXT", help="what both answer; may be given several times")
     add("--new-tokens", type=int, default=40, metavar="N", help="tokens of an answer (40)")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
+from yaml import YAMLError
 
 from cfsp.bars import lines
 from cfsp.cli.catalogue import describe_choice, list_choices
@@ -19,12 +21,19 @@ from cfsp.running.build import CONF
 from cfsp.running.plugins import look_here
 from cfsp.running.sweeps import Outcome
 
+COMMANDS = ("help", "list", "describe")
+"""Words that `cfsp` takes in place of overrides."""
+
 
 def main() -> None:
     """Run one job or a sweep, or answer a question. Exit code 1 if a job failed, 130 after Ctrl-C."""
     arguments = sys.argv[1:]
-    if answer(arguments):
-        return
+    try:
+        if answer(arguments):
+            return
+    except (ValueError, OSError, ImportError, YAMLError) as error:
+        print(f"cfsp: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     own_launchers()
@@ -51,12 +60,17 @@ def answer(arguments: list[str]) -> bool:
         list_choices(arguments[1:])
     elif words and "=" in words[0] and len(words) < len(arguments):
         describe_choice(words[:1])
-    elif words and words[0].isidentifier() and words[0] != "help" and len(words) < len(arguments):
+    elif (
+        words
+        and re.fullmatch(r"[a-z_/]+", words[0])
+        and words[0] not in COMMANDS
+        and len(words) < len(arguments)
+    ):
         list_choices(words)
-    elif {"-m", "--multirun"} & {*arguments} and {"--cfg", "-c"} & {*arguments}:
+    elif {"-m", "--multirun"} & {*arguments} and any(re.match(r"(--cfg|-c)(=|$)", one) for one in arguments):
         show_configs(arguments)
     else:
-        if words == ["help"]:
+        if words in ([one] for one in COMMANDS):
             sys.argv[1:] = ["--help"]
         return False
     return True

@@ -64,7 +64,12 @@ def parser() -> argparse.ArgumentParser:
     add("--rows", default="criterion", metavar="FIELDS", help="what makes a row (criterion)")
     add("--columns", default="sparsity", metavar="FIELDS", help="what makes a column (sparsity)")
     add("--metric", default="perplexity", help="name, unique beginning or glob; several with commas")
-    add("--format", default="markdown", choices=FORMS, help="markdown, or csv with one row per cell")
+    add(
+        "--format",
+        default="markdown",
+        choices=FORMS,
+        help="markdown, latex, html, or csv with one row per cell",
+    )
     add("--output", type=Path, metavar="FILE", help="write there instead of to stdout")
     add("--average", action="store_true", help="let unlike runs share a cell, and say so")
     add("--strict", action="store_true", help="refuse several protocols or dense models, do not split")

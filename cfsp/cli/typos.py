@@ -43,13 +43,30 @@ def check(arguments: Sequence[str]) -> None:
 
 def show_configs(arguments: Sequence[str]) -> None:
     """Print the config of every job of a sweep. Exit code 1 if one cannot be composed."""
-    line = CommandLine.of(arguments)
+    rest, wanted = without_cfg(arguments)
+    line = CommandLine.of(rest)
     try:
-        check([one for one in arguments if one not in ("--cfg", "-c", "job")])
+        if wanted != "job":
+            raise ValueError(f"--cfg {wanted} of a sweep: expected --cfg job, or no -m")
+        check(rest)
     except ValueError as error:
         raise SystemExit(f"cfsp: error: {error}") from None
     for one in product(*(values(override, line) for override in line.overrides)):
         print(f"# cfsp {shlex.join(one)}\n{OmegaConf.to_yaml(composed(one, line))}---")
+
+
+def without_cfg(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """Return the arguments without `--cfg X`, and X."""
+    rest, wanted, awaited = [], "", False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if awaited:
+            wanted, awaited = argument, False
+        elif name in ("--cfg", "-c"):
+            wanted, awaited = value, not equals
+        else:
+            rest.append(argument)
+    return rest, wanted
 
 
 def composed(overrides: Sequence[str], line: CommandLine) -> DictConfig:

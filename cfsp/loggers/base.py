@@ -106,6 +106,7 @@ class Log:
         except logger.faults as error:
             if id(logger) not in self.silent:
                 print(
-                    f"cfsp: {type(logger).__name__} follows this run no longer ({error!r})", file=sys.stderr
+                    f"cfsp: {type(logger).__name__} stops following this run, which goes on ({error!r})",
+                    file=sys.stderr,
                 )
                 self.silent.add(id(logger))

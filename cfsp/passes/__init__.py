@@ -1,5 +1,5 @@
 """Passes: tokens through a model, whole or one block at a time.
 
-`stream` moves all batches from block to block, in order, and stores no arguments of blocks. `replay` calls
-one block with the arguments of a real pass, for training that takes windows in any order.
+`walk` moves all batches from block to block, in order, and stores no arguments of blocks. It also calls one
+block with the arguments of a real pass, for training that takes windows in any order.
 """

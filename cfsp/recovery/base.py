@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from cfsp.model.adapters import Adapters
 from cfsp.model.blocks import block_modules
 from cfsp.options import Checked
 from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.subject import Follow
 from cfsp.training.base import Change
 
 
@@ -27,7 +28,7 @@ class Setting:
     change: Change
     folder: Path
     dense: PreTrainedModel | None = None
-    follow: Callable[[Mapping[str, float], int], None] = lambda values, step: None
+    follow: Follow = lambda values, step: None
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Recovered:
 
 class Recovery(Checked, ABC):
     """Trains a pruned model. Knows of the surgery what its `Change` says, and nothing else."""
+
+    trains: bool = True
+    """Whether it trains at all, so that a killed run has something to continue."""
 
     needs_dense: bool = False
     """Whether it needs the dense model beside the pruned one."""

@@ -14,6 +14,8 @@ from cfsp.recovery.base import Recovered, Recovery, Setting
 class NoRecovery(Recovery):
     """Nothing is trained."""
 
+    trains = False
+
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
     ) -> None:

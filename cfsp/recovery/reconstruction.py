@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,13 +25,13 @@ from cfsp.machine.memory import peak_bytes, reset_peak
 from cfsp.model.blocks import block_modules, check_positions, is_causal, places_of
 from cfsp.model.weights import weight_of
 from cfsp.passes.walk import walking
+from cfsp.plans.subject import Follow
 from cfsp.recovery.base import Recovered, Recovery, Setting
 from cfsp.recovery.lessons import ORDER, Goals, Lesson
 from cfsp.training.early_stopping import HeldOutCurve, curve_row
 from cfsp.training.resume import keep_block, restore_block
 
 Note = dict[str, Any]
-Follow = Callable[[Mapping[str, float], int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

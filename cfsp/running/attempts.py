@@ -26,6 +26,9 @@ from cfsp.running.plain import plain
 from cfsp.running.sweeps import FILE, Outcome, outcomes
 from cfsp.storage.atomic import writing
 
+CONFIG = "multirun.yaml"
+"""What Hydra was asked, in a sweep's folder."""
+
 ABANDONED = 60.0
 """Seconds after which an empty sweep folder counts as that of a killed sweep."""
 
@@ -91,7 +94,7 @@ class SweepEnd(Callback):
         try:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(config, folder / "multirun.yaml")
+                OmegaConf.save(config, folder / CONFIG)
                 (folder / FILE).unlink(missing_ok=True)  # of another sweep that had this folder
         except OSError as error:
             print(f"cfsp: error: {error}: results=FOLDER or hydra.sweep.dir=FOLDER", file=sys.stderr)
@@ -121,10 +124,12 @@ class SweepEnd(Callback):
 
 
 def remove_abandoned(sweeps: Path) -> None:
-    """Delete the empty folders of sweeps that were killed before their first job."""
+    """Delete the folders of sweeps that were killed before their first job ended."""
     for folder in sweeps.glob("*/"):
-        with suppress(OSError):  # it holds something
-            if time.time() - folder.stat().st_mtime > ABANDONED:
+        with suppress(OSError):  # another process deletes it too
+            held = {path.name for path in folder.iterdir()}
+            if held <= {CONFIG} and time.time() - folder.stat().st_mtime > ABANDONED:
+                (folder / CONFIG).unlink(missing_ok=True)
                 folder.rmdir()
 
 

@@ -18,12 +18,12 @@ from cfsp.model.blocks import check_positions
 from cfsp.plans.kept import keep_plan, kept_plan
 from cfsp.plans.subject import Subject
 from cfsp.recovery.base import Recovery
-from cfsp.recovery.none import NoRecovery
 from cfsp.running.build import build
 from cfsp.running.config import chosen
 from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.method import Method
 from cfsp.storage.about import About
+from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest, fingerprint_batches
 
 
@@ -95,11 +95,14 @@ class Parts:
 
         examples: what recovery will train on. A stored plan with other examples is ignored.
         """
-        seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples)]
+        method = self.method
+        deciding = (self.schedule, method.criterion, method.allocator, method.compensation)
+        code = code_of(*map(type, deciding))  # what an edit of it would plan otherwise is not gone on with
+        seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples), code]
         folder = subject.folder
         if folder is not None and (kept := kept_plan(folder, digest(seen))) is not None:
             return Planned(kept)
-        planned = self.schedule.plan(subject, batches, self.method, prepared)
-        if folder is not None and not isinstance(self.recovery, NoRecovery):
+        planned = self.schedule.plan(subject, batches, method, prepared)
+        if folder is not None and self.recovery.trains:
             keep_plan(folder, planned.plan, digest(seen))
         return planned

@@ -97,6 +97,8 @@ class RunFiles:
 
     def settled(self) -> bool:
         """Return whether a finished run has nothing to clean up, or the disk is read-only."""
+        if not self.results.exists():  # the model alone is left; its record is written again
+            return False
         return not os.access(self.results, os.W_OK) or (self.record.exists() and not self._left())
 
     def _left(self) -> list[Path]:

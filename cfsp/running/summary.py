@@ -12,6 +12,7 @@ from rich.text import Text
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
+from cfsp.report.paths import model_names
 from cfsp.running.sweeps import Outcome, count_of
 
 WIDTH = 110
@@ -29,7 +30,7 @@ def summary(record: Record) -> Group:
 
 
 def before_and_after(record: Record) -> Table:
-    config = record.config
+    config, path = record.config, str(record.config["model"]["path"])
     names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
     title = ", ".join(f"{part} {name}" for part, name in names.items())
     table = Table(
@@ -37,7 +38,7 @@ def before_and_after(record: Record) -> Table:
         "dense",
         "pruned",
         "change",
-        title=escape(f"{config['model']['path']}: {title}"),
+        title=escape(f"{model_names([path])[path]}: {title}"),
         title_justify="left",
     )
     for base, dense in record.parameters["dense"].items():

@@ -93,7 +93,7 @@ class Cache:
                 write(part)
             seal(seal_of(path), name, [path])
         except OSError as error:
-            print(f"cfsp: not kept: {error}", file=sys.stderr)
+            print(f"cfsp: not cached, the run goes on: {error}", file=sys.stderr)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:

@@ -45,8 +45,20 @@ def files_of(*parts: Part) -> dict[str, Path]:
         if module in files or path is None:
             continue
         files[module] = path
-        waiting |= {name for name in imported_by(path, module) if package_of(name) == "cfsp"}
+        for name in imported_by(path, module):
+            waiting |= modules_behind(name) if package_of(name) == "cfsp" else set()
     return files
+
+
+def modules_behind(name: str) -> set[str]:
+    """Return the modules that a name of this package may stand for: `cfsp.load` -> cfsp.checkpoints.load.
+
+    `cfsp` itself gives its public names when they are used, so that it stands for all of them.
+    """
+    homes = sys.modules["cfsp"]._HOMES
+    if name == "cfsp":
+        return {"cfsp", *homes.values()}
+    return {name, *(home for public, home in homes.items() if name == f"cfsp.{public}")}
 
 
 def modules_of(part: Part) -> Iterator[str]:

@@ -126,7 +126,7 @@ def operation(path: str, event: str) -> None:
 
 
 def sweep(folder: Path, arguments: list[str], at: int | None, group: bool) -> None:
-    """Run `cfsp -m` in its own process group. at: None for no `Fatal`."""
+    """Run `cfsp -m` in its own process group. at: the event to kill it at; None for none."""
     os.setpgid(0, 0)
     import torch
 
