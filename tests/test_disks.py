@@ -66,7 +66,10 @@ def test_a_cache_without_room_costs_its_entries_alone(cfsp, disk, options):
     code, out, err = cfsp(f"cache={cache}")
     assert code == 0, err
     assert err
-    assert all(line.startswith(("cfsp: not cached, the run goes on: ", "cfsp: going on without a lock: ")) for line in err)
+    assert all(
+        line.startswith(("cfsp: not cached, the run goes on: ", "cfsp: going on without a lock: "))
+        for line in err
+    )
     assert all(str(cache) in line for line in err)
     assert Record.load(out.splitlines()[-1]).metrics["pruned"]
 

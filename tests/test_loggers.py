@@ -119,7 +119,9 @@ def test_a_service_that_goes_away_in_the_middle_ends_nothing(cfsp, monkeypatch, 
     monkeypatch.setattr(Wandb, "log", gone)
     code, out, err = cfsp("logger=[wandb,jsonl]")
     assert code == 0
-    assert err == ["cfsp: Wandb stops following this run, which goes on (ConnectionResetError('Connection lost'))"]
+    assert err == [
+        "cfsp: Wandb stops following this run, which goes on (ConnectionResetError('Connection lost'))"
+    ]
     assert (tmp_path / out.splitlines()[-1]).is_file()
     assert [event["event"] for event in events(tmp_path)] == ["begin", "values", "values", "end"]
 

@@ -48,13 +48,10 @@ def main(arguments: list[str] | None = None) -> None:
     cache = Cache(Path(options.folder))
     kinds = [options.kind] if options.kind else KINDS
     try:
-        if options.clear:
-            entries = cache.clear(options.older, kinds)
-        else:
-            entries = [entry for entry in cache.entries(kinds) if entry.age >= options.older]
+        entries = cache.clear(options.older, kinds) if options.clear else cache.entries(kinds)
     except OSError as error:
-        print(f"cfsp-cache: error: {error}; expected a folder that can be read and written", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(f"cfsp-cache: error: {error}; expected a folder that can be written") from None
+    entries = [entry for entry in entries if entry.age >= options.older]
     broken = False
     for entry in entries:
         try:
