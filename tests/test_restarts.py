@@ -103,8 +103,8 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(
     (torn / "whole.json").unlink()
     (torn / "trainer_state.json").write_text('{"epoch": 0.')
     (torn / "optimizer.pt").unlink()
-    assert "the last good checkpoint is" in not_finite("the loss", 7, str(folder))
-    assert "checkpoint-6" not in not_finite("the loss", 7, str(folder))
+    assert "the last good checkpoint is" in not_finite("the loss", 7, folder)
+    assert "checkpoint-6" not in not_finite("the loss", 7, folder)
     capsys.readouterr()
     again = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
     assert f"{torn} is left out" in capsys.readouterr().err
