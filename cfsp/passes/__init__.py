@@ -1,5 +1,1 @@
-"""Passes: tokens through a model, whole or one block at a time.
-
-`stream` moves all batches from block to block, in order, and stores no arguments of blocks. `replay` calls
-one block with the arguments of a real pass, for training that takes windows in any order.
-"""
+"""Passes: run tokens through a model, whole (`forward`) or one block at a time (`walk`)."""
