@@ -1,4 +1,4 @@
-"""Parameter count: of a model whose cuts are held as gates, and of that model at other widths."""
+"""Parameter count: count the parameters of a model that gates cut, and predict the count at other widths."""
 
 from __future__ import annotations
 
