@@ -1,4 +1,4 @@
-"""Adapters: what is known of a peft model where peft is not imported."""
+"""Adapters: the interface of a peft model for code that does not import peft."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Adapters(Protocol):
 
     @property
     def base_model(self) -> Any:
-        """What holds the adapters; its `unload()` gives the model without them."""
+        """The module with the adapters. Its `unload()` returns the model without them."""
         ...
 
     def save_pretrained(self, save_directory: str) -> None:

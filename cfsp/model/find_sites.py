@@ -1,4 +1,4 @@
-"""Finding: list the sites of a model from its weights."""
+"""Finding sites: list the sites of a model from its weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cfsp.model.sites import Count, Member, Site
 from cfsp.model.weights import bias_of, weight_of
 
 PLACE_OF_KIND = {"mlp": "mlp", "attention": "attention", "query_heads": "attention"}
-"""Kind of site that lies in a block -> the place that a layout names."""
+"""Kind of a site in a block -> the name of its place in a layout."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 HOMES = (
@@ -24,13 +24,13 @@ HOMES = (
     "transformers.pytorch_utils",
     "cfsp.model.modeling_pruned",
 )
-"""Modules that may define the layers of a model, besides the module that defines the model itself."""
+"""Modules that may define a model's layers, besides the module that defines the model."""
 
 
 def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[Site]:
-    """List the sites of these kinds, block by block, then those that belong to no single block.
+    """Return the sites of these kinds, block by block, then those that belong to no single block.
 
-    Sizes are read from the weights, so a pruned model gets its present sizes.
+    Sizes are read from the weights, so a pruned model has its present sizes.
 
     Raises:
         ValueError: the model's type has no layout or lacks a kind, or a layer is not of the class
@@ -60,7 +60,7 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
 
 
 def check_modules(model: nn.Module) -> None:
-    """Raise ValueError if a layer was wrapped, replaced or quantised: cutting its weight would be wrong."""
+    """Raise ValueError if a layer was wrapped, replaced or quantised, so that its weight cannot be cut."""
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"a {type(model).__name__} cannot be pruned; expected a model of transformers (adapters of peft: "
@@ -99,15 +99,15 @@ def site_kinds(model: PreTrainedModel) -> list[str]:
     """Return the kinds of sites that this model has, by its family and its config.
 
     mlp: neurons. attention: heads, or key/value groups with their query heads. query_heads: query heads,
-    equally many of each group. block: whole blocks. hidden: channels of the residual stream.
+    the same number in each group. block: whole blocks. hidden: channels of the residual stream.
     """
     layout, config = layout_of(model), model.config
     kinds = [*places_of(model)]
     shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if "attention" in kinds and shared < config.num_attention_heads:
         kinds.append("query_heads")
-    # All blocks, and all channels, are units of one site, so allocators and plans need no special case.
-    if not getattr(config, "scale_attn_by_inverse_layer_idx", False):  # GPT-2: a block's index matters
+    # All blocks (and all channels) are units of one site, so allocators and plans need no special case.
+    if not getattr(config, "scale_attn_by_inverse_layer_idx", False):  # GPT-2 may scale by the block's index
         kinds.append("block")
     if layout.norms:
         kinds.append("hidden")
@@ -115,18 +115,18 @@ def site_kinds(model: PreTrainedModel) -> list[str]:
 
 
 def head_channels(config: PreTrainedConfig) -> int:
-    """Return the channels of one head."""
+    """Return the number of channels of one head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def is_skipped(model: PreTrainedModel, kind: str, path: str) -> bool:
-    """Return whether a block has no units of this kind left from an earlier cut."""
+    """Return whether an earlier cut left no units of this kind in a block."""
     consumer = places_of(model)[PLACE_OF_KIND[kind]].consumer
     return axis_length(model, f"{path}.{consumer}", output=False) == 0
 
 
 def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
-    """Make a site of a block. Read its members and unit count from the block's modules."""
+    """Make one site of a block. Its members and number of units are read from the block's modules."""
     place = places_of(model)[PLACE_OF_KIND[kind]]
     consumer, unit = f"{path}.{place.consumer}", unit_of(model, kind, path)
     span, dim = unit.spans[unit.own], axis(model.get_submodule(consumer), output=False)
@@ -155,11 +155,11 @@ def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
 
 @dataclass(frozen=True)
 class Unit:
-    """What one unit of a site is, in the letters of `cfsp.model.families`.
+    """The parts of one unit of a site, in the letters of `cfsp.model.families`.
 
-    own: the letter of its channels at the consumer's input. spans: letter -> its places on an axis; what has
-    another letter does not go with it.
-    counted: what the counts of a layout lose with it. groups: see `Site`.
+    own: the letter of its channels at the consumer's input. spans: letter -> number of places on an axis;
+    places of other letters are not removed with the unit.
+    counted: the counts of a layout that shrink with it. groups: see `Site`.
     """
 
     own: str
@@ -169,7 +169,7 @@ class Unit:
 
 
 def unit_of(model: PreTrainedModel, kind: str, path: str) -> Unit:
-    """What a neuron, a key/value group or a query head of one block is."""
+    """Return the parts of one neuron, key/value group or query head of a block."""
     if PLACE_OF_KIND[kind] == "mlp":
         return Unit("n", {"n": 1}, frozenset({"width"}))
     place, head_dim = places_of(model)["attention"], head_channels(model.config)
@@ -187,7 +187,7 @@ def unit_of(model: PreTrainedModel, kind: str, path: str) -> Unit:
 def axis_members(
     model: PreTrainedModel, name: str, runs: Sequence[str], unit: Unit, units: int
 ) -> Iterator[Member]:
-    """A producer's runs of places that go with the units; those that stay come last on the axis."""
+    """Yield a member for each of a producer's runs that belong to the units. Other runs come last."""
     module, offset = model.get_submodule(name), 0
     dim, has_bias = axis(module, output=True), bias_of(module) is not None
     for run in runs:

@@ -1,4 +1,4 @@
-"""Parameter count: what a model has while cuts are held as gates, and what other widths would leave."""
+"""Parameter count: count the parameters of a model that gates cut, and predict the count at other widths."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cfsp.model.views import left_places
 from cfsp.model.weights import weight_of
 
 AxisShares = Mapping[tuple[str, int], float]
-"""(module, dim) -> share of what is left of the axis that stays; (block, -1): of the block."""
+"""(module, dim) -> fraction of the axis's remaining places that stays; (block, -1): of the block."""
 
 
 class ParameterCount:
-    """Counts the parameters that are left of a model, and predicts how many other widths would leave.
+    """Counts the remaining parameters of a model, and predicts the count for other widths.
 
-    Exact also where sites share weights: a weight keeps the product of its axes' shares.
+    The count is exact even if sites share weights: a weight keeps the product of its axes' fractions.
 
-    sites: with all of their units. masks: what is left of the axes of the model's weights.
+    sites: with all of their units. masks: the remaining places on the axes of the model's weights.
     """
 
     def __init__(self, model: PreTrainedModel, sites: Sequence[Site], masks: Masks):
@@ -32,7 +32,7 @@ class ParameterCount:
         self._left = {site.name: Remaining(model, site, masks).units for site in sites}
 
     def parameters(self, widths: Mapping[str, int]) -> float:
-        """Parameters of the model if its sites had these widths; the others keep what is left of them."""
+        """Return the model's number of parameters if sites had these widths. Other sites keep theirs."""
         shares = self._axis_shares(widths)
         total, seen = 0.0, set()
         for path, module in self.model.named_modules():
@@ -67,7 +67,7 @@ class ParameterCount:
         return weight_of(self.model.get_submodule(path)).shape[dim] if mask is None else int(mask.sum())
 
     def _numel(self, path: str, module: nn.Module, name: str, weight: Tensor, shares: AxisShares) -> float:
-        """What is left of one parameter."""
+        """Return the number of remaining elements of one parameter."""
         output = int(isinstance(module, Conv1D))
         axes = {"weight": range(weight.dim()), "bias": [output]}.get(name, [])
         if name == "bias":
@@ -84,13 +84,13 @@ class ParameterCount:
 
 
 def site_parameters(model: PreTrainedModel, sites: Sequence[Site]) -> int:
-    """The parameters that would go with all units of all sites."""
+    """Return the number of parameters that are removed with all units of all sites."""
     count = ParameterCount(model, sites, {})
     return round(count.parameters({}) - count.parameters({site.name: 0 for site in sites}))
 
 
 def count_parameters(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, int]:
-    """Parameters of the sites (what goes with all of their units), of all blocks, of the model.
+    """Return the number of parameters of the sites (removed with all units), of all blocks, of the model.
 
     A tied weight counts once.
     """

@@ -1,4 +1,4 @@
-"""Costs: multiply-accumulates (MACs) of a forward pass, and the time that work takes."""
+"""Costs: the multiply-accumulates (MACs) of a forward pass, and the time of a function call."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from transformers import PreTrainedModel
 
 @torch.no_grad()
 def macs(model: PreTrainedModel, tokens: int) -> float:
-    """Count the MACs of one forward pass over one sequence."""
+    """Return the number of MACs of one forward pass over one sequence."""
     ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
     attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # plain products, which every version of the counter counts
+    model.set_attn_implementation("eager")  # its matrix products are counted by every torch version
     try:
         with FlopCounterMode(display=False) as counter:
             model(input_ids=ids, use_cache=False)
@@ -25,7 +25,7 @@ def macs(model: PreTrainedModel, tokens: int) -> float:
 
 
 def seconds_of(work: Callable[[], None], device: torch.device) -> float:
-    """Return how long `work` takes, by the device's own clock."""
+    """Return the seconds that `work` takes, by the device's own clock."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record(torch.cuda.current_stream(device))

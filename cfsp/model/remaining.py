@@ -1,4 +1,4 @@
-"""Remaining: which places of a site's weights stay while some cuts are held as gates."""
+"""Remaining: the places of a site's weights that are left while cuts are held as gates."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from cfsp.model.views import learned_weights
 
 
 class Remaining:
-    """What is left of one site: masks over its units, its channels and its learned weights.
+    """Masks of what is left of one site: over its units, its channels and its learned weights.
 
-    site: as it was found, with all of its units. masks: what is left of the axes of the model's weights.
+    site: with all of its original units. masks: the remaining places on the axes of the model's weights.
     """
 
     def __init__(self, model: nn.Module, site: Site, masks: Masks):
@@ -34,7 +34,7 @@ class Remaining:
     def learned(self) -> Tensor:
         """Whether each place of each learned weight is left. [sum over weights of units * span], bool
 
-        Where units are blocks, each has one place on every weight.
+        If units are blocks, each block has one place on every weight.
         """
         rows = learned_weights(self.model, self.site)
         if self.site.units_are_blocks:
@@ -42,7 +42,7 @@ class Remaining:
         return torch.cat([self.places(member) for _, member in rows])
 
     def places(self, member: Member) -> Tensor:
-        """Whether each place of the units on the member's axis is left. [units * span of the member], bool"""
+        """Return whether each place of the units on a member's axis is left. [units * member span], bool"""
         mask = self.masks.get((member.module, member.dim))
         places = member.places(range(self.site.units))
         return torch.ones(len(places), dtype=torch.bool) if mask is None else mask[places]

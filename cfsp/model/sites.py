@@ -1,4 +1,4 @@
-"""Sites: the places of a model where whole units can go, and how their weights are laid out.
+"""Sites: the places of a model where whole units can be removed, and the layout of their weights.
 
 Site "model.layers.3.attention" (4 units, 2 query heads of 16 channels each in a group)
 
@@ -21,9 +21,9 @@ Masks = Mapping[tuple[str, int], Tensor]
 
 @dataclass(frozen=True)
 class Member:
-    """One axis of one weight that a site owns: unit u has the `span` places from `offset + u * span` on.
+    """One axis of one weight that a site owns. Unit u has the `span` places from `offset + u * span` on.
 
-    bias: whether the module's bias lies along this axis too, so that its places go with the unit.
+    bias: whether the module's bias lies along this axis too, so that its places are removed with the unit.
     """
 
     module: str
@@ -55,7 +55,7 @@ def kind_of(site: str) -> str:
 
 
 class OfKind:
-    """What is meant by the kind of a site, for all that have one: sites, views of them, edits.
+    """The meaning of a site's kind, for everything that has one: sites, views of them, edits.
 
     The kinds are mlp, attention, query_heads, block and hidden; see `cfsp.model.find_sites.site_kinds`.
     """
@@ -64,7 +64,7 @@ class OfKind:
 
     @property
     def units_are_neurons(self) -> bool:
-        """Whether a unit is a neuron of an MLP, which is what a block adds last to the residual stream."""
+        """Whether a unit is a neuron of an MLP, the last part of a block that adds to the residual stream."""
         return self.kind == "mlp"
 
     @property
@@ -90,7 +90,7 @@ class OfKind:
 
 @dataclass(frozen=True)
 class Site(OfKind):
-    """A place where whole units can go.
+    """A place where whole units can be removed.
 
     block: the block's index; None for a site that belongs to no single block.
     blocks: path of the block that it is in; if the units are blocks, the paths of all blocks.

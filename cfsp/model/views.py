@@ -16,8 +16,8 @@ from cfsp.model.weights import weight_of
 def unit_weights(model: nn.Module, site: Site) -> Iterator:
     """Yield the weights that belong to a site's units, each once.
 
-    If the units are places on an axis: (weight, member) pairs. If they are blocks: for each parameter a
-    list with that of every block, None where a block lacks it.
+    If the units are places on an axis, it yields (weight, member) pairs. If they are blocks, it yields one
+    list per parameter: the parameter of every block, or None if a block lacks it.
     """
     if site.units_are_blocks:
         blocks = [dict(model.get_submodule(path).named_parameters()) for path in site.blocks]
@@ -33,7 +33,7 @@ def unit_weights(model: nn.Module, site: Site) -> Iterator:
 
 
 def learned_weights(model: nn.Module, site: Site) -> Iterator:
-    """Yield `unit_weights` without the embeddings and the head, whose gradients would be too large."""
+    """Yield `unit_weights` without the embeddings and the head, whose gradients take too much memory."""
     ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
     frozen = {id(module.weight) for module in ends if module is not None}
     for row in unit_weights(model, site):
@@ -53,11 +53,11 @@ def unit_cost(model: nn.Module, site: Site) -> int:
 
 
 class UnitView(OfKind):
-    """The weights of one site, units first, in float32: what a criterion sees of a model.
+    """The weights of one site in float32, units first. A criterion sees only this part of a model.
 
     masks: the places that are left on the axes while cuts are held as gates.
     units: number of units left.
-    weights: module -> weight to use instead of its own (a consumer's refitted weight).
+    weights: module -> weight to use instead of the module's own (a consumer's refitted weight).
     groups: number of equal runs of units that keep equal numbers.
     """
 
@@ -98,7 +98,7 @@ class UnitView(OfKind):
         return [self._weight(member) for member in self._site.consumers]
 
     def members(self) -> list[Tensor]:
-        """Producers, then consumers. Each [units, member span, inputs or outputs]"""
+        """Return the producers, then the consumers. Each [units, member span, inputs or outputs]"""
         return self.producers() + self.consumers()
 
     def totals(self, function: Callable[[Tensor], Tensor]) -> Tensor:
@@ -115,7 +115,7 @@ class UnitView(OfKind):
         return reduce(add, (function(self._weight(member)).flatten(1).sum(1) for member in members))
 
     def _weight(self, member: Member) -> Tensor:
-        """What is left of one weight, in float32. [units, member span, the other axis]"""
+        """Return the remaining places of one weight, in float32. [units, member span, the other axis]"""
         own = weight_of(self._model.get_submodule(member.module)).detach()
         weight = self._weights.get(member.module, own).movedim(member.dim, 0)
         rows = weight[left_places(member, self._site.units, self._masks).to(weight.device)].float()
@@ -126,7 +126,7 @@ class UnitView(OfKind):
 
 
 def left_places(member: Member, units: int, masks: Masks) -> Tensor:
-    """Return the places of a member's units that are left on its axis. [places], whole numbers"""
+    """Return the indices of a member's places that are left on its axis. [places], integers"""
     places = torch.arange(member.offset, member.offset + units * member.span)
     mask = masks.get((member.module, member.dim))
     return places if mask is None else places[mask[places]]

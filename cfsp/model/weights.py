@@ -1,4 +1,4 @@
-"""Weights: what a module computes with, as tensors. PyTorch declares every attribute as tensor or module."""
+"""Weights and biases of a module, typed as tensors. PyTorch types every attribute as tensor or module."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """The weight of a layer, in the layer's own shape [its axes]. Raises TypeError if it has none."""
+    """Return the weight of a layer, in the layer's own shape [its axes]. Raises TypeError if it has none."""
     weight = module.weight
     if not isinstance(weight, Tensor):
         raise TypeError(f"{type(module).__name__}.weight is a {type(weight).__name__}; expected a tensor")
@@ -14,6 +14,6 @@ def weight_of(module: nn.Module) -> Tensor:
 
 
 def bias_of(module: nn.Module) -> Tensor | None:
-    """The bias of a layer [outputs], None if it has none."""
+    """Return the bias of a layer [outputs], None if it has none."""
     bias = getattr(module, "bias", None)
     return bias if isinstance(bias, Tensor) else None

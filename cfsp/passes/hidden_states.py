@@ -1,4 +1,4 @@
-"""Hidden states: where those between two blocks are kept: in memory, on the host or on disk."""
+"""Hidden states: store those between two blocks in memory, on the host or on disk."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cfsp.checks import check_choice
 from cfsp.storage.atomic import reserve
 
 PLACES = ("memory", "host", "disk")
-"""Where hidden states can be kept: on the device that made them, in the host's memory, in files."""
+"""Where to store hidden states: on the device that computed them, in the host's memory, in files."""
 
 
 class Store:
-    """Keeps tensors in one place. folder: for the files of "disk", which are read as they are used."""
+    """Stores tensors in one place. folder: for the files of "disk", which are mapped into memory."""
 
     def __init__(self, place: str, folder: Path | None = None) -> None:
         self.place, self.folder = place, folder
 
     def keep(self, tensor: Tensor, name: str, old: Tensor | None = None) -> Tensor:
-        """Keep a tensor [any axes]: "memory" as it is, the others a copy. name: of its file.
+        """Return the stored tensor [any axes]: in "memory" the tensor itself, elsewhere a copy.
 
-        old: kept under this name before, and overwritten if it has the same shape and dtype.
+        name: of its file. old: the tensor of this name; it is overwritten if shape and dtype are the same.
         """
         if self.place == "memory":
             return tensor
@@ -40,7 +40,7 @@ class Store:
             return torch.empty(like.shape, dtype=like.dtype)
         assert self.folder is not None, "a store on disk has one"
         path = self.folder / f"{name}.bin"
-        path.unlink(missing_ok=True)  # a tensor that is still mapped to it stays whole
+        path.unlink(missing_ok=True)  # a tensor that is still mapped to the file keeps its values
         reserve(path, like.nbytes)
         room = torch.from_file(str(path), shared=True, size=like.numel(), dtype=like.dtype)
         return room.view(like.shape)
@@ -48,9 +48,9 @@ class Store:
 
 @contextmanager
 def storing(place: str, folder: Path | None = None) -> Iterator[Store]:
-    """Open a store for a while.
+    """Yield a store, and delete its files afterwards.
 
-    folder: for its files, and deleted with them afterwards; None: a temporary one under $TMPDIR.
+    folder: for the files, deleted with them; None: a temporary folder under $TMPDIR.
 
     Raises:
         ValueError: an unknown place.
@@ -68,9 +68,9 @@ def storing(place: str, folder: Path | None = None) -> Iterator[Store]:
 
 
 class States:
-    """A tensor for each batch, [batch, tokens, hidden], whose rows can be taken in any order.
+    """Hidden states of all batches, [batch, tokens, hidden] each. Rows can be read in any order.
 
-    sizes: rows of each batch. Rows are numbered through, from the first batch to the last.
+    sizes: number of rows of each batch. Row indices run on from batch to batch.
     """
 
     def __init__(self, store: Store, name: str, sizes: Sequence[int]) -> None:
@@ -82,11 +82,11 @@ class States:
         return len(self._batches)
 
     def __getitem__(self, rows: Sequence[int]) -> Tensor:
-        """The states of these rows. [rows, tokens, hidden]"""
+        """Return the states of these rows. [rows, tokens, hidden]"""
         return torch.stack([self._batches[number][row] for number, row in (self._at[one] for one in rows)])
 
     def put(self, number: int, states: Tensor) -> None:
-        """Replace those of one batch."""
+        """Replace the states of one batch."""
         old = self._batches.get(number)
         self._batches[number] = self._store.keep(states, f"{self._name}.{number}", old)
 

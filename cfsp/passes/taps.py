@@ -1,4 +1,4 @@
-"""Taps: hear what modules of a block give, or let them give something else."""
+"""Taps: record or replace the outputs of modules in a block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 @contextmanager
 def tapped(block: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Hear what these modules of a block give: path ("" is the block itself) -> the last output."""
+    """Yield the last outputs of these modules of a block: path ("" is the block itself) -> output."""
     heard: dict[str, Any] = {}
 
     def hear(path: str, module: nn.Module, args: tuple, output: Any) -> None:
@@ -28,7 +28,7 @@ def tapped(block: nn.Module, paths: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 @contextmanager
 def forced(block: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let these modules of a block give these values instead. path -> [batch, tokens, outputs]"""
+    """Replace the outputs of these modules of a block. values: path -> [batch, tokens, outputs]"""
 
     def force(value: Tensor, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return value.to(output).view_as(output)  # OPT's MLP works on [batch * tokens, hidden]

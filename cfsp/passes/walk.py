@@ -1,8 +1,8 @@
-"""Walk: all batches on their way through the blocks of a model, one block after the other.
+"""Walk: run all batches through the blocks of a model, one block after the other.
 
-The model's own forward makes every block's arguments: the blocks that are done are passed over, the last
-of them gives the states that are kept, and the next one runs. So a block costs its own time, whatever its
-number, nothing of a family's code is written again, and only hidden states are held.
+The model's own forward computes the arguments of a block. It skips the blocks that are done: the last of
+them returns the stored hidden states, and the next block runs. So each block costs only its own time, no
+code of a family is repeated, and only hidden states are stored.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from cfsp.passes.taps import tapped
 
 
 class Walk:
-    """Where all batches stand. `walking` makes one.
+    """The position of all batches in a model. `walking` makes one.
 
-    at: the index of the block that they reach next.
-    states: what enters that block. Nothing is kept of what enters the first one before `take` asks for it.
-    rows: the numbers of each batch's rows, counted through from the first batch to the last.
+    at: index of the next block.
+    states: the input of the next block. That of the first block is stored only when `take` reads it.
+    rows: the row indices of each batch; they run on from batch to batch.
     """
 
     def __init__(self, model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], store: Store) -> None:
@@ -51,9 +51,9 @@ class Walk:
 
     @contextmanager
     def resumed(self, first: int = 0) -> Iterator[None]:
-        """Let forward passes, over the batches from `first` on and in order, begin at block `at`."""
+        """Make forward passes begin at block `at`. They must take the batches in order, from `first` on."""
         passed = [self.model.get_submodule(path) for path in self.blocks[: self.at]]
-        theirs = [vars(block).get("forward") for block in passed]  # of accelerate's hooks, say
+        theirs = [vars(block).get("forward") for block in passed]  # set by accelerate's hooks, for example
         rows = cycle(chain.from_iterable(self.rows[first:]))
         try:
             for number, block in enumerate(passed):
@@ -69,7 +69,7 @@ class Walk:
 
     @torch.no_grad()
     def run(self, number: int) -> None:
-        """Take one batch through block `at`, for hooks to see."""
+        """Run one batch through block `at`, for the hooks that are attached."""
         handle = self.block.register_forward_hook(stop)
         try:
             with self.resumed(number):
@@ -79,9 +79,9 @@ class Walk:
 
     @torch.no_grad()
     def advance(self, taps: Sequence[str] = ()) -> dict[str, States]:
-        """Take all batches through block `at`, as it is now.
+        """Run all batches through block `at`, as it is now, and move on to the next block.
 
-        -> path of a module in the block, out of `taps` -> what it gave, in the shape of hidden states
+        taps: paths of modules in the block. -> path -> the module's outputs, in the shape of hidden states
         """
         heard = {path: self._room(path) for path in taps}
         with tapped(self.block, ["", *taps]) as given:
@@ -97,17 +97,17 @@ class Walk:
         return heard
 
     def take(self, rows: Sequence[int]) -> Tensor:
-        """What enters block `at`, of these rows, on the model's device. [rows, tokens, hidden]"""
+        """Return the input of block `at` for these rows, on the model's device. [rows, tokens, hidden]"""
         if not self.states:
             for number, batch in enumerate(self.batches):
                 self.states.put(number, states_in(*self._called(batch)))
         return self.states[rows].to(self.model.device)
 
     def call(self, block: nn.Module, rows: Sequence[int]) -> Tensor:
-        """What a copy of block `at` in float32 makes of these rows, with gradients. [rows, tokens, hidden]
+        """Return the output of a float32 copy of block `at` for these rows. [rows, tokens, hidden]
 
-        The batches have no attention mask and rows of one length (padding stands on the right, where no
-        token that counts sees it), so that all else that a block gets depends on the shape alone.
+        Gradients flow. Batches must have no attention mask and rows of one length; padding is on the right,
+        where no real token attends to it. So the block's other arguments depend only on the shape.
         """
         hidden = self.take(rows)
         shape = hidden.shape[:2]
@@ -119,7 +119,7 @@ class Walk:
 
     @torch.no_grad()
     def _called(self, batch: Mapping[str, Tensor]) -> tuple[tuple, dict]:
-        """With what the model calls block `at`."""
+        """Return the arguments with which the model calls block `at`."""
         calls: list[tuple[tuple, dict]] = []
 
         def hear(module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -145,10 +145,10 @@ def walking(
     place: str = "memory",
     folder: Path | None = None,
 ) -> Iterator[Walk]:
-    """Walk through a model in eval mode; its modes are restored afterwards, and no hidden states are left.
+    """Yield a walk through a model in eval mode. Restore the modes and delete the states afterwards.
 
-    place: keep the states in "memory", on the model's device, on the "host" or on "disk", in a temporary
-    folder or in one that is given and deleted afterwards.
+    place: store the states in "memory", on the model's device, on the "host" or on "disk".
+    folder: for the files of "disk", deleted afterwards; None: a temporary folder.
 
     Raises:
         ValueError: an unknown place; a batch that is malformed or masks every token.
@@ -162,7 +162,7 @@ def walking(
 
 
 def passing(as_tuple: bool, states: States | None, rows: Iterator[int]) -> Callable:
-    """What stands in for a block that is done: it gives the states of the next rows, or its input."""
+    """Return a forward for a block that is done. It returns the states of the next rows, or its input."""
 
     def forward(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor]:
         output = hidden_states
@@ -174,7 +174,7 @@ def passing(as_tuple: bool, states: States | None, rows: Iterator[int]) -> Calla
 
 
 def float32(value: Any) -> Any:
-    """The same arguments, every floating tensor in float32."""
+    """Return the same arguments with every floating-point tensor in float32."""
     if isinstance(value, Tensor):
         return value.float() if value.is_floating_point() else value
     if isinstance(value, tuple | list):

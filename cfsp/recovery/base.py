@@ -21,7 +21,7 @@ from cfsp.training.base import Change
 
 @dataclass(frozen=True)
 class Setting:
-    """The input of a recovery. folder: for its checkpoints; follow: is called with the numbers of a step."""
+    """The input of a recovery. folder: for checkpoints. follow: called with the values of each step."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Recovered:
-    """The trained model; how it was trained and at what cost, as JSON data; the adapters, if not merged."""
+    """The trained model. training: how and at what cost, as JSON data. adapters: None if merged."""
 
     model: PreTrainedModel
     training: dict[str, Any] | None = None
@@ -41,7 +41,7 @@ class Recovered:
 
 
 class Recovery(Checked, ABC):
-    """Trains a pruned model. Knows of the surgery what its `Change` says, and nothing else."""
+    """Trains a pruned model. It knows the surgery only by its `Change`."""
 
     trains: bool = True
     """Whether it trains at all, so that a killed run has something to continue."""
@@ -50,7 +50,7 @@ class Recovery(Checked, ABC):
     """Whether it needs the dense model beside the pruned one."""
 
     keeps_apart: bool = False
-    """Whether the weights that it trained are saved in their own files beside the model."""
+    """Whether its trained weights are saved in their own files beside the model."""
 
     def reads(self) -> Sequence[Text]:
         """Return the texts that it trains on."""
@@ -60,9 +60,9 @@ class Recovery(Checked, ABC):
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
     ) -> Any:
-        """Read the data and check everything that can be checked before anything costly runs.
+        """Read the data. Check everything that can be checked before anything costly runs.
 
-        statistics: names of what calibration will measure. Raises ValueError with what would be accepted.
+        statistics: names of the statistics to be measured. Raises ValueError with what would be accepted.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Fine-tuning on Hugging Face's Trainer: any parameters for any objective on any examples."""
+"""Fine-tuning with Hugging Face's Trainer: any parameters, any objective, any examples."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from cfsp.training.trainer import LossTrainer, outcome
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Recovery):
-    """Train `parameters` for an `objective` on `data`.
+    """Trains `parameters` for an `objective` on `data`.
 
-    A run that was killed goes on from its last checkpoint, in setting.folder.
+    A killed run resumes from its last checkpoint in setting.folder.
     """
 
     parameters: Parameters
@@ -78,7 +78,7 @@ class Finetune(Recovery):
         return split
 
     def run(self, setting: Setting, examples: Split) -> Recovered:
-        """Train from the last whole checkpoint in setting.folder, or from the start.
+        """Train from the last complete checkpoint in setting.folder, or from the start.
 
         Raises:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
@@ -88,10 +88,10 @@ class Finetune(Recovery):
         if device.type == "cuda":
             torch.cuda.set_device(device)
         reset_peak(str(device))
-        set_seed(self.seed)  # whatever was drawn before: adapters and batches depend on the seed alone
+        set_seed(self.seed)  # adapters and batches depend only on the seed
         arguments = self.training.for_trainer(setting.folder, device, self.seed, bool(examples.held_out))
         grads = [weight.requires_grad for weight in setting.model.parameters()]
-        use_cache = setting.model.config.use_cache  # the Trainer turns it off; a saved config would say so
+        use_cache = setting.model.config.use_cache  # the Trainer turns it off, and the config is saved
         module, notes = self.parameters.attach(setting.model, setting.change)
         trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
         module, training = self.train(module, setting, examples, arguments)
@@ -115,7 +115,7 @@ class Finetune(Recovery):
     def train(
         self, module: nn.Module, setting: Setting, examples: Split, arguments: TrainingArguments
     ) -> tuple[nn.Module, dict[str, Any]]:
-        """Train a module whose trainable weights are marked. -> it, whole, and what training came to"""
+        """Train the weights that require gradients. -> the module, unsharded, and the training's outcome"""
         shape = outline(module) if self.training.sharded else None
         dense = None if setting.dense is None else setting.dense.to(arguments.device)  # pyright: ignore[reportArgumentType]  # decorated without its self
 
@@ -124,7 +124,7 @@ class Finetune(Recovery):
         ) -> Tensor:
             return self.objective.loss(model, inputs, dense, setting.change, labels_in_step)
 
-        with environment_kept():  # accelerate leaves its choices there, for the next one to find
+        with environment_kept():  # accelerate writes settings there, which the next Trainer would read
             trainer = LossTrainer(
                 loss=loss,
                 follow=setting.follow,

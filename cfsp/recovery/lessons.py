@@ -1,4 +1,4 @@
-"""Lessons: what a sub-layer of a pruned block is to learn from the dense block, and how far off it is."""
+"""Lessons: the target and the error of a sub-layer in a pruned block that learns from the dense block."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from cfsp.passes.taps import forced, tapped
 from cfsp.passes.walk import Walk
 
 ORDER = ("attention", "mlp")
-"""Sub-layers in the order in which they learn."""
+"""Kinds of sub-layers, in the order of training."""
 
 
 @dataclass(frozen=True)
 class Goals:
-    """What a dense block gave, for the block that the walk `pruned` has come to, which is to learn it.
+    """Outputs of a dense block, as targets for the next block of the walk `pruned`.
 
-    counted: which tokens are no padding [rows, tokens]. left: what left the dense block; outputs: kind of
-    sub-layer -> what that gave. added: the mean square of what the block added to the stream. apart:
-    sub-layers are compared by what they give themselves, not by what then leaves the block.
+    counted: which tokens are not padding [rows, tokens]. left: the dense block's outputs. outputs: kind of
+    sub-layer -> its outputs. added: the mean square of the block's change of the residual stream. apart:
+    compare the outputs of the sub-layers, not those of the block.
     """
 
     pruned: Walk
@@ -48,8 +48,8 @@ class Goals:
         kinds: Sequence[str],
         apart: bool,
     ) -> Goals:
-        """Take the dense model's walk through its next block, for these kinds of sub-layers to learn."""
-        after = ORDER[ORDER.index(kinds[0]) + 1 :] if kinds else ()  # what is forced while the first learns
+        """Advance the dense model's walk by one block. Return the targets for these kinds of sub-layers."""
+        after = ORDER[ORDER.index(kinds[0]) + 1 :] if kinds else ()  # forced while the first one learns
         heard = kinds if apart else [kind for kind in after if kind in places]
         paths = {kind: places[kind].consumer for kind in heard}
         with adding(dense, counted) as added:
@@ -60,7 +60,7 @@ class Goals:
 
 @dataclass
 class Mean:
-    """Of values that come in pieces."""
+    """A running mean of values that arrive in parts."""
 
     total: float = 0.0
     count: int = 0
@@ -76,7 +76,10 @@ class Mean:
 
 @contextmanager
 def adding(walk: Walk, counted: Tensor) -> Iterator[Mean]:
-    """The mean square of what the walk's next block adds to its batches, in order, over tokens that count."""
+    """Yield the mean square of the change that the walk's next block makes, over tokens that count.
+
+    The batches must pass in order.
+    """
     squares, batches = Mean(), iter(walk.rows)
 
     def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
@@ -91,7 +94,7 @@ def adding(walk: Walk, counted: Tensor) -> Iterator[Mean]:
 
 
 class Lesson:
-    """One sub-layer, in a copy of its block in float32 of which nothing else learns."""
+    """One sub-layer to train, in a float32 copy of its block. Nothing else in the copy is trained."""
 
     def __init__(self, goals: Goals, kind: str) -> None:
         self.goals, self.kind, self.pruned, self.counted = goals, kind, goals.pruned, goals.counted
@@ -111,14 +114,14 @@ class Lesson:
         self.unit = goals.added if not goals.apart else self.mean_square()
 
     def mean_square(self) -> float:
-        """Of the goal, over the tokens that count."""
+        """Return the mean square of the target over the tokens that count."""
         squares = Mean()
         for rows in self.pruned.rows:
             squares.add(self.goal[rows][self.counted[list(rows)]].double().square())
         return squares.mean
 
     def error(self, rows: Sequence[int]) -> Tensor:
-        """Mean squared error over the tokens of these rows, in units of what the dense model has. []"""
+        """Return the mean squared error on these rows, in units of the dense model's mean square. []"""
         device = self.pruned.model.device
         given = {path: output[rows].to(device) for path, output in self.given.items()}
         with forced(self.block, given), tapped(self.block, [self.read] if self.read else []) as heard:
@@ -130,7 +133,7 @@ class Lesson:
 
     @torch.no_grad()
     def judge(self, first: int) -> float:
-        """The error over all tokens of the rows from the first one on."""
+        """Return the mean error over the tokens of all rows from index `first` on."""
         batches = [range(max(rows.start, first), rows.stop) for rows in self.pruned.rows]
         batches = [list(rows) for rows in batches if rows]
         counts = [self.counted[rows].sum().item() for rows in batches]
@@ -138,13 +141,13 @@ class Lesson:
         return sum(errors) / sum(counts)
 
     def learned(self) -> dict[str, Tensor]:
-        """Name -> weight as it is [its axes], rounded to the dtype that it has in the model."""
+        """Return name -> a copy of the weight [its axes], rounded to its dtype in the model."""
         dtypes = {name: weight.dtype for name, weight in self.original.named_parameters()}
         return {name: weight.detach().to(dtypes[name], copy=True) for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def put(self, values: Mapping[str, Tensor], first: int) -> float:
-        """Give the model, and the copy, these weights. -> what `judge` then says"""
+        """Copy these weights into the model and the float32 block. -> the error by `judge`"""
         for name, value in values.items():
             self.weights[name].copy_(value)
             self.original.get_parameter(name).copy_(value)

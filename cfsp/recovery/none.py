@@ -12,14 +12,14 @@ from cfsp.recovery.base import Recovered, Recovery, Setting
 
 @dataclass(frozen=True)
 class NoRecovery(Recovery):
-    """Nothing is trained."""
+    """Trains nothing."""
 
     trains = False
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
     ) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def run(self, setting: Setting, examples: None) -> Recovered:
         return Recovered(setting.model)

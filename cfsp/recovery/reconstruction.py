@@ -1,4 +1,4 @@
-"""Local reconstruction: sub-layer by sub-layer, what is left learns to give what was there."""
+"""Local reconstruction: train one sub-layer after the other to reproduce the dense outputs."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ Note = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction(Recovery):
-    """Tune each sub-layer alone: min over its weights of E |f(x) - t|², block by block, without labels.
+    """Tunes each sub-layer alone: min over its weights of E |f(x) - t|², block by block, without labels.
 
-    Its weights are those of its linear layers. Norms stay as they are: the scale of one that stands before
-    a linear layer is in what that layer can learn.
+    It tunes the weights of the sub-layer's linear layers. Norms stay the same: a linear layer after a norm
+    can learn the norm's scale.
 
-    x is what enters the block in the pruned model, whose blocks before are tuned already, so that errors
-    do not pile up. Attention and MLP are tuned apart, as Wagner et al. found best (arXiv 2510.14444, whose
-    abstract alone was available; steps and rates are ours). No gradient leaves the block. Errors are in
-    units of the mean square of what the dense model has there.
+    x is the block's input in the pruned model. The blocks before are tuned already, so errors do not
+    accumulate. Attention and MLP are tuned separately, as Wagner et al. found best (arXiv 2510.14444; only
+    the abstract was available, so steps and rates are ours). No gradient leaves the block. Errors are
+    relative to the mean square of the dense model's values.
 
-    target: "stream" compares what leaves the block with what leaves the dense one, in units of what the
-        dense one adds. While attention is tuned, the MLP gives what the dense MLP gives, so attention
-        answers for its own error and those before it, whether the two follow each other or stand side by
-        side. "sublayer" compares what the sub-layer itself gives, the dense one on the dense model's inputs.
+    target: "stream" compares the outputs of the pruned and the dense block, relative to the dense block's
+        change of the residual stream. While attention is tuned, the MLP returns the dense MLP's outputs. So
+        attention corrects only its own error and those before it, also if both run in parallel.
+        "sublayer" compares the sub-layer's outputs with those of the dense one on the dense model's inputs.
     sublayers: "cut" tunes those that lost units, "all" the others too.
-    steps: for each sub-layer, of `batch_size` examples; what no step can reach is not read.
-    evaluate_every: steps between looks at the held-out part. The best weights seen count, those of before
-        the first step among them. patience: looks without better ones before it stops; null: never.
-    hidden_states: where the hidden states of all examples are, in "memory", the host's, or on "disk".
+    steps: for each sub-layer, with `batch_size` examples each. Examples beyond the last step are not read.
+    evaluate_every: steps between evaluations on the held-out part. The best weights are kept; they may be
+        those before the first step. patience: evaluations without a better one before it stops; null: never.
+    hidden_states: where to store the hidden states of all examples: in the host's "memory" or on "disk".
 
-    Weights are tuned in float32 and rounded to the model's dtype. transformers' Trainer is no use here:
-    it wants a model that runs from end to end.
+    Weights are tuned in float32 and rounded to the model's dtype. transformers' Trainer does not fit: it
+    needs a model that runs from end to end.
     """
 
     needs_dense = True
@@ -108,12 +108,12 @@ class Reconstruction(Recovery):
         return Split(train[: self.steps * self.batch_size], held_out, split.lost)
 
     def optimizer(self, weights: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, Any]:
-        """Adam and its schedule. Raises ValueError if transformers has no such scheduler."""
+        """Return Adam and its schedule. Raises ValueError if transformers has no such scheduler."""
         adam = torch.optim.Adam(weights, self.learning_rate)
         return adam, get_scheduler(self.scheduler, adam, self.warmup, self.steps)
 
     def run(self, setting: Setting, examples: Split) -> Recovered:
-        """Tune, from the first block that setting.folder has no weights of.
+        """Tune the model, from the first block without weights in setting.folder on.
 
         Raises:
             ValueError: channels of the residual stream were cut; an error or a gradient is NaN or infinite.
@@ -143,7 +143,7 @@ class Reconstruction(Recovery):
         return Recovered(setting.model, training)
 
     def wanted(self, setting: Setting) -> list[list[str]]:
-        """The kinds of sub-layers to tune in every block that is left."""
+        """Return the kinds of sub-layers to tune in every block that is left."""
         places, teacher = places_of(setting.model), teacher_of(setting)
         dense = block_modules(teacher)
         found = []
@@ -154,12 +154,12 @@ class Reconstruction(Recovery):
                 ours = weight_of(setting.model.get_submodule(f"{path}.{consumer}"))
                 theirs = weight_of(teacher.get_submodule(f"{dense[number]}.{consumer}"))
                 if ours.numel() and (self.sublayers == "all" or ours.shape != theirs.shape):
-                    kinds.append(kind)  # what is gone as a whole has no weights to tune
+                    kinds.append(kind)  # a sub-layer that was removed has no weights to tune
             found.append(kinds)
         return found
 
     def tune(self, setting: Setting, examples: Split, wanted: Sequence[Sequence[str]]) -> list[Note]:
-        """Go through the blocks of both models, side by side. -> what tuning each sub-layer was"""
+        """Tune block by block, with both models in step. -> a note for each tuned sub-layer"""
         train, held_out = examples
         ids, counted = rows_of([*train, *held_out])
         batches = [{"input_ids": part} for part in ids.split(self.batch_size)]
@@ -184,14 +184,14 @@ class Reconstruction(Recovery):
                     for kind in kinds:
                         lesson, before = Lesson(goals, kind), sum(note["steps"] for note in notes)
                         notes.append(self.teach(lesson, len(train), before, setting.follow, shown))
-                        notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # and what led here
+                        notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # with the walks before
                         since = time.perf_counter()
                     keep_block(pruned.block, notes[-len(kinds) :], file)
                 pruned.advance()
         return notes
 
     def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, shown: Task) -> Note:
-        """Tune one sub-layer on the first `examples` rows; the others judge. before: steps of the others."""
+        """Tune one sub-layer on the first `examples` rows; evaluate on the others. before: steps so far."""
         start, curve, looks = time.perf_counter(), [], HeldOutCurve(self.patience)
         first = kept = lesson.learned()
         looks.add(0, lesson.judge(examples))
@@ -204,7 +204,7 @@ class Reconstruction(Recovery):
             if looks.should_stop:
                 break
         after = lesson.put(kept, examples)
-        if after > looks.rows[0]["loss"]:  # rounding to the model's dtype took more than training gave
+        if after > looks.rows[0]["loss"]:  # rounding to the model's dtype cost more than training gained
             after = lesson.put(first, examples)
         best = looks.best
         assert best is not None, "the first look was before the first step"
@@ -223,7 +223,7 @@ class Reconstruction(Recovery):
     def steps_between_looks(
         self, lesson: Lesson, examples: int, shown: Task
     ) -> Iterator[tuple[int, float, float]]:
-        """Take all steps; before each look, give the step, the mean error since the last and the rate."""
+        """Take all steps. At each evaluation, yield the step, the mean error since the last, and the rate."""
         batches = shuffled(examples, self.batch_size, f"{self.seed} {lesson.name}")
         adam, schedule = self.optimizer([*lesson.weights.values()])
         losses: list[float] = []
@@ -238,22 +238,22 @@ class Reconstruction(Recovery):
 
 
 def teacher_of(setting: Setting) -> PreTrainedModel:
-    """The dense model. Raises ValueError if there is none."""
+    """Return the dense model. Raises ValueError if there is none."""
     if setting.dense is None:
         raise ValueError("reconstruction learns from the dense model; expected it beside the pruned one")
     return setting.dense
 
 
 def rows_of(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Tokens, and which of them are no padding, which stands on the right. [rows, tokens] each"""
+    """Return tokens padded on the right, and which of them are not padding. [rows, tokens] each"""
     rows = [torch.tensor(example["input_ids"]) for example in examples]
     sizes = torch.tensor([len(row) for row in rows])
-    ids = pad_sequence(rows, batch_first=True)  # with token 0: nothing that counts sees it
+    ids = pad_sequence(rows, batch_first=True)  # with token 0; no real token attends to it
     return ids, torch.arange(ids.shape[1]) < sizes[:, None]
 
 
 def shuffled(examples: int, size: int, seed: str) -> Iterator[list[int]]:
-    """Full batches of row numbers, epoch after epoch, each in another order."""
+    """Yield full batches of row indices, epoch after epoch, each epoch in another order."""
     dice, order = random.Random(seed), list(range(examples))
     while True:
         dice.shuffle(order)
@@ -262,7 +262,7 @@ def shuffled(examples: int, size: int, seed: str) -> Iterator[list[int]]:
 
 
 def take_step(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: int) -> float:
-    """One step downhill. -> the error before it. Raises ValueError before a NaN reaches the weights."""
+    """Take one optimizer step. -> the error before it. Raises ValueError before a NaN reaches weights."""
     error = lesson.error(rows)
     adam.zero_grad()
     error.backward()
@@ -278,7 +278,7 @@ def take_step(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step
 
 
 def sum_of_notes(notes: Sequence[Note]) -> dict[str, Any]:
-    """What all of the tuning came to. Steps and seconds of the curves run through."""
+    """Return the training data of all notes. Steps and seconds run on from curve to curve."""
     steps, seconds, found = 0, 0.0, {"curve": [], "held_out_curve": []}
     for note in notes:
         name = f"block {note['block']}, {note['kind']}"

@@ -1,4 +1,4 @@
-"""Sections on time: latency, and recovery."""
+"""Sections on time: latency and recovery."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SHAPE = ("batch", "prompt")
 
 
 def by_clock(measures: Sequence[Measure]) -> list[list[Measure]]:
-    """Latencies by all of their protocol but the shape of the input, which panels tell apart."""
+    """Group latencies by their protocol without the input's shape. Each shape has its own panel."""
     groups = defaultdict(list)
     for measure in measures:
         groups[key_of({key: value for key, value in measure.protocol.items() if key not in SHAPE})].append(
@@ -33,7 +33,7 @@ def latency_section(
     names: Mapping[str, str],
     styles: Mapping[str, Look],
 ) -> Section:
-    """Latency against size, and perplexity against the latency of a decoded token of one sequence."""
+    """Plot latency against size, and quality against the latency of decoding one token."""
     figure = latency_by_size(measures, names, styles)
     caption = (
         "Mean over runs of the median round; bars are the range of all rounds. "
@@ -73,7 +73,7 @@ def latency_table(measures: Sequence[Measure], names: Mapping[str, str]) -> Tabl
 
 
 def speed(point: Point, name: str) -> Cell:
-    """A point's mean speed-up; missing where one of its runs has none."""
+    """Return a point's mean speed-up. It is missing if one of the runs has none."""
     metrics = [record.metrics["pruned"].get(name) for record in point.records]
     values = [one.value for one in metrics if one is not None]
     return spread(Spread.of(values)) if len(values) == len(metrics) else MISSING
@@ -86,7 +86,7 @@ def recovery_section(
     names: Mapping[str, str],
     styles: Mapping[str, Look],
 ) -> Section:
-    """A figure per objective and data: losses of others are other quantities."""
+    """Plot recovery curves, one figure per objective and data, because other losses are not comparable."""
     groups = defaultdict(list)
     for record in records:
         config = record.config["recovery"]

@@ -1,4 +1,4 @@
-"""The overview: what the page is made of, what it could not read, what failed."""
+"""The overview: counts, best methods, protocols, unreadable files and failed runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from cfsp.report.runs import minute
 
 @dataclass(frozen=True)
 class Compared:
-    """The records of one study, named and measured. missing: figures that nothing was found for."""
+    """The records of one study with their names and measures. missing: figures without data."""
 
     title: str
     records: Sequence[Record]
@@ -62,7 +62,7 @@ def overview_section(
 
 
 def unmeasured(groups: Sequence[Compared]) -> str:
-    """A sentence for each set of figures that studies lack: for all of them one."""
+    """Return a sentence for each set of missing figures. It names the studies unless all lack the set."""
     lacking: dict[tuple[str, ...], list[str]] = {}
     for group in groups:
         if group.missing:
@@ -75,7 +75,7 @@ def unmeasured(groups: Sequence[Compared]) -> str:
 
 
 def glance_table(groups: Sequence[Compared]) -> Table:
-    """The best method of each asked sparsity and size by everything measured, or why none is the best."""
+    """List the best method of each measure, asked sparsity and size, or the reason why there is none."""
     columns = {
         "study": "the dense model, and what is measured where that takes two",
         "measured": "of what the best is shown",
@@ -98,7 +98,7 @@ def glance_table(groups: Sequence[Compared]) -> Table:
 
 
 def glance_cells(contest: Contest, measure: Measure) -> list[list[Cell]]:
-    """The rest of a row for the best, for each of several equal ones; of one row that says why none is."""
+    """Return the last cells of each best method's row, or of one row with the reason why none is best."""
     runs = number(sum(len(point.records) for point in contest.points), "d")
     lone = share(contest.points[0].removed("model")) if len(contest.points) == 1 else MISSING
     none = [word(f"– ({contest.why_none})"), MISSING, number(measure.dense), lone, runs]
@@ -156,7 +156,7 @@ def code_table(records: Sequence[Record]) -> Table:
 
 
 def code_and_machine(record: Record) -> tuple[str, ...]:
-    """Commit, state, versions and device."""
+    """Return commit, state, versions and device."""
     versions = record.environment.get("versions", {})
     state = "unknown" if record.git is None else ("changed" if record.git["dirty"] else "clean")
     return (

@@ -1,4 +1,4 @@
-"""The page: sections through a template, styles and script inlined."""
+"""The page: render sections with a template, with styles and script inline."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FOLDER = Path(__file__).parent
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """HTML that loads nothing. All that comes out of records is escaped by the template."""
+    """Return HTML that loads no other files. The template escapes all texts from records."""
     templates = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -25,7 +25,7 @@ def page(title: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    names = (f"f{number}" for number in count())  # short: figures say theirs at every mark
+    names = (f"f{number}" for number in count())  # short, because a figure repeats its name at every mark
     return templates.get_template("page.html.j2").render(
         title=title,
         chapters=[(model, [*members]) for model, members in groupby(sections, lambda one: one.model)],

@@ -1,4 +1,4 @@
-"""Paths as pages show them: short, distinct, never absolute."""
+"""Paths on pages: short, distinct, never absolute."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ PART = r"[^\s/'\"<>,;:()\[\]{}=]+"
 ABSOLUTE = re.compile(
     rf"(?:file://|(?<![\w.~…/-]))/(?:{PART}/)+(?P<last>{PART})?|(?<=[='\"])/(?P<only>{PART})"
 )
-"""A path from the root; not the rest of an URL, and not a slash between words."""
+"""A path from the root. It does not match the rest of a URL or a slash between words."""
 
 UNTOLD = re.compile(r"hf|model|models|final|best|last|snapshots|[0-9a-f]{40}")
-"""Names of folders that say nothing about the model in them."""
+"""Names of folders that do not describe the model in them."""
 
 
 def hide_paths(text: str) -> str:
-    """A text whose absolute paths are cut to their last part: who reads a page has another disk."""
+    """Cut absolute paths in a text to their last part, because a page's readers have other disks."""
     return (
         ABSOLUTE.sub(lambda found: f"…/{found['last'] or found['only'] or ''}", text) if "/" in text else text
     )
 
 
 def without_paths(data: Any) -> Any:
-    """JSON data whose absolute paths are cut to their last part."""
+    """Cut absolute paths in JSON data to their last part."""
     if isinstance(data, str):
         return f"…/{data.rstrip('/').rpartition('/')[2]}" if data.startswith("/") else hide_paths(data)
     if isinstance(data, dict):
@@ -34,12 +34,12 @@ def without_paths(data: Any) -> Any:
 
 
 def model_names(paths: Iterable[str]) -> dict[str, str]:
-    """Path or hub id -> the model's name: the last part that says something, and more where two are alike."""
+    """Return path or hub id -> model name: the last descriptive part, and more parts to distinguish names."""
     return distinct_ends({path: told(path) for path in paths})
 
 
 def short_paths(paths: Iterable[str]) -> dict[str, str]:
-    """Path -> its last part, and as many parts before it as tell it from the others."""
+    """Return path -> its last part, with as many parts before it as distinguish it from the others."""
     return distinct_ends({path: parts(path) for path in paths})
 
 
@@ -48,7 +48,7 @@ def parts(path: str) -> list[str]:
 
 
 def told(path: str) -> list[str]:
-    """The parts of a model's path up to its name; a folder of the hub's cache is named after its model."""
+    """Return the parts of a model's path up to its name. The hub's cache names folders after models."""
     found = parts(path)
     end = next((place for place in range(len(found), 0, -1) if not UNTOLD.fullmatch(found[place - 1])), 0)
     kept = found[:end] or found
@@ -56,7 +56,7 @@ def told(path: str) -> list[str]:
 
 
 def distinct_ends(whole: dict[str, Sequence[str]]) -> dict[str, str]:
-    """The shortest end of each that no other has; where whole ones are alike, all parts of the path."""
+    """Return the shortest unique end of each. Equal ones get all parts of the path."""
     longest = max(map(len, whole.values()), default=1)
     found = {}
     for length in range(1, longest + 1):

@@ -1,4 +1,4 @@
-"""Sections on what models can still do: perplexity and zero-shot accuracy."""
+"""Sections on quality: perplexity and zero-shot accuracy."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def zero_shot_section(
 
 
 def chips(measure: Measure) -> dict[str, str]:
-    """What the numbers depend on, without what the heading says and what is off."""
+    """Return the protocol's entries, without the measure in the heading and those that are off."""
     told = {key: value for key, value in measure.protocol.items() if key != "measure" and value is not None}
     return {key: protocol_text(key, value) for key, value in told.items() if value is not False}
 
@@ -78,9 +78,9 @@ def plot(measure: Measure, name: str, names: Mapping[str, str], styles: Mapping[
 
 
 def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:
-    """A row per method and sparsity, the largest sparsity first, the best value of each first.
+    """Return a table with a row per method and sparsity: the largest sparsity first, then the best value.
 
-    The best of an asked sparsity and size stands out, where there is one.
+    The best value of an asked sparsity and size is highlighted, if there is one.
     """
     found = points(measure.records, names)
     found.sort(key=lambda point: (-point.sparsity, rank_of(point, measure)))

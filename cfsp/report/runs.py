@@ -1,4 +1,4 @@
-"""The section with every run."""
+"""The section that lists every run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LAST = {"seconds": "of all stages", "created": "UTC", "code": "commit; + if it w
 
 
 def runs_section(records: Sequence[Record], model: str, section_id: str, names: Mapping[str, str]) -> Section:
-    """A row per record with all its metrics."""
+    """Return a section with a row per record and all its metrics."""
     metrics = metric_columns(records)
     columns = COLUMNS | {name: f"{key[0]}, {key[1]}" for key, name in metrics.items()} | LAST
     rows = [run_row(record, names[record.id], metrics) for record in records]
@@ -33,7 +33,7 @@ def runs_section(records: Sequence[Record], model: str, section_id: str, names: 
 
 
 def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
-    """(metric, protocol) -> heading: the metric's name, numbered where it has several protocols."""
+    """Return (metric, protocol) -> heading: the metric's name, numbered if it has several protocols."""
     keys = {
         (name, key_of(metric.protocol)): None
         for record in records
@@ -76,12 +76,12 @@ def metric_cell(metric: Metric | None) -> Cell:
 
 
 def minute(created: str) -> str:
-    """An ISO time to the minute."""
+    """Return an ISO time, cut to the minute."""
     return created[:16].replace("T", " ")
 
 
 def commit_of(record: Record) -> str:
-    """The commit that a record was made with, and a plus if files differed from it."""
+    """Return the commit that made a record, with a plus if files differed from it."""
     if record.git is None:
         return f"cfsp {record.environment.get('versions', {}).get('cfsp')}"
     return record.git["commit"][:8] + ("+" if record.git["dirty"] else "")

@@ -1,4 +1,4 @@
-"""Sections on what pruning chose: kept widths, and the importance of blocks."""
+"""Sections on the plan: kept widths and the importance of blocks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def widths_section(
 
 
 def importance_section(records: Sequence[Record], model: str, section_id: str) -> Section:
-    """A bar per calibration: other text or other windows, other statistics."""
+    """Plot a bar per calibration, because statistics depend on the text and the windows."""
     groups = defaultdict(list)
     measured = [record for record in records if block_statistics(record)]
     texts = part_texts([record.config for record in measured], "calibration")

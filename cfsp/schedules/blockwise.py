@@ -1,4 +1,4 @@
-"""Blockwise: every block is judged by what reaches it once the blocks before it are cut."""
+"""Blockwise: score each block on the inputs that it gets from the pruned blocks before it."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from cfsp.schedules.targets import check_residual, target_moments
 
 @dataclass(frozen=True, kw_only=True)
 class Blockwise(Schedule):
-    """Widths from the dense model; then, block after block, which units stay, on pruned inputs.
+    """Decides widths in the dense model, then chooses the units block by block on pruned inputs.
 
-    Within a block all sites are judged in one pass, as in the Wanda-sp baseline of FLAP (An et al. 2023,
-    arXiv:2312.11983), which with `allocator=uniform` this is; `apart` judges the MLP by what the cut
-    attention gives it. A compensation's target other than "own" implies it.
+    One pass scores all sites of a block, as in the Wanda-sp baseline of FLAP (An et al. 2023,
+    arXiv:2312.11983); with `allocator=uniform` this is that baseline. With `apart`, the MLP is scored on
+    the output of the cut attention. A compensation's target other than "own" implies `apart`.
 
-    Only hidden states are kept, those before the next block, and of statistics those of one block; an
-    allocator that ranks the units of all sites (global_rank) holds those of all sites.
+    It stores only the hidden states before the next block and the statistics of one block. An allocator
+    that ranks the units of all sites (global_rank) stores the statistics of all sites.
 
-    Cost: one pass for the widths, if the allocator wants statistics; then two passes through each block.
-    For a target one more, of the dense model, and for each site three, one of them dense, instead of one for
-    all: five of a block with one site, eight of one with two.
+    Cost: one pass for the widths, if the allocator needs statistics; then two passes through each block.
+    A target adds one pass of the dense model per block, and takes three passes per site (one of them
+    dense) instead of one for all sites: five for a block with one site, eight with two.
 
-    hidden_states: kept in "memory", on the model's device, on the "host", or on "disk", in a temporary
-        folder.
+    hidden_states: where to store them: in "memory", on the model's device, on the "host", or on "disk", in
+        a temporary folder.
     """
 
     apart: bool = False
@@ -94,7 +94,7 @@ class Blockwise(Schedule):
         batches: Sequence[Mapping[str, Tensor]],
         method: Method,
     ) -> tuple[dict[str, int], dict[str, Any]]:
-        """Units to keep of every site, by the dense model; and what to note of it."""
+        """Return how many units each site keeps, decided in the dense model, and the notes of the plan."""
         sites, criterion, allocator = subject.sites, method.criterion, method.allocator
         state = PartlyCut(subject.model, sites)
         ranked = allocator.ranks or overlap(sites)
@@ -115,7 +115,7 @@ class Blockwise(Schedule):
         widths: Mapping[str, int],
         method: Method,
     ) -> list[Cut]:
-        """Decide the sites of the block that the walks have come to."""
+        """Decide the cuts of the sites in the walks' next block."""
         criterion, compensation = method.criterion, method.compensation
         needs = criterion.needs | compensation.needs
         apart = self.apart or dense is not None

@@ -18,7 +18,7 @@ from cfsp.schedules.partly_cut import PartlyCut
 
 @dataclass(frozen=True, kw_only=True)
 class OneShot(Schedule):
-    """Statistics of the dense model, scores, widths, exact top-k."""
+    """Measures the dense model once, then scores the units, sets the widths and takes the exact top-k."""
 
     def plan(
         self,

@@ -1,4 +1,4 @@
-"""A partly cut model: one as it will be after some cuts, which are held as gates until the one surgery."""
+"""A partly cut model: gates stand for the cuts that are decided, until one surgery applies them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cfsp.statistics.base import STATISTICS
 
 
 class PartlyCut:
-    """A model of which some cuts are decided: what is left of its sites, and what that weighs."""
+    """A model with some cuts decided: the remaining units of its sites, and its number of parameters."""
 
     def __init__(self, model: PreTrainedModel, sites: Sequence[Site], cuts: Iterable[Cut] = ()):
         self.model, self.whole_sites = model, sites
@@ -34,17 +34,17 @@ class PartlyCut:
             if cut.consumer is not None
             for member in site.consumers
         }
-        """Module -> its weight, of consumers that were fitted anew."""
+        """Module -> refitted weight of a consumer."""
         self._count = ParameterCount(model, sites, self.masks)
         self._left = {site.name: self._remaining(site).units for site in sites}
         self.sites = [self._shrunk(site) for site in sites]
-        """The sites with the units that they have left; their members still speak of the whole weights."""
+        """The sites with their remaining units. Their members still refer to the whole weights."""
 
     def has_units(self, site: Site) -> bool:
         return bool(self._left[site.name].any())
 
     def gates(self) -> Gates:
-        """Makes the model compute as if the cuts were done."""
+        """Return gates that make the model compute as if the cuts were applied."""
         gates = {name: torch.zeros(cut.units) for name, cut in self.cuts.items()}
         for name, cut in self.cuts.items():
             gates[name][list(cut.keep)] = 1
@@ -57,28 +57,28 @@ class PartlyCut:
         return Gates(self.model, self.whole_sites, gates, fills, self.weights, biases)
 
     def view(self, site: Site) -> UnitView:
-        """The weights that are left of one of `sites`."""
+        """Return the remaining weights of one of `sites`."""
         return UnitView(self.model, self._whole(site), self.masks, site.units, self.weights, site.groups)
 
     def stat(self, site: Site, stat: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the statistics of the units that are left, each cut down as its class says: [left, ...]."""
+        """Return the statistics of the units left, by each statistic's `of_remaining`. [left, ...]"""
         remaining = self._remaining(site)
         return {name: STATISTICS[name].of_remaining(value, remaining) for name, value in stat.items()}
 
     def after(self, keep: Mapping[str, Sequence[int]]) -> PartlyCut:
-        """The state in which these sites keep only these of their units."""
+        """Return the model with further cuts. keep: site name -> the units that the site keeps."""
         cuts = {site.name: self.cut(site, keep[site.name]) for site in self.sites if site.name in keep}
         return PartlyCut(self.model, self.whole_sites, (self.cuts | cuts).values())
 
     def cost(self, site: Site) -> int:
-        """Parameters that one of the units left takes with it (of blocks: on average)."""
+        """Return the number of parameters that are removed with one remaining unit (blocks: on average)."""
         if not self.cuts:
             return unit_cost(self.model, site)
         fewer = {one.name: one.units for one in self.sites} | {site.name: site.units - 1}
         return round(self.parameters() - self.parameters(fewer))
 
     def parameters(self, widths: Mapping[str, int] | None = None) -> float:
-        """Parameters of the model if its sites had these widths; by default those that are left."""
+        """Return the model's number of parameters if its sites had these widths. Default: present widths."""
         return self._count.parameters(widths or {})
 
     def cut(
@@ -89,11 +89,11 @@ class PartlyCut:
         consumer: Tensor | None = None,
         bias: Tensor | None = None,
     ) -> Cut:
-        """A cut of the whole site from units chosen among those left. fill: of their channels."""
+        """Return a cut of the whole site. keep: indices among the units left. fill: for their channels."""
         whole, before = self._whole(site), self.cuts.get(site.name)
         numbers = self._left[site.name].nonzero().flatten().tolist()
         kept = {numbers[unit] for unit in keep}
-        if whole.groups > site.groups:  # groups that went with their keys: surgery wants equal runs
+        if whole.groups > site.groups:  # for groups removed with their keys: surgery needs equal runs
             run, each = whole.units // whole.groups, len(keep) // site.groups
             gone = set(range(whole.groups)) - {number // run for number in numbers}
             kept |= {group * run + number for group in gone for number in range(each)}
@@ -107,7 +107,7 @@ class PartlyCut:
             bias = before.bias if bias is None else before.bias + bias
         if before is not None and consumer is None:
             consumer = before.consumer
-        if consumer is not None:  # float32 would double a plan for a model of half precision
+        if consumer is not None:  # float32 would double the size of a plan for a model in half precision
             consumer = consumer.to(weight_of(self.model.get_submodule(whole.consumers[0].module)).dtype)
         return Cut(site.name, whole.units, tuple(sorted(kept)), fill, consumer, bias)
 

@@ -1,8 +1,8 @@
-"""Probes: what the whole model loses with the width of one site, and what a unit costs.
+"""Probes: measure the whole model's loss at some widths of one site, and the cost of a unit.
 
-Each site is cut to a few widths as the run's own criterion and compensation would cut it, the others being
-whole, and the model's answers are compared with the dense model's. A pass begins at
-the site's block, from hidden states that are kept.
+The run's criterion and compensation cut one site to a few widths; the other sites stay whole. The loss
+compares the model's output with the dense model's. A pass begins at the site's block, from stored hidden
+states.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from cfsp.storage.fingerprints import digest
 from cfsp.storage.tensors import read_tensors, write_tensors
 
 ROUNDS = 9
-"""Interleaved pairs of passes that a latency is the median of."""
+"""Number of interleaved pairs of passes; a latency is their median."""
 
 
 def probe_once(
@@ -49,10 +49,10 @@ def probe_once(
     known: Stats,
     place: str = "memory",
 ) -> Stats:
-    """What `probe` returns, from the cache if these parts were tried on this model and text before.
+    """Return the result of `probe`, from the cache if these parts were probed on this model and text before.
 
-    A sweep over sparsities so probes once. Latencies are of this hour and this machine, and never kept;
-    nor is what parts do whose code is in no file.
+    So a sweep over sparsities probes once. Latencies are never cached, because they depend on the machine and
+    its load; nor are results of parts whose code is in no file.
     """
     parts, probes, cache = (method.criterion, method.compensation), method.allocator.probes, subject.cache
     code = code_of(probe, *map(type, parts))
@@ -86,18 +86,18 @@ def probe(
     known: Stats,
     place: str = "memory",
 ) -> Stats:
-    """What the whole model loses with each site, and what its units cost.
+    """Measure the whole model's loss at some widths of each site, and the cost of the site's units.
 
-    -> site name -> `error_probes` [points, 2]: units kept (rising, the last all), and KL(dense || model) per
-    token in nats; `error_curve` [widths, 2]: the same at every width; and `unit_cost`, in MACs or seconds of
-    a pass, if they are wanted.
+    -> site name -> `error_probes` [points, 2]: units kept (ascending, the last all), and KL(dense || model)
+    per token in nats; `error_curve` [widths, 2]: the same at every width; and `unit_cost`, in MACs or seconds
+    per pass, if the probes ask for it.
 
-    known: statistics of the dense model that are there already. place: of what is kept of all batches, the
-    hidden states and the dense model's answers (`cfsp.passes.hidden_states`).
+    known: the dense model's statistics measured so far. place: where to store the hidden states and the dense
+    model's outputs (`cfsp.passes.hidden_states`).
 
-    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on, and
-    one more. Where statistics are not known, that one is over all batches, and another goes through its block
-    for each site (of gradients: through the whole model and back).
+    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on, plus
+    one pass. If statistics are missing, that pass reads all batches, and each site takes another pass through
+    its block (for gradients: forward and backward through the whole model).
     """
     model, sites, probes = subject.model, subject.sites, method.allocator.probes
     if probes is None:
@@ -106,7 +106,7 @@ def probe(
         )
     chosen, needs = batches[: probes.batches], judging(method)
     if all(needs <= known[site.name].keys() for site in sites):
-        batches = chosen  # what more there is has been read
+        batches = chosen  # nothing needs the others
     stats: Stats = {}
     with walking(model, batches, place) as walk:
         dense = [walk.store.keep(log_probabilities(model, one), f"dense.{n}") for n, one in enumerate(chosen)]
@@ -125,7 +125,7 @@ def probe_site(
 ) -> dict[str, Tensor]:
     """Return `error_probes` [points, 2] and `error_curve` [widths, 2] of one site in the walk's block.
 
-    known: the site's statistics. dense: what the dense model answers to the first batches.
+    known: the site's statistics. dense: the dense model's log probabilities on the first batches.
     """
     probes = method.allocator.probes
     assert probes is not None, "the allocator wants them"
@@ -143,7 +143,7 @@ def probe_site(
 
 
 def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -> dict[str, float]:
-    """Site name -> what a unit costs, alike for all sites of a kind; nothing where parameters count."""
+    """Return site name -> cost of a unit, one value per kind. Empty if the budget counts parameters."""
     prices: dict[str, float] = {}
     for kind in dict.fromkeys(site.kind for site in subject.sites) if probes.cost != "parameters" else ():
         alike = [site for site in subject.sites if site.kind == kind]
@@ -154,7 +154,7 @@ def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -
 
 
 def judging(method: Method) -> frozenset[str]:
-    """Names of the statistics that probes read: those of criterion and compensation."""
+    """Return the names of the statistics that probes need: the criterion's and the compensation's."""
     return method.criterion.needs | method.compensation.needs
 
 
@@ -164,7 +164,7 @@ def judged(
     method: Method,
     known: Mapping[str, Tensor],
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Scores of a site's units in the dense model [units], and its statistics."""
+    """Return the scores of a site's units in the dense model [units], and the site's statistics."""
     needs, stat = judging(method), known
     if not needs <= known.keys():
         with walk.resumed():
@@ -180,24 +180,24 @@ def cut_alone(
     stat: Mapping[str, Tensor],
     method: Method,
 ) -> Cut:
-    """One site cut to its best units, which are not refined: that is for the width that will count."""
+    """Cut one site to its best units. They are not refined; only the final width is worth that cost."""
     state, keep = PartlyCut(walk.model, [site]), best_units(score, count, site.groups)
     return state.cut(site, keep, **method.compensation.compensate(state.view(site), stat, keep))
 
 
 def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
-    """The loss at every width that a site can have, from that at a few of them, rising. [widths, 2]
+    """Return the loss at every width of a site, in ascending order, from that at a few. [widths, 2]
 
-    Between two of them it rises as the scores of the units that go add up, above the lowest of them (by
-    greedy OBS: as its squared error does); below the narrowest in a straight line, as steep as between the
-    last two.
+    Between two measured widths, it is linear in the sum of the removed units' scores, each less the lowest
+    score (for greedy OBS: in its squared error). Below the narrowest measured width, it is linear in the
+    width, with the slope between the two narrowest.
     """
     if len(points) == 1:
         return torch.tensor([*points.items()], dtype=torch.float64)
     run = len(score) // groups
     added = (score - score.min()).double().cpu().view(groups, run).sort(dim=1).values.sum(0)
-    added += 1e-6 * added.mean() + torch.finfo(added.dtype).tiny  # strictly rising
-    gone = np.concatenate([[0.0], added.cumsum(0).numpy()])[::-1]  # by units of each group that stay
+    added += 1e-6 * added.mean() + torch.finfo(added.dtype).tiny  # sums increase strictly
+    gone = np.concatenate([[0.0], added.cumsum(0).numpy()])[::-1]  # index: units kept in each group
     steps = [width // groups for width in points]
     losses = [*points.values()]
     found = np.interp(gone, gone[steps][::-1], losses[::-1])
@@ -208,9 +208,9 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
 
 
 def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
-    """Units at these shares, each once, none of them all or nothing; rising.
+    """Return the distinct widths at these fractions, in ascending order, without 0 and all units.
 
-    empty: of an only unit that may go, nothing.
+    empty: return [0] for a site that has only one unit and can lose it.
     """
     step = site.groups
     most = site.units // step - 1
@@ -220,7 +220,7 @@ def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
 
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Of the answers at all tokens that the mask shows, or of each text's. [answers, choices]"""
+    """Return log probabilities, for each token that the mask shows or for each text. [answers, choices]"""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     logits = getattr(model(**inputs), "logits", None)
     if logits is None:
@@ -229,13 +229,13 @@ def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
             "a model with a head, or another allocator"
         )
     mask = inputs.get("attention_mask")
-    if logits.dim() == 3:  # an answer for every token, not one for every text
+    if logits.dim() == 3:  # one answer per token, not per text
         logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
     return logits.float().log_softmax(-1)
 
 
 def divergence(walk: Walk, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[Tensor]) -> float:
-    """KL(dense || model as it is), mean over tokens, in nats."""
+    """Return KL(dense || present model), mean over tokens, in nats."""
     total, count = 0.0, 0
     for number, (batch, wanted) in enumerate(zip(batches, dense, strict=True)):
         with walk.resumed(number):
@@ -248,9 +248,9 @@ def divergence(walk: Walk, batches: Sequence[Mapping[str, Tensor]], dense: Seque
 def unit_price(
     model: PreTrainedModel, sites: Sequence[Site], batch: Mapping[str, Tensor], probes: Probes
 ) -> float:
-    """What a pass over the batch takes less per unit that goes, by a copy that lost half of these sites.
+    """Return a pass's saving per removed unit, measured on a copy without half of these sites' units.
 
-    A straight line through two widths: where a kernel's time is a staircase, it is the mean of its stairs.
+    It is the slope between two widths, so it averages over the steps of a kernel's time.
 
     Raises:
         ValueError: the copy is no faster.

@@ -1,4 +1,4 @@
-"""Targets: what a consumer should give so that the model, pruned so far, is led back to the dense one."""
+"""Targets: the outputs of a consumer that bring the partly pruned model back to the dense one."""
 
 from __future__ import annotations
 
@@ -20,25 +20,24 @@ from cfsp.statistics.moments import HELD_OUT, full_float32
 
 
 class Seen:
-    """What one batch was at a block and at a consumer in it. Each [batch * tokens, channels], float32."""
+    """One batch's values at a block and at a consumer in it. Each [batch * tokens, channels], float32."""
 
     before: Tensor  # the block's input
     after: Tensor  # its output
     inputs: Tensor  # the consumer's input
-    output: Tensor  # what it gave, without its bias
+    output: Tensor  # the consumer's output without its bias
 
 
 def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Gates) -> dict[str, Tensor]:
-    """E[x t^T] over the tokens that count, x the consumer's input and a constant 1 in the pruned model.
+    """Return E[x t^T] over the shown tokens. x: the consumer's input in the pruned model and a constant 1.
 
-    "dense":    t = what the consumer gives in the dense model
-    "residual": t = what takes the residual stream after it to the dense model's: behind an attention
-                y~ + (r~ - r), r the block's input; behind an MLP y + (s~ - s), s the block's output,
-                y what the consumer gives, ~ in the dense model
+    "dense":    t = the consumer's output in the dense model
+    "residual": t = the output that moves the residual stream to the dense model's: after attention
+                y~ + (r~ - r), after an MLP y + (s~ - s). y: the consumer's output, r: the block's
+                input, s: the block's output, ~: in the dense model
 
-    gates: what is decided of this block, held in the pruned model.
-    site: with all of its channels, as that of every consumer is that a compensation fits anew
-        (`Schedule.check`): nothing has to be cut down to what is left.
+    gates: apply the cuts that are decided in this block to the pruned model.
+    site: has all of its channels, because `Schedule.check` refuses to refit a consumer that sites share.
     -> target_moment, target_moment_held_out [channels + 1, outputs], float64; see `cfsp.statistics.moments`
     """
     total, held_out, count, samples = 0.0, 0.0, 0, 0
@@ -72,7 +71,7 @@ def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Ga
 def shown_and_held_out(
     batch: Mapping[str, Tensor], samples: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Which tokens the attention mask shows, and which of these are held out. [batch * tokens] x 2, bool"""
+    """Return which tokens the mask shows, and which of these are held out. [batch * tokens] x 2, bool"""
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).to(device).bool()
     held = (torch.arange(samples + 1, samples + len(mask) + 1, device=device) % HELD_OUT) == 0
     return mask.flatten(), (mask & held[:, None]).flatten()
@@ -80,7 +79,7 @@ def shown_and_held_out(
 
 @contextmanager
 def watching(walk: Walk, site: Site) -> Iterator[Seen]:
-    """See the passes through the walk's next block, in which the site lies."""
+    """Record the values of passes through the walk's next block, which contains the site."""
     seen = Seen()
 
     def tokens(states: Tensor) -> Tensor:
@@ -102,10 +101,10 @@ def watching(walk: Walk, site: Site) -> Iterator[Seen]:
 
 
 def check_residual(walk: Walk) -> None:
-    """Raise ValueError unless a block adds what its sub-layers give to the residual stream as it is.
+    """Raise ValueError unless a block adds its sub-layers' outputs to the residual stream unchanged.
 
-    Tried on the first batch and block: twice the MLP's output must move the block's output by as much.
-    Behind a norm or a factor (Gemma 2, OLMo2, Granite, BERT) there is no such target for its consumer.
+    The check doubles the MLP's output in the first block on the first batch; the block's output must change
+    by the same amount. After a norm or a factor (Gemma 2, OLMo2, Granite, BERT) this target does not exist.
     """
     given: list[Tensor] = []
     moved: list[Tensor] = []
@@ -124,7 +123,7 @@ def check_residual(walk: Walk) -> None:
         walk.run(0)
         walk.run(0)
     step, output = (moved[1] - moved[0]).float(), given[0].float().view_as(moved[0])
-    rounding = torch.finfo(moved[0].dtype).eps * moved[1].float().norm()  # of a stream much larger than this
+    rounding = torch.finfo(moved[0].dtype).eps * moved[1].float().norm()  # the stream may be much larger
     if (step - output).norm() > 0.05 * output.norm() + rounding:
         raise ValueError(
             f"target=residual: the blocks of a {walk.model.config.model_type} do not simply add what "

@@ -1,4 +1,4 @@
-"""Blocks."""
+"""Block distances: how far each block moves the hidden states."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from cfsp.statistics.base import Statistic
 
 
 class BlockDistance(Statistic):
-    """How far a block moves a token: mean over tokens of a distance of its input and output.
+    """Mean over tokens of the distance between a block's input and output.
 
-    The coarse importance of CFSP (Wang et al. 2024, arXiv:2409.13199, eq. 2); the paper and the
-    released code take a sum over tokens, whose size grows with the calibration set. result: scalar;
-    [units] where the units are blocks
+    It is the coarse importance of CFSP (Wang et al. 2024, arXiv:2409.13199, eq. 2). The paper and the
+    released code sum over tokens, so their value grows with the calibration set. result: scalar; [units]
+    if the units are blocks
     """
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class BlockDistance(Statistic):
     @staticmethod
     @abstractmethod
     def distance(before: Tensor, after: Tensor) -> Tensor:
-        """[tokens, hidden] x 2 -> [tokens]"""
+        """Return the distance per token. [tokens, hidden] x 2 -> [tokens]"""
 
     def result(self) -> Tensor:
-        """The mean over tokens. []"""
+        """Return the mean over tokens. []"""
         return torch.as_tensor(self.total / self.count)
 
 
@@ -92,7 +92,7 @@ class BlockMAE(BlockDistance):
 
 
 class BlockTokens(BlockDistance):
-    """The number of tokens, by which released codes scale what others take a mean of"""
+    """The number of tokens, by which released codes scale a mean"""
 
     name = "block_tokens"
 
@@ -101,12 +101,12 @@ class BlockTokens(BlockDistance):
         return torch.ones(len(before))
 
     def result(self) -> Tensor:
-        """The number of tokens. []"""
+        """Return the number of tokens. []"""
         return torch.as_tensor(self.total)
 
 
 def cosine(before: Tensor, after: Tensor) -> Tensor:
-    """Cosine per token, clamped because rounding can push it out of arccos's domain.
+    """Return the cosine per token, clamped because rounding can push it out of arccos's domain.
 
     [tokens, hidden] x 2 -> [tokens]
     """

@@ -1,4 +1,4 @@
-"""Collection: everything that criterion and allocator ask of calibration, in one forward pass."""
+"""Collection: measure all statistics that a method needs in one forward pass."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 import cfsp.statistics.block_distances
-import cfsp.statistics.moments  # noqa: F401  (these make their statistics known)
+import cfsp.statistics.moments  # noqa: F401  (these imports register statistics)
 from cfsp.bars import bar
 from cfsp.checks import UnknownName
 from cfsp.model.blocks import check_positions
@@ -29,13 +29,13 @@ def collect(
     last_block: str | None = None,
     checkpointing: bool = False,
 ) -> Stats:
-    """Run every batch through the model once and return the statistics asked for at every site.
+    """Run every batch through the model once and return the needed statistics of every site.
 
-    Those that are made of gradients (`cfsp.statistics.gradients`) take a second pass, with a backward one.
+    Statistics of gradients (`cfsp.statistics.gradients`) take a second forward pass and a backward pass.
 
-    last_block: path of the block after which a pass may end, if no later one is asked about.
+    last_block: path of the block after which a pass may end, if no later block is measured.
     batches: dicts with `input_ids` [batch, tokens] and, if tokens are padded, `attention_mask`.
-    checkpointing: compute a block's activations again in the backward pass instead of keeping them.
+    checkpointing: recompute a block's activations in the backward pass instead of storing them.
 
     Raises:
         KeyError: an unknown statistic.
@@ -62,13 +62,13 @@ def observe(
     needs: Collection[str],
     last_block: str | None,
 ) -> Stats:
-    """The statistics of activations, in one forward pass. Raises what `collect` raises."""
+    """Return the statistics of activations, from one forward pass. Raises the errors of `collect`."""
     watchers = assign(sites, needs)
     number = -1
     with evaluating(model), ExitStack() as stack:
         for (path, _), statistic in watchers.items():
             stack.callback(statistic.watch(model.get_submodule(path)).remove)
-        if last_block:  # after the statistics, whose hooks on this block must have run
+        if last_block:  # registered last, because the statistics' hooks on this block must run first
             stack.callback(model.get_submodule(last_block).register_forward_hook(stop).remove)
         for number, batch in enumerate(bar(batches, "calibration", "batch")):
             check_batch(batch, number)
@@ -92,16 +92,16 @@ def activation_statistic(name: str) -> type[Statistic]:
 
 
 def value_at_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
-    """What was measured at the site's modules: as it is at one module, stacked where units are modules.
+    """Return a statistic of a site: the value at its one module, or stacked values if units are blocks.
 
-    results: (module, name) -> value, [channels] or []. -> the value of the one module, or [units, its axes]
+    results: (module, name) -> value, [channels] or []. -> the one module's value, or [units, its axes]
     """
     found = [results[path, name] for path in activation_statistic(name).modules(site)]
     return torch.stack(found) if site.units_are_blocks else found[0]
 
 
 def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str], Statistic]:
-    """One statistic per module and name; sites that are measured at one module share it."""
+    """Make one statistic per module and name. Sites that are measured at the same module share it."""
     watchers: dict[tuple[str, str], Statistic] = {}
     for site in sites:
         for name in sorted(needs):
@@ -120,10 +120,10 @@ def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str
 def check_finite(watchers: Mapping[tuple[str, str], Statistic], batch: int) -> None:
     """Raise ValueError at the first batch that made a statistic NaN or infinite.
 
-    All running results are tested together, which costs a GPU one synchronisation per batch.
+    It tests all running results together, so a GPU synchronises once per batch.
     """
     flags = [statistic.finite() for statistic in watchers.values()]
-    finite = torch.stack([flag.to(flags[0].device) for flag in flags])  # counts lie on the CPU
+    finite = torch.stack([flag.to(flags[0].device) for flag in flags])  # counts are on the CPU
     if not finite.all():
         path, name = list(watchers)[int(finite.logical_not().nonzero()[0])]
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Gradients: what the removal of weights would change of the language-model loss (LLM-Pruner)."""
+"""Gradients: estimate how much the removal of weights changes the model's loss (LLM-Pruner)."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from cfsp.statistics.base import STATISTICS, Quantity, Stats
 
 
 class GradientStatistic(Quantity):
-    """What a weight counts for, of its gradient's mean and mean square over samples (arXiv:2305.11627).
+    """Importance of weights, from their gradients' mean and mean square over samples (arXiv:2305.11627).
 
-    It is summed over all that a place of the unit holds; a site's result is the vectors of its learned
-    weights, one after the other. [sum over weights of units * span]; where units are blocks, each place is
-    a whole weight.
+    It is summed over all elements of a place on the unit's axis. A site's result concatenates the vectors of
+    its learned weights. [sum over weights of units * span]; if units are blocks, each place is a whole
+    weight.
     """
 
     backward = True
 
     reads: ClassVar[frozenset[str]] = frozenset({"mean"})
-    """Which of the gradient's moments it is made of: "mean", "square"."""
+    """The moments of the gradient that it reads: "mean", "square"."""
 
     @staticmethod
     @abstractmethod
     def importance(weight: Tensor, **moments: Tensor) -> Tensor:
         """Return the importance of every element of a weight, in float32. [the weight's axes]
 
-        moments: those that `reads` names.
+        moments: the ones in `reads`.
         """
 
     @staticmethod
@@ -49,7 +49,7 @@ class GradientStatistic(Quantity):
 
 
 class TaylorVectorize(GradientStatistic):
-    """g w, of whose sum the absolute value is taken"""
+    """g w; the absolute value is taken of its sum"""
 
     name = "taylor_vectorize"
 
@@ -98,22 +98,22 @@ def gradient_statistic(name: str) -> type[GradientStatistic]:
 
 
 class Moments:
-    """Mean and mean square of one weight's gradient over samples, each sample one backward pass.
+    """Mean and mean square of one weight's gradient over samples. Each sample is one backward pass.
 
-    Every gradient is taken up and freed as soon as it is there, so no more than the largest exists
-    beside what is kept: one float32 per weight; two where both moments are asked for.
+    A hook adds and frees each gradient as soon as it is complete, so at most one exists at a time. The
+    moments take one float32 per element, or two if both are needed.
     """
 
     def __init__(self, weight: nn.Parameter, mean: bool, square: bool):
         self.weight = weight
-        # In half precision a sum over many samples stands still, and squares underflow.
+        # In half precision, a sum over many samples stops growing and squares underflow.
         self.mean = torch.zeros_like(weight, dtype=torch.float32) if mean else None
         self.square = torch.zeros_like(weight, dtype=torch.float32) if square else None
         self.share = 1.0
-        """Of all predicted tokens, those of the current sample."""
+        """The current sample's fraction of all predicted tokens."""
 
     def take(self, weight: nn.Parameter) -> None:
-        """The hook: runs when this weight's gradient of one sample is complete."""
+        """Add the gradient of one sample. A hook that runs when this weight's gradient is complete."""
         gradient, weight.grad = weight.grad, None
         assert gradient is not None, "the hook runs when there is one"
         if self.mean is not None:
@@ -123,7 +123,7 @@ class Moments:
             self.square.addcmul_(gradient, gradient, value=self.share)
 
     def importance(self, name: str) -> Tensor:
-        """Return what a statistic makes of every element, in float32. [the weight's axes]"""
+        """Return a statistic's importance of every element, in float32. [the weight's axes]"""
         kind, there = gradient_statistic(name), {"mean": self.mean, "square": self.square}
         moments = {one: moment.float() for one in kind.reads if (moment := there[one]) is not None}
         return kind.importance(self.weight.detach().float(), **moments)
@@ -136,9 +136,9 @@ def backpropagate(
     needs: Collection[str],
     checkpointing: bool = False,
 ) -> Stats:
-    """Site name -> gradient statistic -> vector, from the loss of every sample by itself.
+    """Return site name -> gradient statistic -> vector, from one backward pass per sample.
 
-    The gradient's moments weigh a sample by its predicted tokens. Embeddings and the head stay frozen.
+    The moments weight a sample by its predicted tokens. Embeddings and the head stay frozen.
 
     batches: dicts with `input_ids` [batch, tokens], `attention_mask` if tokens are padded, and
         `labels` if the model does not predict the next token.
@@ -167,7 +167,7 @@ def backpropagate(
 
 
 def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[str]) -> dict[int, Moments]:
-    """Id of a learned weight -> the moments of its gradient that the statistics read."""
+    """Return id of a learned weight -> the moments of its gradient that the statistics read."""
     reads = frozenset().union(*(gradient_statistic(name).reads for name in needs))
     return {
         id(weight): Moments(weight, "mean" in reads, "square" in reads)
@@ -177,7 +177,7 @@ def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[
 
 
 def predicted_shares(model: PreTrainedModel, samples: Sequence[Mapping[str, Tensor]]) -> list[float]:
-    """Of all tokens that are predicted, those of each sample. Raises ValueError if there are none."""
+    """Return each sample's fraction of all predicted tokens. Raises ValueError if there are none."""
     first = int(is_causal(model))  # nothing predicts a text's first token
     counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
     if not sum(counts):
@@ -186,13 +186,13 @@ def predicted_shares(model: PreTrainedModel, samples: Sequence[Mapping[str, Tens
 
 
 def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
-    """The learned weights of a site's units."""
+    """Yield the learned weights of a site's units."""
     for row in learned_weights(model, site):
         yield from (weight for weight in row if weight is not None) if site.units_are_blocks else row[:1]
 
 
 def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
-    """One site's vector of a statistic. [sum over its weights of units * span]"""
+    """Return one site's vector of a statistic. [sum over its weights of units * span]"""
     parts = []
     for row in learned_weights(model, site):
         if site.units_are_blocks:
@@ -208,14 +208,14 @@ def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mappi
 
 
 def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """The samples of a batch, with labels for every token that the attention mask shows.
+    """Yield the samples of a batch, with labels for every token that the attention mask shows.
 
-    batch: name -> [batch, tokens]. -> name -> [1, tokens], one after the other
+    batch: name -> [batch, tokens]. -> name -> [1, tokens], one sample after the other
     """
     if not is_causal(model) and "labels" not in batch:
         raise ValueError("this model does not predict the next token; expected labels in every batch")
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-    # With padding on the left nothing predicts the first token that is shown.
+    # With padding on the left, nothing predicts the first shown token.
     shown = mask & torch.cat([mask[:, :1], mask[:, :-1]], dim=1)
     labels = batch.get("labels", batch["input_ids"].masked_fill(~shown, -100))
     for row in range(len(batch["input_ids"])):
@@ -225,7 +225,7 @@ def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterat
 
 @contextmanager
 def only_gradients_of(model: PreTrainedModel, moments: Mapping[int, Moments]) -> Iterator[None]:
-    """Take gradients of these weights alone, in eval mode, and leave the model as it was."""
+    """Compute gradients of only these weights, in eval mode, and restore the model afterwards."""
     before = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
     handles = []
     try:
@@ -246,9 +246,9 @@ def only_gradients_of(model: PreTrainedModel, moments: Mapping[int, Moments]) ->
 
 @contextmanager
 def checkpointed(model: PreTrainedModel) -> Iterator[None]:
-    """Keep only the blocks' inputs for the backward pass. transformers' own needs training mode."""
+    """Store only the blocks' inputs for the backward pass. transformers' version needs training mode."""
     blocks = [model.get_submodule(path) for path in block_modules(model)]
-    blocks = [block for block in blocks if "forward" not in vars(block)]  # others are passed over
+    blocks = [block for block in blocks if "forward" not in vars(block)]  # a walk skips the others
     try:
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""Inputs."""
+"""Inputs: statistics of the consumer's input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cfsp.statistics.base import Statistic
 
 
 class InputStatistic(Statistic):
-    """Measured at the input of the site's consumer. result: [units * span], float64"""
+    """A statistic of the consumer's input. result: [units * span], float64"""
 
     @staticmethod
     def modules(site: Site) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ class InputStatistic(Statistic):
 
     @abstractmethod
     def update(self, channels: Tensor) -> None:
-        """Take in some tokens. [tokens, channels]"""
+        """Add some tokens. [tokens, channels]"""
 
 
 class InputMean(InputStatistic):
@@ -46,7 +46,7 @@ class InputMean(InputStatistic):
         self.total = self.total + self.batch_sum(channels).double()
 
     def batch_sum(self, channels: Tensor) -> Tensor:
-        """What the mean is of, summed over tokens. [tokens, channels] -> [channels]"""
+        """Return the sum over tokens of the averaged quantity. [tokens, channels] -> [channels]"""
         return channels.sum(0)
 
     def result(self) -> Tensor:
@@ -63,9 +63,9 @@ class InputSquareMean(InputMean):
 
 
 class InputVariance(InputStatistic):
-    """E[(x - E[x])^2], batches merged pairwise (Chan, Golub and LeVeque 1979).
+    """E[(x - E[x])^2], with batches merged pairwise (Chan, Golub and LeVeque 1979).
 
-    E[x^2] - E[x]^2 would lose its digits where the mean is large.
+    E[x^2] - E[x]^2 would lose precision if the mean is large.
     """
 
     name = "input_var"
@@ -95,9 +95,10 @@ class InputVariance(InputStatistic):
 class InputVarianceReleased(InputStatistic):
     """FLAP's released fluctuation: about tokens per sample times E[(x - E[x])^2], in sample order
 
-    v <- v (k - 1) / k + sum over tokens of (x - m)^2 / (k + 1) at sample k + 1, m the mean of the
-    samples so far, the new one included (a mean that is updated in place through an alias; Welford's
-    formula has the old mean in one factor); 0 after the first sample. An et al. 2023, arXiv:2312.11983.
+    v <- v (k - 1) / k + sum over tokens of (x - m)^2 / (k + 1) at sample k + 1; v = 0 after the first
+    sample. m is the mean of the samples so far, including the new one, because the released code updates
+    it in place through an alias; Welford's formula has the old mean in one factor. An et al. 2023,
+    arXiv:2312.11983.
     """
 
     name = "input_var_released"
@@ -110,7 +111,7 @@ class InputVarianceReleased(InputStatistic):
 
     def watch(self, module: nn.Module) -> RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            channels = inputs[0].shape[-1]  # OPT's MLP sees all samples' tokens as one row
+            channels = inputs[0].shape[-1]  # OPT's MLP gets the tokens of all samples as one row
             samples = inputs[0].detach().reshape(self.rows, -1, channels)
             masks = [None] * self.rows if self.mask is None else self.mask.view(self.rows, -1)
             for sample, mask in zip(samples, masks, strict=True):

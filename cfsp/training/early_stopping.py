@@ -1,4 +1,4 @@
-"""Early stopping: the rows of a training curve, and when the held-out loss says to stop."""
+"""Early stopping: the rows of a training curve, and when to stop by the held-out loss."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ Row = dict[str, Any]
 
 
 def curve_row(step: int, loss: float, learning_rate: float, seconds: float, tokens: int | None = None) -> Row:
-    """One row of a training curve; tokens: seen so far, None where nobody counts them."""
+    """Return one row of a training curve. tokens: seen so far; None if they are not counted."""
     seen = {} if tokens is None else {"tokens": tokens}
     return {"step": step, "loss": loss, "learning_rate": learning_rate, **seen, "seconds": seconds}
 
 
 class HeldOutCurve:
-    """The looks at the held-out part so far, the best of them, and whether it is time to stop.
+    """The evaluations on the held-out part so far, the best one, and whether to stop.
 
-    patience: looks in a row without a better one before training stops; None: it never does.
+    patience: evaluations in a row without a better one before training stops; None: it never stops.
     """
 
     def __init__(self, patience: int | None = None) -> None:
@@ -28,7 +28,7 @@ class HeldOutCurve:
         self.since_best = 0
 
     def add(self, step: int, loss: float) -> bool:
-        """Take in one look; return whether it is the best so far."""
+        """Add one evaluation. Return whether it is the best so far."""
         self.rows.append({"step": step, "loss": loss})
         better = self.best is None or loss < self.best["loss"]
         self.best = self.rows[-1] if better else self.best
@@ -41,7 +41,7 @@ class HeldOutCurve:
 
 
 def held_out_curve(log: list[Row], patience: int | None = None) -> HeldOutCurve:
-    """The looks in the log of transformers' Trainer."""
+    """Return the evaluations in the log of transformers' Trainer."""
     curve = HeldOutCurve(patience)
     for row in log:
         if "eval_loss" in row:
@@ -50,7 +50,7 @@ def held_out_curve(log: list[Row], patience: int | None = None) -> HeldOutCurve:
 
 
 class StopEarly(TrainerCallback):
-    """Ends transformers' Trainer by its log alone: a resumed training stops where a whole one does."""
+    """Stops transformers' Trainer by its log only, so a resumed training stops at the same step."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience

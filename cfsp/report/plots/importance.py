@@ -1,4 +1,4 @@
-"""How much blocks matter, as calibration measured it."""
+"""Figure: the importance of blocks, as measured by calibration."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cfsp.report.plots.base import COLOURS, add_legend, empty_panels, styled
 
 
 def block_statistics(record: Record) -> dict[str, list[float]]:
-    """Statistic -> a value per block; empty if the run needed none."""
+    """Return statistic -> a value per block. Empty if the run needed none."""
     return dict(record.notes.get("block_statistics") or {})
 
 
 @styled
 def importance_by_block(calibrations: Mapping[str, Sequence[Record]]) -> Figure:
-    """A panel per statistic, a bar per block and calibration: the mean over its records, and their range.
+    """Draw a panel per statistic, with a bar per block and calibration: mean and range over its records.
 
-    Values of another number of blocks have a panel of their own.
+    Models with another number of blocks have their own panel.
     """
     found: dict[tuple[str, int], dict[str, list[list[float]]]] = {}
     for label, records in calibrations.items():
@@ -46,7 +46,7 @@ def importance_by_block(calibrations: Mapping[str, Sequence[Record]]) -> Figure:
 
 
 def bar_colors(count: int) -> list[str]:
-    """A colour per calibration; of many, a scale, because they differ in a number as a rule."""
+    """Return a colour per calibration. Many get a colour scale, because they usually differ in a number."""
     if count <= len(COLOURS):
         return [*COLOURS[:count]]
     scale = colormaps["cividis"]
@@ -54,14 +54,14 @@ def bar_colors(count: int) -> list[str]:
 
 
 def draw_bars(axes: Axes, rows: Mapping[str, list[list[float]]], colors: Mapping[str, str]) -> None:
-    """The bars of all calibrations, side by side in their block."""
+    """Draw the bars of all calibrations side by side in each block."""
     width = 0.7 / len(rows)
     for place, (label, found) in enumerate(rows.items()):
         values = np.array(found)  # [records, blocks]
         mean = values.mean(axis=0)
         at = np.arange(values.shape[1]) + (place - (len(rows) - 1) / 2) * width
         axes.bar(at, mean, width=width, color=colors[label], alpha=0.85)
-        # A mean of equal values may lie beyond them by a rounding.
+        # Rounding may put the mean of equal values outside of their range.
         spread = np.maximum(0, [mean - values.min(axis=0), values.max(axis=0) - mean])
         cap = 2 if len(rows) == 1 else 0
         axes.errorbar(at, mean, spread, fmt="none", ecolor="#344054", elinewidth=0.9, capsize=cap)

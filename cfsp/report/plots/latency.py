@@ -1,4 +1,4 @@
-"""How long a model takes, against its size and against what it can still do."""
+"""Figures: latency against size, and quality against latency."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cfsp.report.plots.base import (
 def latency_by_size(
     measures: Sequence[Measure], names: Mapping[str, str], styles: Mapping[str, Look]
 ) -> Figure:
-    """A panel per stage and shape; bars are the range of the rounds; the front joins what nothing beats."""
+    """Draw a panel per stage and shape, with the range of the rounds as bars, and the Pareto front."""
     timed = {names[record.id] for measure in measures for record in measure.records}
     methods = [method for method in dict.fromkeys(names.values()) if method in timed]
     columns = min(2, len(measures))
@@ -57,7 +57,7 @@ def latency_by_size(
 def quality_by_latency(
     quality: Measure, latency: Measure, names: Mapping[str, str], styles: Mapping[str, Look]
 ) -> Figure:
-    """What a millisecond buys: records that have both measures."""
+    """Draw quality against latency, for records with both measures."""
     timed = {record.id for record in latency.records}
     lines = by_method(points([one for one in quality.records if one.id in timed], names))
     figure, (axes,) = empty_panels(1, 1, 2.9, [*lines])
@@ -77,13 +77,13 @@ def quality_by_latency(
 
 
 def draw_front(axes: Axes, pairs: Sequence[tuple[float, float]]) -> None:
-    """A step line through what no other beats in both."""
+    """Draw the Pareto front as a step line."""
     front = [pairs[index] for index in pareto(pairs)]
     axes.step(*zip(*front, strict=True), where="post", color="#98a2b3", linewidth=2.5, alpha=0.6, zorder=1)
 
 
 def timed_range(point: Point, measure: Measure) -> tuple[float, float]:
-    """Lowest and highest of all rounds of all records."""
+    """Return the lowest and the highest value of all rounds of all records."""
     metrics = [record.metrics["pruned"][measure.names[0]] for record in point.records]
     ends = [end for metric in metrics for end in metric.spread or [metric.value]]
     return min(ends), max(ends)

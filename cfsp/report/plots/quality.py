@@ -1,4 +1,4 @@
-"""What a model can still do, against its size."""
+"""Figure: quality against size."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cfsp.report.plots.base import (
 
 @styled
 def quality_by_size(measure: Measure, names: Mapping[str, str], styles: Mapping[str, Look]) -> Figure:
-    """A line per method, mean over the seeds with their standard deviation; the dense model dashed."""
+    """Draw a line per method, mean and standard deviation over seeds. The dense model is a dashed line."""
     lines = by_method(points(measure.records, names))
     methods = [*lines]
     figure, (axes,) = empty_panels(1, 1, 3.1, methods)
@@ -46,7 +46,7 @@ def quality_by_size(measure: Measure, names: Mapping[str, str], styles: Mapping[
         means = [spread.mean for spread in spreads]
         xs = [point.parameters for point in found]
         axes.plot(xs, means, **styles[method].line)
-        if any(errors):  # not by errorbar, which draws five lines of each and takes as many times as long
+        if any(errors):  # errorbar would draw five lines for each and take five times as long
             ends = np.array([means, errors])
             axes.vlines(xs, ends[0] - ends[1], ends[0] + ends[1], styles[method].color, linewidth=0.9)
         values += means

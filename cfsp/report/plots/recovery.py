@@ -1,4 +1,4 @@
-"""How training went."""
+"""Figure: training curves of recovery."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CURVES = {"curve": "training loss", "held_out_curve": "held-out loss"}
 def recovery_curves(
     records: Sequence[Record], names: Mapping[str, str], styles: Mapping[str, Look]
 ) -> Figure:
-    """A row of panels per asked sparsity, a thin line per record, coloured by method."""
+    """Draw a row of panels per asked sparsity, with a thin line per record in its method's colour."""
     shares = sorted({record.config["sparsity"] for record in records})
     trained = {names[record.id] for record in records}
     methods = [method for method in dict.fromkeys(names.values()) if method in trained]

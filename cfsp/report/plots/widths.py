@@ -1,4 +1,4 @@
-"""How much of every site is left."""
+"""Figure: the fraction of units that every site keeps."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cfsp.report.groups import Point, points
 from cfsp.report.plots.base import WIDTH, styled
 
 ROWS = 45
-"""What a page can show; of more, only the sparsity that most methods have."""
+"""Maximum number of rows. If there are more, only the sparsity of most methods is shown."""
 
 
 @styled
 def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
-    """A row per method and sparsity, a column per block, a panel per kind of site; colour: share kept."""
+    """Draw the fraction kept: a panel per kind of site, a row per method and sparsity, a column per block."""
     rows = readable_rows(points(records, names))
     sites = list(dict.fromkeys(site for record in records for site in record.widths))
     kinds = list(dict.fromkeys(kind_of(site) for site in sites))
@@ -56,7 +56,7 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
 
 
 def readable_rows(rows: list[Point]) -> list[Point]:
-    """All rows, or as many as can be read."""
+    """Return all rows; if there are more than ROWS, only those of the most common sparsity."""
     if len(rows) > ROWS:
         shares = [row.sparsity for row in rows]
         common = max(set(shares), key=lambda share: (shares.count(share), share))
@@ -65,7 +65,7 @@ def readable_rows(rows: list[Point]) -> list[Point]:
 
 
 def kept_share(row: Point, site: str) -> float:
-    """Mean over the records; NaN where a site was not among those to prune."""
+    """Return the fraction kept, mean over the records. NaN if the site was not to be pruned."""
     shares = [
         kept / units for units, kept in (record.widths.get(site, (1, np.nan)) for record in row.records)
     ]
@@ -73,16 +73,16 @@ def kept_share(row: Point, site: str) -> float:
 
 
 def annotate(axes: Axes, shares: np.ndarray) -> None:
-    """The share in per cent in every cell, dark on light and light on dark."""
+    """Write the fraction in per cent into every cell, dark on light and light on dark."""
     for (row, column), share in np.ndenumerate(shares):
         if not np.isnan(share):
-            color = "#fefefe" if share < 0.5 else "#111111"  # no colours of the theme: cells keep theirs
+            color = "#fefefe" if share < 0.5 else "#111111"  # not in THEME: the cells' colours are fixed
             text = f"{100 * share:.0f}"
             drawn = axes.text(column, row, text, ha="center", va="center", color=color, fontsize=6)
-            drawn.set_in_layout(False)  # it lies inside its cell: no need to measure it
+            drawn.set_in_layout(False)  # it fits in its cell, so the layout need not measure it
 
 
 def block_of(site: str) -> str:
-    """A block's number; all of them for a site that spans the model."""
+    """Return a block's index as text; "all" for a site that spans the model."""
     found = re.search(r"\.(\d+)\.", site)
     return found.group(1) if found else "all"
