@@ -134,6 +134,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of a file as Linux does")
 @pytest.mark.parametrize("limit", [10_000, 100_000])  # the weights do not fit, or the tokenizer does not
 @pytest.mark.parametrize("there", [False, True])

@@ -89,6 +89,7 @@ def test_commands_run(line, desk, monkeypatch, capsys):
     assert [*desk.glob("results/records/*.json")]
 
 
+@pytest.mark.slow
 def test_commands_that_read_records_run(desk, monkeypatch, capsys):
     sweep = ["-m", "criterion=cfsp,flap", "sparsity=0.3,0.5", "allocator=uniform", *tiny("")]
     assert call(monkeypatch, main, "cfsp", sweep) == 0
@@ -100,6 +101,7 @@ def test_commands_that_read_records_run(desk, monkeypatch, capsys):
                 assert call(monkeypatch, module.main, name, words) == 0, (line, capsys.readouterr().err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WALKED)
 def test_a_reader_can_walk_a_page(name, desk, monkeypatch, capsys):
     """Do what a page says from its top: write the files that it shows, run its commands and its code."""

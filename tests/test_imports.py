@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import cfsp
 
 ROOT = Path(__file__).parent.parent
@@ -37,6 +39,7 @@ def modules_after(code: str, *arguments: str) -> set[str]:
     return {*done.stdout.rpartition("!")[2].split()}
 
 
+@pytest.mark.slow
 def test_a_plan_needs_no_package_that_only_others_need():
     there = modules_after(PLAN)
     assert "torch" in there

@@ -73,6 +73,7 @@ def finish(process):
     return out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_of_parts_from_outside(start, tmp_path):
     path = finish(start("sparsity=0.25"))[-1]
     record = json.loads((tmp_path / path).read_text())

@@ -152,6 +152,7 @@ def test_an_entry_that_cannot_be_read_is_made_again(rows, tokenizer, tmp_path, c
         assert entry.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_windows_of_words_have_the_same_names_in_every_process(rows):
     command = f"from cfsp.data.overlaps import *; print(fingerprints(Files({rows!r})).tolist())"
     code = "from cfsp.data.texts import Files; " + command

@@ -179,6 +179,7 @@ def test_page_has_every_section_and_loads_nothing(tmp_path):
     assert len(figures) == 2 * text.count("<figure>") == 14
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(tmp_path):
     folder = write(tmp_path, study())
     for name in ("a", "b"):

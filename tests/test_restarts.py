@@ -28,6 +28,7 @@ from cfsp.training.resume import (
 from cfsp.training.trainer import LossTrainer, not_finite
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):
     overrides = [
         *tiny_overrides(),
@@ -112,6 +113,7 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(
     assert again.training["held_out_curve"] == first.training["held_out_curve"]
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_name_begin_the_training_anew(
     cli, tmp_path, text_file, capsys, monkeypatch
 ):

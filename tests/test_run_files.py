@@ -180,6 +180,7 @@ def test_weights_of_a_finished_run_are_not_read_in_a_sweep(cfsp, made, monkeypat
     assert "model.safetensors" not in read
 
 
+@pytest.mark.slow
 def test_adapters_beside_a_model_are_part_of_it(cfsp, text_file, tmp_path):
     from training import TINY
 
