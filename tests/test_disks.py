@@ -99,7 +99,7 @@ def test_a_cache_that_cannot_be_looked_at_costs_its_entries_alone(monkeypatch, t
     with cache.alone("metrics/a.json"):
         cache.put("metrics/a.json", lambda part: part.write_text("{}"))
     err = capsys.readouterr().err
-    for words in ("is made again", "going on without a lock", "not kept"):
+    for words in ("is made again", "going on without a lock", "not cached"):
         assert words in err
     assert err.count("Permission denied") == 3
 
