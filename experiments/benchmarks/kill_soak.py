@@ -119,7 +119,7 @@ def operation(path: str, event: str) -> None:
     if state["count"] != state["at"]:
         return
     state["at"] = -1  # what follows are this hook's own operations
-    if event == "fsync":
+    if event == "fsync" and os.path.isfile(path):  # a folder is flushed too
         os.truncate(path, os.stat(path).st_size // 2)
     Path(state["counted"]).write_text(event)
     os.killpg(0, signal.SIGKILL) if state["group"] else os.kill(os.getpid(), signal.SIGKILL)
