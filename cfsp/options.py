@@ -203,8 +203,9 @@ def made_fits(target: Callable[..., Any], kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(made_fits(target, one) for one in get_args(kind))
     wanted = get_origin(kind) or kind
-    undeclared = made is Any or not isclass(made)  # Any is a class since Python 3.11
-    return undeclared or kind is Any or (isclass(wanted) and issubclass(made, wanted))
+    if made is Any or not isclass(made) or kind is Any:  # Any is a class since Python 3.11
+        return True
+    return isclass(wanted) and issubclass(made, wanted)  # pyright: ignore[reportArgumentType]  # it is a class
 
 
 def values_of(kind: Any) -> Any:

@@ -192,7 +192,7 @@ class Reconstruction(Recovery):
 
     def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, shown: Task) -> Note:
         """Tune one sub-layer on the first `examples` rows; evaluate on the others. before: steps so far."""
-        start, curve, looks = time.perf_counter(), [], HeldOutCurve(self.patience)
+        start, curve, looks, step = time.perf_counter(), [], HeldOutCurve(self.patience), 0
         first = kept = lesson.learned()
         looks.add(0, lesson.judge(examples))
         for step, loss, rate in self.steps_between_looks(lesson, examples, shown):

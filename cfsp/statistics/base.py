@@ -56,9 +56,9 @@ class Quantity(ABC):
             )
         STATISTICS[cls.name] = cls
 
-    @staticmethod
+    @classmethod
     @abstractmethod
-    def of_remaining(value: Tensor, remaining: Remaining) -> Tensor:
+    def of_remaining(cls, value: Tensor, remaining: Remaining) -> Tensor:
         """Return the part of a value for the units and channels that are left. [left, ...]"""
 
 

@@ -37,14 +37,14 @@ class GradientStatistic(Quantity):
 
     @staticmethod
     @abstractmethod
-    def importance(weight: Tensor, **moments: Tensor) -> Tensor:
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
         """Return the importance of every element of a weight, in float32. [the weight's axes]
 
         moments: the ones in `reads`.
         """
 
-    @staticmethod
-    def of_remaining(value: Tensor, remaining: Remaining) -> Tensor:
+    @classmethod
+    def of_remaining(cls, value: Tensor, remaining: Remaining) -> Tensor:
         return value[remaining.learned]
 
 
@@ -54,8 +54,8 @@ class TaylorVectorize(GradientStatistic):
     name = "taylor_vectorize"
 
     @staticmethod
-    def importance(weight: Tensor, mean: Tensor) -> Tensor:
-        return mean * weight
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        return moments["mean"] * weight
 
 
 class TaylorFirst(GradientStatistic):
@@ -64,8 +64,8 @@ class TaylorFirst(GradientStatistic):
     name = "taylor_first"
 
     @staticmethod
-    def importance(weight: Tensor, mean: Tensor) -> Tensor:
-        return (mean * weight).abs()
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        return (moments["mean"] * weight).abs()
 
 
 class TaylorSecond(GradientStatistic):
@@ -75,8 +75,8 @@ class TaylorSecond(GradientStatistic):
     reads = frozenset({"square"})
 
     @staticmethod
-    def importance(weight: Tensor, square: Tensor) -> Tensor:
-        return square * weight.square()
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        return moments["square"] * weight.square()
 
 
 class TaylorMix(GradientStatistic):
@@ -86,8 +86,8 @@ class TaylorMix(GradientStatistic):
     reads = frozenset({"mean", "square"})
 
     @staticmethod
-    def importance(weight: Tensor, mean: Tensor, square: Tensor) -> Tensor:
-        return (mean * weight - square * weight.square() / 2).abs()
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        return (moments["mean"] * weight - moments["square"] * weight.square() / 2).abs()
 
 
 def gradient_statistic(name: str) -> type[GradientStatistic]:
@@ -126,7 +126,7 @@ class Moments:
         """Return a statistic's importance of every element, in float32. [the weight's axes]"""
         kind, there = gradient_statistic(name), {"mean": self.mean, "square": self.square}
         moments = {one: moment.float() for one in kind.reads if (moment := there[one]) is not None}
-        return kind.importance(self.weight.detach().float(), **moments)
+        return kind.importance(self.weight.detach().float(), moments)
 
 
 def backpropagate(
