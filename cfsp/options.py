@@ -205,7 +205,7 @@ def made_fits(target: Callable[..., Any], kind: Any) -> bool:
     wanted = get_origin(kind) or kind
     if made is Any or not isclass(made) or kind is Any:  # Any is a class since Python 3.11
         return True
-    return isclass(wanted) and issubclass(made, wanted)  # pyright: ignore[reportArgumentType]  # it is a class
+    return isclass(wanted) and issubclass(made, wanted)
 
 
 def values_of(kind: Any) -> Any:
