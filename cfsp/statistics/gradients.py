@@ -45,6 +45,7 @@ class GradientStatistic(Quantity):
 
     @classmethod
     def of_remaining(cls, value: Tensor, remaining: Remaining) -> Tensor:
+        """Return the elements of the weights that are left. [weights left]"""
         return value[remaining.learned]
 
 
