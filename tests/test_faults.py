@@ -5,13 +5,14 @@ import json
 import os
 import re
 import sys
+import time
 
 import pytest
 
 from cfsp.checks import UnknownName
 from cfsp.records.failures import Failure, forget, of_sweep
 from cfsp.records.record import Record
-from cfsp.running import run, stages
+from cfsp.running import attempts, run, stages
 from cfsp.running.sweeps import FILE, outcomes
 from cfsp.storage import atomic
 
@@ -204,3 +205,18 @@ def test_what_a_killed_process_left_of_a_record_goes_with_the_next_attempt(cfsp,
     assert cfsp("evaluation=[]", "overwrite=true")[0] == 0
     assert {one.name for one in (tmp_path / "results").iterdir()} == {"cache", "records"}
     assert [*path.parent.iterdir()] == [path]
+
+
+def test_folders_of_killed_sweeps_go_and_those_of_running_ones_stay(tmp_path):
+    for name, files, age in [
+        ("killed", ["multirun.yaml"], 8),
+        ("running", ["multirun.yaml"], 1),
+        ("ended", ["multirun.yaml", FILE], 8),
+    ]:
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+        then = time.time() - age * 86400
+        os.utime(tmp_path / name, (then, then))
+    attempts.remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"running", "ended"}

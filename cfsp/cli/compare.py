@@ -14,6 +14,7 @@ from transformers.utils import logging
 from cfsp.checkpoints.describe import block_sizes
 from cfsp.checkpoints.load import REFERENCE, load
 from cfsp.checks import check_integer
+from cfsp.cli.exits import one_line_exits
 from cfsp.cli.terminal import show_sections
 from cfsp.data.texts import Files, Stdlib
 from cfsp.evaluation.base import Evaluator, PairedEvaluator
@@ -56,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables and write the page; an error becomes one line and exit code 1."""
     options = parser().parse_args(arguments)
     logging.set_verbosity_error()
-    try:
+    with one_line_exits("cfsp-compare"):
         sections = compare_models(options)
         show_sections(sections)
         if options.output:
@@ -64,12 +65,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             with replacing(options.output) as part:
                 part.write_text(page(title, sections))
             print(options.output)
-    except (ValueError, OSError) as error:
-        print(f"cfsp-compare: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("cfsp-compare: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def parser() -> argparse.ArgumentParser:

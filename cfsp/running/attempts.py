@@ -29,8 +29,8 @@ from cfsp.storage.atomic import writing
 CONFIG = "multirun.yaml"
 """What Hydra was asked, in a sweep's folder."""
 
-ABANDONED = 60.0
-"""Seconds after which an empty sweep folder counts as that of a killed sweep."""
+ABANDONED = 7 * 86400.0
+"""Seconds after which a sweep's folder without an ended job is deleted: no first job takes so long."""
 
 EXPECTED = (ValueError, UnknownName, OSError, OmegaConfBaseException)
 """Errors of bad input and bad disks. Any other is a bug, and its type is printed too."""
