@@ -103,3 +103,12 @@ def test_a_card_keeps_its_tables_whatever_names_hold():
     named = studies.record(**{HOSTILE: (metric, metric)})
     assert card.metric_rows(named).count("\n") == card.metric_rows(one).count("\n") + 1
     assert "<img" not in card.metric_rows(named)
+
+
+def test_a_card_calls_a_text_what_people_call_it():
+    assert card.text_name({"_target_": "cfsp.data.texts.Hub", "name": "wikitext2"}) == "wikitext2"
+    assert (
+        card.text_name({"_target_": "cfsp.data.texts.Files", "paths": ["/a/b.txt", "c.txt"]})
+        == "b.txt, c.txt"
+    )
+    assert card.text_name({"_target_": "cfsp.data.texts.Stdlib", "split": "train"}) == "Stdlib"
