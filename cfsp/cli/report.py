@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,6 +47,7 @@ exit code: 0; 1 if there is no record, or files were left out because they could
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page. Exit code 1 if a file could not be read, or if there is nothing to show."""
     options = parser().parse_args(arguments)
+    gc.freeze()  # otherwise each collection visits all imported modules
     try:
         unreadable = report(options.records, options.output, options.figures, options.title)
     except (ValueError, OSError) as error:

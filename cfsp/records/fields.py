@@ -20,7 +20,7 @@ PerBlock = Annotated[list[float], bool, "a number per block"]
 
 def has_named_parts(config: Any) -> bool:
     """Return whether every `_target_` in a config is a text."""
-    if isinstance(config, Mapping):
+    if isinstance(config, dict):
         return isinstance(config.get("_target_", ""), str) and all(map(has_named_parts, config.values()))
     return not isinstance(config, list) or all(map(has_named_parts, config))
 

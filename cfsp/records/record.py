@@ -28,7 +28,7 @@ from cfsp.records.fields import (
 )
 from cfsp.storage.atomic import replacing
 from cfsp.storage.schema import parse, read_json
-from cfsp.storage.seals import checksum
+from cfsp.storage.seals import as_read, checksum
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Record:
 
     def text(self) -> str:
         """Return the record as JSON, with its own checksum."""
-        data = asdict(self)
+        data = as_read(asdict(self))
         return json.dumps(data | {"sha256": checksum(data)}, indent=1) + "\n"
 
     @classmethod

@@ -27,8 +27,10 @@ from typing import (
 )
 
 T = TypeVar("T")
-Reader = Callable[[Any, str], Any]
-"""(data, name of its place) -> the value that is read. Raises ValueError if the data does not fit."""
+Place = tuple[str | int, ...]
+"""The names and list indices that lead to a value. They become text in errors only, which saves time."""
+Reader = Callable[[Any, Place], Any]
+"""(data, its place) -> the value that is read. Raises ValueError if the data does not fit."""
 
 DEEPEST = 64
 """Most levels of nested lists and objects: far more than a config has, far fewer than Python can handle."""
@@ -94,7 +96,7 @@ def check_unicode(data: Any) -> None:
 
 def parse(kind: type[T], data: Any) -> T:
     """Convert JSON data to `kind`. Raises ValueError with the place, the value and what is expected."""
-    return reader(kind)(data, "")
+    return reader(kind)(data, ())
 
 
 @cache
@@ -133,15 +135,15 @@ def read_object(kinds: Mapping[str, Any], needed: Iterable[str], made: Callable[
     """Return a reader of objects with known keys. made: the class to construct; None allows other keys."""
     readers, needed = {name: reader(kind) for name, kind in kinds.items()}, [*needed]
 
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(isinstance(data, dict), data, place, "an object")
         for name in needed:
             if name not in data:
-                raise ValueError(f"{inner_place(place, name)} is missing")
+                raise ValueError(f"{named((*place, name))} is missing")
         if made and data.keys() - readers.keys():
-            raise ValueError(f"{inner_place(place, min(data.keys() - readers.keys()))}: an unknown field")
+            raise ValueError(f"{named((*place, min(data.keys() - readers.keys())))}: an unknown field")
         known = {
-            name: readers[name](value, inner_place(place, name)) if name in readers else value
+            name: readers[name](value, (*place, name)) if name in readers else value
             for name, value in data.items()
         }
         return made(**known) if made else known
@@ -150,23 +152,23 @@ def read_object(kinds: Mapping[str, Any], needed: Iterable[str], made: Callable[
 
 
 def read_mapping(value: Reader) -> Reader:
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(isinstance(data, dict), data, place, "an object")
-        return {name: value(one, inner_place(place, name)) for name, one in data.items()}
+        return {name: value(one, (*place, name)) for name, one in data.items()}
 
     return read
 
 
 def read_list(item: Reader) -> Reader:
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(isinstance(data, list), data, place, "a list")
-        return [item(one, f"{place}[{number}]") for number, one in enumerate(data)]
+        return [item(one, (*place, number)) for number, one in enumerate(data)]
 
     return read
 
 
 def read_tested(inner: Reader, test: Callable[[Any], bool], what: str) -> Reader:
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         found = inner(data, place)
         expect(test(found), data, place, what)
         return found
@@ -175,7 +177,7 @@ def read_tested(inner: Reader, test: Callable[[Any], bool], what: str) -> Reader
 
 
 def read_choice(choices: tuple[str, ...]) -> Reader:
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(isinstance(data, str) and data in choices, data, place, " or ".join(choices))
         return data
 
@@ -186,7 +188,7 @@ def read_plain(kind: type) -> Reader:
     """Return a reader of a text, a boolean, or a number of at most 64 bits."""
     accepted, what = (int, float) if kind is float else (kind,), NAMES[kind]
 
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(type(data) in accepted, data, place, what)
         expect(type(data) is not int or abs(data) < 2**63, data, place, f"{what} of at most 64 bits")
         return data
@@ -194,13 +196,14 @@ def read_plain(kind: type) -> Reader:
     return read
 
 
-def expect(met: bool, data: Any, place: str, what: str) -> None:
+def expect(met: bool, data: Any, place: Place, what: str) -> None:
     """Raise ValueError with the place, the value and what is expected, unless the condition is met."""
     if not met:
         value = json.dumps(data)
         shown = value if len(value) <= 60 else f"{value[:57]}..."
-        raise ValueError(f"{place + ': ' if place else ''}{shown}; expected {what}")
+        raise ValueError(f"{named(place) + ': ' if place else ''}{shown}; expected {what}")
 
 
-def inner_place(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name
+def named(place: Place) -> str:
+    """Return a place as text: `metrics.pruned.values[2]`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")

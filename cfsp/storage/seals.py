@@ -18,7 +18,7 @@ from cfsp.storage.atomic import replacing
 def seal(mark: Path, of: str, files: Iterable[Path], **notes: Any) -> None:
     """Write the seal of files in or below its own folder. of: what they belong to; notes: JSON data."""
     sums = {file.relative_to(mark.parent).as_posix(): file_checksum(file) for file in sorted(files)}
-    data = {"of": of, "files": sums, "notes": notes}
+    data = as_read({"of": of, "files": sums, "notes": notes})
     # A file of its own, so that one module serves safetensors, JSON and what transformers' Trainer writes.
     with replacing(mark) as part:
         part.write_text(json.dumps(data | {"sha256": checksum(data)}) + "\n")
@@ -60,9 +60,13 @@ def read_seal(mark: Path) -> dict[str, Any]:
 
 
 def checksum(data: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of JSON data. Its layout in a file does not matter."""
-    stored = json.loads(json.dumps(data))  # JSON makes numeric keys text, which sorts differently
-    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
+    """Return the SHA-256 of JSON data, as a file gives it. Its layout in the file does not matter."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def as_read(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return data as it comes back from a JSON file: numeric keys become text, which sorts differently."""
+    return json.loads(json.dumps(data))
 
 
 def file_checksum(file: Path) -> str:

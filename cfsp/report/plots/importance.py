@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -60,8 +61,13 @@ def draw_bars(axes: Axes, rows: Mapping[str, list[list[float]]], colors: Mapping
         values = np.array(found)  # [records, blocks]
         mean = values.mean(axis=0)
         at = np.arange(values.shape[1]) + (place - (len(rows) - 1) / 2) * width
-        axes.bar(at, mean, width=width, color=colors[label], alpha=0.85)
-        # Rounding may put the mean of equal values outside of their range.
-        spread = np.maximum(0, [mean - values.min(axis=0), values.max(axis=0) - mean])
-        cap = 2 if len(rows) == 1 else 0
-        axes.errorbar(at, mean, spread, fmt="none", ecolor="#344054", elinewidth=0.9, capsize=cap)
+        add_bars(axes, at, mean, width, colors[label])
+        axes.vlines(at, values.min(axis=0), values.max(axis=0), "#344054", linewidth=0.9)
+
+
+def add_bars(axes: Axes, at: np.ndarray, heights: np.ndarray, width: float, color: str) -> None:
+    """Draw bars as one collection. axes.bar makes an artist per bar, which takes ten times as long."""
+    left, right, zero = at - width / 2, at + width / 2, np.zeros_like(heights)
+    corners = [[left, zero], [left, heights], [right, heights], [right, zero]]
+    axes.add_collection(PolyCollection(np.array(corners).transpose(2, 0, 1), facecolor=color, alpha=0.85))
+    axes.autoscale_view()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from cfsp.report.groups import Measure, by_method, points
@@ -38,18 +37,20 @@ def quality_by_size(measure: Measure, names: Mapping[str, str], styles: Mapping[
         va="bottom" if measure.better == "higher" else "top",
         color=DENSE,
     )
-    values = [measure.dense]
+    values, bars = [measure.dense], []
     for method in methods:
         found = lines[method]
         spreads = [point.spread(measure.read) for point in found]
-        errors = [spread.std or 0.0 for spread in spreads]
         means = [spread.mean for spread in spreads]
         xs = [point.parameters for point in found]
         axes.plot(xs, means, **styles[method].line)
-        if any(errors):  # errorbar would draw five lines for each and take five times as long
-            ends = np.array([means, errors])
-            axes.vlines(xs, ends[0] - ends[1], ends[0] + ends[1], styles[method].color, linewidth=0.9)
+        for x, spread in zip(xs, spreads, strict=True):
+            if spread.std:
+                bars.append((x, spread.mean - spread.std, spread.mean + spread.std, styles[method].color))
         values += means
+    if bars:  # all at once: errorbar would draw five lines for each method and take ten times as long
+        xs, lows, highs, colors = zip(*bars, strict=True)
+        axes.vlines(xs, lows, highs, colors, linewidth=0.9)
     show_logarithmic(axes, values)
     show_parameters(axes, dense)
     axes.set_ylabel(f"{measure.quantity} ({measure.better} is better)")

@@ -18,6 +18,9 @@ from cfsp.report.plots.base import WIDTH, styled
 ROWS = 45
 """Maximum number of rows. If there are more, only the sparsity of most methods is shown."""
 
+NUMBERS = 200
+"""Maximum number of cells with a number in them. More would be too dense to read, and slow to lay out."""
+
 
 @styled
 def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
@@ -44,7 +47,7 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
         axes.set_xticks(range(0, len(blocks), every), blocks[::every])
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        if sum(sizes) <= 16:
+        if len(rows) * sum(sizes) <= NUMBERS:
             annotate(axes, shares)
     panels[0].invert_yaxis()
     panels[0].set_yticks(range(len(rows)), labels)
