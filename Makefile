@@ -11,12 +11,12 @@ help:
 	@echo "make demo          prune the embedded model by 20 % with CFSP and show what happened"
 	@echo "make paper         the sparsity sweep and CFSP's ablation on the embedded model, results/tables/ and a report"
 	@echo "make docs          the documentation as a site, in site/"
-	@echo "make test          lint and tests, offline"
-	@echo "make test-all      the same with every case of the large products"
+	@echo "make test          lint and the quick tests, offline: minutes"
+	@echo "make test-all      all tests: the slow ones and every case of the large products too"
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
 	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
 	@echo "make setup         the virtual environment in $(VENV), with the locked versions"
-	@echo "make lint          ruff only"
+	@echo "make lint          ruff and pyright"
 	@echo "make benchmark     what calibration costs, against a bare forward pass"
 
 setup: $(VENV)/.ready
@@ -32,7 +32,7 @@ demo: setup
 	FORCE_COLOR=1 $(BIN)/cfsp overwrite=true
 
 test: setup lint
-	$(BIN)/pytest --numprocesses 2 -m "not browser and not product"
+	$(BIN)/pytest --numprocesses 2 -m "not browser and not product and not slow"
 
 test-all: setup lint
 	$(BIN)/pytest --numprocesses 2 -m "not browser"
@@ -51,6 +51,7 @@ test-slurm: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 benchmark: setup
 	$(BIN)/python experiments/benchmarks/calibration_cost.py

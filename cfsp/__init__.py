@@ -13,7 +13,7 @@ _HOMES = {
     "plan": "cfsp.api",
     "apply": "cfsp.api",
     "save": "cfsp.api",
-    # what they take and give
+    # their arguments and results
     "RandomWindows": "cfsp.data.calibration",
     "Text": "cfsp.data.texts",
     "Stdlib": "cfsp.data.texts",
@@ -27,16 +27,16 @@ _HOMES = {
     "Metric": "cfsp.records.record",
     "frame": "cfsp.tables.compare",
     "compare": "cfsp.tables.compare",
-    # what one adds to
+    # base classes and tables to extend
     "Criterion": "cfsp.criteria.base",
     "Statistic": "cfsp.statistics.base",
     "InputStatistic": "cfsp.statistics.inputs",
-    "STATISTICS": "cfsp.statistics.collect",  # with those of all modules that define some
+    "STATISTICS": "cfsp.statistics.collect",  # importing it registers all statistics
     "Allocator": "cfsp.allocators.base",
     "Compensation": "cfsp.compensation.base",
     "Schedule": "cfsp.schedules.base",
     "Recovery": "cfsp.recovery.base",
-    "Setting": "cfsp.recovery.base",
+    "Setting": "cfsp.training.base",
     "Recovered": "cfsp.recovery.base",
     "Evaluator": "cfsp.evaluation.base",
     "Logger": "cfsp.loggers.base",
@@ -44,7 +44,7 @@ _HOMES = {
     "Place": "cfsp.model.families",
     "LAYOUTS": "cfsp.model.families",
 }
-__all__ = ["__version__", *_HOMES]
+__all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]  # __init__.pyi has the names
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""The Python API: the same steps as the command line's, on objects of one's own."""
+"""The Python API: the steps of the command line, on a user's own objects."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def plan(
     cache: str | Path | None = None,
     **options: Any,
 ) -> PrunePlan:
-    """Decide what to keep; the model stays as it is.
+    """Decide which units to keep; the model is not changed.
 
         plan = cfsp.plan(model, batches, criterion="flap", allocator="global_rank", sparsity=0.3)
         cfsp.apply(plan, model)
 
     batches: any iterable of dicts with `input_ids` [batch, tokens] and `attention_mask`.
     criterion, allocator, compensation, schedule: names of the YAML files of that group, or objects.
-    sparsity, sparsity_of: 0.2 of the sites unless they are given; a schedule that is an object has its own.
-    cache: a folder that keeps the dense model's statistics for the next plan.
-    options: go to the component that has them, for example `temperature=6.0` or `metric="ifv"`.
+    sparsity, sparsity_of: 0.2 of the sites by default; a schedule that is an object has its own.
+    cache: a folder that stores the dense model's statistics for the next plan.
+    options: passed to the component that has them, for example `temperature=6.0` or `metric="ifv"`.
 
     Raises:
-        KeyError, TypeError, ValueError: a name, an option or a value that is not accepted.
+        KeyError, TypeError, ValueError: a name, an option or a value is not accepted.
     """
     names = {
         "criterion": criterion,
@@ -60,17 +60,24 @@ def plan(
         "compensation": compensation,
         "schedule": schedule,
     }
+    shares = shares_to_remove(schedule, sparsity, sparsity_of)
+    parts = build_components(names, options, **shares, seed=seed)
+    subject = Subject(model, find_sites(model, kinds), Cache.at(cache or "off"))
+    decider, method = parts.pop("schedule"), Method(**parts)
+    return decider.plan(subject, batches, method, decider.prepare(subject, method)).plan
+
+
+def shares_to_remove(
+    schedule: str | Schedule, sparsity: float | None, sparsity_of: str | None
+) -> dict[str, Any]:
+    """What is given of these, and defaults. Raises ValueError if the schedule is an object with its own."""
     shares = {"sparsity": sparsity, "sparsity_of": sparsity_of}
     given = {name: value for name, value in shares.items() if value is not None}
     if given and isinstance(schedule, Schedule):
         raise ValueError(
             f"{' and '.join(given)}: the schedule is an object with its own; expected the value there alone"
         )
-    parts = build_components(names, options, **({"sparsity": 0.2, "sparsity_of": "sites"} | given), seed=seed)
-    subject = Subject(model, find_sites(model, kinds), Cache.at(cache or "off"))
-    decider = parts.pop("schedule")
-    method = Method(**parts)
-    return decider.plan(subject, batches, method, decider.prepare(subject, method)).plan
+    return {"sparsity": 0.2, "sparsity_of": "sites"} | given
 
 
 @checked
@@ -81,15 +88,15 @@ def save(
     plan: PrunePlan,
     overwrite: bool = False,
 ) -> None:
-    """Write a pruned model, whole or not at all, so that plain transformers loads it.
+    """Write a pruned model, whole or not at all, as a folder that plain transformers loads.
 
-    Licences and processor configs come along from the folder that the model was loaded from.
-    If its blocks differ, that takes `trust_remote_code=True`, or `cfsp.load`, which runs no code of
-    the folder.
+    Licences and processor configs are copied from the folder that the model was loaded from; the
+    tokenizer is written as given. A model whose blocks differ needs `trust_remote_code=True` to load, or
+    `cfsp.load`, which runs no code of the folder.
 
     Raises:
-        ValueError: the folder holds something and `overwrite` is not given, or the family's config
-            cannot say what the model is.
+        ValueError: the folder is not empty and `overwrite` is false, or the family's config cannot
+            describe the model.
         OSError: the disk is full or cannot be written; nothing is left then.
     """
     named = model.config.name_or_path

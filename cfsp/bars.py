@@ -1,6 +1,6 @@
-"""Progress of long work: a bar at a terminal that goes when the work is done, lines of text elsewhere.
+"""Progress of long work: a bar on a terminal, removed at the end; lines of text elsewhere.
 
-A program asks for lines with `lines`; a library's user who has no terminal sees nothing.
+Lines are printed only inside `lines`, so a library's user without a terminal sees nothing.
 CFSP_PROGRESS=off in the environment turns off both.
 """
 
@@ -10,7 +10,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager, suppress
 from typing import TypeVar
 
@@ -19,11 +19,11 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 SILENCE = 20.0
-"""Seconds without a line after which the next one is printed."""
+"""Seconds without output after which a line is printed."""
 
 
-class Task:
-    """Work that is under way, of `total` units if that is known."""
+class Work:
+    """Work in progress. total: its number of units; None if unknown."""
 
     def __init__(self, what: str, unit: str, total: int | None) -> None:
         self.what, self.unit, self.total, self.done = what, unit, total, 0
@@ -51,17 +51,17 @@ class Task:
 
 
 def bar(items: Iterable[T], what: str, unit: str) -> Iterator[T]:
-    """Yield the items and show how many are done. unit: what one of them is called."""
-    with task(what, unit, len(items) if hasattr(items, "__len__") else None) as one:
+    """Yield the items and show how many are done. unit: the name of one item."""
+    with task(what, unit, len(items) if isinstance(items, Sized) else None) as one:
         for item in items:
             yield item
             one.advance()
 
 
 @contextmanager
-def task(what: str, unit: str, total: int | None) -> Iterator[Task]:
-    """Show work that says by itself how far it is."""
-    one = Task(what, unit, total)
+def task(what: str, unit: str, total: int | None) -> Iterator[Work]:
+    """Show the progress of work that calls `advance` by itself."""
+    one = Work(what, unit, total)
     try:
         yield one
     finally:
@@ -70,8 +70,8 @@ def task(what: str, unit: str, total: int | None) -> Iterator[Task]:
 
 @contextmanager
 def lines() -> Iterator[None]:
-    """Let `begin` print to a stdout that is no terminal, and break long silences with what is under way."""
-    other_rank = os.environ.get("RANK", "0") != "0"  # of torchrun's processes the first one speaks
+    """Print lines if stdout is not a terminal: each `begin`, and work in progress after a long silence."""
+    other_rank = os.environ.get("RANK", "0") != "0"  # only rank 0 of torchrun prints
     if sys.stdout.isatty() or is_off() or other_rank or _printers:
         yield
         return
@@ -82,23 +82,23 @@ def lines() -> Iterator[None]:
     finally:
         _printers.remove(printer)
         printer.stop()
-        _under_way.clear()  # what an error ended
+        _under_way.clear()  # work that an error ended
 
 
 def begin(stage: str) -> None:
-    """Print the stage that begins now, with the time since the start, inside `lines`."""
+    """Print the stage that begins now and the time since the start. Does nothing outside `lines`."""
     for printer in _printers:
         printer.begin(stage)
 
 
 def speak(line: str) -> None:
-    """Print a line to stdout. A full disk or a closed pipe costs the line, not the work."""
+    """Print a line to stdout. Ignores a full disk and a closed pipe."""
     with suppress(OSError):
         print(line, flush=True)
 
 
 class Printer:
-    """Prints lines, and from a thread of its own those that break a silence."""
+    """Prints stages, and from its own thread a line after each long silence."""
 
     def __init__(self) -> None:
         self.start = self.last = time.monotonic()
@@ -125,11 +125,11 @@ class Printer:
         speak(f"cfsp: {duration(self.last - self.start)}: {line}")
 
 
-_under_way: list[Task] = []
-"""Tasks of this process, the innermost last."""
+_under_way: list[Work] = []
+"""Work of this process, the innermost last."""
 
 _printers: list[Printer] = []
-"""The one that prints, if any does."""
+"""The printer inside `lines`; empty outside."""
 
 
 def is_off() -> bool:
@@ -137,7 +137,7 @@ def is_off() -> bool:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: 4 s, 3 min 20 s, 2 h 5 min."""
+    """Format seconds: 4 s, 3 min 20 s, 2 h 5 min."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

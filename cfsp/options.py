@@ -1,7 +1,7 @@
-"""Options: what a user gives, held against the types that it is declared with.
+"""Options: check what a user gives against the declared types.
 
-The one place for that. A part of a config, its constructor in Python and `load` all come here, so no class
-can forget to check a boolean.
+All such checks are here: parts of a config, their constructors in Python and `load` use them, so no class can
+forget to check a boolean.
 """
 
 from __future__ import annotations
@@ -10,16 +10,28 @@ import difflib
 import math
 import sys
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass
 from functools import lru_cache, wraps
 from inspect import Parameter, isclass, signature, unwrap
 from pathlib import Path
 from pkgutil import resolve_name
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    ParamSpec,
+    Self,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
-Target = TypeVar("Target", bound=Callable[..., Any])
+Given = ParamSpec("Given")
+Made = TypeVar("Made")
 
 WORDS = {
     bool: ("true or false", "true or false each"),
@@ -29,11 +41,11 @@ WORDS = {
     Path: ("a path", "paths"),
     NoneType: ("null", "nulls"),
 }
-"""What a value of a type is called: one, and several."""
+"""Type -> its name in messages, singular and plural."""
 
 
 class Checked:
-    """What is made from options. Raises ValueError for one of another type than declared."""
+    """A class made from options. Its constructor raises ValueError for an option of the wrong type."""
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         if cls.__init__ is object.__init__ and (args or options):
@@ -42,11 +54,11 @@ class Checked:
         return super().__new__(cls)
 
 
-def checked(function: Target) -> Target:
-    """Let a function raise ValueError if an argument is of another type than declared."""
+def checked(function: Callable[Given, Made]) -> Callable[Given, Made]:
+    """Make a function raise ValueError for an argument of the wrong type."""
 
     @wraps(function)
-    def call(*args: Any, **options: Any) -> Any:
+    def call(*args: Given.args, **options: Given.kwargs) -> Made:
         check_call(function, function, args, options)
         return function(*args, **options)
 
@@ -56,7 +68,7 @@ def checked(function: Target) -> Target:
 def check_call(
     target: Callable[..., Any], function: Callable[..., Any], args: Sequence[Any], options: Mapping[str, Any]
 ) -> None:
-    """Check what a function is called with against the types that `target` declares."""
+    """Raise ValueError unless the arguments of a call have the types that `target` declares."""
     types = declared(target)
     for name, value in signature(function).bind_partial(*args, **options).arguments.items():
         if name in types:
@@ -65,7 +77,7 @@ def check_call(
 
 @lru_cache(maxsize=256)
 def declared(target: Callable[..., Any]) -> dict[str, Any]:
-    """The options of a class or a function, and the type of each; Any where none is declared."""
+    """Return the options of a class or function and their types; Any where none is declared."""
     source = target.__init__ if isclass(target) and not is_dataclass(target) else target
     types = hints(source)
     named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
@@ -78,7 +90,7 @@ def declared(target: Callable[..., Any]) -> dict[str, Any]:
 
 
 def hints(source: Callable[..., Any]) -> dict[str, Any]:
-    """The annotations of a class or a function; Any where one is imported for type checkers alone."""
+    """Return the annotations of a class or function; Any for types imported only for type checkers."""
     found: dict[str, Any] = {}
     for owner in reversed(source.__mro__) if isclass(source) else [unwrap(source)]:
         home = getattr(owner, "__module__", "")  # object.__init__ has none
@@ -94,7 +106,7 @@ def hints(source: Callable[..., Any]) -> dict[str, Any]:
 
 
 def check_option(name: str, value: Any, declared_type: Any) -> None:
-    """Raise ValueError unless a value, or what a config says is to be made, is of the declared type."""
+    """Raise ValueError unless a value, or the object that a config describes, is of the declared type."""
     if isinstance(value, Mapping) and "_target_" in value:
         check_part(name, value, declared_type)
     elif isinstance(value, Mapping) and (inner := values_of(declared_type)) is not None:
@@ -106,11 +118,11 @@ def check_option(name: str, value: Any, declared_type: Any) -> None:
 
 
 def check_part(name: str, config: Mapping[str, Any], declared_type: Any = Any) -> None:
-    """Check what a config says is to be made, and all below it.
+    """Check the `_target_` of a config and all its options, nested ones too.
 
     Raises:
-        ValueError: it cannot be imported or is nothing of the declared type; an option is unknown, missing
-            or of another type than declared.
+        ValueError: the target cannot be imported or is not of the declared type; an option is unknown,
+            missing or of the wrong type.
     """
     target = imported(f"{name}._target_", config["_target_"])
     if not made_fits(target, declared_type):
@@ -128,21 +140,27 @@ def check_part(name: str, config: Mapping[str, Any], declared_type: Any = Any) -
             raise ValueError(f"{name}.{one.name} is missing: expected {spelled(types[one.name])}")
 
 
-def unknown(name: str, value: Any, known: Sequence[str]) -> str:
-    """What to tell of an option that nothing has."""
-    near = difflib.get_close_matches(name.rsplit(".", 1)[-1], known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    return f"{name}={shown(value)}: no such option; expected one of {', '.join(known) or '(none)'}{hint}"
+def hint(name: object, known: Iterable[str], most: int = 1) -> str:
+    """The end of an error about an unknown name: "; did you mean 'x'?", or nothing if none is near."""
+    near = difflib.get_close_matches(str(name), [*dict.fromkeys(known)], n=most)
+    quoted = [repr(one) for one in near] if most == 1 else near
+    return f"; did you mean {' or '.join(quoted)}?" if near else ""
 
 
 def suggest(name: str, there: Sequence[str]) -> str:
-    """What could have been meant: the nearest names, else all."""
-    near = difflib.get_close_matches(name, [*dict.fromkeys(there)], n=3)
-    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(there) or '(none)'}"
+    """Return a hint for an unknown name: the nearest names, else all."""
+    near = hint(name, there, most=3).removeprefix("; ")
+    return near or f"expected one of {', '.join(there) or '(none)'}"
+
+
+def unknown(name: str, value: Any, known: Sequence[str]) -> str:
+    """Return the message for an unknown option."""
+    meant = hint(name.rsplit(".", 1)[-1], known)
+    return f"{name}={shown(value)}: no such option; expected one of {', '.join(known) or '(none)'}{meant}"
 
 
 def imported(name: str, path: Any) -> Callable[..., Any]:
-    """The class or function of a dotted path. Raises ValueError if there is none."""
+    """Import the class or function at a dotted path. Raises ValueError if there is none."""
     try:
         found = resolve_name(path)
     except (ImportError, AttributeError, ValueError, TypeError) as error:
@@ -155,7 +173,7 @@ def imported(name: str, path: Any) -> Callable[..., Any]:
 
 
 def fits(value: Any, kind: Any) -> bool:
-    """Whether a value is of a type. A boolean is no number; a whole number is a number."""
+    """Return whether a value is of a type. A boolean is not a number; an int is also a float."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return fits(value, inner[0])
@@ -164,7 +182,7 @@ def fits(value: Any, kind: Any) -> bool:
     if origin is Literal:
         return any(type(value) is type(one) and value == one for one in inner)
     if kind is float:
-        whole = isinstance(value, int) and type(value) is not bool  # of any size, which isfinite cannot take
+        whole = isinstance(value, int) and type(value) is not bool  # isfinite fails for huge ints
         return whole or (isinstance(value, float) and math.isfinite(value))
     if kind is int:
         return type(value) is not bool and isinstance(value, int)
@@ -173,11 +191,11 @@ def fits(value: Any, kind: Any) -> bool:
     if isclass(origin) and issubclass(origin, Sequence):
         listed = isinstance(value, Sequence) and not isinstance(value, str)
         return listed and all(fits(one, inner[0]) for one in value)
-    return isinstance(value, kind) if isclass(kind) and kind is not Any else True  # what no config can hold
+    return isinstance(value, kind) if isclass(kind) and kind is not Any else True  # no config holds others
 
 
 def made_fits(target: Callable[..., Any], kind: Any) -> bool:
-    """Whether what a class or function makes is of a type, as far as it is declared."""
+    """Return whether a class or function makes a value of a type; True if its return type is not declared."""
     made = target if isclass(target) else hints(target).get("return", Any)
     made = get_origin(made) or made
     if get_origin(kind) is Annotated:
@@ -185,12 +203,13 @@ def made_fits(target: Callable[..., Any], kind: Any) -> bool:
     if get_origin(kind) in (Union, UnionType):
         return any(made_fits(target, one) for one in get_args(kind))
     wanted = get_origin(kind) or kind
-    undeclared = made is Any or not isclass(made)  # Any is a class since Python 3.11
-    return undeclared or kind is Any or (isclass(wanted) and issubclass(made, wanted))
+    if made is Any or not isclass(made) or kind is Any:  # Any is a class since Python 3.11
+        return True
+    return isclass(wanted) and issubclass(made, wanted)
 
 
 def values_of(kind: Any) -> Any:
-    """The type of a mapping's values; None if the type is no mapping."""
+    """Return the type of a mapping's values; None if the type is not a mapping."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType, Annotated):
         return next((found for one in inner if (found := values_of(one)) is not None), None)
@@ -198,7 +217,7 @@ def values_of(kind: Any) -> Any:
 
 
 def spelled(kind: Any, several: bool = False) -> str:
-    """What a type is called."""
+    """Return the name of a type in messages."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return inner[1]
@@ -217,6 +236,6 @@ def spelled(kind: Any, several: bool = False) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value on one line, cut off where it is long."""
+    """Return a value's repr on one line, truncated to 100 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 100 else f"{text[:97]}..."

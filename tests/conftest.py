@@ -198,10 +198,10 @@ def task_rows(tmp_path):
 @pytest.fixture
 def classify(task_rows):
     """A task of two labels, by a file of each split."""
-    from cfsp.data.tables import Table
+    from cfsp.data.labelled_rows import LabelledRows
     from cfsp.data.tasks.sequence_classification import SequenceClassification
 
-    train, dev = (Table(paths=str(path)) for path in task_rows)
+    train, dev = (LabelledRows(paths=str(path)) for path in task_rows)
     return SequenceClassification(
         name="toy",
         train=train,

@@ -73,6 +73,7 @@ def ends(main, *arguments):
     return 0
 
 
+@pytest.mark.slow
 def test_no_value_of_any_place_ends_in_a_traceback(whole, tmp_path, capsys):
     good, texts = whole, variants(whole)
     refusals = {text: refusal(good.with_name("zzz.json"), text) for text in texts}
@@ -102,7 +103,7 @@ BROKEN = {
     "no JSON": lambda path: path.write_text('{"id": '),
     "expected an object": lambda path: path.write_text("[]"),
     "id is missing": lambda path: path.write_text("{}"),
-    "half a character": lambda path: path.write_text('{"id": "\\ud800"}'),
+    "half of a surrogate pair": lambda path: path.write_text('{"id": "\\ud800"}'),
 }
 
 

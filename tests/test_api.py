@@ -11,13 +11,13 @@ from cfsp.plans.choose import best_units
 
 @pytest.mark.parametrize(("base", "share"), [("sites", 0.25), ("blocks", 0.25), ("model", 0.1)])
 def test_sparsity_is_of_the_base_that_was_asked(base, share):
-    from cfsp.schedules.partial import parameters
+    from cfsp.model.parameter_count import count_parameters
 
     model = make("llama")
     sites = cfsp.find_sites(model, ["mlp"])
-    before = parameters(model, sites)
+    before = count_parameters(model, sites)
     cfsp.apply(cfsp.plan(model, batches(), sparsity=share, sparsity_of=base), model)
-    after = parameters(model, cfsp.find_sites(model, ["mlp"]))
+    after = count_parameters(model, cfsp.find_sites(model, ["mlp"]))
     removed = before["model"] - after["model"]
     assert removed == before[base] - after[base]
     assert abs(removed - share * before[base]) < 96  # one neuron
@@ -111,11 +111,11 @@ def test_no_sparsity_adds_no_bias():
 
 
 def test_a_tied_weight_counts_once():
-    from cfsp.schedules.partial import parameters
+    from cfsp.model.parameter_count import count_parameters
 
     tied = make("qwen2")
     assert tied.config.tie_word_embeddings
-    assert parameters(tied, cfsp.find_sites(tied))["model"] == tied.num_parameters()
+    assert count_parameters(tied, cfsp.find_sites(tied))["model"] == tied.num_parameters()
     assert tied.num_parameters() == sum(weight.numel() for weight in set(tied.parameters()))
 
 

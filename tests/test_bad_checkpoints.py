@@ -39,7 +39,7 @@ def change_weights(folder, change):
 def test_a_tampered_file_is_found(tmp_path, tokenizer):
     folder = saved(tmp_path, tokenizer)
     change_weights(folder, lambda weights: weights["lm_head.weight"].mul_(1.5))
-    with pytest.raises(ValueError, match="model.safetensors is not as it was saved; if that is meant"):
+    with pytest.raises(ValueError, match="model.safetensors is not as it was saved; if that is intended"):
         cfsp.load(folder)
     (folder / "SHA256SUMS").unlink()
     cfsp.load(folder)
@@ -123,7 +123,7 @@ from families import make, words
 from test_checkpoints import cut
 from transformers import AutoTokenizer
 import cfsp
-from cfsp.loading import REFERENCE
+from cfsp.checkpoints.load import REFERENCE
 model, plan = cut("llama", ["mlp"])
 tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
@@ -134,6 +134,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the size of a file as Linux does")
 @pytest.mark.parametrize("limit", [10_000, 100_000])  # the weights do not fit, or the tokenizer does not
 @pytest.mark.parametrize("there", [False, True])

@@ -1,5 +1,6 @@
 """The report in a real browser: tables sort, figures are there, nothing complains, nothing is fetched."""
 
+import re
 import shutil
 from dataclasses import replace
 
@@ -128,7 +129,7 @@ def test_a_config_opens(browser):
     assert '"sparsity"' in details.find_element("css selector", "pre").text
 
 
-@pytest.mark.parametrize("width", [400, 800, 1400])
+@pytest.mark.parametrize("width", [360, 420, 800, 1400])
 def test_no_width_makes_the_page_scroll_sideways(browser, width):
     browser.execute_cdp_cmd(
         "Emulation.setDeviceMetricsOverride",
@@ -140,6 +141,48 @@ def test_no_width_makes_the_page_scroll_sideways(browser, width):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert inner <= width
     assert whole <= inner
+
+
+@pytest.mark.parametrize("width", [420, 1400])
+def test_figures_fit_and_what_is_cut_says_that_it_scrolls(browser, width):
+    browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False},
+    )
+    hidden = (
+        "return [...document.querySelectorAll('figure .wide')].filter(b => b.scrollWidth > b.clientWidth)"
+    )
+    assert browser.execute_script(hidden) == []
+    boxes = browser.execute_async_script(
+        "const done = arguments[0]; requestAnimationFrame(() => setTimeout(() => done("
+        "[...document.querySelectorAll('section > .wide')].map(box => ["
+        "box.scrollWidth > box.clientWidth + 1, "
+        "getComputedStyle(box.querySelector('caption span'), '::after').content.includes('↔'), "
+        "box.querySelectorAll('th').length])), 100))"
+    )
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert all(cut == said for cut, said, _ in boxes)
+    if width == 1400:
+        assert not any(cut for cut, _, columns in boxes if columns < 12)
+
+
+def test_the_dark_is_dark_in_figures_too(browser):
+    read = (
+        "return ['body', 'section', '.plot svg text', '.plot svg #f0-patch_1 path, .plot svg path']"
+        ".map(one => getComputedStyle(document.querySelector(one)))"
+        ".map((style, place) => place < 2 ? style.backgroundColor : style.fill)"
+    )
+    shown = {}
+    for mode in ("light", "dark"):
+        features = [{"name": "prefers-color-scheme", "value": mode}]
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+        colours = [re.findall(r"\d+", one)[:3] for one in browser.execute_script(read)]
+        shown[mode] = [sum(map(int, one)) for one in colours]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
+    body, card, text, paper = shown["light"]
+    assert min(body, card, paper) > 600 > 400 > text
+    body, card, text, paper = shown["dark"]
+    assert max(body, card, paper) < 200 < 400 < text
 
 
 def test_nothing_is_fetched_and_nothing_complains(browser, page):

@@ -212,7 +212,7 @@ def test_the_command_names_entries_that_do_not_fit_their_seals(tmp_path, capsys)
     out, err = capsys.readouterr()
     assert "a.json  p 5.5" in out
     assert out.count("(altered or broken; a job that wants it makes it again)") == 2
-    assert f"{altered} is not as it was written" in err
+    assert f"{altered} was altered after it was written" in err
     assert f"{seal_of(unsealed)} cannot be read" in err
     assert str(whole) not in err
 

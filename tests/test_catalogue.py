@@ -6,6 +6,7 @@ import pytest
 
 from cfsp.cli.catalogue import Choice, choices_of, groups
 from cfsp.cli.main import main
+from cfsp.cli.typos import without_cfg
 from cfsp.running.build import search_path
 
 EVERY = [choice for group in groups(search_path(None)) for choice in choices_of(group, search_path(None))]
@@ -89,7 +90,7 @@ def test_choices_of_ones_own_are_listed(typed, tmp_path):
             ["sites=mlp,attention"],
             "a list is 'sites=[mlp,attention]'; a sweep is cfsp -m sites=mlp,attention",
         ),
-        (["~nowhere"], "~nowhere: nothing of that name can be taken out of the config"),
+        (["~nowhere"], "~nowhere: the config has no such key to delete"),
         (["--config-dir", "nowhere"], "--config-dir nowhere: expected a folder of config groups"),
         (["list", "criterian"], "criterian: no such group; did you mean criterion?"),
         (["describe", "criterion=flp"], "flp: no such choice of criterion; did you mean flap?"),
@@ -129,3 +130,15 @@ def test_the_shell_completes_choices_and_options(typed, monkeypatch):
         monkeypatch.setenv("COMP_POINT", str(len(line)))
         _, out, _ = typed("-sc", "query=bash")
         assert out.strip() == completed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rest", "wanted"),
+    [
+        (["-m", "--cfg", "job", "seed=0,1"], ["-m", "seed=0,1"], "job"),
+        (["-m", "--cfg=job", "seed=0,1"], ["-m", "seed=0,1"], "job"),
+        (["seed=0", "-c", "all"], ["seed=0"], "all"),
+    ],
+)
+def test_the_config_that_is_asked_for_is_no_override(arguments, rest, wanted):
+    assert without_cfg(arguments) == (rest, wanted)

@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from cfsp.cli import chat
 from cfsp.cli.chat import main
-from cfsp.data.conversation import conversation_tokens
+from cfsp.data.chats import conversation_tokens
 from cfsp.evaluation.samples import Samples
 
 TEMPLATE = "{% for turn in messages %}<{{ turn['role'] }}>{{ turn['content'] }}{% endfor %}"

@@ -92,6 +92,7 @@ for folder in sys.argv[1:]:
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_never_heard_of_cfsp_computes_the_same(tokenizer, tmp_path, tokens):
     folders = []
     for family in FAMILIES:

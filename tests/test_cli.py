@@ -23,8 +23,7 @@ def test_help_teaches_and_needs_no_torch():
     code = """
 import sys
 sys.argv = ["cfsp", "--help"]
-from cfsp import bars
-from cfsp.cli import main
+from cfsp.cli.main import main
 try:
     main()
 finally:
@@ -70,6 +69,7 @@ def test_shows_tables_at_a_terminal(cfsp, monkeypatch):
         assert word in out
 
 
+@pytest.mark.slow
 def test_a_sweep_says_where_it_is_and_ends_in_a_table(cfsp, tmp_path):
     code, out, _ = cfsp("-m", "criterion=chance,cfsp", "sparsity=0.2,0.5")
     assert code == 0
@@ -184,6 +184,7 @@ def test_full_error_shows_the_traceback(cfsp, monkeypatch):
     assert any(line.startswith("ValueError: sparsity=2: expected a share") for line in err)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint):
     text = tmp_path / "text.txt"
     os.mkfifo(text)  # reading it blocks, so the signal comes in the middle of the run

@@ -96,8 +96,9 @@ def test_other_tokenizers_and_vocabularies_are_told(compare, tiny_checkpoint, tm
     assert "The tokenizers differ, so compare bits per byte and not perplexity." in out
 
 
-def test_a_chat_template_is_used_where_there_is_one(tiny, tokenizer):
-    tokenizer.chat_template = "{% for turn in messages %}[{{ turn['content'] }}]{% endfor %}"
+def test_a_chat_template_is_used_where_there_is_one(tiny, tokenizer, monkeypatch):
+    template = "{% for turn in messages %}[{{ turn['content'] }}]{% endfor %}"
+    monkeypatch.setattr(tokenizer, "chat_template", template)
     samples = Samples(["the cat"], 4, chat=True)
     samples.check(tiny, tokenizer)
     plain = Samples(["[the cat]"], 4)

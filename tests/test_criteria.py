@@ -12,15 +12,16 @@ from cfsp.criteria.magnitude import Magnitude
 from cfsp.criteria.wanda_sp import WandaSP
 from cfsp.model.blocks import is_causal
 from cfsp.model.find_sites import find_sites
+from cfsp.model.sites import OfKind
 from cfsp.model.views import UnitView
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.surgery import apply
-from cfsp.running.build import build, choices, read
+from cfsp.running.build import build, choice_config, choices
 from cfsp.statistics.collect import collect
 
 
 @dataclass
-class Weights:
+class Weights(OfKind):
     """A hand-made site. consumers: [units, span, outputs]; producers: [units, span, inputs]"""
 
     consumer: torch.Tensor
@@ -135,7 +136,7 @@ def test_dead_channels_score_zero_not_nan():
 
 
 def scores_of(name, model, sites):
-    criterion = build(read("criterion", name, seed=0))
+    criterion = build(choice_config("criterion", name, seed=0))
     stats = collect(model, sites, batches(), criterion.needs)
     return [criterion.score(UnitView(model, site), stats[site.name]) for site in sites]
 
@@ -144,7 +145,7 @@ def scores_of(name, model, sites):
 def test_one_finite_score_per_unit_on_every_family(name, model):
     if name == "taylor" and not is_causal(model):
         pytest.skip("taylor needs a model that predicts the next token")
-    kinds = build(read("criterion", name, seed=0)).kinds
+    kinds = build(choice_config("criterion", name, seed=0)).kinds
     sites = find_sites(model, [kind for kind in all_kinds(model) if kind in kinds])
     for site, score in zip(sites, scores_of(name, model, sites), strict=True):
         assert score.shape == (site.units,)
@@ -201,7 +202,7 @@ def test_released_cfsp_ignores_the_weights():
 
 
 def test_chance_depends_on_the_seed_and_the_site():
-    chance = [build(read("criterion", "chance", seed=seed)) for seed in (0, 0, 1)]
+    chance = [build(choice_config("criterion", "chance", seed=seed)) for seed in (0, 0, 1)]
     other = Weights(MLP.consumer, name="other.mlp")
     same, again, seeded = (criterion.score(MLP, {}) for criterion in chance)
     assert torch.equal(same, again)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from training import run
 
-from cfsp.passes.replay import RowStream
+from cfsp.passes.walk import walking
 from cfsp.records.record import Record
 from cfsp.storage.atomic import Unwritten, replacing, reserve, whole_folder, writing
 from cfsp.storage.cache import Cache
@@ -66,7 +66,10 @@ def test_a_cache_without_room_costs_its_entries_alone(cfsp, disk, options):
     code, out, err = cfsp(f"cache={cache}")
     assert code == 0, err
     assert err
-    assert all(line.startswith(("cfsp: not kept: ", "cfsp: going on without a lock: ")) for line in err)
+    assert all(
+        line.startswith(("cfsp: not cached, the run goes on: ", "cfsp: going on without a lock: "))
+        for line in err
+    )
     assert all(str(cache) in line for line in err)
     assert Record.load(out.splitlines()[-1]).metrics["pruned"]
 
@@ -96,7 +99,7 @@ def test_a_cache_that_cannot_be_looked_at_costs_its_entries_alone(monkeypatch, t
     with cache.alone("metrics/a.json"):
         cache.put("metrics/a.json", lambda part: part.write_text("{}"))
     err = capsys.readouterr().err
-    for words in ("is made again", "going on without a lock", "not kept"):
+    for words in ("is made again", "going on without a lock", "not cached"):
         assert words in err
     assert err.count("Permission denied") == 3
 
@@ -117,7 +120,7 @@ def test_files_of_a_cache_that_may_not_grow_cost_its_entries_alone(tmp_path, siz
     cache = Cache(tmp_path)
     with files_of_at_most(size):
         cache.put("metrics/a.json", lambda part: part.write_bytes(bytes(4096)))
-    assert capsys.readouterr().err == f"cfsp: not kept: {tmp_path}/metrics/a.json {BIG}\n"
+    assert capsys.readouterr().err == f"cfsp: not cached, the run goes on: {tmp_path}/metrics/a.json {BIG}\n"
     assert not cache.has("metrics/a.json")
     assert not [*(tmp_path / "metrics").iterdir()]
 
@@ -174,8 +177,12 @@ def test_a_training_without_room_is_one_line(tiny, tokenizer, trained_with, tmp_
 def test_hidden_states_without_room_are_one_line_and_no_bus_error(disk, tiny):
     folder = disk("size=64k")
     ids = torch.arange(3, 3 + 64 * 32).view(64, 32)
-    with pytest.raises(OSError, match="No space left on device"):
-        RowStream(tiny, ids, torch.ones_like(ids).bool(), 8, folder, "dense")
+    batches = [{"input_ids": part} for part in ids.split(8)]
+    with walking(tiny, batches, "disk", folder / "states") as walk:
+        with pytest.raises(OSError, match="No space left on device"):
+            walk.take([0])
+        assert [*folder.rglob("*.bin")]
+    assert not [*folder.iterdir()]
     reserve(folder / "small", 4096)
     assert (folder / "small").stat().st_size == 4096
 

@@ -73,7 +73,7 @@ def test_every_choice_has_a_page(group):
 
 @pytest.mark.parametrize("line", [line for line in of("cfsp", LINES) if "--config-dir" not in line] + INLINE)
 def test_commands_are_understood(line, desk):
-    assert understood(line).criterion
+    assert understood(line).method.criterion
 
 
 def near(name: str) -> list[str]:
@@ -89,6 +89,7 @@ def test_commands_run(line, desk, monkeypatch, capsys):
     assert [*desk.glob("results/records/*.json")]
 
 
+@pytest.mark.slow
 def test_commands_that_read_records_run(desk, monkeypatch, capsys):
     sweep = ["-m", "criterion=cfsp,flap", "sparsity=0.3,0.5", "allocator=uniform", *tiny("")]
     assert call(monkeypatch, main, "cfsp", sweep) == 0
@@ -100,6 +101,7 @@ def test_commands_that_read_records_run(desk, monkeypatch, capsys):
                 assert call(monkeypatch, module.main, name, words) == 0, (line, capsys.readouterr().err)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WALKED)
 def test_a_reader_can_walk_a_page(name, desk, monkeypatch, capsys):
     """Do what a page says from its top: write the files that it shows, run its commands and its code."""

@@ -17,6 +17,7 @@ from cfsp.allocators.base import Budget
 from cfsp.allocators.error_curves import ErrorCurves, hull
 from cfsp.allocators.uniform import Uniform
 from cfsp.model.sites import Site
+from cfsp.passes.hidden_states import PLACES
 from cfsp.schedules import probes
 
 COST = {"a": 3, "b": 5}
@@ -147,7 +148,7 @@ def test_what_cannot_be_probed_is_refused(monkeypatch):
     monkeypatch.setattr(probes, "seconds_of", lambda work, device: 1.0)
     with pytest.raises(ValueError, match="takes no less time on a calibration batch; expected longer"):
         cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(budget="latency"))
-    with pytest.raises(ValueError, match="cannot spare the last 3.25 of it; expected a lower sparsity"):
+    with pytest.raises(ValueError, match="cannot save the last 3.25 that the sparsity asks for"):
         ErrorCurves(budget="macs", protect=[1]).allocate(SITES, {}, curves, Budget.of(SITES, COST, 70))
 
 
@@ -157,7 +158,7 @@ def test_bad_options_are_refused(options):
         ErrorCurves(**options)
 
 
-def test_hidden_states_on_disk_give_the_same_plan():
+def test_hidden_states_give_the_same_plan_wherever_they_are():
     model = make("llama")
     parts = {
         "criterion": "obs",
@@ -166,10 +167,11 @@ def test_hidden_states_on_disk_give_the_same_plan():
         "schedule": "blockwise",
     }
     parts |= {"allocator": "uniform", "kinds": ["mlp", "attention"]}
-    one, other = (cfsp.plan(model, batches(), hidden_states=place, **parts) for place in ("memory", "disk"))
-    for cut, same in zip(one.edits, other.edits, strict=True):
-        assert cut.keep == same.keep
-        assert torch.equal(cut.consumer, same.consumer)
+    one, *others = (cfsp.plan(model, batches(), hidden_states=place, **parts) for place in PLACES)
+    for other in others:
+        for cut, same in zip(one.edits, other.edits, strict=True):
+            assert cut.keep == same.keep
+            assert torch.equal(cut.consumer, same.consumer)
 
 
 def test_modules_are_left_as_they_were():

@@ -18,7 +18,7 @@ from cfsp.evaluation.samples import Samples
 from cfsp.evaluation.size import Size
 from cfsp.evaluation.zero_shot import ZeroShot
 from cfsp.model.blocks import is_causal
-from cfsp.model.costs import macs
+from cfsp.model.pass_cost import macs
 
 
 def test_macs_of_a_llama_in_closed_form():

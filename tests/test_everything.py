@@ -9,8 +9,8 @@ from families import DECODERS, FAMILIES, all_kinds, batches, kinds_of, make
 from pairwise import marked_product
 
 import cfsp
-from cfsp.running.build import build, choices, read
-from cfsp.schedules.partial import parameters
+from cfsp.model.parameter_count import count_parameters
+from cfsp.running.build import build, choice_config, choices
 
 BY_BLOCK = ("cfsp", "cfsp_released")
 """Allocators that ask how important each block is."""
@@ -21,7 +21,7 @@ EVERY_SECOND = [*FAMILIES][::2]
 
 def kinds_for(criterion, allocator, schedule, model) -> list[str]:
     """All that the criterion can score, where allocator and schedule can take it."""
-    able = build(read("criterion", criterion, seed=0)).kinds
+    able = build(choice_config("criterion", criterion, seed=0)).kinds
     kinds = [kind for kind in all_kinds(model) if kind in able]
     if able == {"block"}:
         return kinds
@@ -66,11 +66,11 @@ def test_everything_goes_with_everything_or_says_why_not(criterion, allocator, s
         with pytest.raises(ValueError, match=message):
             cfsp.plan(model, batches(), sparsity=sparsity, **fixed, **options)
         return
-    before = parameters(model, cfsp.find_sites(model, kinds))
+    before = count_parameters(model, cfsp.find_sites(model, kinds))
     plan = cfsp.plan(model, batches(), sparsity=sparsity, **fixed, **options)
     cfsp.apply(plan, model)
     assert torch.isfinite(model(**batches(count=1)[0]).logits).all()
-    after = parameters(model, cfsp.find_sites(model, kinds))
+    after = count_parameters(model, cfsp.find_sites(model, kinds))
     removed = (before["sites"] - after["sites"]) / before["sites"]
     if allocator.endswith("released"):
         assert removed > 0 or allocator == "uniform_released"  # which removes no 30 % of two heads

@@ -163,7 +163,7 @@ def test_a_pad_token_is_asked_for(file, tokenizer):
 
 def test_what_is_cut_off_before_the_answer_is_left_out(file, tokenizer):
     source = {"a": Instructions(Conversations(form="alpaca", paths=file(ALPACA)))}
-    with pytest.raises(ValueError, match="not one example of window=8"):
+    with pytest.raises(ValueError, match="no example of window=8"):
         examples(source, window=8).split(tokenizer)
 
 
@@ -190,7 +190,7 @@ def test_a_weight_of_less_than_one_example_is_refused(file, tokenizer):
         return Instructions(Conversations(form="pairs", paths=file(rows, f"{word}.jsonl")))
 
     sources = {"a": source("alpha", 40), "b": source("beta", 40)}
-    with pytest.raises(ValueError, match=r"weight of b=0.001: that is not one of 40 examples"):
+    with pytest.raises(ValueError, match=r"weight of b=0.001: that gives none of 40 examples"):
         examples(sources, weights={"a": 1, "b": 0.001}).split(tokenizer)
     assert len(examples(sources, weights={"a": 1, "b": 0}).split(tokenizer).train) == 40
 

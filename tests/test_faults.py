@@ -5,13 +5,14 @@ import json
 import os
 import re
 import sys
+import time
 
 import pytest
 
 from cfsp.checks import UnknownName
 from cfsp.records.failures import Failure, forget, of_sweep
 from cfsp.records.record import Record
-from cfsp.running import run, stages
+from cfsp.running import attempts, run, stages
 from cfsp.running.sweeps import FILE, outcomes
 from cfsp.storage import atomic
 
@@ -78,7 +79,8 @@ def test_a_failure_that_a_disk_keeps_is_named_and_ends_nothing(tmp_path, monkeyp
     assert not capsys.readouterr().err
     forget(tmp_path, "0123456789ab")
     assert (
-        capsys.readouterr().err == f"cfsp: {path} stays, though its run is finished (Read-only file system)\n"
+        capsys.readouterr().err
+        == f"cfsp: {path} cannot be deleted; its run is finished (Read-only file system)\n"
     )
 
 
@@ -141,7 +143,7 @@ def test_a_failure_that_is_written_can_be_read(tmp_path, config):
 
 def test_a_torn_file_of_a_sweep_is_no_good_end(tmp_path):
     (tmp_path / FILE).write_text('{"state": "failed"}\n{"sta')
-    with pytest.raises(ValueError, match="is not whole"):
+    with pytest.raises(ValueError, match="is incomplete"):
         outcomes(tmp_path)
 
 
@@ -203,3 +205,18 @@ def test_what_a_killed_process_left_of_a_record_goes_with_the_next_attempt(cfsp,
     assert cfsp("evaluation=[]", "overwrite=true")[0] == 0
     assert {one.name for one in (tmp_path / "results").iterdir()} == {"cache", "records"}
     assert [*path.parent.iterdir()] == [path]
+
+
+def test_folders_of_killed_sweeps_go_and_those_of_running_ones_stay(tmp_path):
+    for name, files, age in [
+        ("killed", ["multirun.yaml"], 8),
+        ("running", ["multirun.yaml"], 1),
+        ("ended", ["multirun.yaml", FILE], 8),
+    ]:
+        (tmp_path / name).mkdir()
+        for file in files:
+            (tmp_path / name / file).touch()
+        then = time.time() - age * 86400
+        os.utime(tmp_path / name, (then, then))
+    attempts.remove_abandoned(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"running", "ended"}

@@ -9,7 +9,7 @@ import studies
 from tabled import NAME, record
 
 from cfsp.checkpoints import card
-from cfsp.records.escapes import code, code_block, csv_text, latex_text, markdown_text
+from cfsp.records.escapes import code_block, code_span, csv_text, latex_text, markdown_text
 from cfsp.tables.compare import comparisons
 from cfsp.tables.formats import render
 from cfsp.tables.frame import frame
@@ -92,8 +92,8 @@ def test_html():
 
 
 def test_fences_are_longer_than_what_they_hold():
-    assert code("a") == "`a`"
-    assert code("`a``b") == "``` `a``b ```"
+    assert code_span("a") == "`a`"
+    assert code_span("`a``b") == "``` `a``b ```"
     assert code_block("a\n```\nb") == "````\na\n```\nb\n````"
 
 
@@ -101,5 +101,14 @@ def test_a_card_keeps_its_tables_whatever_names_hold():
     one = studies.record()
     metric = studies.metric(5.0, {"text": HOSTILE})
     named = studies.record(**{HOSTILE: (metric, metric)})
-    assert card.metrics(named).count("\n") == card.metrics(one).count("\n") + 1
-    assert "<img" not in card.metrics(named)
+    assert card.metric_rows(named).count("\n") == card.metric_rows(one).count("\n") + 1
+    assert "<img" not in card.metric_rows(named)
+
+
+def test_a_card_calls_a_text_what_people_call_it():
+    assert card.text_name({"_target_": "cfsp.data.texts.Hub", "name": "wikitext2"}) == "wikitext2"
+    assert (
+        card.text_name({"_target_": "cfsp.data.texts.Files", "paths": ["/a/b.txt", "c.txt"]})
+        == "b.txt, c.txt"
+    )
+    assert card.text_name({"_target_": "cfsp.data.texts.Stdlib", "split": "train"}) == "Stdlib"

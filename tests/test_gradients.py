@@ -7,8 +7,11 @@ from families import DECODERS, all_kinds, batches, make
 from cfsp.criteria.taylor import Taylor
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import UnitView, learned_weights
+from cfsp.statistics.base import STATISTICS
 from cfsp.statistics.collect import collect
-from cfsp.statistics.gradients import TAYLOR, backpropagate
+from cfsp.statistics.gradients import GradientStatistic, backpropagate
+
+TAYLOR = [name for name, kind in STATISTICS.items() if issubclass(kind, GradientStatistic)]
 
 
 def naive(model, samples):

@@ -11,9 +11,10 @@ from cfsp.allocators.uniform import Uniform
 from cfsp.compensation.least_squares import LeastSquares
 from cfsp.criteria.obs import OBS
 from cfsp.model.find_sites import find_sites
+from cfsp.model.parameter_count import count_parameters
 from cfsp.plans.gates import Gates
 from cfsp.plans.plan import Cut, PrunePlan
-from cfsp.schedules.partial import Progress, parameters
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.collect import collect
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
@@ -36,7 +37,7 @@ def test_gated_and_cut_models_agree(family):
     assert all(cut.consumer is not None and cut.bias is not None for cut in plan.edits)
     inputs = batches(count=1, padded=True)[0]
     before = copy.deepcopy(model.state_dict())
-    with torch.no_grad(), Progress(model, sites, plan.edits).gates():
+    with torch.no_grad(), PartlyCut(model, sites, plan.edits).gates():
         gated = model(**inputs).logits
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     cfsp.apply(plan, model)
@@ -65,7 +66,7 @@ def test_impossible_ridges_are_refused(ridge):
 
 
 def test_a_ridge_that_leaves_no_weights_is_named():
-    with pytest.raises(ValueError, match=r"layers.0.mlp: .* ridge=1e\+300 leaves nothing of the weights"):
+    with pytest.raises(ValueError, match=r"layers.0.mlp: .* ridge=1e\+300 shrinks all weights to zero"):
         cfsp.plan(make("llama"), batches(), compensation=LeastSquares(ridge=1e300), allocator="uniform")
 
 
@@ -166,7 +167,7 @@ def test_an_mlp_may_go_as_a_whole(constant):
     bias = torch.ones(32) if constant else None
     plan = PrunePlan((Cut("model.layers.0.mlp", 40, (), consumer=torch.zeros(0, 32), bias=bias),))
     inputs = batches(count=1)[0]
-    with torch.no_grad(), Progress(model, find_sites(model), plan.edits).gates():
+    with torch.no_grad(), PartlyCut(model, find_sites(model), plan.edits).gates():
         gated = model(**inputs).logits
     cfsp.apply(plan, model)
     torch.testing.assert_close(model(**inputs).logits, gated, rtol=1e-4, atol=1e-4)
@@ -195,9 +196,9 @@ def test_steps_between_gates_are_steps_between_surgeries(family):
     cfsp.apply(cfsp.plan(twice, data, sparsity=0.25, **parts), twice)
     sites = find_sites(twice, kinds)
     whole = find_sites(make(family), kinds)
-    all_of_it = parameters(make(family), whole)["sites"]
-    due = round(0.5 * all_of_it) - (all_of_it - parameters(twice, sites)["sites"])
-    cfsp.apply(cfsp.plan(twice, data, sparsity=due / parameters(twice, sites)["sites"], **parts), twice)
+    all_of_it = count_parameters(make(family), whole)["sites"]
+    due = round(0.5 * all_of_it) - (all_of_it - count_parameters(twice, sites)["sites"])
+    cfsp.apply(cfsp.plan(twice, data, sparsity=due / count_parameters(twice, sites)["sites"], **parts), twice)
     for one, other in zip(model.parameters(), twice.parameters(), strict=True):
         assert one.shape == other.shape
         torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)

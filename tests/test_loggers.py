@@ -69,10 +69,10 @@ def test_a_run_that_wandb_followed_no_longer_ends_there_as_it_ended_here(cfsp, c
         raise ValueError("in the middle")
 
     monkeypatch.setattr(Wandb, "log", gone)
-    monkeypatch.setattr("cfsp.running.run.apply", fail)
+    monkeypatch.setattr("cfsp.running.stages.apply", fail)
     code, _, err = cfsp("logger=wandb")
     assert code == 1
-    assert "Wandb follows this run no longer" in err[0]
+    assert "Wandb stops following this run, which goes on" in err[0]
     assert err[-1] == "cfsp: error: in the middle"
     assert codes == [1]
 
@@ -119,7 +119,9 @@ def test_a_service_that_goes_away_in_the_middle_ends_nothing(cfsp, monkeypatch, 
     monkeypatch.setattr(Wandb, "log", gone)
     code, out, err = cfsp("logger=[wandb,jsonl]")
     assert code == 0
-    assert err == ["cfsp: Wandb follows this run no longer (ConnectionResetError('Connection lost'))"]
+    assert err == [
+        "cfsp: Wandb stops following this run, which goes on (ConnectionResetError('Connection lost'))"
+    ]
     assert (tmp_path / out.splitlines()[-1]).is_file()
     assert [event["event"] for event in events(tmp_path)] == ["begin", "values", "values", "end"]
 

@@ -135,7 +135,7 @@ def test_what_is_said_twice_has_to_agree_but_for_seeds(group, name):
         (["allocator._target_=no.such.Class"], "expected a class or function that can be imported"),
         (["+allocator._partial_=true"], "allocator._partial_=True: no such option"),
         (["~model.dtype"], "model.dtype is missing: expected text; records, tables and cards"),
-        (OWN_MODEL, "model.path is missing: expected text; records, tables and cards say it of a model"),
+        (OWN_MODEL, "model.path is missing: expected text; records, tables and cards show it"),
         ([*OWN_MODEL, "+model.path=5"], "model.path=5: expected text"),
         (["calibration.text=null"], "calibration.text=None: expected a Text"),
     ],

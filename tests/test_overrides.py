@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from cfsp.cli.explain import check, values
 from cfsp.cli.main import main
 from cfsp.cli.overrides import CommandLine, understood
+from cfsp.cli.typos import check, values
 
 
 def test_only_single_values_below_a_swept_group_wait():
@@ -75,7 +75,7 @@ def test_the_config_that_is_named_is_the_one_that_is_looked_at(own, flags):
 
 
 def test_a_sweep_that_has_no_end_names_its_override():
-    with pytest.raises(ValueError, match=r"^sparsity=interval\(0,1\): its values cannot be counted"):
+    with pytest.raises(ValueError, match=r"^sparsity=interval\(0,1\): its values cannot be listed"):
         check(["-m", "criterion=flap", "sparsity=interval(0,1)"])
 
 

@@ -16,6 +16,7 @@ from families import batches, make
 import cfsp
 from cfsp.model.find_sites import find_sites
 from cfsp.plans.subject import Subject
+from cfsp.records.identity import run_id
 from cfsp.running.plugins import import_plugins, look_here
 from cfsp.statistics.cached import collect_once
 from cfsp.storage.cache import Cache
@@ -72,6 +73,7 @@ def finish(process):
     return out.splitlines()
 
 
+@pytest.mark.slow
 def test_a_run_of_parts_from_outside(start, tmp_path):
     path = finish(start("sparsity=0.25"))[-1]
     record = json.loads((tmp_path / path).read_text())
@@ -97,7 +99,7 @@ def test_a_killed_sweep_of_them_goes_on_in_other_processes(start, tmp_path):
 
 def test_where_code_lives_is_not_what_a_run_is():
     config = {"sparsity": 0.2, "plugins": ["my_pruning.families"], "push": "me/model", "private": True}
-    assert cfsp.records.identity.run_id(config) == cfsp.records.identity.run_id({"sparsity": 0.2})
+    assert run_id(config) == run_id({"sparsity": 0.2})
 
 
 def test_objects_in_python(package):

@@ -15,15 +15,16 @@ from cfsp.compensation.least_squares import LeastSquares
 from cfsp.compensation.mean import MeanCompensation
 from cfsp.criteria.flap import FLAP
 from cfsp.criteria.obs import OBS
-from cfsp.model.costs import macs
 from cfsp.model.find_sites import find_sites
+from cfsp.model.parameter_count import count_parameters
+from cfsp.model.pass_cost import macs
 from cfsp.model.views import unit_cost
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules import probes
 from cfsp.schedules.method import Method
 from cfsp.schedules.one_shot import OneShot
-from cfsp.schedules.partial import Progress, parameters
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics import collect as collection
 from cfsp.storage.cache import Cache
 
@@ -58,7 +59,7 @@ def test_probes_are_what_a_cut_model_loses():
         assert len(cut.keep) == width
         with torch.no_grad():
             dense = [model(**batch).logits.log_softmax(-1) for batch in samples[:2]]
-            with Progress(model, sites, [cut]).gates():
+            with PartlyCut(model, sites, [cut]).gates():
                 pruned = [model(**batch).logits.log_softmax(-1) for batch in samples[:2]]
         loss = sum((d.exp() * (d - p)).sum() for d, p in zip(dense, pruned, strict=True)) / (2 * 2 * 12)
         assert error == pytest.approx(float(loss), rel=1e-3)
@@ -112,10 +113,10 @@ def test_whole_path(family, budget, schedule, monkeypatch):
     parts = {"criterion": "obs", "compensation": "least_squares", "kinds": ["mlp", "attention"]}
     parts |= {"allocator": ErrorCurves(budget=budget, shares=[0.7, 0.4]), "schedule": schedule}
     sites = find_sites(model, parts["kinds"])
-    before = parameters(model, sites)["sites"]
+    before = count_parameters(model, sites)["sites"]
     plan = cfsp.plan(model, batches(), sparsity=0.4, **parts)
     cfsp.apply(plan, model)
-    left = parameters(model, find_sites(model, parts["kinds"]))["sites"]
+    left = count_parameters(model, find_sites(model, parts["kinds"]))["sites"]
     if budget == "macs":
         asked = 0.4 * (macs(make(family), 12) - macs(emptied(family, parts["kinds"]), 12))
         gone = macs(make(family), 12) - macs(model, 12)

@@ -49,6 +49,7 @@ def config(tiny_overrides, tmp_path):
     return composed
 
 
+@pytest.mark.slow
 def test_a_run_leaves_the_process_as_it_was(config, tmp_path):
     settings = wandb.Settings(silent=True, console="off")
     mine = wandb.init(project="mine", mode="offline", dir=str(tmp_path), settings=settings)
@@ -65,6 +66,7 @@ def test_a_run_leaves_the_process_as_it_was(config, tmp_path):
     assert record.training["steps"] == 2
 
 
+@pytest.mark.slow
 def test_a_failed_run_leaves_it_too_and_the_seed_fixes_everything(config):
     before = picture()
     with pytest.raises(ValueError, match="seqlen"):

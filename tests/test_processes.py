@@ -23,6 +23,8 @@ LAUNCHED = {
     "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
 }
 """What `accelerate launch` sets for a config with fsdp_version: 2."""
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("sharded_training.py")
 
 

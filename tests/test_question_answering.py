@@ -9,9 +9,9 @@ from labelled import encoder_tokenizer, saved_encoder
 from transformers import AutoModelForQuestionAnswering
 
 from cfsp.cli.main import main
-from cfsp.data.tables import Table
+from cfsp.data.labelled_rows import LabelledRows
 from cfsp.data.tasks.question_answering import QuestionAnswering
-from cfsp.data.tasks.spans import Window, chosen
+from cfsp.data.tasks.spans import Window, likeliest_span
 from cfsp.data.tasks.squad import best, exact, f1
 from cfsp.records.record import Record
 
@@ -37,7 +37,7 @@ def test_exact_match_and_f1_are_squads(said, answers, same, shared):
 
 
 def squad(**options):
-    table = Table(paths="unread.json")
+    table = LabelledRows(paths="unread.json")
     fixed = {"name": "squad", "train": table, "test": table, "window": 24, "stride": 8, "longest": 5}
     return QuestionAnswering(**fixed | {"no_answer": False} | options)
 
@@ -84,13 +84,13 @@ def test_the_likeliest_span_of_all_windows_is_the_answer():
     logits = torch.zeros(2, 2, 5)
     logits[1, 0, 3], logits[1, 1, 4] = 4.0, 3.0
     logits[0, 0, 4], logits[0, 1, 2] = 9.0, 9.0  # ends before it begins
-    assert chosen(windows, [*logits], 5, False) == (6, 9)  # 9 + 0
+    assert likeliest_span(windows, [*logits], 5, False) == (6, 9)  # 9 + 0
     logits[0] = 0
-    assert chosen(windows, [*logits], 5, False) == (2, 9)
-    assert chosen(windows, [*logits], 1, False) in ((2, 5), (6, 9))
+    assert likeliest_span(windows, [*logits], 5, False) == (2, 9)
+    assert likeliest_span(windows, [*logits], 1, False) in ((2, 5), (6, 9))
     logits[:, :, 0] = 5.0
-    assert chosen(windows, [*logits], 5, True) is None
-    assert chosen(windows, [*logits], 5, False) == (2, 9)
+    assert likeliest_span(windows, [*logits], 5, True) is None
+    assert likeliest_span(windows, [*logits], 5, False) == (2, 9)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from cfsp.data.overlaps import fingerprints
 from cfsp.data.readings import kept_in, reading
 from cfsp.data.sources import Instructions, Prose
 from cfsp.data.texts import Files
-from cfsp.data.tokens import document_ids, encode, identity, lists, ragged, stream
+from cfsp.data.tokens import document_ids, encode, lists, name_tokenizer, ragged, token_stream
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.storage.cache import OFF, Cache
 
@@ -97,7 +97,7 @@ def test_a_process_tokenises_a_text_once_without_a_cache(text_file, tokenizer, m
 def test_ids_are_those_of_the_tokenizer(rows, tokenizer):
     documents = Files(rows).documents()
     assert [*document_ids(Files(rows), tokenizer)] == [encode(tokenizer, document) for document in documents]
-    found = stream(Files(rows), tokenizer)
+    found = token_stream(Files(rows), tokenizer)
     assert found.ids.tolist() == encode(tokenizer, "\n\n".join(documents))
     assert (found.ids.dtype, found.size) == (torch.int64, len("\n\n".join(documents).encode()))
 
@@ -110,14 +110,14 @@ def test_lists_of_any_length_come_back():
 def test_another_text_or_another_tokenizer_has_readings_of_its_own(rows, tokenizer, tmp_path):
     other = copy.deepcopy(tokenizer)
     other.add_tokens("the 1 cats")
-    assert identity(other) != identity(tokenizer)
-    assert stream(Files(rows), other).ids.tolist() != stream(Files(rows), tokenizer).ids.tolist()
+    assert name_tokenizer(other) != name_tokenizer(tokenizer)
+    assert token_stream(Files(rows), other).ids.tolist() != token_stream(Files(rows), tokenizer).ids.tolist()
     (tmp_path / "other.txt").write_text("something else")
-    assert stream(Files(f"{tmp_path}/other.txt"), tokenizer).ids.tolist() == encode(
+    assert token_stream(Files(f"{tmp_path}/other.txt"), tokenizer).ids.tolist() == encode(
         tokenizer, "something else"
     )
     # The same letters in other documents are other documents.
-    assert readings.content(["ab", "c"]) != readings.content(["a", "bc"])
+    assert readings.name_documents(["ab", "c"]) != readings.name_documents(["a", "bc"])
 
 
 def test_a_tokenizer_is_the_same_one_from_wherever_and_however_it_was_used(tokenizer, tmp_path):
@@ -125,7 +125,7 @@ def test_a_tokenizer_is_the_same_one_from_wherever_and_however_it_was_used(token
     again = AutoTokenizer.from_pretrained(tmp_path)
     again.pad_token = again.convert_ids_to_tokens(0)
     again(["a", "b c d e"], padding=True, truncation=True, max_length=2)
-    assert identity(again) == identity(tokenizer)
+    assert name_tokenizer(again) == name_tokenizer(tokenizer)
 
 
 def test_a_tokenizer_of_other_code_has_no_name_and_nothing_of_it_is_kept(rows, tokenizer):
@@ -134,24 +134,25 @@ def test_a_tokenizer_of_other_code_has_no_name_and_nothing_of_it_is_kept(rows, t
 
     own = copy.deepcopy(tokenizer)
     own.__class__ = Own
-    assert identity(own) is None
-    assert stream(Files(rows), own).ids.tolist() == stream(Files(rows), tokenizer).ids.tolist()
+    assert name_tokenizer(own) is None
+    assert token_stream(Files(rows), own).ids.tolist() == token_stream(Files(rows), tokenizer).ids.tolist()
     assert len(readings.KEPT) == 1
 
 
 def test_an_entry_that_cannot_be_read_is_made_again(rows, tokenizer, tmp_path, capsys):
     with kept_in(Cache(tmp_path / "cache")):
-        expected = stream(Files(rows), tokenizer).ids
+        expected = token_stream(Files(rows), tokenizer).ids
         (entry,) = (tmp_path / "cache" / "texts").glob("*.safetensors")
         assert text_of(entry) == "files:rows.jsonl"
         whole = entry.read_bytes()
         entry.write_bytes(whole[:-1])
         readings.KEPT.clear()
-        assert torch.equal(stream(Files(rows), tokenizer).ids, expected)
+        assert torch.equal(token_stream(Files(rows), tokenizer).ids, expected)
         assert entry.name in capsys.readouterr().err
         assert entry.read_bytes() == whole
 
 
+@pytest.mark.slow
 def test_windows_of_words_have_the_same_names_in_every_process(rows):
     command = f"from cfsp.data.overlaps import *; print(fingerprints(Files({rows!r})).tolist())"
     code = "from cfsp.data.texts import Files; " + command

@@ -12,7 +12,7 @@ from cfsp.data.examples import Examples, Split
 from cfsp.data.sources import Prose
 from cfsp.data.texts import Stdlib
 from cfsp.model.blocks import block_modules, places_of
-from cfsp.passes.replay import RowStream
+from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.recovery.base import Setting, block_parameters, change_of
 from cfsp.recovery.reconstruction import Reconstruction
@@ -67,11 +67,10 @@ def weights(model) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", DECODERS)
-def test_a_stream_is_the_models_own_pass(name):
+def test_a_walk_is_the_models_own_pass(name):
     model, _ = cut(make(name), halves(make(name)))
     batch = batches(count=1, size=5, padded=True)[0]
     counted = batch["attention_mask"].bool()
-    stream = RowStream(model, batch["input_ids"], counted, 2, None, "x")
     left = []
     for path in block_modules(model):
         model.get_submodule(path).register_forward_hook(
@@ -79,9 +78,28 @@ def test_a_stream_is_the_models_own_pass(name):
         )
     with torch.no_grad():
         model(**batch)
-    for index, expected in enumerate(copy.copy(left)):
-        stream.advance(index)
-        torch.testing.assert_close(stream.hidden[counted], expected[counted], atol=1e-5, rtol=1e-5)
+    rows, parts = [4, 1, 0, 3, 2], [{"input_ids": part} for part in batch["input_ids"].split(2)]
+    with walking(model, parts) as walk:
+        for expected in copy.copy(left):
+            called = walk.call(walk.block, rows)
+            walk.advance()
+            for found in (walk.take(rows), called):
+                torch.testing.assert_close(
+                    found[counted[rows]], expected[rows][counted[rows]], atol=1e-5, rtol=1e-5
+                )
+
+
+def test_modes_are_left_as_they_were(tmp_path):
+    dense = make("gpt2")
+    found = []
+    for training in (False, True):
+        pruned, change = cut(dense, halves(dense))
+        tune(
+            reconstruction(), dense.train(training), pruned.train(training), change, tmp_path / str(training)
+        )
+        assert all(module.training == training for one in (dense, pruned) for module in one.modules())
+        found.append(weights(pruned))
+    assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
 @pytest.mark.parametrize("target", ["stream", "sublayer"])

@@ -39,6 +39,7 @@ def test_knows_held_out_documentation(reference):
     assert found["bits_per_byte/excerpt"].value < 2.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparsity", [0.2, 0.5])
 def test_criteria_beat_chance(sparsity):
     from cfsp.data.calibration import RandomWindows

@@ -6,6 +6,7 @@ import pytest
 import torch
 from allocating import PROFILE, RATIOS_20, RATIOS_50, WIDTHS, mlps, run, site, stats_of
 
+from cfsp.allocators.base import Budget
 from cfsp.allocators.cfsp import CFSP, CFSPReleased, released_ratios
 from cfsp.allocators.global_rank import GlobalRankReleased, tell_of_heads
 from cfsp.allocators.uniform import UniformReleased
@@ -46,7 +47,7 @@ def test_released_allocation_may_miss_the_budget_but_not_its_own_bounds():
     assert [*widths.values()] == [128] * 5
     assert sum(widths.values()) * 3 > budget
     with pytest.raises(ValueError, match="round_to=128: 0.mlp has 100 units"):
-        CFSPReleased(round_to=128, temperature=13.1072).check(mlps(100), {}, 0)
+        CFSPReleased(round_to=128, temperature=13.1072).check(mlps(100), Budget(0, 0, {}))
 
 
 def test_released_uniform_rounds_every_site_by_itself():

@@ -28,6 +28,7 @@ from cfsp.training.resume import (
 from cfsp.training.trainer import LossTrainer, not_finite
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):
     overrides = [
         *tiny_overrides(),
@@ -103,8 +104,8 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(
     (torn / "whole.json").unlink()
     (torn / "trainer_state.json").write_text('{"epoch": 0.')
     (torn / "optimizer.pt").unlink()
-    assert "the last good checkpoint is" in not_finite("the loss", 7, str(folder))
-    assert "checkpoint-6" not in not_finite("the loss", 7, str(folder))
+    assert "the last good checkpoint is" in not_finite("the loss", 7, folder)
+    assert "checkpoint-6" not in not_finite("the loss", 7, folder)
     capsys.readouterr()
     again = run(recovery, copy.deepcopy(tiny), tokenizer, folder)
     assert f"{torn} is left out" in capsys.readouterr().err
@@ -112,6 +113,7 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_left_out(
     assert again.training["held_out_curve"] == first.training["held_out_curve"]
 
 
+@pytest.mark.slow
 def test_other_data_under_the_same_name_begin_the_training_anew(
     cli, tmp_path, text_file, capsys, monkeypatch
 ):
@@ -205,7 +207,7 @@ def test_a_checkpoint_of_another_run_does_not_count(tmp_path, capsys):
     mark_whole(folder, ended=True)
     shutil.copytree(tmp_path / "one", tmp_path / "two")
     drop_torn(tmp_path / "two")
-    assert "is of 'one/checkpoint-2', not of 'two/checkpoint-2'" in capsys.readouterr().err
+    assert "belongs to 'one/checkpoint-2', not to 'two/checkpoint-2'" in capsys.readouterr().err
     assert not checkpoints(tmp_path / "two")
     assert has_ended(newest_whole(tmp_path / "one"))
 

@@ -11,7 +11,7 @@ import pytest
 
 from cfsp.data import rows as module
 from cfsp.data.instructions import Conversations
-from cfsp.data.rows import ROWS, WHOLE, json_rows, matching, read_bytes
+from cfsp.data.rows import ROWS, WHOLE, find_row_files, json_rows, read_bytes
 from cfsp.data.texts import Files, Hub
 from cfsp.evaluation.local_tasks import Questions
 
@@ -113,12 +113,12 @@ def test_a_folder_is_all_that_is_below_it_each_file_once(tmp_path):
     (tmp_path / "z.txt").symlink_to(tmp_path / "b" / "c.txt")
     assert documents(tmp_path) == ["a.md", "b/c.txt", "row"]
     assert sorted(documents(f"{tmp_path}/[bd]*")) == ["b/c.txt", "row"]
-    assert [path.name for path in matching([f"{tmp_path}/**/*.txt"], WHOLE)] == ["c.txt"]
+    assert [path.name for path in find_row_files([f"{tmp_path}/**/*.txt"], WHOLE)] == ["c.txt"]
     assert Files(f"{tmp_path}/b/").label == "files:b"
     with pytest.raises(ValueError, match=r"c\.txt: in two of the places .* expected each file once"):
-        matching([f"{tmp_path}/b/c.txt", f"{tmp_path}/b"], WHOLE)
+        find_row_files([f"{tmp_path}/b/c.txt", f"{tmp_path}/b"], WHOLE)
     with pytest.raises(ValueError, match="no file in this folder ends in one of .jsonl"):
-        matching([f"{tmp_path}/b"], ROWS)
+        find_row_files([f"{tmp_path}/b"], ROWS)
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
@@ -180,7 +180,7 @@ def test_chats_take_the_template_where_there_is_one(tmp_path, tokenizer, suffix)
         assert text.joined(tokenizer) == "<user>ask<assistant>answer"
         assert text.joined() == "ask\n\nanswer"
         tokenizer.chat_template = "{{ raise_exception('no system') }}"
-        with pytest.raises(ValueError, match=rf"a\.{suffix}, .* the chat template refuses it \(no system\)"):
+        with pytest.raises(ValueError, match=rf"a\.{suffix}, .* the chat template rejects it \(no system\)"):
             text.joined(tokenizer)
     finally:
         tokenizer.chat_template = None

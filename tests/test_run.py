@@ -47,7 +47,7 @@ def test_record_of_a_run(tiny, tmp_path):
 
 def test_a_finished_run_is_read_not_repeated(tiny, monkeypatch):
     first = run(tiny())
-    monkeypatch.setattr("cfsp.running.run.apply", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr("cfsp.running.stages.apply", lambda *_: pytest.fail("ran again"))
     assert run(tiny()) == first
     monkeypatch.undo()
     again = run(tiny("overwrite=true"))
@@ -130,7 +130,7 @@ def test_nothing_is_written_by_a_run_that_fails(tiny, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cfsp.running.run.apply", interrupt)
+    monkeypatch.setattr("cfsp.running.stages.apply", interrupt)
     with pytest.raises(KeyboardInterrupt):
         run(tiny())
     assert not (tmp_path / "results" / "records").exists()

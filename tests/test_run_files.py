@@ -57,6 +57,15 @@ def test_a_record_that_was_lost_before_it_was_written_is_in_its_models_folder(cf
     assert pair(results, run_id) == expected
 
 
+def test_a_model_whose_results_are_gone_gets_its_record_again(cfsp, tmp_path):
+    assert cfsp("evaluation=[]", "save=kept")[0] == 0
+    (before,) = (tmp_path / "results" / "records").iterdir()
+    text = before.read_text()
+    shutil.rmtree(tmp_path / "results")
+    assert cfsp("evaluation=[]", "save=kept")[0] == 0
+    assert before.read_text() == text
+
+
 def test_a_record_beside_another_model_is_no_finished_run(cfsp, made, tmp_path):
     results, run_id = made
     other = tmp_path / "other"
@@ -180,6 +189,7 @@ def test_weights_of_a_finished_run_are_not_read_in_a_sweep(cfsp, made, monkeypat
     assert "model.safetensors" not in read
 
 
+@pytest.mark.slow
 def test_adapters_beside_a_model_are_part_of_it(cfsp, text_file, tmp_path):
     from training import TINY
 

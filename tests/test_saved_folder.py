@@ -192,7 +192,7 @@ def unsayable(**options):
 def test_what_cannot_be_saved_is_said_before_anything_is_measured(
     allocator, tmp_path, tiny_overrides, monkeypatch
 ):
-    monkeypatch.setattr("cfsp.running.run.measure", lambda *_, **__: pytest.fail("measured"))
+    monkeypatch.setattr("cfsp.running.stages.measure", lambda *_, **__: pytest.fail("measured"))
     overrides = [*tiny_overrides(), f"results={tmp_path}", "save=true", f"allocator={allocator}"]
     overrides.append("model._target_=test_saved_folder.unsayable")
     with (

@@ -6,9 +6,10 @@ from families import FAMILIES, all_kinds, batches, kinds_of, make
 
 import cfsp
 from cfsp.criteria.wanda_sp import WandaSP
+from cfsp.model.parameter_count import count_parameters
 from cfsp.model.views import UnitView
 from cfsp.plans.choose import best_units
-from cfsp.schedules.partial import Progress, parameters
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.collect import collect
 
 OPTIONS = {"criterion": "wanda_sp", "allocator": "uniform", "sparsity": 0.4}
@@ -102,9 +103,9 @@ def test_steps_between_gates_are_steps_between_surgeries(family, criterion, comp
     parts = {"criterion": criterion, "compensation": compensation, "allocator": "uniform", "kinds": kinds}
     plan = cfsp.plan(model, batches(), schedule="iterative", steps=2, sparsity=0.5, **parts)
     cfsp.apply(plan, model)
-    whole = parameters(twice, cfsp.find_sites(twice, kinds))["sites"]
+    whole = count_parameters(twice, cfsp.find_sites(twice, kinds))["sites"]
     for share in (0.25, 0.5):
-        left = parameters(twice, cfsp.find_sites(twice, kinds))["sites"]
+        left = count_parameters(twice, cfsp.find_sites(twice, kinds))["sites"]
         due = int(share * whole) - (whole - left)
         cfsp.apply(cfsp.plan(twice, batches(), sparsity=due / left, **parts), twice)
     for (name, one), other in zip(model.named_parameters(), twice.parameters(), strict=True):
@@ -165,10 +166,10 @@ def deep(family, blocks):
 def test_at_least_the_asked_share_goes_where_blocks_differ(kinds, allocator, schedule):
     for sparsity in (0.3, 0.6):
         model = deep("llama", 6)
-        before = parameters(model, cfsp.find_sites(model, kinds))["sites"]
+        before = count_parameters(model, cfsp.find_sites(model, kinds))["sites"]
         parts = {"criterion": "magnitude", "allocator": allocator, "schedule": schedule}
         cfsp.apply(cfsp.plan(model, batches(), kinds=kinds, sparsity=sparsity, **parts), model)
-        removed = 1 - parameters(model, cfsp.find_sites(model, kinds))["sites"] / before
+        removed = 1 - count_parameters(model, cfsp.find_sites(model, kinds))["sites"] / before
         assert sparsity <= removed + 1e-9 < sparsity + 0.25  # one of six blocks
 
 
@@ -179,7 +180,7 @@ def test_a_head_that_two_cuts_remove_is_compensated_once(schedule):
     parts = {"criterion": "wanda_sp", "schedule": schedule, "compensation": "mean", "sparsity": 0.6}
     plan = cfsp.plan(model, batches(), kinds=["attention", "query_heads"], **UNIFORM, **parts)
     sample = batches(count=1)[0]
-    with torch.no_grad(), Progress(model, sites, plan.edits).gates():
+    with torch.no_grad(), PartlyCut(model, sites, plan.edits).gates():
         gated = model(**sample).logits
     cfsp.apply(plan, model)
     with torch.no_grad():
@@ -218,10 +219,10 @@ def test_a_site_may_lose_everything_if_that_is_allowed():
 def test_sites_that_share_weights_meet_the_budget():
     model = make("llama")
     kinds = all_kinds(model)
-    before = parameters(model, cfsp.find_sites(model, kinds))
+    before = count_parameters(model, cfsp.find_sites(model, kinds))
     plan = cfsp.plan(model, batches(), kinds=kinds, criterion="magnitude", sparsity=0.6, **UNIFORM)
     cfsp.apply(plan, model)
-    after = parameters(model, cfsp.find_sites(model, kinds))
+    after = count_parameters(model, cfsp.find_sites(model, kinds))
     removed = (before["sites"] - after["sites"]) / before["sites"]
     assert 0.6 <= removed < 0.75  # two blocks: a step of "block" is a large one
 

@@ -62,7 +62,7 @@ def test_what_was_altered_or_lost_is_refused(which, damage, tmp_path):
         file.write_bytes(bytes(range(256)))
     seal(tmp_path / "whole.json", "this", files, ended=True, curve=[0.25])
     assert unseal(tmp_path / "whole.json", "this") == {"ended": True, "curve": [0.25]}
-    with pytest.raises(ValueError, match="is of 'this', not of 'that'"):
+    with pytest.raises(ValueError, match="belongs to 'this', not to 'that'"):
         unseal(tmp_path / "whole.json", "that")
     damage(tmp_path / which)
     with pytest.raises(ValueError, match=which):

@@ -6,11 +6,14 @@ from families import batches, kinds_of, make
 
 from cfsp.model.blocks import block_modules
 from cfsp.model.find_sites import find_sites
-from cfsp.statistics.blocks import BlockAngular, BlockCosine
+from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.surgery import apply
+from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.statistics.block_distances import BlockAngular, BlockCosine
 from cfsp.statistics.collect import STATISTICS, collect
 from cfsp.statistics.inputs import InputSquareMean
 
-HOMES = ("cfsp.statistics.inputs", "cfsp.statistics.blocks")
+HOMES = ("cfsp.statistics.inputs", "cfsp.statistics.block_distances")
 VECTORS = {name for name, kind in STATISTICS.items() if kind.__module__ in HOMES}
 
 
@@ -237,3 +240,22 @@ def test_released_fluctuation_is_the_recursion_of_the_release():
     assert 0.4 < ratio < 1  # too small while there are few samples
     one = collect(model, [site], [{"input_ids": samples[0]["input_ids"][:1]}], {"input_var_released"})
     assert not one[site.name]["input_var_released"].any()  # the first sample counts for nothing
+
+
+@pytest.mark.parametrize("kind", ["mlp", "attention", "query_heads", "block"])
+def test_what_is_left_of_a_statistic_is_that_of_the_cut_model(kind):
+    """Every statistic that is known, so that a new one is tried too."""
+    model, samples = make("llama"), batches(padded=True)
+    sites = find_sites(model, [kind])
+    names = {name for name, one in STATISTICS.items() if one.backward or all(map(one.modules, sites))}
+    names -= {"input_second_moment_held_out"}  # of more samples than there are here
+    cuts = [Cut(site.name, site.units, tuple(range(0, site.units, 2))) for site in sites]
+    state = PartlyCut(model, sites, cuts)
+    with state.gates():
+        held = collect(model, sites, samples, names)
+    left = {site.name: state.stat(site, held[site.name]) for site in state.sites}
+    apply(PrunePlan(tuple(cuts)), sites, model)
+    for site, now in zip(sites, find_sites(model, [kind]), strict=True):
+        made = collect(model, [now], samples, names)[now.name]
+        for name in names:
+            torch.testing.assert_close(left[site.name][name], made[name], rtol=1e-3, atol=1e-6)

@@ -13,7 +13,7 @@ from cfsp.plans.choose import best_units
 from cfsp.plans.gates import Gates
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.surgery import apply
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.collect import collect
 
 
@@ -83,8 +83,8 @@ def test_what_a_mixed_plan_leaves_is_predicted_to_the_parameter(family):
         model = make(family)
         sites = find_sites(model, kinds)
         plan = random_plan(sites)
-        expected = Progress(model, sites).parameters({cut.site: len(cut.keep) for cut in plan.edits})
-        held = Progress(model, sites, plan.edits).parameters()
+        expected = PartlyCut(model, sites).parameters({cut.site: len(cut.keep) for cut in plan.edits})
+        held = PartlyCut(model, sites, plan.edits).parameters()
         apply(plan, sites, model)
         assert model.num_parameters() == held
         if "block" not in kinds or len(kinds) == 1:  # else it depends on which blocks stay

@@ -7,9 +7,9 @@ from families import batches, make
 import cfsp
 from cfsp.compensation.least_squares import LeastSquares
 from cfsp.model.find_sites import find_sites
-from cfsp.passes.stream import Stream
+from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import target_moments
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
@@ -95,12 +95,12 @@ def test_targets_are_those_of_a_naive_computation(family, kind, target):
     (site,) = [site for site in sites if site.block == 1 and site.kind == kind]
     samples = batches(count=9, size=1, padded=False) + batches(count=1, padded=True)
     cuts = [Cut(one.name, one.units, tuple(range(0, one.units, 2))) for one in first]
-    gates = Progress(model, first, cuts).gates()
-    with Stream(dense, samples) as ideal, Stream(model, samples) as pruned:
+    gates = PartlyCut(model, first, cuts).gates()
+    with walking(dense, samples) as ideal, walking(model, samples) as pruned:
         ideal.advance()
         with gates:
             pruned.advance()
-        found = target_moments(ideal, pruned, site, target, Progress(model, [site]).gates())["target_moment"]
+        found = target_moments(ideal, pruned, site, target, PartlyCut(model, [site]).gates())["target_moment"]
 
     def seen(one, batch):
         inputs, outputs, states = [], [], []

@@ -8,9 +8,9 @@ import pytest
 import torch
 from labelled import encoder, encoder_tokenizer
 
-from cfsp.data.tables import Table
+from cfsp.data.labelled_rows import LabelledRows
 from cfsp.data.tasks.base import TaskCollator
-from cfsp.data.tasks.examples import TaskCalibration, TaskExamples
+from cfsp.data.tasks.task_data import TaskCalibration, TaskExamples
 from cfsp.evaluation.task import TaskScores
 from cfsp.records.identity import run_id
 
@@ -18,7 +18,7 @@ from cfsp.records.identity import run_id
 def test_rows_of_a_tsv_are_as_glue_has_them(tmp_path):
     path = tmp_path / "a.tsv"
     path.write_text('sentence\tlabel\n"quoted\t1\n\nplain \t0\n')
-    assert [row for _, row in Table(paths=str(path)).rows()] == [
+    assert [row for _, row in LabelledRows(paths=str(path)).rows()] == [
         {"sentence": '"quoted', "label": "1"},
         {"sentence": "plain ", "label": "0"},
     ]
@@ -46,21 +46,21 @@ def test_rows_of_a_tsv_are_as_glue_has_them(tmp_path):
 def test_rows_that_lack_something_are_named(tmp_path, classify, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
-        classify.items(Table(paths=str(tmp_path / name)))
+        classify.items(LabelledRows(paths=str(tmp_path / name)))
 
 
 def test_labels_are_names_or_numbers(tmp_path, classify):
     path = tmp_path / "a.jsonl"
     rows = [{"sentence": "x", "label": label} for label in ("yes", 1, "1", 0, "no")]
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert [item.label for item in classify.items(Table(paths=str(path)))] == [1, 1, 1, 0, 0]
+    assert [item.label for item in classify.items(LabelledRows(paths=str(path)))] == [1, 1, 1, 0, 0]
 
 
 def test_pairs_have_token_types_and_long_ones_are_cut(tmp_path, classify):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"one": "a cat", "two": "the dog ran " * 9, "label": 1}))
     pairs = replace(classify, text="one", text_pair="two")
-    coded = pairs.encode(encoder_tokenizer(), pairs.items(Table(paths=str(path))))
+    coded = pairs.encode(encoder_tokenizer(), pairs.items(LabelledRows(paths=str(path))))
     (example,) = coded.examples
     assert len(example["input_ids"]) == 16
     assert example["token_type_ids"][:4] == [0, 0, 0, 0]

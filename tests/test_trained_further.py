@@ -25,6 +25,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3"])
 def test_what_a_trainer_saves_loads_in_a_process_that_never_heard_of_cfsp(family, tmp_path, tokens):
     model, plan = cut(family, ["mlp", "attention"], fill=True)

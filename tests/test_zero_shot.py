@@ -7,7 +7,8 @@ import datasets
 import pytest
 
 from cfsp.checkpoints.load import load
-from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, metrics, read, with_data, with_errors
+from cfsp.evaluation.local_tasks import read_questions
+from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, task_metrics, with_data, with_errors
 
 HUB = {
     "boolq": {"question": "is water wet", "passage": "Water wets.", "idx": 0, "label": 1},
@@ -90,7 +91,7 @@ def test_prompts_are_the_harness_s_own(task, file):
     }
     with patch("lm_eval.api.task.datasets.load_dataset", return_value=splits):
         own = manager().load([task])["tasks"][task]
-    spec = {"group": "local", "task": [with_data(task, {"": read(task, file(task))})]}
+    spec = {"group": "local", "task": [with_data(task, {"": read_questions(task, file(task))})]}
     ours = manager().load([spec])["tasks"][task]
     asked, targets = requests(own)
     assert requests(ours)[0] == asked
@@ -129,7 +130,7 @@ def test_questions_of_a_group_count_alike():
             "b": {"acc,none": 0.9, "acc_stderr,none": 0.02},
         },
     }
-    (metric,) = metrics("mmlu", outcome, {}).values()
+    (metric,) = task_metrics("mmlu", outcome, {}).values()
     assert metric.value == pytest.approx(0.8)
     assert metric.stderr == pytest.approx((1.0**2 + 0.6**2) ** 0.5 / 40)
     assert metric.n == 40
@@ -159,7 +160,7 @@ def test_a_broken_line_is_named(file, tmp_path):
     with open(path, "a") as out:
         out.write('\n{"goal": ')
     with pytest.raises(ValueError, match=r"piqa\.jsonl, line 5"):
-        read("piqa", path)
+        read_questions("piqa", path)
 
 
 @pytest.mark.parametrize("task", LOCAL)

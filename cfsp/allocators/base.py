@@ -1,4 +1,4 @@
-"""What an allocator is, and how wishes become whole widths that meet the budget."""
+"""The base class of allocators, and the rounding to whole widths that meet the budget."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ BLOCKS = "a list of block numbers, such as [0,-1]"
 
 @dataclass(frozen=True)
 class Probes:
-    """What an allocator wants tried on the whole model (`cfsp.schedules.probes`).
+    """Measurements on the whole model that an allocator asks for (`cfsp.schedules.probes`).
 
-    shares: of a site's units kept. batches: how many to read. cost: of a unit: "parameters" (nothing is
-    tried for these), "macs" or "latency". empty: try what may go as a whole without its only unit.
+    shares: fractions of a site's units to keep. batches: calibration batches to read. cost: of a unit:
+    "parameters" (not measured), "macs" or "latency". empty: also measure the removal of a site's only unit.
     """
 
     shares: tuple[float, ...]
@@ -37,9 +37,9 @@ class Probes:
 
 @dataclass(frozen=True)
 class Budget:
-    """How much may stay of some sites.
+    """How many parameters some sites may keep.
 
-    keep: parameters that may stay. total: parameters of all units. cost: site name -> parameters of a unit.
+    keep: most parameters to keep. total: parameters of all units. cost: site name -> parameters of a unit.
     """
 
     keep: int
@@ -48,24 +48,24 @@ class Budget:
 
     @classmethod
     def of(cls, sites: Sequence[Site], cost: Mapping[str, int], keep: int) -> Budget:
-        """The budget of these sites."""
+        """Return the budget of these sites."""
         return cls(keep, sum(site.units * cost[site.name] for site in sites), cost)
 
     @property
     def share(self) -> float:
-        """The share of the total that may stay."""
+        """Fraction of the total that may be kept."""
         return self.keep / self.total
 
 
 @dataclass(frozen=True, kw_only=True)
 class Allocator(Checked, ABC):
-    """Splits a budget of parameters over the sites.
+    """Splits a budget of parameters over the sites. Sees scores and statistics, never weights.
 
     round_to: MLP and residual widths are multiples of this (64 or 128 suit GPU kernels); attention
-        moves in whole heads or key/value groups. A site that loses nothing keeps its width as it is.
-    protect: blocks that keep everything, negative ones counted from the end; the other blocks make
-        up for them.
-    allow_empty: let an MLP or an attention lose all of its units, and so go as a whole.
+        loses whole heads or key/value groups. A site that loses nothing keeps its width as it is.
+    protect: blocks that keep everything, negative ones counted from the end; the other blocks lose
+        more instead.
+    allow_empty: let an MLP or an attention lose all of its units, which removes it as a whole.
     """
 
     round_to: int = 1
@@ -82,17 +82,17 @@ class Allocator(Checked, ABC):
 
     @property
     def probes(self) -> Probes | None:
-        """What it wants tried, which then stands among the statistics."""
+        """Measurements to make before; their results are added to the statistics."""
         return None
 
     def __post_init__(self) -> None:
         check_integer("round_to", self.round_to, least=1)
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
-        """Units to keep per site.
+        """Return the number of units to keep per site.
 
-        The kept parameters stay within the budget and miss it by less than the cheapest step that
-        a site could still take.
+        The kept parameters never exceed the budget, and fall short of it by less than the cheapest
+        step that a site could still take.
 
         Raises:
             ValueError: see `check`.
@@ -111,11 +111,11 @@ class Allocator(Checked, ABC):
         return {site.name: kept[site.name] for site in sites}
 
     def check(self, sites: Sequence[Site], budget: Budget) -> None:
-        """Tell whether the budget can be met, before anything costly runs.
+        """Raise ValueError unless the budget can be met; called before anything costly.
 
         Raises:
-            ValueError: `protect` names no block, round_to is wider than an MLP, or the budget is
-                too small for one step in every site and for the protected blocks.
+            ValueError: a block in `protect` does not exist, round_to is wider than an MLP, or the
+                budget is too small for one step in every site and for the protected blocks.
         """
         least = self.least(sites, budget.cost)
         if budget.keep < budget.total and all(site.block in self.protected_blocks(sites) for site in sites):
@@ -128,7 +128,7 @@ class Allocator(Checked, ABC):
             )
 
     def least(self, sites: Sequence[Site], cost: Mapping[str, int]) -> int:
-        """Parameters of the least that may stay."""
+        """Return the fewest parameters that the sites can keep."""
         protected = self.protected_blocks(sites)
         return sum(
             (site.units if site.block in protected else self.least_units(site)) * cost[site.name]
@@ -136,9 +136,9 @@ class Allocator(Checked, ABC):
         )
 
     def protected_blocks(self, sites: Sequence[Site]) -> set[int]:
-        """The protected blocks, counted from 0."""
+        """Return the indices of the protected blocks. Raises ValueError if one does not exist."""
         blocks = max(
-            (site.before or site.units) if site.kind == "block" else 1 + (site.block or 0) for site in sites
+            (site.before or site.units) if site.units_are_blocks else 1 + (site.block or 0) for site in sites
         )
         for block in self.protect:
             if not -blocks <= block < blocks:
@@ -146,22 +146,22 @@ class Allocator(Checked, ABC):
         return {block % blocks for block in self.protect}
 
     def protected_units(self, site: Site) -> set[int]:
-        """Units that stay whatever their score: the protected blocks, where units are blocks."""
-        if site.kind != "block":
+        """Return the units to keep whatever their score: the protected blocks, if units are blocks."""
+        if not site.units_are_blocks:
             return set()
         protected = {block % (site.before or site.units) for block in self.protect}
         numbers = site.numbers or range(site.units)
         return {unit for unit, number in enumerate(numbers) if number in protected}
 
     def least_units(self, site: Site) -> int:
-        """The fewest units that a site may keep."""
+        """Return the fewest units that a site may keep."""
         if self.allow_empty and site.may_go:
             return 0
         return max(self.step(site), len(self.protected_units(site)))
 
     def step(self, site: Site) -> int:
-        """The smallest change of a site's width, in units."""
-        if site.kind not in ("mlp", "hidden"):
+        """Return the smallest change of a site's width, in units."""
+        if not site.is_a_width:
             return site.groups  # of query heads: one in each key/value group
         if self.round_to > site.units:
             raise ValueError(
@@ -171,14 +171,15 @@ class Allocator(Checked, ABC):
 
     @abstractmethod
     def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
-        """Units that each site would keep, as real numbers; only their proportions must be right."""
+        """Return how many units each site should keep, as real numbers; only their proportions matter."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedAllocator(Allocator):
-    """The allocation of a released code, for comparison: by a rule of its own that may miss the budget.
+    """The allocation rule of a released code, for comparison; it may miss the budget.
 
-    It rounds as the release does, so neither `round_to` nor `allow_empty` may be set.
+    It rounds as the release does, so neither `round_to` nor `allow_empty` may be set. Such rules are
+    allocators of their own (`*_released`), so that the others need no branch for them.
     """
 
     def __post_init__(self) -> None:
@@ -188,12 +189,12 @@ class ReleasedAllocator(Allocator):
             raise ValueError(f"{name} rounds as its release does; expected no round_to or allow_empty")
 
     def check(self, sites: Sequence[Site], budget: Budget) -> None:
-        """Blocks alone: there is always something that stays. Raises ValueError if one does not exist."""
+        """Raise ValueError if a protected block does not exist; no budget is too small here."""
         self.protected_blocks(sites)
 
     @abstractmethod
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
-        """Units to keep per site."""
+        """Return the number of units to keep per site."""
 
     def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         return dict(self.allocate(sites, scores, stats, budget))
@@ -206,11 +207,12 @@ def fit(
     least: Mapping[str, int],
     budget: Budget,
 ) -> dict[str, int]:
-    """Whole widths in proportion to the wishes that meet the budget.
+    """Return whole widths that are proportional to the wishes and meet the budget.
 
-    A site keeps at least its least (one step, as a rule) and at most all of its units; what such a
-    bound takes or leaves is shared by the others in proportion. Then every width is rounded down to
-    its step and the rest of the budget goes, step by step, to the site that is furthest below its due.
+    A site keeps at least `least` units (usually one step) and at most all of them; where such a bound
+    applies, the other sites share the difference in proportion. Then every width is rounded down to
+    a multiple of its step, and the rest of the budget goes, step by step, to the site that is furthest
+    below its unrounded width.
     """
     due = fill_proportionally(wishes, sites, least, budget)
     keep = {}
@@ -221,7 +223,7 @@ def fit(
     left = budget.keep - sum(keep[site.name] * budget.cost[site.name] for site in sites)
     while True:
         sizes = {site.name: min(steps[site.name], site.units - keep[site.name]) for site in sites}
-        # How many steps each open site is below its due, the furthest first.
+        # How many steps each site that can still grow is below its unrounded width.
         behind = {name: (due[name] - keep[name]) / size for name, size in sizes.items() if size}
         order = sorted(behind, key=behind.__getitem__, reverse=True)
         best = next((name for name in order if sizes[name] * budget.cost[name] <= left), None)
@@ -241,7 +243,7 @@ def fill_proportionally(
 
     def scaled(factor: float) -> dict[str, float]:
         return {
-            # A wish of nothing must still be able to grow, should all others be full.
+            # A wish of zero must still be able to grow once all other sites are full.
             site.name: min(max(factor * max(wishes[site.name], 1e-9), least[site.name]), site.units)
             for site in sites
         }

@@ -1,4 +1,4 @@
-"""CFSP's coarse-grained allocation: blocks that move their tokens further keep more."""
+"""CFSP's coarse-grained allocation: blocks that change the hidden states more keep more."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ METRICS = ("angular", "cosine", "mse", "mae")
 
 @dataclass(frozen=True, kw_only=True)
 class Coarse(Allocator):
-    """Allocation by how far each block moves its tokens.
+    """Allocation by the distance between each block's input and output.
 
-    metric: the distance of a block's input and output: angular, cosine, mse, mae.
-    temperature: 13.1072 is what the release has at 128 samples of 1,024 tokens; there it is
-        tokens / 10^4 because distances are summed and divided by a constant. It suits angular and
-        cosine, which lie in [0, 2]; with mse and mae give one that suits the model.
+    metric: the distance between a block's input and output: angular, cosine, mse, mae.
+    temperature: 13.1072 is the release's value at 128 samples of 1,024 tokens; there it is
+        tokens / 10^4, because distances are summed and divided by a constant. It suits angular and
+        cosine, which lie in [0, 2]; mse and mae need a value that suits the model.
     """
 
     metric: str = "angular"
@@ -40,34 +40,37 @@ class Coarse(Allocator):
         return frozenset({f"block_{self.metric}"})
 
     def importance(self, sites: Sequence[Site], stats: Stats) -> dict[int, float]:
-        """The mean distance of every block that has a site. Raises ValueError at a site without one."""
-        for site in sites:
-            if site.block is None:
-                raise ValueError(
-                    f"allocator {type(self).__name__} goes by blocks, and {site.name!r} belongs to none; "
-                    "expected only mlp and attention in sites, or another allocator"
-                )
-        return {site.block: float(stats[site.name][f"block_{self.metric}"]) for site in sites}
+        """Return the mean distance per block. Raises ValueError if a site belongs to no block."""
+        return {self.block(site): float(stats[site.name][f"block_{self.metric}"]) for site in sites}
+
+    def block(self, site: Site) -> int:
+        """The block that a site lies in. Raises ValueError if it lies in none."""
+        if site.block is None:
+            raise ValueError(
+                f"allocator {type(self).__name__} goes by blocks, and {site.name!r} belongs to none; "
+                "expected only mlp and attention in sites, or another allocator"
+            )
+        return site.block
 
 
 @dataclass(frozen=True, kw_only=True)
 class CFSP(Coarse):
     """keep_b in proportion to sigmoid(temperature (I_b - mean I)), I_b the block's distance.
 
-    Wang et al. 2024 (CFSP), arXiv:2409.13199. The paper's formula is written as a sparsity but
-    means, as its code does, the share that stays.
+    Wang et al. 2024 (CFSP), arXiv:2409.13199. The paper calls the formula a sparsity; it is the
+    fraction that is kept, as the paper's code shows.
 
-    Differs from the released code: the mean distance makes the result independent of the sample
-    count; a block that reaches 100 % hands its excess to the others in proportion instead of
-    shrinking every difference; widths meet the budget together instead of being rounded one by one.
-    `cfsp_released` does what the release does.
+    Differs from the released code: distances are means, so the result does not depend on the number
+    of samples; what a block would keep above 100 % goes to the others in proportion (there: every
+    difference shrinks); widths meet the budget together (there: each is rounded on its own).
+    `cfsp_released` reproduces the release.
     """
 
     temperature: float = 13.1072
 
     def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         weight = sigmoid_weights(self.importance(sites, stats), self.temperature)
-        wish = {site.name: site.units * weight[site.block] for site in sites}
+        wish = {site.name: site.units * weight[self.block(site)] for site in sites}
         scale = budget.keep / sum(wish[site.name] * budget.cost[site.name] for site in sites)
         return {name: units * scale for name, units in wish.items()}
 
@@ -76,16 +79,16 @@ class CFSP(Coarse):
 class CFSPReleased(Coarse):
     """The allocation of CFSP's released code, for comparison; it may miss the budget.
 
-    If a block would keep more than everything, all differences from the mean shrink by one factor,
-    chosen with the constant 1.05. Then each width is rounded by itself to the nearest multiple of `round_to`
-    (128 with the release's `--cuda_friendly`). `round_to: 1` is the release without that flag: what scores at
-    least as much as place floor(units x ratio) stays, floor(units x ratio) + 1 units, at most all.
+    If a block would keep more than 100 %, all differences from the mean shrink by one factor, which
+    includes the constant 1.05. Then each width is rounded on its own to the nearest multiple of `round_to`
+    (128 with the release's `--cuda_friendly`). `round_to: 1` is the release without that flag, whose
+    threshold keeps floor(units x ratio) + 1 units, at most all.
 
-    temperature: None takes the calibration tokens / 10^4, which is what summed distances amount to.
+    temperature: None takes the calibration tokens / 10^4, which equals the release's summed distances.
 
     Differs from the released code: a width that rounds to zero is an error (there: nothing is
-    pruned) and one above the site's units is cut off (there: an IndexError); units are chosen by exact
-    top-k (there: ties all stay, NaN scores all go).
+    pruned) and one above the site's units is reduced to them (there: an IndexError); units are chosen
+    by exact top-k (there: all ties are kept, all NaN scores removed).
     """
 
     temperature: float | None = None
@@ -95,7 +98,7 @@ class CFSPReleased(Coarse):
         return super().needs | ({"block_tokens"} if self.temperature is None else set())
 
     def check(self, sites: Sequence[Site], budget: Budget) -> None:
-        """Blocks and steps alone: rounding up may keep more than the budget."""
+        """Check the protected blocks and the steps only: rounding up may exceed the budget."""
         self.protected_blocks(sites)
         for site in sites:
             self.step(site)
@@ -122,14 +125,14 @@ class CFSPReleased(Coarse):
         if temperature is None:
             temperature = float(stats[sites[0].name]["block_tokens"]) / 1e4
         ratios = released_ratios(importance, temperature, budget.share)
-        return {site.name: site.units * ratios[site.block] for site in sites}
+        return {site.name: site.units * ratios[self.block(site)] for site in sites}
 
 
 def sigmoid_weights(importance: Mapping[int, float], temperature: float) -> dict[int, float]:
-    """sigmoid(temperature (I_b - mean I)) per block.
+    """Return sigmoid(temperature (I_b - mean I)) per block.
 
     Raises:
-        ValueError: a weight underflows to zero: no more than a step is left of the sigmoid.
+        ValueError: a weight underflows to zero.
     """
     values = torch.tensor([*importance.values()], dtype=torch.float64)
     values -= values.mean()
@@ -137,8 +140,8 @@ def sigmoid_weights(importance: Mapping[int, float], temperature: float) -> dict
     if not weights.min() > 0:
         most = -math.log(torch.finfo(values.dtype).tiny) / -values.min().item()
         raise ValueError(
-            f"temperature={temperature:g}: the weight of a block is zero in float64, whose distance is "
-            f"{-values.min():.4g} below the mean; expected at most {most:.4g}"
+            f"temperature={temperature:g}: the weight of a block whose distance is {-values.min():.4g} "
+            f"below the mean is zero in float64; expected at most {most:.4g}"
         )
     return dict(zip(importance, weights.tolist(), strict=True))
 
@@ -146,7 +149,7 @@ def sigmoid_weights(importance: Mapping[int, float], temperature: float) -> dict
 def released_ratios(
     importance: Mapping[int, float], temperature: float, keep_ratio: float
 ) -> dict[int, float]:
-    """The release's share of its units that every block keeps; the mean is `keep_ratio`."""
+    """Return the fraction of units that each block keeps in the release; their mean is `keep_ratio`."""
     weights = sigmoid_weights(importance, temperature)
     mean = sum(weights.values()) / len(weights)
     largest = max(weights.values())

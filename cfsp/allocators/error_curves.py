@@ -1,4 +1,4 @@
-"""Error curves: each site as narrow as the model as a whole can best bear."""
+"""Error curves: choose the sites' widths by the measured error of the whole model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cfsp.statistics.base import Stats
 
 @dataclass(frozen=True)
 class Rung:
-    """A width, and what the step down to it spares of the budget and adds to the error."""
+    """A width, and what the step down to it saves of the budget and adds to the error."""
 
     width: int
     spared: float
@@ -29,22 +29,22 @@ COSTS = ("parameters", "macs", "latency")
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorCurves(Allocator):
-    """Widths that minimise the sum over sites of what the model's answers lose by each.
+    """Chooses the widths with the least sum of errors, where a site's error is measured with it alone cut.
 
-    A site's loss at a few widths is probed (`cfsp.schedules.probes`): KL(dense || cut) in nats per token,
-    with the units and weights that the criterion and the compensation of the run would give it. Between
-    the probes it follows the criterion's scores, and of this curve the convex hull counts: step by step
-    goes what costs least per unit of budget, which for the hulls is optimal but for the last step, where
-    ways to end are compared. A site with one unit, or one for each group, stays; with `allow_empty` it is
-    tried without it.
+    The error is KL(dense || cut) in nats per token, measured at a few widths (`cfsp.schedules.probes`)
+    with the units and weights that the run's criterion and compensation choose. Between these widths the
+    curve follows the criterion's scores. The convex hull of the curve is used: widths shrink step by step,
+    always where the error per budget saved is least. That is optimal for the hulls except at the last
+    step, where several ways to end are compared. A site with one unit, or one per group, is kept;
+    `allow_empty` measures the model without it too.
 
-    shares: of its units that a site keeps in the probes.
-    batches: calibration batches that the probes read. Passes: sites x shares x batches, each from the
-        site's block on; where statistics are missing, one more over all batches, and for each site one
-        through its block alone.
-    budget: what `sparsity` is a share of, of all that the sites' units take: "parameters", "macs" (in a
-        pass over a calibration sample) or "latency" (seconds of a pass over a calibration batch, measured
-        here and now).
+    shares: fractions of a site's units to keep in the measurements.
+    batches: calibration batches to measure on. Passes: sites x shares x batches, each from the site's
+        block on; if statistics are missing, one more over all batches, and one per site through its
+        block alone.
+    budget: what `sparsity` is a fraction of: the "parameters" of the sites' units, their "macs" (in a pass
+        over a calibration sample) or their "latency" (seconds of a pass over a calibration batch, measured
+        on this machine).
     """
 
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -73,18 +73,18 @@ class ErrorCurves(Allocator):
             for site in sites
             if site.block not in protected and len(stats[site.name]["error_curve"]) > 1
         }
-        # A share of the parameters is met to the parameter, as the schedule rounded it.
+        # Exact to one parameter: the schedule rounded `budget.keep`.
         excess = (1 - budget.share) * sum(site.units * prices[site.name] for site in sites)
-        rungs = descend(ladders, excess * (1 - 1e-12))
+        rungs = descend_ladders(ladders, excess * (1 - 1e-12))
         kept = {name: ladders[name][rung].width for name, rung in rungs.items()}
         return {site.name: kept.get(site.name, site.units) for site in sites}
 
     def ladder(self, site: Site, curve: Tensor, price: float) -> list[Rung]:
-        """The widths that the site can take, from all of its units down."""
+        """Return the widths that the site can take, from all of its units down."""
         step, least = self.step(site), self.least_units(site)
         widths = np.array(sorted({site.units, *range(-(-least // step) * step, site.units, step)}))
         errors = hull(widths, np.interp(widths, *curve.numpy().T))
-        spared = np.append(np.diff(widths) * price, 0.0)  # by the step down to this width; none to the first
+        spared = np.append(np.diff(widths) * price, 0.0)  # by the step down to this width; 0 for all units
         added = np.append(errors[:-1] - errors[1:], 0.0)
         rungs = [Rung(int(w), float(s), float(e)) for w, s, e in zip(widths, spared, added, strict=True)]
         return rungs[::-1]
@@ -93,15 +93,14 @@ class ErrorCurves(Allocator):
         return dict(self.allocate(sites, scores, stats, budget))
 
 
-def descend(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:
-    """The rung of every ladder: down by what costs least per budget, as long as the excess is not gone.
+def descend_ladders(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:
+    """Return the rung of every ladder after the steps that cost the least error per budget save `excess`.
 
-    A step that would do away with all that is left of it, a whole key/value group where some neurons would
-    do, ends the descent in one way; in another its ladder goes no further and the others do. Of all these
-    ends the one with the least error counts.
+    A step that saves more than is left to save (a key/value group where a few neurons would do) is one
+    way to end; the search also goes on without this ladder. The end with the least error is returned.
 
     Raises:
-        ValueError: the ladders end before.
+        ValueError: the ladders cannot save so much.
     """
     rungs, error = dict.fromkeys(ladders, 0), 0.0
 
@@ -125,14 +124,14 @@ def descend(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, i
             heapq.heappush(queue, entry)
     if not ends:
         raise ValueError(
-            f"the sites that may be cut cannot spare the last {excess:.4g} of it; expected a lower sparsity, "
-            "a smaller round_to or fewer protected blocks"
+            f"the sites that may be cut cannot save the last {excess:.4g} that the sparsity asks for; "
+            "expected a lower sparsity, a smaller round_to or fewer protected blocks"
         )
     return min(ends, key=lambda end: end[0])[1]
 
 
 def climb(ladders: Mapping[str, Sequence[Rung]], rungs: dict[str, int], room: float) -> float:
-    """Go up again, in place, wherever there is room for it. -> by how much the error falls"""
+    """Step up again, in place, while `room` allows it. -> by how much the error falls"""
     fallen = 0.0
     while True:
         here = {name: ladders[name][rung] for name, rung in rungs.items() if rung}
@@ -145,7 +144,7 @@ def climb(ladders: Mapping[str, Sequence[Rung]], rungs: dict[str, int], room: fl
 
 
 def hull(widths: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """The largest convex curve that is nowhere above. [widths]"""
+    """Return the largest convex curve that is nowhere above `errors`. [widths]"""
     corners: list[int] = []
     for place in range(len(widths)):
         while len(corners) > 1:

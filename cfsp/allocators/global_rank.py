@@ -1,4 +1,4 @@
-"""Global rank: all units of all sites in one list, the worst go."""
+"""Global rank: rank the units of all sites together and remove the worst."""
 
 from __future__ import annotations
 
@@ -20,14 +20,13 @@ from cfsp.statistics.base import Stats
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalRank(Allocator):
-    """Keep the best units of all sites, as many as the budget has room for.
+    """Keeps the best units of all sites, as many as the budget allows.
 
-    With the `flap` criterion this is FLAP's AL-AM (An et al. 2023, arXiv:2312.11983), whose weight
-    of a head, 512 / 3 neurons, is right for one head size only; here a unit weighs what its
-    parameters are.
+    With the `flap` criterion this is FLAP's AL-AM (An et al. 2023, arXiv:2312.11983). FLAP counts a
+    head as 512 / 3 neurons, which is right for one head size only; here a unit counts as its parameters.
 
-    standardise: take every site's scores relative to their own mean and standard deviation first,
-        for criteria whose scale differs between sites (`flap` has done it already).
+    standardise: first standardise each site's scores by their own mean and standard deviation, for
+        criteria whose scale differs between sites (`flap` does so already).
     """
 
     standardise: bool = False
@@ -40,12 +39,13 @@ class GlobalRank(Allocator):
         order = torch.cat(ranked).argsort(descending=True, stable=True)
         counts, left = [0] * len(sites), budget.keep
         for site, unit_price in zip(owner[order].tolist(), price[order].tolist(), strict=True):
-            if unit_price <= left:  # a head that is too dear leaves room for neurons further down
+            if unit_price <= left:  # after a head that is too expensive, neurons may still fit
                 counts[site] += 1
                 left -= unit_price
         return {site.name: float(count) for site, count in zip(sites, counts, strict=True)}
 
     def comparable(self, score: Tensor) -> Tensor:
+        """A site's scores as they stand beside those of others. [units] -> [units], float64"""
         score = score.double().cpu()
         if not self.standardise:
             return score
@@ -60,15 +60,15 @@ RELEASED_WEIGHT, RELEASED_CHANNELS = 170, 128
 class GlobalRankReleased(ReleasedAllocator):
     """FLAP's released AL-AM (An et al. 2023, arXiv:2312.11983), for comparison; it may miss the budget.
 
-    A neuron weighs 1 and a head or group `head_weight`. Of all units by falling score, that one ends
-    what is kept at which the weights so far come closest to (1 - p) of all; it and its equals go too.
+    A neuron weighs 1 and a head or group `head_weight`. Units are sorted by falling score; the threshold
+    is the score at which the cumulative weight is closest to (1 - p) of the total. Units above it are kept.
 
-    head_weight: 170 is the release's 512 / 3 (four matrices of 128 rows against three) cut off to an
-        integer; right for heads of 128 channels without grouping only. For others it is said on stderr what
-        512 / 3 becomes.
+    head_weight: 170 is the release's 512 / 3 (four matrices of 128 rows against three) truncated to an
+        integer; right for heads of 128 channels without grouping only. For others a warning on stderr
+        gives the right value.
 
-    Differs from the released code: a site keeps one unit at least, where the release would crash, and
-    within a site units are chosen by exact top-k.
+    Differs from the released code: a site keeps at least one unit (there: a crash), and within a site
+    units are chosen by exact top-k.
     """
 
     head_weight: float = RELEASED_WEIGHT
@@ -79,14 +79,14 @@ class GlobalRankReleased(ReleasedAllocator):
         check_number("head_weight", self.head_weight, least=0, most=torch.finfo().max)
 
     def check(self, sites: Sequence[Site], budget: Budget) -> None:
-        """Blocks and kinds alone: a threshold always exists. Raises ValueError at other kinds."""
+        """Raise ValueError for kinds other than mlp and attention; warn about an unfit `head_weight`."""
         super().check(sites, budget)
         for site in sites:
-            if site.kind not in ("mlp", "attention"):
+            if not (site.units_are_neurons or site.units_are_whole_heads):
                 raise ValueError(
                     f"allocator GlobalRankReleased knows mlp and attention; leave {site.kind!r} out of sites"
                 )
-        for channels in {head_channels(site) for site in sites if site.kind == "attention"}:
+        for channels in {channels_of_a_head(site) for site in sites if site.units_are_whole_heads}:
             if self.head_weight == RELEASED_WEIGHT and channels != RELEASED_CHANNELS:
                 tell_of_heads(channels)
 
@@ -94,7 +94,7 @@ class GlobalRankReleased(ReleasedAllocator):
         self.check(sites, budget)
         protected = self.protected_blocks(sites)
         score = torch.cat([scores[site.name].double() for site in sites])
-        weights = [1.0 if site.kind == "mlp" else self.head_weight for site in sites]
+        weights = [1.0 if site.units_are_neurons else self.head_weight for site in sites]
         units = torch.tensor([site.units for site in sites])
         weight = torch.tensor(weights, dtype=torch.float64).repeat_interleave(units)
         order = score.argsort(descending=True, stable=True)
@@ -110,14 +110,14 @@ class GlobalRankReleased(ReleasedAllocator):
         }
 
 
-def head_channels(site: Site) -> int:
-    """Channels of one head: those of a key or value, of which a group has one head."""
+def channels_of_a_head(site: Site) -> int:
+    """Return the channels of one head: the span of keys and values, which have one head per group."""
     return min(member.span for member in site.members)
 
 
 @lru_cache
 def tell_of_heads(channels: int) -> None:
-    """Say on stderr, once for each size of head, that the release's weight is for another one."""
+    """Warn on stderr, once per head size, that the release's weight is for another size."""
     fitting = 512 / 3 * channels / RELEASED_CHANNELS
     if is_main():
         print(

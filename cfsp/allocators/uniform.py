@@ -1,4 +1,4 @@
-"""Uniform: every site loses the same share, together to the parameter or, as released, one by one."""
+"""Uniform: every site loses the same fraction, under one budget or, as released, each on its own."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ class Uniform(Allocator):
 
 @dataclass(frozen=True, kw_only=True)
 class UniformReleased(ReleasedAllocator):
-    """Every site by itself loses the asked share p of its units, rounded; it may miss the budget.
+    """Removes the fraction p of every site's units, rounded per site; it may miss the budget.
 
-    remove = floor(p units); of an MLP with `neurons: up`, ceil(p units), as units - int(units (1 - p))
-    of LLM-Pruner's released code comes out. Protected blocks lose nothing and nobody makes up for them.
-    Differs from the released codes, those of FLAP's and CFSP's baselines and of LLM-Pruner: at least one
-    unit stays, and units are chosen by exact top-k, so ties do not add to what is kept.
+    remove = floor(p units); of an MLP with `neurons: up`, ceil(p units), which equals
+    units - int(units (1 - p)) in LLM-Pruner's released code. Protected blocks lose nothing, and the
+    others do not make up for them.
+
+    Differs from the released code (the baselines of FLAP and CFSP, and LLM-Pruner): at least one unit
+    is kept, and units are chosen by exact top-k, so ties do not keep more.
     """
 
     neurons: str = "down"
@@ -42,8 +44,8 @@ class UniformReleased(ReleasedAllocator):
         keep = {}
         for site in sites:
             runs = site.units // site.groups
-            exact, slack = share * runs, runs / budget.total  # the budget is a whole number of parameters
-            up = self.neurons == "up" and site.kind == "mlp"
+            exact, slack = share * runs, runs / budget.total  # of the budget's rounding to whole parameters
+            up = self.neurons == "up" and site.units_are_neurons
             removed = math.ceil(exact - slack) if up else math.floor(exact + slack)
             kept = max(runs - removed, 1) * site.groups
             keep[site.name] = site.units if site.block in protected else kept

@@ -1,14 +1,16 @@
-"""Cards: what a saved model says of itself."""
+"""Cards: the README.md of a saved model."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
-from cfsp.records.escapes import code, code_block, markdown_text
+from cfsp.records.escapes import code_block, code_span, markdown_text
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
 
@@ -16,29 +18,17 @@ PARTS = ("criterion", "allocator", "compensation", "schedule")
 
 
 def model_card(record: Record, needs_remote_code: bool, *, license: str | None) -> str:
-    """A README.md: what was removed and how, what was measured and how, how to load it."""
+    """Return the README.md: what was removed and how, what was measured and how, how to load the model."""
     config = record.config
     base = config["model"]["path"]
-    data = ModelCardData(
-        license=license or "unknown",
-        library_name="transformers",
-        pipeline_tag="text-generation" if config["model"]["head"] == "causal_lm" else None,
-        base_model=None if Path(base).exists() or base == "reference" else base,
-        tags=["cfsp", "pruned", "structured-pruning"],
-    )
     parts = ", ".join(f"{part} `{part_name(config[part])}`" for part in PARTS)
-    licence = (
-        f"{code(license)}, as its base model"
-        if license
-        else "that of its base model, which was not to be found"
-    )
     return f"""---
-{data.to_yaml()}
+{header(config["model"], license).to_yaml()}
 ---
 
 # {markdown_text(Path(base).name)}, pruned
 
-{code(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
+{code_span(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
 
 | parameters | dense | pruned | removed |
 |---|---|---|---|
@@ -48,7 +38,7 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 |---|---|---|
 {width_rows(record)}
 
-{metrics(record)}
+{metric_rows(record)}
 
 ## Load
 
@@ -58,21 +48,51 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
 {adapters(record)}
 `plan.json` lists what every site keeps, `record.json` holds config, versions, protocol and metrics.
 
-## Made by
+{made_by(record, license)}"""
+
+
+def header(model: Mapping[str, Any], license: str | None) -> ModelCardData:
+    """What the hub reads of a card. model: the config's."""
+    base = model["path"]
+    return ModelCardData(
+        license=license or "unknown",
+        library_name="transformers",
+        pipeline_tag="text-generation" if model["head"] == "causal_lm" else None,
+        base_model=None if Path(base).exists() or base == "reference" else base,
+        tags=["cfsp", "pruned", "structured-pruning"],
+    )
+
+
+def made_by(record: Record, license: str | None) -> str:
+    """The command, the calibration, the versions and the licence, as the last section."""
+    calibration, versions = record.config["calibration"], record.environment["versions"]
+    licence = (
+        f"{code_span(license)}, as its base model"
+        if license
+        else "that of its base model, which was not found"
+    )
+    return f"""## Made by
 
 {code_block(record.command or "the Python API")}
 
-Calibration: `{config["calibration"]["text"]["_target_"].rsplit(".", 1)[-1]}`, \
-{config["calibration"]["samples"]} samples of {config["calibration"]["seqlen"]} tokens, seed {config["seed"]}.
-cfsp {record.environment["versions"]["cfsp"]}, torch {record.environment["versions"]["torch"]}, \
-transformers {record.environment["versions"]["transformers"]}.
+Calibration: {code_span(text_name(calibration["text"]))}, {calibration["samples"]} samples of \
+{calibration["seqlen"]} tokens, seed {calibration.get("seed", record.config["seed"])}.
+cfsp {versions["cfsp"]}, torch {versions["torch"]}, \
+transformers {versions["transformers"]}.
 
 Licence: {licence}.
 """
 
 
+def text_name(text: Mapping[str, Any]) -> str:
+    """Return what people call a text: its name, its files, or its class."""
+    paths = text.get("paths") or []
+    files = ", ".join(Path(path).name for path in ([paths] if isinstance(paths, str) else paths))
+    return str(text.get("name") or files or text["_target_"].rsplit(".", 1)[-1])
+
+
 def size_rows(record: Record) -> str:
-    """Parameters of each base before and after, as table rows."""
+    """Return the parameters of each base before and after, as table rows."""
     return "\n".join(
         f"| of the {base} | {dense:,} | {record.parameters['pruned'][base]:,} | {record.sparsity[base]:.2%} |"
         for base, dense in record.parameters["dense"].items()
@@ -80,14 +100,14 @@ def size_rows(record: Record) -> str:
 
 
 def width_rows(record: Record) -> str:
-    """Kept and former units of every site, as table rows."""
+    """Return the kept and former units of every site, as table rows."""
     return "\n".join(
         f"| {markdown_text(name)} | {kept} | {units} |" for name, (units, kept) in record.widths.items()
     )
 
 
-def metrics(record: Record) -> str:
-    """Every metric before and after, with its protocol."""
+def metric_rows(record: Record) -> str:
+    """Return every metric before and after, with its protocol, as a table."""
     if not record.metrics["pruned"]:
         return "Nothing was measured."
     rows = ["| metric | dense | pruned | protocol |", "|---|---|---|---|"]
@@ -99,7 +119,7 @@ def metrics(record: Record) -> str:
 
 
 def load_example(head: str, needs_remote_code: bool) -> str:
-    """Python that loads the model with transformers alone."""
+    """Return Python code that loads the model with transformers alone."""
     auto = {
         "causal_lm": "AutoModelForCausalLM",
         "masked_lm": "AutoModelForMaskedLM",
@@ -116,11 +136,12 @@ def load_example(head: str, needs_remote_code: bool) -> str:
 
 
 def adapters(record: Record) -> str:
-    """How to load what was trained and kept apart; nothing if nothing was."""
-    if not (record.training or {}).get("adapters"):
+    """Return how to load the adapters that are stored separately; '' if there are none."""
+    trained = record.trained.get("adapters")
+    if not trained:
         return ""
     return f"""
-The figures above are with the {record.training["adapters"]:,} parameters of the adapters, which are apart:
+The figures above include the adapters ({trained:,} parameters), stored separately:
 
 ```python
 from peft import PeftModel
@@ -131,12 +152,12 @@ model = PeftModel.from_pretrained(model, "FOLDER/adapters")
 
 
 def base_license(path: str) -> str | None:
-    """The licence that the base model's own card names; None if there is no card or it names none."""
+    """Return the licence that the base model's card names; None if there is no card or it names none."""
     if path == "reference":
         return "apache-2.0"
     try:
         card = Path(path) / "README.md" if Path(path).is_dir() else hf_hub_download(path, "README.md")
-        return ModelCard.load(card).data.license
+        return ModelCard.load(card).data.to_dict().get("license")
     except (OSError, HfHubHTTPError, ValueError):  # no card, no network, or one without a header
         print(f"cfsp: {path} has no card that names a licence; the saved card says unknown", file=sys.stderr)
         return None

@@ -1,4 +1,4 @@
-"""Descriptions: a config, and if need be a modelling file, from which a pruned model's shapes follow."""
+"""Descriptions: a config, and if needed a modelling file, that define the shapes of a pruned model."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from cfsp.model.families import Place
 from cfsp.model.find_sites import axis_length, head_channels
 from cfsp.model.modeling_pruned import Pruned, linear_sizes
 from cfsp.model.sites import Site
+from cfsp.model.weights import weight_of
 
 MODELING_FILE = "modeling_pruned.py"
-"""What a checkpoint calls the code that it brings."""
+"""Name of the modelling file in a checkpoint."""
 
 AUTO_CLASSES = {
     "ForCausalLM": "AutoModelForCausalLM",
@@ -30,22 +31,22 @@ AUTO_CLASSES = {
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForQuestionAnswering": "AutoModelForQuestionAnswering",
 }
-"""Endings of the classes that can be saved, and what loads them."""
+"""Ending of a class that can be saved -> auto class that loads it."""
 
 
 def describe(model: PreTrainedModel) -> PreTrainedConfig:
-    """A config from which the model's shapes follow; a plain one if that can be.
+    """Return a config that defines the model's shapes; a plain one if possible.
 
-    Raises ValueError if none does.
+    Raises ValueError if no config does.
     """
     stock, sizes = stock_class(model), block_sizes(model)
     base = copy.deepcopy(model.config)
     base.per_layer_config = None
     for name in ("pruned", "auto_map"):
         base.__dict__.pop(name, None)
-    if (head := model.get_output_embeddings()) is not None:  # whatever the flag said: as the weights are
+    if (head := model.get_output_embeddings()) is not None:  # follow the weights, not the flag
         base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
-    hidden = model.get_input_embeddings().weight.shape[1]
+    hidden = weight_of(model.get_input_embeddings()).shape[1]
     cut_hidden = bool(layout_of(model).norms) and hidden != base.hidden_size
     if cut_hidden or any(one.get("heads") != base.num_attention_heads for one in sizes if "heads" in one):
         base.head_dim = head_channels(base)
@@ -68,7 +69,7 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
 def differing_blocks(
     model: PreTrainedModel, base: PreTrainedConfig, stock: type[PreTrainedModel], sizes: list[dict[str, int]]
 ) -> PreTrainedConfig:
-    """The config of a model that needs `modeling_pruned`."""
+    """Return the config of a model that needs `modeling_pruned`."""
     layout, places = layout_of(model), places_of(model)
     config = copy.deepcopy(base)
     with torch.device("meta"):
@@ -95,7 +96,7 @@ def differing_blocks(
         "AutoModel": f"{module}.Pruned{headless(stock).__name__}",
         auto_class(stock.__name__): f"{module}.{name}",
     }
-    config.allow_global_per_layer_attribute_access = True  # some families' own checks read it
+    config.allow_global_per_layer_attribute_access = True  # validators of some families read it
     config.per_layer_config = {
         index: {layout.names[what]: value for what, value in one.items()} for index, one in enumerate(sizes)
     }
@@ -103,7 +104,7 @@ def differing_blocks(
 
 
 def linears(places: Mapping[str, Place]) -> dict[str, list[str | None]]:
-    """Path in a block -> the runs that its outputs and its inputs are made of."""
+    """Return path in a block -> [runs of its outputs, runs of its inputs]."""
     table: dict[str, list[str | None]] = {}
     for kind, place in places.items():
         for path, runs in place.producers.items():
@@ -113,7 +114,7 @@ def linears(places: Mapping[str, Place]) -> dict[str, list[str | None]]:
 
 
 def block_sizes(model: PreTrainedModel) -> list[dict[str, int]]:
-    """Neurons, query heads and key/value groups of every block, as far as the family has sites for them."""
+    """Count neurons, query heads and key/value groups of every block, if the family has sites for them."""
     layout, places, head_dim = layout_of(model), places_of(model), head_channels(model.config)
     sizes = []
     for path in block_modules(model):
@@ -134,7 +135,7 @@ def inputs_left(model: nn.Module, path: str) -> int:
 
 
 def difference(model: PreTrainedModel, kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
-    """What a model made from the config has differently: a parameter's shape, or a number in a module."""
+    """Name a parameter's shape or a module's number in which a model made from the config differs."""
     try:
         config.validate()
         with torch.device("meta"):
@@ -153,7 +154,7 @@ def difference(model: PreTrainedModel, kind: type[PreTrainedModel], config: PreT
 
 
 def unequal_number(module: nn.Module, made: nn.Module) -> str | None:
-    """A number that the one module holds and the other has differently; what it was built from aside."""
+    """Name a numeric attribute, other than `hidden_size`, in which two modules differ."""
     for name, value in vars(module).items():
         if type(value) in (int, float) and name != "hidden_size" and getattr(made, name, value) != value:
             return name
@@ -161,9 +162,9 @@ def unequal_number(module: nn.Module, made: nn.Module) -> str | None:
 
 
 def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
-    """The class of transformers that the model is of, also if it was loaded from a pruned checkpoint.
+    """Return the model's class in transformers, also if it was loaded from a pruned checkpoint.
 
-    Raises ValueError if that is no class that can be saved.
+    Raises ValueError if this class cannot be saved.
     """
     name = type(model).__name__.removeprefix("Pruned")
     stock = getattr(transformers, name, None)
@@ -176,19 +177,19 @@ def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
 
 
 def auto_class(name: str) -> str | None:
-    """What loads a class of this name, by its ending."""
+    """Return the name of the auto class that loads a class of this name, by its ending."""
     return next((auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending)), None)
 
 
 def check_saving(model: PreTrainedModel, sites: Sequence[Site], step: int) -> None:
-    """Raise ValueError before the work if the model could not be saved when it is done.
+    """Raise ValueError, before the work, if the pruned model could not be saved.
 
-    step: of the residual widths. Some families' configs want certain ones, as Llama's does.
+    step: step of the residual width. Configs of some families, such as Llama's, allow only certain widths.
     """
     describe(model)
     heads = model.config.num_attention_heads
     for site in sites:
-        if site.kind != "hidden":
+        if not site.units_are_residual_channels:
             continue
         config = copy.deepcopy(model.config)
         config.head_dim, config.hidden_size = head_channels(config), site.units - step
@@ -203,9 +204,9 @@ def check_saving(model: PreTrainedModel, sites: Sequence[Site], step: int) -> No
 
 
 def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The class that a checkpoint's modelling file defines, made here; saved, it brings that file."""
+    """Make the class that a checkpoint's modelling file defines. Saving it also writes that file."""
 
-    class Made(Pruned, stock):
+    class Made(Pruned, stock):  # pyright: ignore[reportIncompatibleMethodOverride]  # one keyword is taken out
         def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
             super().save_pretrained(save_directory, *args, **options)
             (Path(save_directory) / MODELING_FILE).write_text(modeling_file(stock))
@@ -215,13 +216,16 @@ def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
 
 
 def headless(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """The class of the same model without its head."""
+    """Return the class of the same model without its head."""
+    assert stock.config_class is not None, "`auto_class` knows only classes that have one"
     found = MODEL_MAPPING[stock.config_class]
-    return found[0] if isinstance(found, tuple) else found
+    first = found[0] if isinstance(found, tuple) else found
+    assert first is not None, "every family has such a class"
+    return first
 
 
 def modeling_file(stock: type[PreTrainedModel]) -> str:
-    """The text of a checkpoint's modelling file."""
+    """Return the text of a checkpoint's modelling file."""
     names = [headless(stock).__name__, stock.__name__]
     return (
         Path(modeling_pruned.__file__).read_text()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,15 +20,17 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import find_adapter_config_file
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from cfsp.checkpoints.describe import auto_class, pruned_class
+from cfsp.checkpoints.heads import check_head, label_options
 from cfsp.checkpoints.model_files import check_files, check_pickled, local_folder
 from cfsp.checkpoints.save import check_sums
 from cfsp.checks import check_choice
-from cfsp.machine.environment import PACKAGE, is_main
+from cfsp.machine.environment import PACKAGE
 from cfsp.machine.process import quiet
 from cfsp.model.blocks import check_family
+from cfsp.model.weights import weight_of
 from cfsp.options import checked
 
 REFERENCE = PACKAGE / "reference"
@@ -47,7 +48,7 @@ LIBRARY_ERRORS = (
     SafetensorError,
     StrictDataclassError,
 )
-"""What transformers and the libraries below it raise for files that they cannot make a model of."""
+"""Errors that transformers and its libraries raise for files that make no valid model."""
 
 HEADS = {
     "causal_lm": transformers.AutoModelForCausalLM,
@@ -73,53 +74,67 @@ def load(
     """Load a model for inference.
 
     path: a folder, a hub id, or "reference" for the embedded model.
-    dtype: "auto" (what the checkpoint asks for), "float32", "bfloat16" or "float16".
-    device: "cuda" is the GPU of this process, if there are several.
-    head: what the model ends in: causal_lm, masked_lm, sequence_classification, question_answering.
-    labels: names of what a classifier chooses between; None: those of the checkpoint.
-    head_trained: whether a head that the checkpoint lacks will be trained: true names it on stderr, false
-        refuses it, None says nothing.
+    dtype: "auto" (the checkpoint's), "float32", "bfloat16", "float16". device: "cuda": this process's GPU.
+    head: the model's head: causal_lm, masked_lm, sequence_classification, question_answering.
+    labels: names of a classifier's labels; None: the checkpoint's. head_trained: whether a head that the
+        checkpoint lacks will be trained. True names it on stderr, False refuses it, None does neither.
 
     Raises:
-        ValueError: no model at `path`, one of a kind that cannot be pruned, one whose weights do
-            not fit, are missing, quantised, NaN or infinite, a tokenizer that is no such model's, or
-            dtype, device, head or attention implementation is not to be had.
+        ValueError: there is no model at `path`, or it cannot be pruned; its weights do not fit, are
+            missing, quantised, NaN or infinite; the tokenizer is another model's; or the dtype, device,
+            head or attention implementation is not available.
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    device = local_device(device)
-    check_device(device)
+    check_device(device := local_device(device))
     source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     check_source(source, **shared)
-    named = label_options(path, labels, revision)
-    with readable(path), quiet(told=head_trained is not None):
-        model, loaded = loader(source, head, revision).from_pretrained(
-            source,
-            dtype=dtype,
-            device_map=device,
-            attn_implementation=attn_implementation,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # `check_keys` says which
-            **named,
-            **shared,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(source, **shared)
+    form = {"dtype": dtype, "device_map": device, "attn_implementation": attn_implementation}
+    form |= label_options(source, labels, revision)
+    with reading_model(path), quiet(reports=head_trained is None):
+        model, tokenizer, loaded = read_model(source, head, form, shared)
         folder = local_folder(source, revision)
-    check_files(folder)  # of the hub's, which are here now
-    check_pickled(folder)
-    check_keys(path, loaded, head)
-    check_head(path, loaded["missing_keys"], head_trained)
-    check_finite(path, model)
-    check_vocabulary(path, model, tokenizer)
+    check_loaded(path, folder, model, tokenizer, loaded, head, head_trained)
     if labels is not None and model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id  # a decoder's label stands at its last other token
+        model.config.pad_token_id = tokenizer.pad_token_id  # a decoder classifies at the last token before it
     return model.eval(), tokenizer
 
 
+def read_model(
+    source: str | Path, head: str, form: Mapping[str, Any], shared: Mapping[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[str, Any]]:
+    """Read a model and its tokenizer. -> both, and transformers' lists of weights that do not fit
+
+    form: options for the model alone. shared: options for the tokenizer too.
+    """
+    model, loaded = loader(source, head, shared["revision"]).from_pretrained(
+        source, output_loading_info=True, ignore_mismatched_sizes=True, **form, **shared
+    )
+    return model, AutoTokenizer.from_pretrained(source, **shared), loaded
+
+
+def check_loaded(
+    path: str | Path,
+    folder: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    loaded: Mapping[str, Any],
+    head: str,
+    head_trained: bool | None,
+) -> None:
+    """Raise ValueError if the model's files, its weights or its tokenizer do not fit. folder: the files."""
+    check_files(folder)  # the hub's files are local now
+    check_pickled(folder)
+    check_keys(path, loaded, head)  # reports mismatched sizes too
+    check_head(path, loaded["missing_keys"], head_trained)
+    check_weights(path, model)
+    check_vocabulary(path, model, tokenizer)
+
+
 @contextmanager
-def readable(path: str | Path) -> Iterator[None]:
-    """Raise as one ValueError what the libraries raise for a model that they cannot read."""
+def reading_model(path: str | Path) -> Iterator[None]:
+    """Raise a ValueError for any error of the libraries when they cannot read a model."""
     try:
         yield
     except LIBRARY_ERRORS as error:
@@ -130,21 +145,21 @@ def readable(path: str | Path) -> Iterator[None]:
 
 
 def check_source(source: str | Path, revision: str | None, trust_remote_code: bool) -> None:
-    """Raise ValueError if what is there cannot be pruned, before its weights are read."""
+    """Raise ValueError, before the weights are read, if the model cannot be pruned."""
     if Path(source).is_dir():
         check_files(Path(source))
         check_sums(Path(source))
-    with readable(source):
+    with reading_model(source):
         adapter = find_adapter_config_file(str(source), revision=revision)
     if adapter is not None:
         raise ValueError(
             f"model path {str(source)!r} holds an adapter of peft (adapter_config.json), which is loaded "
             "too; expected it merged (merge_and_unload, then save_pretrained), or a folder without it"
         )
-    with readable(source):
+    with reading_model(source):
         written, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     check_heads(source, written)
-    with readable(source):
+    with reading_model(source):
         config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=trust_remote_code)
     check_family(config)
     if getattr(config, "quantization_config", None):
@@ -155,7 +170,7 @@ def check_source(source: str | Path, revision: str | None, trust_remote_code: bo
 
 
 def check_heads(source: str | Path, config: Mapping[str, Any]) -> None:
-    """Raise ValueError if the counts of heads in a config.json are none. Types are transformers' to check."""
+    """Raise ValueError if the counts of heads in a config.json are impossible. transformers checks types."""
     for name in ("num_attention_heads", "n_head", "num_heads", "num_key_value_heads", "head_dim"):
         if isinstance(config.get(name), int) and config[name] < 1:
             raise ValueError(
@@ -170,12 +185,12 @@ def check_heads(source: str | Path, config: Mapping[str, Any]) -> None:
 
 
 def loader(source: str | Path, head: str, revision: str | None) -> type:
-    """What can load it: an auto class, or the class of a checkpoint that `cfsp` saved.
+    """Return the class that loads the model: an auto class, or the class of a checkpoint that `cfsp` saved.
 
     The latter is made from the installed package: no code of the checkpoint runs.
 
     Raises:
-        ValueError: such a checkpoint ends in another head.
+        ValueError: such a checkpoint has another head.
     """
     config, _ = PreTrainedConfig.get_config_dict(source, revision=revision)
     if "pruned" not in config:
@@ -187,9 +202,9 @@ def loader(source: str | Path, head: str, revision: str | None) -> type:
 
 
 def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
-    """Raise ValueError if a language model lacks weights, or a causal one's checkpoint has others too.
+    """Raise ValueError if a weight has another shape, is missing, or belongs to no module.
 
-    A head for a task may be new, and one of pretraining may stay behind. No weight has another shape.
+    Weights may be missing for a new task head. Only checkpoints of a causal model must have no others.
     """
     for name, found, wanted in sorted(loaded["mismatched_keys"]):
         raise ValueError(
@@ -209,43 +224,7 @@ def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
         )
 
 
-def label_options(path: str | Path, labels: Sequence[str] | None, revision: str | None) -> dict[str, Any]:
-    """What a config has to say of labels. Raises ValueError if the checkpoint has other ones."""
-    if labels is None:
-        return {}
-    config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
-    there = [
-        name for _, name in sorted((config.get("id2label") or {}).items(), key=lambda pair: int(pair[0]))
-    ]
-    known = bool(there) and not all(str(name).startswith("LABEL_") for name in there)
-    ours, theirs = ([str(name).casefold() for name in names] for names in (labels, there))
-    if known and ours != theirs and ({*ours} == {*theirs} or len(ours) != len(theirs)):
-        raise ValueError(
-            f"model path {str(path)!r} is a classifier of {', '.join(map(str, there))}, in this order; "
-            f"expected task.labels so, not {', '.join(labels)}, or a checkpoint without that head"
-        )
-    return {
-        "num_labels": len(labels),
-        "id2label": dict(enumerate(labels)),
-        "label2id": {name: number for number, name in enumerate(labels)},
-    }
-
-
-def check_head(path: str | Path, missing: Collection[str], trained: bool | None) -> None:
-    """Name on stderr a head that is new, or raise ValueError if it would stay at random."""
-    if not missing or trained is None:
-        return
-    names = ", ".join(sorted(missing))
-    if not trained:
-        raise ValueError(
-            f"model path {str(path)!r} lacks {names}, which nothing here would train; expected a checkpoint "
-            "with this head, or recovery=full or lora (with sparsity=0 and save=FOLDER that makes one)"
-        )
-    if is_main():
-        print(f"cfsp: newly initialised: {names}", file=sys.stderr)
-
-
-def check_finite(path: str | Path, model: PreTrainedModel) -> None:
+def check_weights(path: str | Path, model: PreTrainedModel) -> None:
     """Raise ValueError that names a weight with NaN or infinite elements, if there is one."""
     bad = [name for name, weight in model.named_parameters() if not is_finite(weight)]
     if bad:
@@ -257,20 +236,20 @@ def check_finite(path: str | Path, model: PreTrainedModel) -> None:
 
 @torch.no_grad()
 def is_finite(weight: Tensor) -> bool:
-    """One pass without a copy: the extremes of a tensor that holds NaN are NaN."""
+    """Return whether all elements are finite. One pass without a copy: NaN makes the extremes NaN."""
     return weight.numel() == 0 or all(end.isfinite() for end in weight.aminmax())
 
 
 def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError if the tokenizer has a token that the model has no embedding of.
+    """Raise ValueError if the tokenizer has a token without an embedding in the model.
 
-    One for padding may lie beyond, as some models are published: it stands where nothing is read.
+    The pad token may lack one, as in some published models: its positions are not read.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = weight_of(model.get_input_embeddings()).shape[0]
     beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
-    beyond.pop(tokenizer.pad_token, None)
+    beyond.pop(str(tokenizer.pad_token), None)
     if beyond:
-        token = min(beyond, key=beyond.get)
+        token = min(beyond, key=beyond.__getitem__)
         raise ValueError(
             f"model path {str(path)!r}: the tokenizer has {len(beyond)} tokens beyond the model's {rows}, "
             f"such as {token!r} (number {beyond[token]}); expected the model's own tokenizer"
@@ -278,7 +257,7 @@ def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTra
 
 
 def local_device(device: str) -> str:
-    """The device of this process: of several on a machine (torchrun) each has a GPU of its own."""
+    """Return the device of this process. With torchrun each process on a machine has its own GPU."""
     number = os.environ.get("LOCAL_RANK")
     return f"cuda:{number}" if device == "cuda" and number is not None else device
 
@@ -286,7 +265,7 @@ def local_device(device: str) -> str:
 def check_device(device: str) -> None:
     """Raise ValueError if torch cannot use the device here; there is no silent fall-back."""
     try:
-        torch.zeros(1, device=device).item()  # which the meta device has not
+        torch.zeros(1, device=device).item()  # fails on the meta device
     except (RuntimeError, AssertionError) as error:
         raise ValueError(
             f"device={device!r}: torch {torch.__version__} cannot use it here ({first_line(error)}); "
@@ -295,6 +274,6 @@ def check_device(device: str) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line. A config that is not valid says it in the cause."""
+    """Return the first line of an error's message; of an invalid config, that of its cause."""
     told = error.__cause__ if isinstance(error, StrictDataclassError) and error.__cause__ else error
     return (str(told).strip().splitlines() or [type(told).__name__])[0][:150]

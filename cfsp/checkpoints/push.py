@@ -1,4 +1,4 @@
-"""Push: a saved model on its way to the Hugging Face hub."""
+"""Push: upload a saved model to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 
 from huggingface_hub import HfApi, constants, get_token
-from huggingface_hub.errors import HFValidationError, HTTPError
+from huggingface_hub.errors import (
+    HFValidationError,
+    HTTPError,  # pyright: ignore[reportPrivateImportUsage]  # of whichever httpx the client uses
+)
 from huggingface_hub.utils import disable_progress_bars, validate_repo_id
 
 from cfsp.checkpoints.save import check_model
@@ -15,14 +18,14 @@ from cfsp.options import check_option
 
 
 def check_push(repo: object, private: object) -> None:
-    """Tell before the work whether a model can be pushed. Nothing is asked of the hub.
+    """Check, before the work, that a model can be pushed. Makes no request to the hub.
 
     Raises:
-        ValueError: no name of a repository, no token, or the hub is switched off.
+        ValueError: `repo` is not the name of a repository, there is no token, or the hub is switched off.
     """
     check_option("private", private, bool)
     try:
-        validate_repo_id(repo)
+        validate_repo_id(repo if isinstance(repo, str) else None)
         named = str(repo).count("/") == 1
     except HFValidationError:
         named = False
@@ -35,14 +38,13 @@ def check_push(repo: object, private: object) -> None:
 
 
 def push(folder: Path, repo: str, private: bool = False) -> str:
-    """Upload a saved model in one commit, so whole or not at all. Returns its address.
+    """Upload a saved model in one commit, so completely or not at all. Return its address.
 
-    The repository is made if there is none, private if that is asked for. Files that are there already are
-    not sent again.
+    Create the repository if there is none. Files that it has already are not sent again.
 
     Raises:
-        ValueError: the folder holds no whole model, or a repository that should be private is public.
-        OSError: the hub did not take it. The folder is as it was; the message says how to try again.
+        ValueError: the folder holds no complete model, or `private` is set and the repository is public.
+        OSError: the upload failed. The folder is unchanged; the message says how to try again.
     """
     check_model(folder)
     if not sys.stderr.isatty():

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checkpoints.describe import MODELING_FILE, describe, modeling_file, stock_class
 from cfsp.checkpoints.model_files import carried_files, has_full_length
 from cfsp.machine.process import quiet
+from cfsp.model.adapters import Adapters
 from cfsp.plans.plan import PrunePlan
 from cfsp.storage.atomic import clear_parts, whole_folder
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
@@ -32,60 +32,74 @@ def save(
     card: Callable[[bool], str] | None = None,
     files: Mapping[str, str] | None = None,
     overwrite: bool = False,
-    adapters: nn.Module | None = None,
+    adapters: Adapters | None = None,
     source: Path | None = None,
 ) -> None:
-    """Write a pruned model to a folder that plain transformers loads, whole or not at all.
+    """Write a pruned model to a folder that plain transformers loads, completely or not at all.
 
-    A model whose blocks are alike gets a plain config. Otherwise the sizes go into the config's
-    `per_layer_config`, and the modelling file that reads them comes along: load it with
+    A model whose blocks have equal sizes gets a plain config. Otherwise the config's `per_layer_config`
+    holds the sizes, and the folder holds the modelling file that reads them: load the model with
     `trust_remote_code=True`, or with `cfsp.load`.
 
-    tokenizer: None takes its files, and how to decode, from `source` as they are.
-    card: makes the README.md, told whether the model needs its modelling file to load.
-    files: more text files to put in: name -> text.
-    adapters: a peft model around `model`, whose adapters go into the folder `adapters`, and name this
-        folder as what they sit on; that is then written without them.
-    source: the dense model's folder, from which licences, processors and the like come along.
+    tokenizer: None copies the files of the tokenizer and the generation config from `source`.
+    card: makes the README.md; its argument is whether loading the model needs the modelling file.
+    files: more text files to write: name -> text.
+    adapters: a peft model around `model`. Its adapters go into the folder `adapters`, with this folder as
+        their base model. The base model is written without them.
+    source: the dense model's folder, from which licences, processor configs and the like are copied.
 
     Raises:
-        ValueError: the folder holds something and `overwrite` is not given, or it holds no model;
-            or the config cannot say what the model is.
-        OSError: the disk is full or cannot be written. Nothing is left under the final name then.
+        ValueError: `check_target` refuses the folder, or the config cannot say what the model is.
+        OSError: the disk is full or cannot be written. The folder is then unchanged.
     """
     folder = Path(folder).resolve()
     check_target(folder, overwrite)
     with alone_in(folder), whole_folder(folder) as part, quiet():
         if adapters is not None:
-            for config in adapters.peft_config.values():
-                config.base_model_name_or_path = str(folder)  # peft takes a relative path from where it runs
-            adapters.save_pretrained(part / "adapters")
-            model = adapters.unload()
-        config = describe(model)
-        # Remote code gets none of the renamings that transformers does for its own classes.
-        own_format = not hasattr(config, "pruned")
-        with generation_config_aside(model):
-            model.save_pretrained(part, max_shard_size="5GB", save_original_format=own_format)
-        (part / MODELING_FILE).unlink(missing_ok=True)  # of what it was loaded from
-        config.save_pretrained(part)
-        write_generation_config(part, model)
+            model = unload(adapters, folder, part)
+        has_own_code = write_model(part, model)
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
         carry(source, part, tokenizer is None)
         plan.decision().save(part)  # its tensors are in the weights
-        texts = dict(files or {})
-        if hasattr(config, "pruned"):
-            texts[MODELING_FILE] = modeling_file(stock_class(model))
-        if card is not None:
-            texts["README.md"] = card(hasattr(config, "pruned"))
-        for name, text in texts.items():
-            (part / name).write_text(text)
-        sums = [f"{file_checksum(part / name)}  {name}\n" for name in summed(part, SUMMED + SUMMED_ADAPTERS)]
-        (part / SUMS).write_text("".join(sums))
+        readme = {} if card is None else {"README.md": card(has_own_code)}
+        write_texts(part, {**(files or {}), **readme})
+
+
+def write_texts(folder: Path, texts: Mapping[str, str]) -> None:
+    """Write text files, and then the checksums of all that the folder holds."""
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    names = summed(folder, SUMMED + SUMMED_ADAPTERS)
+    sums = [f"{file_checksum(folder / name)}  {name}\n" for name in names]
+    (folder / SUMS).write_text("".join(sums))
+
+
+def unload(adapters: Adapters, folder: Path, part: Path) -> PreTrainedModel:
+    """Write the adapters into `part`, which will be called `folder`; return the model without them."""
+    for config in adapters.peft_config.values():
+        config.base_model_name_or_path = str(folder)  # absolute: peft loads it from any directory
+    adapters.save_pretrained(str(part / "adapters"))
+    return adapters.base_model.unload()
+
+
+def write_model(folder: Path, model: PreTrainedModel) -> bool:
+    """Write weights and configs; return whether they take the modelling file, which is written too."""
+    config = describe(model)
+    # transformers renames weights of its own classes when it loads them, not those of remote code.
+    has_own_code = hasattr(config, "pruned")
+    with generation_config_aside(model):
+        model.save_pretrained(folder, max_shard_size="5GB", save_original_format=not has_own_code)
+    (folder / MODELING_FILE).unlink(missing_ok=True)  # a copy from the checkpoint it was loaded from
+    config.save_pretrained(folder)
+    write_generation_config(folder, model)
+    if has_own_code:
+        (folder / MODELING_FILE).write_text(modeling_file(stock_class(model)))
+    return has_own_code
 
 
 def check_target(folder: Path, overwrite: bool) -> None:
-    """Raise ValueError if a checkpoint cannot go there."""
+    """Raise ValueError if a checkpoint cannot be written to the folder."""
     folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +124,7 @@ def check_target(folder: Path, overwrite: bool) -> None:
 
 @contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Keep others from writing a model there, and clear away what killed ones left of theirs."""
+    """Keep others from writing a model to the folder, and delete what killed writes left."""
     why = f"another process writes {folder}"
     with holding_if_possible(lock_of(folder), why, only=LOCKLESS) as held:
         if held:
@@ -119,13 +133,13 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def lock_of(folder: Path) -> Path:
-    """The lock of who writes a model to a folder."""
+    """Return the path of the lock for writing a model to a folder."""
     return folder.with_name(f".{folder.name}.lock")
 
 
 @contextmanager
 def generation_config_aside(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model be written whose generation config transformers would refuse, as some are published."""
+    """Replace the generation config inside the block: transformers refuses to save some published ones."""
     given = getattr(model, "generation_config", None)
     if given is not None:
         model.generation_config = GenerationConfig()
@@ -137,7 +151,7 @@ def generation_config_aside(model: PreTrainedModel) -> Iterator[None]:
 
 
 def write_generation_config(folder: Path, model: PreTrainedModel) -> None:
-    """Write how the model decodes as it was given, whether or not some of it has no effect."""
+    """Write the generation config as it was given, even if some of its options have no effect."""
     if model.can_generate():
         model.generation_config.to_json_file(
             folder / "generation_config.json", use_diff=True, keys_to_pop=["compile_config"]
@@ -145,15 +159,17 @@ def write_generation_config(folder: Path, model: PreTrainedModel) -> None:
 
 
 def carry(source: Path | None, folder: Path, unchanged: bool) -> None:
-    """Copy the files that no pruning changes."""
-    for path in [] if source is None else carried_files(source, unchanged):
+    """Copy the files that pruning does not change."""
+    if source is None:
+        return
+    for path in carried_files(source, unchanged):
         target = folder / path.relative_to(source)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(path, target)
 
 
 def summed(folder: Path, patterns: Sequence[str] = SUMMED) -> list[str]:
-    """The files that the model is made of."""
+    """List the files that the model consists of."""
     return sorted(path.relative_to(folder).as_posix() for one in patterns for path in folder.glob(one))
 
 
@@ -167,9 +183,9 @@ def check_model(folder: Path, quick: bool = False) -> None:
 def check_sums(folder: Path, quick: bool = False) -> None:
     """Raise ValueError if a file of a checkpoint is not as `save` wrote it.
 
-    quick: weights are not read if they have their full length and are older than the sums. A sweep that is
-        run again asks this of each of its models, and reading them all would take minutes; a bit that
-        flipped is seen by `load` and `push`, which read every byte anyway.
+    quick: do not read weights that have their full length and are older than the sums. A repeated sweep
+        checks each of its models, and reading them all would take minutes. `load` and `push` read every
+        byte, so they find flipped bits.
     """
     if not (folder / SUMS).is_file():
         return
@@ -181,11 +197,11 @@ def check_sums(folder: Path, quick: bool = False) -> None:
             continue
         if name not in written or not path.is_file() or file_checksum(path) != written[name]:
             state = "not as it was saved" if path.is_file() else "missing"
-            raise ValueError(f"{folder}: {name} is {state}; if that is meant, delete {SUMS}")
+            raise ValueError(f"{folder}: {name} is {state}; if that is intended, delete {SUMS}")
 
 
 def is_untouched(path: Path) -> bool:
-    """Whether a file of weights has its full length and is older than the sums, which are written last."""
+    """Return whether a file of weights has its full length and is older than the sums, written last."""
     if path.suffix != ".safetensors" or not path.is_file() or not has_full_length(path):
         return False
     return path.stat().st_mtime_ns < path.with_name(SUMS).stat().st_mtime_ns

@@ -1,4 +1,4 @@
-"""`cfsp-cache`: what jobs share on disk, shown and cleared."""
+"""`cfsp-cache`: show and clear what jobs share on disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Clearing loses time and no result: records lie in results/records. A run keeps n
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """List or clear a cache. Exit code 1 if an entry is altered or broken, 2 if the folder or age is none."""
+    """List or clear a cache. Exit code 1 if an entry is altered or broken, 2 for a bad folder or age."""
     parser = argparse.ArgumentParser(
         prog="cfsp-cache",
         description="Shows and clears what jobs share on disk.",
@@ -47,14 +47,15 @@ def main(arguments: list[str] | None = None) -> None:
 
     cache = Cache(Path(options.folder))
     kinds = [options.kind] if options.kind else KINDS
-    if options.clear:
-        entries = cache.clear(options.older, kinds)
-    else:
-        entries = [entry for entry in cache.entries(kinds) if entry.age >= options.older]
+    try:
+        entries = cache.clear(options.older, kinds) if options.clear else cache.entries(kinds)
+    except OSError as error:
+        raise SystemExit(f"cfsp-cache: error: {error}; expected a folder that can be written") from None
+    entries = [entry for entry in entries if entry.age >= options.older]
     broken = False
     for entry in entries:
         try:
-            text = "" if options.clear else content(cache, entry)
+            text = "" if options.clear else entry_title(cache, entry)
         except (ValueError, OSError) as error:
             broken = True
             text = "(altered or broken; a job that wants it makes it again)"
@@ -67,11 +68,11 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(1)
 
 
-def content(cache: Cache, entry: Entry) -> str:
-    """What people call an entry by: the text, the model and text of statistics, the figures of metrics.
+def entry_title(cache: Cache, entry: Entry) -> str:
+    """Describe an entry: a text's name, the model and text of statistics, the values of metrics.
 
     Raises:
-        ValueError, OSError: the entry does not fit its seal, or the file that says so cannot be read.
+        ValueError, OSError: the entry does not match its checksum, or one of its files cannot be read.
     """
     from cfsp.records.record import read_metrics
     from cfsp.storage.about import About
@@ -83,11 +84,11 @@ def content(cache: Cache, entry: Entry) -> str:
     if entry.kind == "texts":
         return text_of(entry.path)
     about = entry.path.parent / ABOUT
-    return str(About.load(about)) if about.exists() else ""  # cleared, or made without a run
+    return str(About.load(about)) if about.exists() else ""  # none if cleared, or made without a run
 
 
 def text_of(path: Path) -> str:
-    """What a text is called. Raises ValueError if the file holds none."""
+    """Return a text's name. Raises ValueError if the file holds no tokens of a text."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -98,7 +99,7 @@ def text_of(path: Path) -> str:
 
 
 def seconds(text: str) -> float:
-    """An age such as 7d in seconds."""
+    """Convert an age such as 7d to seconds."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhdw])", text)
     if match is None:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a number and s, m, h, d or w, such as 7d")
@@ -106,7 +107,7 @@ def seconds(text: str) -> float:
 
 
 def age(value: float) -> str:
-    """Seconds in the largest unit that they fill."""
+    """Format seconds in the largest unit that they fill."""
     name, unit = next((item for item in reversed(UNITS.items()) if value >= item[1]), ("s", 1))
     return f"{value / unit:.0f}{name}"
 

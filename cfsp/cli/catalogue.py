@@ -1,4 +1,4 @@
-"""`cfsp list` and `cfsp describe`: what there is to choose, read off YAML files and the classes they name."""
+"""`cfsp list` and `cfsp describe`: the choices of config groups, read from YAML files and docstrings."""
 
 from __future__ import annotations
 
@@ -55,20 +55,22 @@ class Choice:
 
     @property
     def target(self) -> str | None:
-        """What the file builds."""
+        """The class or function that the file names."""
         found = re.search(r"^ {0,2}_target_: *(\S+)", self.path.read_text(), flags=re.MULTILINE)
         return found and found[1]
 
     def options(self) -> list[tuple[str, str, str]]:
-        """Key, default and meaning of every option of the file."""
+        """Return key, default and meaning of every option of the file."""
         from omegaconf import OmegaConf
 
+        from cfsp.running.plain import plain
+
         meanings = self.meanings()
-        whole = OmegaConf.to_container(OmegaConf.load(self.path))
-        return [(key, value, meanings.get(key, "")) for key, value in leaves(whole)]
+        whole = plain(OmegaConf.load(self.path))
+        return [(key, value, meanings.get(key, "")) for key, value in leaf_options(whole)]
 
     def meanings(self) -> dict[str, str]:
-        """Dotted key -> the comment on its line."""
+        """Return dotted key -> the comment on its line."""
         found: dict[str, str] = {}
         path: list[tuple[int, str]] = []
         for line in self.path.read_text().splitlines():
@@ -80,7 +82,7 @@ class Choice:
         return found
 
     def parts(self) -> list[tuple[str, str]]:
-        """Groups inside this one, and the file's choice of each."""
+        """Return the groups inside this one, and the file's choice of each."""
         return re.findall(r"^  - (\w+): (\w+|\$\S+)", self.path.read_text(), flags=re.MULTILINE)
 
     @property
@@ -90,8 +92,8 @@ class Choice:
 
 
 def list_choices(arguments: Sequence[str]) -> None:
-    """Print the groups and what can be chosen in them."""
-    parser = command("list", "What there is to choose in every config group.", LIST_EPILOG)
+    """Print the groups and their choices."""
+    parser = command_parser("list", "What there is to choose in every config group.", LIST_EPILOG)
     parser.add_argument("group", nargs="?", help="one group; default: all")
     options = parser.parse_args(arguments)
     from cfsp.running.build import search_path
@@ -118,9 +120,9 @@ def list_choices(arguments: Sequence[str]) -> None:
     print("cfsp describe GROUP=CHOICE tells more; cfsp GROUP=CHOICE or cfsp +experiment=CHOICE chooses it.")
 
 
-def describe(arguments: Sequence[str]) -> None:
+def describe_choice(arguments: Sequence[str]) -> None:
     """Print what one choice is, its options, and where it comes from."""
-    parser = command(
+    parser = command_parser(
         "describe", "One choice: its options, their meaning and defaults, its source.", DESCRIBE_EPILOG
     )
     parser.add_argument("choice", metavar="GROUP=CHOICE")
@@ -147,17 +149,17 @@ def describe(arguments: Sequence[str]) -> None:
         print(f"\n{choice.target}\n{textwrap.indent(docstring(choice.target), '  ')}")
 
 
-def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and values of a config, as they are typed."""
+def leaf_options(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the dotted keys and values of a config, as they are typed."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
-            yield from leaves(value, f"{prefix}{key}.")
+            yield from leaf_options(value, f"{prefix}{key}.")
         elif key not in ("_target_", "defaults"):
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
 
 
 def print_options(rows: Sequence[tuple[str, str, str]]) -> None:
-    """Options in columns."""
+    """Print options in columns."""
     if not rows:
         print("no options")
         return
@@ -168,14 +170,14 @@ def print_options(rows: Sequence[tuple[str, str, str]]) -> None:
 
 
 def docstring(target: str) -> str:
-    """What the class or function says of itself."""
+    """Return the docstring of a class or function."""
     look_here()
     module, _, name = target.rpartition(".")
     return inspect.getdoc(getattr(import_module(module), name)) or ""
 
 
 def groups(folders: Sequence[Path]) -> list[str]:
-    """All groups, in the order of the main config, then by name."""
+    """Return all groups, in the order of the main config, then by name."""
     there = {
         str(path.parent.relative_to(folder))
         for folder in folders
@@ -187,7 +189,7 @@ def groups(folders: Sequence[Path]) -> list[str]:
 
 
 def choices_of(group: str, folders: Sequence[Path]) -> list[Choice]:
-    """The choices of a group, the main config's own first."""
+    """Return the choices of a group by name; the user's own replace ours of the same name."""
     paths = {
         path.stem: path for folder in reversed(folders) for path in sorted((folder / group).glob("*.yaml"))
     }
@@ -201,13 +203,13 @@ def main_config() -> list[str]:
 
 
 def pick(what: str, name: str, there: Sequence[str]) -> str:
-    """The name, if it is there. Exits with one line that suggests the nearest otherwise."""
+    """Return the name if it exists. Exits with one line that suggests the nearest otherwise."""
     if name in there:
         return name
     raise SystemExit(f"cfsp: error: {name}: no such {what}; {suggest(name, there)}")
 
 
-def command(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+def command_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"cfsp {name}",
         description=description,
@@ -219,7 +221,7 @@ def command(name: str, description: str, epilog: str) -> argparse.ArgumentParser
 
 
 def hanging(head: str, text: str) -> str:
-    """Text behind a head, wrapped below itself."""
+    """Wrap text after a head, with its lines aligned."""
     room = max(WIDTH - len(head), 30)
     lines = textwrap.wrap(text, room) or [""]
     return ("\n" + " " * len(head)).join([head + lines[0], *lines[1:]]).rstrip()

@@ -13,12 +13,12 @@ from transformers.utils import logging
 
 from cfsp.checkpoints.load import load
 from cfsp.checks import check_integer, check_number
-from cfsp.data.conversation import conversation_tokens, has_template
+from cfsp.data.chats import conversation_tokens, has_template
 from cfsp.model.blocks import check_positions, is_causal, max_positions
 from cfsp.running.plugins import import_plugins, look_here
 
 LENGTH = 256
-"""Tokens of an answer where neither the user nor the model says how many."""
+"""Tokens of an answer if neither the user nor the model says how many."""
 
 EXAMPLES = """
 examples:
@@ -36,9 +36,9 @@ how tokens are chosen, unless --temperature does; 0 takes the likeliest.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Talk until the user ends it; what goes wrong becomes one line and exit code 1."""
+    """Talk until the user ends it; an error becomes one line and exit code 1."""
     options = parser().parse_args(arguments)
-    logging.set_verbosity_error()  # what generate() warns of is decided here
+    logging.set_verbosity_error()  # generate() warns of options that are chosen here
     try:
         talk = opened(options)
         if options.prompt is not None or not sys.stdin.isatty():
@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def opened(options: argparse.Namespace) -> Talk:
-    """The model, loaded, and how it will answer; says on stderr what it is. Raises what `load` raises."""
+    """Load the model, describe it on stderr, and return a conversation. Raises what `load` raises."""
     if options.max_new_tokens is not None:
         check_integer("max-new-tokens", options.max_new_tokens, least=1)
     look_here()
@@ -88,7 +88,7 @@ def opened(options: argparse.Namespace) -> Talk:
 
 
 def choice(temperature: float | None) -> dict[str, Any]:
-    """How `generate` chooses tokens; nothing where the model's own config decides."""
+    """Return the options with which `generate` samples; none if the model's own config decides."""
     if temperature is None:
         return {}
     check_number("temperature", temperature, least=0)
@@ -130,7 +130,7 @@ def converse(talk: Talk) -> None:
 
 
 class Talk:
-    """A conversation with a model. turns: what was said so far, also of an answer that was interrupted."""
+    """A conversation with a model. turns: all so far, including interrupted answers."""
 
     def __init__(
         self,
@@ -149,11 +149,11 @@ class Talk:
 
     @torch.no_grad()
     def answer(self, text: str) -> None:
-        """Print what the model says to a text, as it says it.
+        """Print the model's answer to a text while it is generated.
 
         Raises:
-            ValueError: there is nothing to answer, or no room for an answer; the text is forgotten.
-            KeyboardInterrupt: the user did; what was printed counts as said.
+            ValueError: the text is empty, or no positions are left for an answer; no turn is added.
+            KeyboardInterrupt: the user interrupted; the printed part is added as a turn.
         """
         turns = [*self.turns, {"role": "user", "content": text}]
         ids = conversation_tokens(self.tokenizer, turns, has_template(self.tokenizer))
@@ -161,7 +161,7 @@ class Talk:
         inputs = torch.tensor([ids], device=self.model.device)
         voice = Voice(self.tokenizer)
         try:
-            self.model.generate(
+            self.model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
                 input_ids=inputs,
                 attention_mask=torch.ones_like(inputs),
                 max_new_tokens=length,
@@ -173,7 +173,7 @@ class Talk:
             self.turns = [*turns, {"role": "assistant", "content": voice.said}]
 
     def length(self, prompt: int) -> int:
-        """Tokens that an answer may have. Raises ValueError if the model has no positions left for them."""
+        """Return the most tokens of an answer. Raises ValueError if the model has no positions left."""
         if not prompt:
             raise ValueError("the prompt has no token; expected some text")
         most = max_positions(self.model)
@@ -186,7 +186,7 @@ class Talk:
 
 
 class Voice(TextStreamer):
-    """Prints an answer as it is made, and keeps it."""
+    """Prints an answer while it is generated, and stores it."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(tokenizer, skip_prompt=True, skip_special_tokens=True)

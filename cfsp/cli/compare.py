@@ -14,6 +14,7 @@ from transformers.utils import logging
 from cfsp.checkpoints.describe import block_sizes
 from cfsp.checkpoints.load import REFERENCE, load
 from cfsp.checks import check_integer
+from cfsp.cli.exits import one_line_exits
 from cfsp.cli.terminal import show_sections
 from cfsp.data.texts import Files, Stdlib
 from cfsp.evaluation.base import Evaluator, PairedEvaluator
@@ -27,18 +28,18 @@ from cfsp.records.record import Metric
 from cfsp.report.base import Section
 from cfsp.report.page import page
 from cfsp.report.pair import Side, pair_sections
+from cfsp.report.paths import short_paths
 from cfsp.running.plugins import import_plugins, look_here
 from cfsp.storage.atomic import replacing
 from cfsp.storage.cache import OFF
 
 PROMPTS = ("The capital of France is", "Return a list of", "Once upon a time")
 MEASURES = ("perplexity", "speed", "answers")
-Loaded = tuple[PreTrainedModel, PreTrainedTokenizerBase]
 
 EXAMPLES = """
 examples:
   cfsp-compare reference my/smaller_model
-      the embedded model and what a run made of it
+      the model that comes with this package, and a pruned one made of it
   cfsp-compare meta-llama/Meta-Llama-3-8B my/llama --device cuda --windows 40 -o compare.html
       a model of the hub; 40 windows of the text instead of all; a page to send on as well
   cfsp-compare my/flap my/cfsp --text my/texts/*.txt --window 1024 --skip speed
@@ -47,29 +48,23 @@ examples:
 
 Perplexity is that of `cfsp evaluation=perplexity`: windows of a text without overlap, lower is better.
 The text is the test split of the documentation of Python's standard library unless --text gives one.
-Speed is timed in turns, so that what else the machine does hits both. Prompts go through the chat
+The models are timed in turns, so that other load on the machine affects both. Prompts go through the chat
 template of a model that has one. Both models are in memory at the same time.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the tables, write the page; what goes wrong becomes one line and exit code 1."""
+    """Print the tables and write the page; an error becomes one line and exit code 1."""
     options = parser().parse_args(arguments)
     logging.set_verbosity_error()
-    try:
-        sections = compare(options)
+    with one_line_exits("cfsp-compare"):
+        sections = compare_models(options)
         show_sections(sections)
         if options.output:
             title = f"{options.models[1].rstrip('/').rpartition('/')[2]}: compared"
             with replacing(options.output) as part:
                 part.write_text(page(title, sections))
             print(options.output)
-    except (ValueError, OSError) as error:
-        print(f"cfsp-compare: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("cfsp-compare: interrupted", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -81,9 +76,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("models", nargs=2, metavar="MODEL", help="A and B: a saved model, a hub id, or 'reference'")
-    add("--text", nargs="+", metavar="FILE", help=".txt, .jsonl or .parquet files that perplexity is on")
+    add("--text", nargs="+", metavar="FILE", help="files or folders of text to measure perplexity on")
     add("--window", type=int, metavar="N", help="tokens of a window (512, or the models' positions)")
-    add("--windows", type=int, metavar="N", help="so many windows, spread evenly (all)")
+    add("--windows", type=int, metavar="N", help="number of windows, spread evenly over the text (all)")
     add("--batch-size", type=int, default=8, metavar="N", help="windows at once (8)")
     add("--prompt", action="append", metavar="TEXT", help="what both answer; may be given several times")
     add("--new-tokens", type=int, default=40, metavar="N", help="tokens of an answer (40)")
@@ -95,14 +90,14 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def compare(options: argparse.Namespace) -> list[Section]:
-    """Load, measure and set side by side. Raises ValueError for what cannot be compared."""
+def compare_models(options: argparse.Namespace) -> list[Section]:
+    """Load and measure both models. Raises ValueError if they cannot be compared."""
     look_here()
     import_plugins(options.plugin)
     names = short_names(options.models)
-    loaded = []
+    loaded: list[tuple[PreTrainedModel, PreTrainedTokenizerBase]] = []
     for name, path in zip(names, options.models, strict=True):
-        say(f"loading {name}")
+        announce(f"loading {name}")
         loaded.append(load(path, device=options.device, dtype=options.dtype))
     evaluators, timers, samples = measures(options, [model for model, _ in loaded])
     for model, tokenizer in loaded:  # before anything costly
@@ -112,11 +107,11 @@ def compare(options: argparse.Namespace) -> list[Section]:
             samples.check(model, tokenizer)
     times: tuple[Mapping[str, Metric], ...] = ({}, {})
     if timers:
-        say("timing both in turns")
+        announce("timing both in turns")
         times = measure_pairs(timers, loaded[0][0], loaded[1][0], loaded[0][1])
     sides = []
     for place, (name, path) in enumerate(zip(names, options.models, strict=True)):
-        say(f"measuring {name}")
+        announce(f"measuring {name}")
         metrics = disk_metrics(path) | measure(evaluators, *loaded[place], OFF) | times[place]
         said = {} if samples is None else samples.say(*loaded[place])
         sides.append(Side(name, metrics, block_sizes(loaded[place][0]), said))
@@ -126,7 +121,7 @@ def compare(options: argparse.Namespace) -> list[Section]:
 def measures(
     options: argparse.Namespace, models: Sequence[PreTrainedModel]
 ) -> tuple[list[Evaluator], list[PairedEvaluator], Samples | None]:
-    """What the options ask for, within the positions that both models have."""
+    """Return the evaluators that the options ask for, within the positions of both models."""
     check_integer("new-tokens", options.new_tokens, least=1)
     limits = [limit for model in models if (limit := max_positions(model)) is not None]
     most = min(limits, default=1 << 20)
@@ -146,13 +141,15 @@ def measures(
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
-    """The last part of each path; the paths as they were typed where that is the same."""
-    names = [Path(path).name or path for path in paths]
-    return names if len(set(names)) == len(names) else [*paths]
+    """The last part of each path, and more where two are alike; numbered where the whole paths are."""
+    names = short_paths(paths)
+    if len(set(paths)) == len(paths):
+        return [names[path] for path in paths]
+    return [f"{names[path]} ({place})" for place, path in enumerate(paths, start=1)]
 
 
 def disk_metrics(path: str) -> dict[str, Metric]:
-    """What the weights' files take on the disk; nothing if they are not found there."""
+    """Return the size of the weights' files on disk; nothing if they are not found."""
     folder = REFERENCE if path == "reference" else Path(path)
     if not folder.is_dir():
         config = try_to_load_from_cache(path, "config.json")
@@ -162,8 +159,8 @@ def disk_metrics(path: str) -> dict[str, Metric]:
     return {"disk_bytes": Metric(size, None, 1, "lower", {})} if files else {}
 
 
-def say(text: str) -> None:
-    """One line about what is done now, also where nobody watches a bar."""
+def announce(text: str) -> None:
+    """Print one line about the current step, also where no progress bar is shown."""
     print(f"cfsp-compare: {text}", file=sys.stderr, flush=True)
 
 

@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig
+from yaml import YAMLError
 
 from cfsp.bars import lines
-from cfsp.cli.catalogue import describe, list_choices
-from cfsp.cli.explain import check, show_configs
+from cfsp.cli.catalogue import describe_choice, list_choices
 from cfsp.cli.overrides import understood
+from cfsp.cli.typos import check, show_configs
 from cfsp.running.attempts import Attempt, command, sweep_name
 from cfsp.running.build import CONF
 from cfsp.running.plugins import look_here
 from cfsp.running.sweeps import Outcome
 
+COMMANDS = ("help", "list", "describe")
+"""Words that `cfsp` takes in place of overrides."""
+
 
 def main() -> None:
     """Run one job or a sweep, or answer a question. Exit code 1 if a job failed, 130 after Ctrl-C."""
     arguments = sys.argv[1:]
-    if answer(arguments):
-        return
+    try:
+        if answer(arguments):
+            return
+    except (ValueError, OSError, ImportError, YAMLError) as error:
+        print(f"cfsp: error: {' '.join(str(error).split())}", file=sys.stderr)
+        raise SystemExit(1) from None
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     own_launchers()
@@ -46,17 +55,22 @@ def answer(arguments: list[str]) -> bool:
     """Answer `cfsp list`, `cfsp describe` and `cfsp --help GROUP`. -> whether it was any of these"""
     words = [argument for argument in arguments if argument not in ("-h", "--help")]
     if arguments[:1] == ["describe"]:
-        describe(arguments[1:])
+        describe_choice(arguments[1:])
     elif arguments[:1] == ["list"]:
         list_choices(arguments[1:])
     elif words and "=" in words[0] and len(words) < len(arguments):
-        describe(words[:1])
-    elif words and words[0].isidentifier() and words[0] != "help" and len(words) < len(arguments):
+        describe_choice(words[:1])
+    elif (
+        words
+        and re.fullmatch(r"[a-z_/]+", words[0])
+        and words[0] not in COMMANDS
+        and len(words) < len(arguments)
+    ):
         list_choices(words)
-    elif {"-m", "--multirun"} & {*arguments} and {"--cfg", "-c"} & {*arguments}:
+    elif {"-m", "--multirun"} & {*arguments} and any(re.match(r"(--cfg|-c)(=|$)", one) for one in arguments):
         show_configs(arguments)
     else:
-        if words == ["help"]:
+        if words in ([one] for one in COMMANDS):
             sys.argv[1:] = ["--help"]
         return False
     return True
@@ -67,22 +81,22 @@ def job(cfg: DictConfig) -> Outcome:
     """Run one job; report and store its failure without stopping the sweep."""
     with Attempt(cfg) as attempt:
         look_here()
-        attempt.outcome = run(cfg, attempt)
+        attempt.outcome = run_and_show(cfg, attempt)
     if attempt.outcome.state == "failed" and sweep_name() is None:
         raise SystemExit(1)
     return attempt.outcome
 
 
 def own_launchers() -> None:
-    """Let our presets be the only ones of their names: Hydra holds them to the fields of a plug-in's."""
-    Plugins.instance()  # has imported the plug-ins that are installed
+    """Delete plug-ins' presets that have the names of ours: Hydra would allow ours only their fields."""
+    Plugins.instance()  # imports the installed plug-ins
     presets = ConfigStore.instance().repo["hydra"]["launcher"]
     for preset in (CONF / "hydra" / "launcher").glob("*.yaml"):
         presets.pop(preset.name, None)
 
 
-def run(cfg: DictConfig, attempt: Attempt) -> Outcome:
-    """Make or read the record. A job by itself shows it; a sweep's launcher shows what became of its jobs."""
+def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
+    """Make or read the record. A single job prints it; in a sweep the launcher prints all outcomes."""
     # Imported here so that `cfsp --help` answers at once.
     from huggingface_hub.utils import logging
     from transformers.utils.logging import disable_progress_bar
@@ -93,33 +107,33 @@ def run(cfg: DictConfig, attempt: Attempt) -> Outcome:
     from cfsp.records.failures import forget
     from cfsp.records.record import record_path
     from cfsp.running.run import obtain, save_folder
-    from cfsp.running.summary import outcome_of, show
+    from cfsp.running.summary import outcome_of, show_record
 
-    logging.set_verbosity_error()  # the error that follows its retries says all
-    disable_progress_bar()  # weights load in seconds, and the bars would be left standing
+    logging.set_verbosity_error()  # the error after its retries says enough
+    disable_progress_bar()  # weights load in seconds, and finished bars stay on the screen
     sweep = sweep_name()
     check_places(cfg, sweep)
     with quiet():
         record, made = obtain(cfg, command(), sweep, attempt.storing())
     path = record_path(cfg.results, record.id)
     if is_main() and sweep is None:
-        show(record)
+        show_record(record)
         if not made:
             hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
             print(f"cfsp: {hint}", file=sys.stderr)
         print(path, flush=True)
     if is_main() and cfg.save:
         print(f"cfsp: the model is in {save_folder(cfg, record.id)}", file=sys.stderr)
-    if is_main() and cfg.push is not None:
+    if is_main() and cfg.push is not None and (folder := save_folder(cfg, record.id)) is not None:
         print(f"cfsp: pushing it to {cfg.push}", file=sys.stderr)
-        address = push(save_folder(cfg, record.id), cfg.push, cfg.private)
-        forget(cfg.results, record.id)  # of an earlier push
+        address = push(folder, cfg.push, cfg.private)
+        forget(cfg.results, record.id)  # the failure of an earlier push
         print(f"cfsp: the model is at {address}", file=sys.stderr)
     return outcome_of(record, path, made)
 
 
 def check_places(cfg: DictConfig, sweep: str | None) -> None:
-    """Raise ValueError if the model cannot be kept where `save` and `push` say; sweep: in a job of one."""
+    """Raise ValueError if the model cannot go where `save` and `push` say. sweep: its name, if any."""
     from cfsp.checkpoints.push import check_push
 
     if sweep is not None and isinstance(cfg.save, str):

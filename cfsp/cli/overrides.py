@@ -1,4 +1,4 @@
-"""Overrides: what is typed behind `cfsp`, made such that Hydra takes it."""
+"""Overrides: adapt the arguments of `cfsp` to what Hydra accepts."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VALUED = (
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What is typed behind `cfsp`. config_dir: a folder with groups of the user's own."""
+    """The arguments of `cfsp`. config_dir: a folder with the user's own config groups."""
 
     overrides: list[str]
     config_dir: str | None = None
@@ -56,7 +56,7 @@ class CommandLine:
 
     @property
     def folders(self) -> list[Path]:
-        """Where groups are, the user's own first."""
+        """Folders of config groups, the user's own first."""
         return search_path(self.config_dir)
 
     def has_group(self, name: str) -> bool:
@@ -64,17 +64,18 @@ class CommandLine:
 
 
 def understood(arguments: Sequence[str]) -> list[str]:
-    """The arguments, of a sweep those that options of a swept group can be set with.
+    """Return the arguments; those below a swept group become sweeps over their one value.
 
-    Hydra first composes a sweep's config without what is swept, and there misses `recovery/data` in
-    `recovery=lora,full recovery/data=text`. As a sweep over one value, it waits for the jobs.
+    Hydra first composes a sweep's config without the swept keys. For `recovery=lora,full
+    recovery/data=text` it would look for `recovery/data` in the default recovery and fail. A sweep over
+    one value is applied in the jobs only.
 
     Raises:
-        ValueError: a group is given what is no name.
+        ValueError: a group is given null, a number or true instead of a name.
     """
     try:
-        parsed = {one: parse(one) for one in arguments if is_override(one)}
-    except HydraException:  # which composing explains
+        parsed = {one: parse_override(one) for one in arguments if is_override(one)}
+    except HydraException:  # composing the config explains it
         return [*arguments]
     line = CommandLine.of(arguments)
     for override in parsed.values():
@@ -87,11 +88,11 @@ def understood(arguments: Sequence[str]) -> list[str]:
 
 
 def is_override(argument: str) -> bool:
-    """Whether an argument sets something; `--flag=value` and `~key=value` do not."""
+    """Return whether an argument sets a key; `--flag=value` and `~key=value` do not."""
     return re.match(r"[+\w]", argument) is not None and "=" in argument
 
 
-def parse(argument: str) -> Override:
+def parse_override(argument: str) -> Override:
     return OverridesParser.create().parse_override(argument)
 
 
@@ -107,13 +108,13 @@ def check_group(override: Override, folders: Sequence[Path]) -> None:
 
 
 def lies_in(override: Override, swept: Sequence[str]) -> bool:
-    """Whether it sets one value of something below a swept group."""
+    """Return whether an override sets one value of a key below a swept group."""
     key = override.key_or_group.replace("/", ".")
     below = any(key.startswith(group.replace("/", ".") + ".") for group in swept)
     return below and not override.is_sweep_override()
 
 
 def waiting(argument: str) -> str:
-    """`key=value` as a sweep over this value."""
+    """Return `key=value` as a sweep over this value."""
     key, _, value = argument.partition("=")
     return f"{key}=choice({value})" if value else argument

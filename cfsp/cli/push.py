@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cfsp.checkpoints.push import check_push, push
 from cfsp.checkpoints.save import check_model
+from cfsp.cli.exits import one_line_exits
 
 EXAMPLES = """
 examples:
@@ -25,21 +26,15 @@ from what `hf auth login` stored; HF_ENDPOINT names another hub.
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Push a folder and print its address; what goes wrong becomes one line and exit code 1."""
+    """Push a folder and print its address; an error becomes one line and exit code 1."""
     options = parser().parse_args(arguments)
-    try:
+    with one_line_exits("cfsp-push", "interrupted; the same command goes on"):
         check_push(options.repo, options.private)
         check_model(options.folder)
         files = [path for path in options.folder.rglob("*") if path.is_file()]
         size = sum(path.stat().st_size for path in files)
         print(f"cfsp-push: {len(files)} files, {size / 1e6:,.1f} MB to {options.repo}", file=sys.stderr)
         print(push(options.folder, options.repo, options.private))
-    except (ValueError, OSError) as error:
-        print(f"cfsp-push: error: {' '.join(str(error).split())}", file=sys.stderr)
-        raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        print("cfsp-push: interrupted; the same command goes on", file=sys.stderr)
-        raise SystemExit(130) from None
 
 
 def parser() -> argparse.ArgumentParser:

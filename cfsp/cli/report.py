@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,13 +13,14 @@ from typing import TypeVar
 from cfsp.records.failures import Failure, read_failures
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
-from cfsp.report.base import Section
+from cfsp.report.base import Section, measured
 from cfsp.report.costs import by_clock, latency_section, recovery_section
-from cfsp.report.groups import latencies, perplexities, studies, zero_shots
+from cfsp.report.groups import latencies, perplexities, ranked, studies, zero_shots
 from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, overview_section
 from cfsp.report.page import page
-from cfsp.report.plots.base import Look, looks, save
+from cfsp.report.paths import model_names
+from cfsp.report.plots.base import Look, looks, save_figure
 from cfsp.report.plots.importance import block_statistics
 from cfsp.report.quality import perplexity_section, zero_shot_section
 from cfsp.report.runs import runs_section
@@ -43,8 +45,9 @@ exit code: 0; 1 if there is no record, or files were left out because they could
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the page. Exit code 1 if a file could not be read, and if there is nothing to show."""
+    """Write the page. Exit code 1 if a file could not be read, or if there is nothing to show."""
     options = parser().parse_args(arguments)
+    gc.freeze()  # otherwise each collection visits all imported modules
     try:
         unreadable = report(options.records, options.output, options.figures, options.title)
     except (ValueError, OSError) as error:
@@ -74,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def report(places: Sequence[str | Path], output: Path, figures: Path | None, title: str) -> list[str]:
-    """Write the page and the figures. Returns a line for each file that could not be read.
+    """Write the page and the figures. Return a line for each file that could not be read.
 
     Raises:
         ValueError: there is no record in any of the places.
@@ -90,14 +93,14 @@ def report(places: Sequence[str | Path], output: Path, figures: Path | None, tit
     sections = all_sections([*records.values()], [*failures.values()], unreadable)
     if figures:
         for plot in (plot for section in sections for plot in section.plots):
-            save(plot.figure, figures, plot.name)
+            save_figure(plot.figure, figures, plot.name)
     with replacing(output) as part:
         part.write_text(page(title, sections), "utf-8")
     return unreadable
 
 
 def newest(known: dict[str, T], more: Iterable[T]) -> None:
-    """Add runs by their id; of two with one id the newer counts."""
+    """Add runs by their id; of two with the same id keep the newer."""
     for one in more:
         if one.id not in known or known[one.id].created < one.created:
             known[one.id] = one
@@ -106,7 +109,7 @@ def newest(known: dict[str, T], more: Iterable[T]) -> None:
 def all_sections(
     records: Sequence[Record], failures: Sequence[Failure], unreadable: Sequence[str]
 ) -> list[Section]:
-    """The overview, and the sections of each study."""
+    """Return the overview and the sections of each study."""
     groups = studies(records)
     titles = study_titles(groups)
     names = [method_names(group) for group in groups]
@@ -120,12 +123,14 @@ def all_sections(
 
 
 def study_titles(groups: Sequence[Sequence[Record]]) -> list[str]:
-    """The path of each dense model; where several studies share it, what is measured too."""
+    """The name of each dense model; where several studies share it, what is measured too."""
     paths = [str(group[0].config["model"]["path"]) for group in groups]
+    names = model_names(paths)
     titles: list[str] = []
     for path, group in zip(paths, groups, strict=True):
         first = next((one.title for one in [*perplexities(group), *zero_shots(group)]), "not measured")
-        title = path if paths.count(path) == 1 else f"{path}, {first}"
+        where = measured(f", {first}").replace(", perplexity on ", " on ")
+        title = names[path] if paths.count(path) == 1 else f"{names[path]}{where}"
         taken = sum(other == title or other.startswith(f"{title} (") for other in titles)
         titles.append(f"{title} ({taken + 1})" if taken else title)
     return titles
@@ -134,12 +139,13 @@ def study_titles(groups: Sequence[Sequence[Record]]) -> list[str]:
 def study_sections(
     records: Sequence[Record], title: str, names: Mapping[str, str], styles: Mapping[str, Look]
 ) -> tuple[Compared, list[Section]]:
-    """What there is to show of one study, and what was found of it."""
+    """Return one study's entry in the overview, and its sections."""
     prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "study"
     qualities, accuracies = perplexities(records), zero_shots(records)
+    names = ranked(names, [*qualities, *accuracies])
     clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
     trained = [record for record in records if record.training]
-    curves = [record for record in trained if record.training["curve"] or record.training["held_out_curve"]]
+    curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
     found = {
         "perplexity": [
             perplexity_section(one, title, f"{prefix}-perplexity-{place}", names, styles)

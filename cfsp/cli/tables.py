@@ -1,4 +1,4 @@
-"""`cfsp-tables`: records side by side, with the figures of papers where asked."""
+"""`cfsp-tables`: compare records, and figures of papers if asked."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cfsp.tables.compare import Comparison, comparisons
 from cfsp.tables.filters import Filter, is_filter, select
 from cfsp.tables.formats import FORMS, render
 from cfsp.tables.frame import find_metrics, frame
-from cfsp.tables.papers import against, find_folder, load, with_papers
+from cfsp.tables.published_figures import against, find_folder, load_papers, with_papers
 
 EXAMPLES = """
 examples:
@@ -36,15 +36,15 @@ examples:
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
 gone. Runs that differ in more than their seeds do not share a cell; protocols and dense models do not
-share a table. The exit code is 1 if a file was no record; it is named, and the others are shown.
+share a table. The exit code is 1 if a file is not a record; it is named, and the others are shown.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print or write tables; what the user got wrong becomes one line and exit code 1."""
+    """Print or write tables; an error becomes one line and exit code 1."""
     options = parser().parse_intermixed_args(arguments)
     try:
-        faults = show(options)
+        faults = show_tables(options)
     except (ValueError, OSError) as error:
         print(f"cfsp-tables: error: {' '.join(str(error).split())}", file=sys.stderr)
         raise SystemExit(1) from None
@@ -64,7 +64,12 @@ def parser() -> argparse.ArgumentParser:
     add("--rows", default="criterion", metavar="FIELDS", help="what makes a row (criterion)")
     add("--columns", default="sparsity", metavar="FIELDS", help="what makes a column (sparsity)")
     add("--metric", default="perplexity", help="name, unique beginning or glob; several with commas")
-    add("--format", default="markdown", choices=FORMS, help="markdown, or csv with one row per cell")
+    add(
+        "--format",
+        default="markdown",
+        choices=FORMS,
+        help="markdown, latex, html, or csv with one row per cell",
+    )
     add("--output", type=Path, metavar="FILE", help="write there instead of to stdout")
     add("--average", action="store_true", help="let unlike runs share a cell, and say so")
     add("--strict", action="store_true", help="refuse several protocols or dense models, do not split")
@@ -80,8 +85,8 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def show(options: argparse.Namespace) -> list[str]:
-    """Print or write the tables and return what could not be read, which is named on stderr."""
+def show_tables(options: argparse.Namespace) -> list[str]:
+    """Print or write the tables. Return a line per file that could not be read, also printed on stderr."""
     places = [one for one in options.places if Path(one).exists() or not is_filter(one)]
     filters = [Filter.parse(one) for one in options.places if one not in places]
     if not places:
@@ -103,7 +108,7 @@ def show(options: argparse.Namespace) -> list[str]:
 
 
 def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) -> list[Comparison]:
-    """What the options ask for."""
+    """Return the tables that the options ask for."""
     made = [
         one
         for metric in find_metrics(table["metric"], options.metric)
@@ -113,7 +118,7 @@ def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) 
     ]
     if options.papers is None and options.against is None:
         return made
-    papers = load(find_folder(options.papers, places))
+    papers = load_papers(find_folder(options.papers, places))
     if options.against is not None:
         made = [against(one, papers, options.papers_model, options.against) for one in made]
     if options.papers is not None:

@@ -1,4 +1,4 @@
-"""Terminal: sections of a page, printed."""
+"""Terminal: print the sections of a report page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cfsp.report.base import Section, Table
 
 
 def show_sections(sections: Sequence[Section]) -> None:
-    """Print sections to stdout, their figures left out; as wide as the terminal."""
+    """Print sections to stdout without their figures, as wide as the terminal."""
     console = Console(highlight=False)
     for section in sections:
         console.print(section_text(section))
@@ -21,11 +21,11 @@ def show_sections(sections: Sequence[Section]) -> None:
 def section_text(section: Section) -> Group:
     lines = [Text(section.title, style="bold"), Text(section.intro)]
     lines += [Text(f"careful: {note}", style="bold") for note in section.notes]
-    return Group(*lines, *map(grid, section.tables), Text())
+    return Group(*lines, *map(text_grid, section.tables), Text())
 
 
-def grid(table: Table) -> Grid:
-    """One table; columns of numbers are flush right."""
+def text_grid(table: Table) -> Grid:
+    """Return a table for the terminal; columns of numbers are flush right."""
     made = Grid(
         show_lines=any("\n" in cell.text or len(cell.text) > 60 for row in table.rows for cell in row)
     )

@@ -1,1 +1,1 @@
-"""Compensation: what a consumer is told about the units that it no longer reads."""
+"""Compensation: corrections of a consumer for the units that it no longer reads."""

@@ -1,4 +1,4 @@
-"""What a compensation is."""
+"""The base class of compensations."""
 
 from __future__ import annotations
 
@@ -12,23 +12,30 @@ from cfsp.model.views import UnitView
 from cfsp.options import Checked
 
 TARGETS = ("own", "dense", "residual")
-"""What a consumer should give: see `cfsp.compensation.least_squares`."""
+"""What a consumer's output is fitted to; see `cfsp.compensation.least_squares`."""
 
 
 class Compensation(Checked, ABC):
-    """Fills the gap that removed units leave; the plan carries the outcome."""
+    """Corrects a site's consumer for the units that are removed.
+
+    The plan carries the correction: surgery writes it, gates apply it, and criteria see it through their
+    `UnitView`. The plan in a Hugging Face folder omits the fitted weights: they are in the model's.
+    """
 
     needs: frozenset[str] = frozenset()
     """Names of the statistics that `compensate` reads."""
 
     target: str = "own"
-    """What the consumer should give; other than "own" takes a schedule that follows the dense model too."""
+    """Target of the consumer's output. All but "own" need a schedule that runs the dense model too."""
 
     rewrites: ClassVar[bool] = False
-    """Whether it gives the consumer new weights, which only one site can do."""
+    """Whether it replaces the consumer's weights, which only one of the sites that share them can do."""
 
     @abstractmethod
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
     ) -> dict[str, Tensor]:
-        """What stands for the units that are not in `keep`: `fill`, `consumer`, `bias` of a `Cut`."""
+        """Return what replaces the units that are not in `keep`, as fields of a `Cut`.
+
+        `fill` [units * span], `consumer` [kept * span, outputs], `bias` [outputs], those that apply.
+        """

@@ -1,4 +1,4 @@
-"""Least squares: the consumer's kept weights are fitted anew, to what it should give."""
+"""Least squares: refit the consumer's kept weights to a target output."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cfsp.model.views import UnitView
 from cfsp.statistics.regression import channels, own_output, refit, squared_error
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-"""What `ridge: auto` chooses from."""
+"""The values that `ridge: auto` tries."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,12 +26,14 @@ class LeastSquares(Compensation):
     the optimal brain surgeon's update of all removals together (Hassibi and Stork 1993).
 
     ridge: relative to the mean of H's diagonal; or "auto": the best of 1e-5 to 1 on every 8th calibration
-        sample, after which the fit is made on all.
-    towards: what the ridge pulls to: V_0 = 0 ("zero") or the kept weights as they are ("kept").
+        sample; the final fit then uses all samples.
+    towards: what the ridge pulls to: V_0 = 0 ("zero", a plain ridge) or the kept weights as they are
+        ("kept", as the criterion `obs` does). The two are equal within the noise of calibration
+        (`results/tables/beyond_protocol.md`).
     constant: fit a bias b too (the consumer gets one if it had none).
-    target: "own" (t is what the consumer gives now, on the inputs that reach it), "dense" (what it gives
-        in the dense model) or "residual" (what takes the residual stream, as it is here, to where the dense
-        model's is). The last two take `schedule=blockwise`, and let no error pile up or be forgotten:
+    target: the output t to fit: "own" (the consumer's present output, on its present inputs), "dense" (its
+        output in the dense model) or "residual" (what moves the present residual stream to the dense
+        model's). The last two need `schedule=blockwise` and also correct the errors of earlier blocks:
         OSSCAR (Meng et al. 2024, arXiv:2403.12983) fits to the dense model's outputs.
     """
 
@@ -70,25 +72,28 @@ class LeastSquares(Compensation):
                 "load it with dtype=float32"
             )
         if consumer.any() and not consumer.float().any():  # they underflow
-            raise ValueError(f"{whose}={ridge:g} leaves nothing of the weights; expected a smaller one")
+            raise ValueError(f"{whose}={ridge:g} shrinks all weights to zero; expected a smaller one")
         return {"consumer": consumer.float().cpu()} | ({} if bias is None else {"bias": bias.float().cpu()})
 
     def best_ridge(
         self, stat: Mapping[str, Tensor], weight: Tensor, places: Tensor, prior: Tensor | None
     ) -> float:
-        """The ridge whose fit to the other samples errs least on the held-out ones."""
-        whole, held_out = moments(stat, weight), moments(stat, weight, "_held_out")
-        rest = [all_of_it - part for all_of_it, part in zip(whole, held_out, strict=True)]
+        """Return the ridge whose fit to the other samples has the least error on the held-out ones."""
+        (moment, cross), held_out = moments(stat, weight), moments(stat, weight, "_held_out")
+        rest = moment - held_out[0], cross - held_out[1]
         errors = {}
         for ridge in RIDGES:
-            with suppress(ValueError):  # too small a ridge; with none large enough the last fit will say so
+            with suppress(ValueError):  # too small a ridge; if all are, the final fit raises
                 fitted = refit(*rest, places, ridge, prior, self.constant)
                 errors[ridge] = float(squared_error(*held_out, places, *fitted))
         return min(errors, key=errors.__getitem__, default=RIDGES[-1])
 
 
 def moments(stat: Mapping[str, Tensor], weight: Tensor, part: str = "") -> tuple[Tensor, Tensor]:
-    """H and C of a site. Without a target from the schedule, the consumer should give what it gives now."""
+    """Return H [channels + 1, channels + 1] and C [channels + 1, outputs] of a site.
+
+    The target is the schedule's; without one, the consumer's own output.
+    """
     moment = stat[f"input_second_moment{part}"]
     target = stat.get(f"target_moment{part}")
     return moment, own_output(moment, weight) if target is None else target

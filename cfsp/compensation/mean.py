@@ -17,8 +17,8 @@ class MeanCompensation(Compensation):
 
     The baseline bias of FLAP (An et al. 2023, arXiv:2312.11983).
 
-    Differs from the released code: the mean is over tokens whatever the batch size, in float32
-    (there: float16, and too small by the batch size).
+    Differs from the released code: the mean is over tokens for every batch size, in float32
+    (there: in float16, and too small by a factor of the batch size).
     """
 
     needs = frozenset({"input_mean"})

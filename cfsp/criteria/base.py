@@ -1,4 +1,4 @@
-"""What a criterion is."""
+"""The base class of criteria."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ EVERY_KIND = IN_BLOCKS | {"block", "hidden"}
 
 
 class Criterion(Checked, ABC):
-    """Scores the units of one site from their weights and the calibration statistics."""
+    """Scores the units of one site from their weights and the calibration statistics.
+
+    Sees a `UnitView` of the site, never the model.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    """Names of the statistics that `score` reads: keys of `cfsp.STATISTICS`, or `gradients.TAYLOR`."""
+    """Names of the statistics that `score` reads: keys of `cfsp.STATISTICS`."""
 
     kinds: ClassVar[frozenset[str]] = IN_BLOCKS
     """Kinds of sites whose units it can score."""
 
     @abstractmethod
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
-        """Higher means keep. stat: statistic name -> [units * span]. -> [units]"""
+        """Return a score per unit [units]; higher means keep. stat: statistic name -> [units * span]."""
 
     def refine(self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]) -> Sequence[int]:
-        """The units to keep, as many, now that it is known how many: by default those of the best scores."""
+        """Return the units to keep, as many as `keep`, which holds those of the best scores."""
         return keep

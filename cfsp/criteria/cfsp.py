@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import ClassVar
 
 import torch
@@ -25,15 +27,15 @@ class CFSP(Criterion):
         released  S_c = n_c (1 + number of producers) / (rows of W)
 
     score_u = mean of S_c over the unit's channels (the producers' terms: over their own span).
-    Unit: the activation's.
+    Unit: that of the activation.
 
-    "paper" reads eq. 8 relative to the other neurons with the same output or input channel. Read
-    literally, relative to the neuron's own row, each producer's term is the constant 1.
+    "paper" normalises eq. 8 over the neurons that share an output or input channel. Read literally,
+    over the neuron's own row, each producer's term would be the constant 1.
 
     Differs from the released code: there every |W| is divided by its sum over an axis and then
     averaged over that axis, which leaves 1 / rows whatever the weights are. All four of its local
-    metrics therefore rank by n_c alone; "released" is that in closed form, without the 0/0 of a
-    dead neuron.
+    metrics therefore rank by n_c alone; "released" computes that in closed form, without the 0/0 of
+    a dead neuron.
     """
 
     variant: str = "paper"
@@ -47,20 +49,20 @@ class CFSP(Criterion):
         if self.variant == "released":
             consumer = view.consumers()[0]
             return norm.mean(1) * (len(view.members()) / consumer.shape[2])
-        factor = sum(relative(weight, norm) for weight in view.consumers())  # [units, span]
-        producers = sum(relative(weight).mean(1) for weight in view.producers())  # [units]
+        factor = reduce(add, (relative(weight, norm) for weight in view.consumers()))  # [units, span]
+        producers = reduce(add, (relative(weight).mean(1) for weight in view.producers()))  # [units]
         return (norm * (factor + producers[:, None])).mean(1)
 
 
 def relative(weight: Tensor, scale: Tensor | None = None) -> Tensor:
-    """sum_j s_c |W_cj| / sum_c' s_c' |W_c'j|, a channel's shares of all columns; s is 1 by default.
+    """Return sum_j s_c |W_cj| / sum_c' s_c' |W_c'j|: a channel's fractions of all columns, summed.
 
-    Two matrix-vector products, so that nothing of the weight's size is made besides |W|.
+    scale: s; None: 1. Two matrix-vector products keep |W| the only temporary of the weight's size.
 
     [units, span, other], [units, span] -> [units, span]
     """
     size = weight.abs().flatten(0, 1)  # [channels, other]
     scale = size.new_ones(len(size)) if scale is None else scale.flatten().to(size)
     total = scale @ size
-    inverse = torch.where(total > 0, 1 / total, 0)  # a column that nothing feeds has no shares
+    inverse = torch.where(total > 0, 1 / total, 0)  # a column of zeros adds nothing
     return (scale * (size @ inverse)).view(weight.shape[:2])

@@ -22,7 +22,7 @@ class Chance(Criterion):
     kinds: ClassVar[frozenset[str]] = EVERY_KIND
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
-        # One hash of both: torch's CPU generator takes only the low 32 bits of a seed.
+        # Hash both into 32 bits: torch's CPU generator ignores the higher bits of a seed.
         key = zlib.crc32(f"{self.seed} {view.name}".encode())
         generator = torch.Generator().manual_seed(key)
         return torch.rand(view.units, generator=generator)

@@ -1,4 +1,4 @@
-"""Depth: how far a block moves its tokens; blocks that hardly move them can go as a whole."""
+"""Depth: score a whole block by how much it changes the hidden states."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ METRICS = ("cosine", "angular", "mse", "mae")
 class Depth(Criterion):
     """score_b = mean over tokens of the distance between block b's input and output (no unit).
 
-    metric: "cosine" is the block influence of ShortGPT (Men et al. 2024, arXiv:2403.03853, eq. 1),
-        1 - cos; "angular" the distance arccos(cos) / pi of Gromov et al. 2024, arXiv:2403.17887, who
-        compare runs of several blocks as one: here each block stands for itself, and
-        `schedule=iterative` looks again once some are gone.
+    metric: "cosine" is 1 - cos, the block influence of ShortGPT (Men et al. 2024, arXiv:2403.03853,
+        eq. 1); "angular" is arccos(cos) / pi (Gromov et al. 2024, arXiv:2403.17887). Gromov et al.
+        score runs of several blocks; here each block has its own score, and `schedule=iterative`
+        scores the remaining blocks again after each step.
     """
 
     metric: str = "cosine"

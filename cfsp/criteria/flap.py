@@ -1,4 +1,4 @@
-"""FLAP: keep what fluctuates; what does not is replaced by its mean."""
+"""FLAP: keep the channels that fluctuate; a constant one can be replaced by its mean."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cfsp.model.views import UnitView
 
 @dataclass(frozen=True)
 class FLAP(Criterion):
-    """Fluctuation of a unit's channels, seen through the consumer's weights.
+    """Fluctuation of a unit's channels, weighted by the consumer's weights.
 
     Per channel c of the consumer W, with mean m_c of its input over tokens:
 
@@ -28,10 +28,9 @@ class FLAP(Criterion):
 
     An et al. 2023, arXiv:2312.11983.
 
-    Differs from the released code: the variance is exact (the release multiplies a sum by an
-    aliased mean, ignores the first sample and depends on their order; `variance: released` does so),
-    and `attention_power` is 1 where the release squares the metric of attention without a word on
-    why; 2 gives that.
+    Differs from the released code: the variance is exact (there: a sum is multiplied by an aliased
+    mean, the first sample is ignored and the order of samples matters; `variance: released`
+    reproduces it), and `attention_power` is 1 (there: 2, without a reason given).
     """
 
     metric: str = "wifv"
@@ -54,16 +53,16 @@ class FLAP(Criterion):
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         metric = self.channel_metric(view, stat)
-        if view.kind == "attention":
+        if view.units_are_whole_heads:
             metric = self.powered(metric)
         if self.standardise:
-            # A site whose channels are all alike, or that has only one, says nothing: zeros, not 0/0.
+            # Equal channels, or a single one, have no spread: score them 0, not 0/0.
             spread = metric.std(correction=min(1, metric.numel() - 1))
             metric = (metric - metric.mean()) / spread.clamp_min(torch.finfo(metric.dtype).tiny)
         return metric.mean(1)
 
     def powered(self, metric: Tensor) -> Tensor:
-        """The metric of attention. Raises ValueError if the power leaves nothing to tell units apart by."""
+        """Return metric ** attention_power [units, span]. Raises ValueError at infinity, NaN or zeros."""
         found = metric**self.attention_power
         if not found.isfinite().all() or (metric.any() and not found.any()):
             raise ValueError(
@@ -72,7 +71,7 @@ class FLAP(Criterion):
         return found
 
     def channel_metric(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
-        """The metric before standardisation. [units, span]"""
+        """Return the metric before standardisation. [units, span]"""
         if self.metric == "wifn":
             rms = stat["input_sq_mean"].sqrt().view(view.units, view.span)
             return rms * sum(consumer.abs().mean(2) for consumer in view.consumers())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor
@@ -17,9 +19,9 @@ from cfsp.model.views import UnitView
 class Magnitude(Criterion):
     """score_u = p-norm of the unit's weights (no unit).
 
-    weights: "all" takes every weight that goes with the unit; "consumers" only those that read it,
-        as the `mag_sp` baselines of FLAP and CFSP do.
-    norm: p, 2 or 1 as a rule.
+    weights: "all" counts every weight that is removed with the unit; "consumers" only those that
+        read its activation, as the `mag_sp` baselines of FLAP and CFSP do.
+    norm: p, usually 2 or 1.
     """
 
     norm: float = 2.0
@@ -42,13 +44,13 @@ class Magnitude(Criterion):
         return flat.norm(p=self.norm, dim=1)
 
     def powers(self, view: UnitView, p: float) -> Tensor:
-        """sum |w|^p over the weights that count. [units]"""
+        """Return sum |w|^p over each unit's weights. [units]"""
         if self.weights == "all":
             return view.totals(lambda weight: weight.abs() ** p)
-        return sum((weight.abs() ** p).flatten(1).sum(1) for weight in view.consumers())
+        return reduce(add, ((weight.abs() ** p).flatten(1).sum(1) for weight in view.consumers()))
 
     def check_powers(self, view: UnitView) -> None:
-        """Raise ValueError if units that have weights cannot be told apart, as powers of all are zero."""
+        """Raise ValueError if a power overflows, or a unit with nonzero weights underflows to zero."""
         powers = self.powers(view, self.norm)
         if not powers.isfinite().all() or (powers[self.powers(view, 1.0) > 0] == 0).any():
             raise ValueError(

@@ -1,4 +1,4 @@
-"""OBS: keep what the others cannot stand for."""
+"""OBS: keep the units that the others cannot replace."""
 
 from __future__ import annotations
 
@@ -15,27 +15,30 @@ from cfsp.model.views import UnitView
 from cfsp.statistics.regression import centred, cholesky, own_output, removal_path, swap
 
 ONE_BY_ONE = 1024
-"""Channels up to which removals are made one by one unless `share` says otherwise."""
+"""With at most so many channels, units are removed one by one unless `share` is set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OBS(Criterion):
     """The optimal brain surgeon over whole units, greedy: remove the cheapest, refit the others, repeat.
 
-    A unit costs tr(W_P^T [(H^-1)_PP]^-1 W_P), P its channels (one of a neuron, those of all its query heads
-    of a key/value group), H the damped second moment of the consumer's input, both of what is left by then.
+    A unit costs tr(W_P^T [(H^-1)_PP]^-1 W_P). P are its channels (of a key/value group: those of all its
+    query heads), H is the damped second moment of the consumer's input; H^-1 and W are updated after
+    every removal.
 
-    score_u = what the removals so far have cost at most when u goes, per parameter of a unit, so that the
-    best units are the last to go. Unit: squared output per parameter.
+    score_u = highest cost of the removals up to u's own, per parameter of a unit; the units that are
+    removed last score best. Unit: squared output per parameter.
 
     Hassibi and Stork 1993; whole columns and heads: Kurtic et al. 2023 (ZipLM, arXiv:2302.04089),
     Meng et al. 2024 (OSSCAR, arXiv:2403.12983).
 
-    ridge: damping, relative to the mean of H's diagonal.
-    share: of the units left, removed at once; 0: one by one; None: 0 up to 1,024 channels, else 1/32.
-    constant: a bias is fitted too (`compensation.constant`), so means cost nothing.
-    swaps: at most so many exchanges of a kept and a removed unit at the end, as long as any lowers the
-        error that the greedy choice adds up; each factorises H again.
+    ridge: damping, relative to the mean of H's diagonal. It pulls towards the weights as they are, which
+        keeps the classic formula exact without a target.
+    share: fraction of the remaining units to remove per step; 0: one by one; None: 0 up to 1,024
+        channels, else 1/32.
+    constant: assume that a bias is fitted too (`compensation.constant`), so a channel's mean costs nothing.
+    swaps: at most so many exchanges of a kept and a removed unit after the greedy choice, as long as one
+        lowers its error; each factorises H again.
     """
 
     ridge: float = 1e-2
@@ -57,13 +60,13 @@ class OBS(Criterion):
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         moment, penalty = self.damped(stat)
         inverse = torch.cholesky_inverse(cholesky(moment, self.ridge, f"{view.name}: criterion ridge"))
-        best = weight = view.consumers()[0].flatten(0, 1).double()  # damping pulls to what is best anyway
+        best = weight = view.consumers()[0].flatten(0, 1).double()  # the optimum without a target
         if "target_moment" in stat:
             best = inverse @ self.pulled(weight, stat, penalty)
         share = (0 if len(moment) <= ONE_BY_ONE else 1 / 32) if self.share is None else self.share
         order, costs = removal_path(inverse, best, view.span, share)
         parameters = sum(weight[0].numel() for weight in view.members())
-        # Strictly rising, so that exact top-k keeps the last to go whatever its ties.
+        # Strictly rising: at a tie, top-k could keep a unit that was removed earlier.
         rising = costs.clamp_min(0).cummax(0).values * (1 + 1e-12 * torch.arange(len(costs)).to(costs))
         floor = torch.finfo(costs.dtype).tiny * torch.arange(1, len(costs) + 1).to(costs)
         return torch.empty_like(costs).index_copy(0, order, rising / parameters + floor)
@@ -76,7 +79,7 @@ class OBS(Criterion):
         return tuple(swap(moment, cross, keep, view.span, self.swaps, view.groups)[0])
 
     def damped(self, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """H + ridge I [channels, channels], with a constant about the means; and that ridge, scalar."""
+        """Return H + ridge I [channels, channels], H centred if `constant`, and that ridge [scalar]."""
         moment = stat["input_second_moment"]
         moment = centred(moment, moment[:, :0])[0] if self.constant else moment[:-1, :-1].clone()
         mean = moment.diagonal().mean()
@@ -85,7 +88,7 @@ class OBS(Criterion):
         return moment, penalty
 
     def pulled(self, weight: Tensor, stat: Mapping[str, Tensor], penalty: Tensor) -> Tensor:
-        """C + ridge W: the damping pulls towards the weights as they are. [channels, outputs]"""
+        """Return C + ridge W: the damping pulls towards the weights as they are. [channels, outputs]"""
         moment, cross = stat["input_second_moment"], stat.get("target_moment")
         if cross is None:
             cross = own_output(moment, weight)

@@ -12,7 +12,8 @@ from torch import Tensor
 from cfsp.checks import check_choice
 from cfsp.criteria.base import EVERY_KIND, Criterion
 from cfsp.model.views import UnitView
-from cfsp.statistics.gradients import ORDERS
+from cfsp.statistics.base import STATISTICS
+from cfsp.statistics.gradients import GradientStatistic
 
 REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda members: members.sum(0),
@@ -22,7 +23,13 @@ REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "first": lambda members: members[0],
     "last": lambda members: members[-1],
 }
-"""[weights, units] -> [units]"""
+"""Name -> reduction over a unit's weights. [weights, units] -> [units]"""
+
+
+def orders() -> list[str]:
+    """What a weight may count for: the gradient statistics that are called taylor_*."""
+    known = [name for name, kind in STATISTICS.items() if issubclass(kind, GradientStatistic)]
+    return [name.removeprefix("taylor_") for name in known if name.startswith("taylor_")]
 
 
 @dataclass(frozen=True)
@@ -41,9 +48,11 @@ class Taylor(Criterion):
     first producer's or the consumer's weight alone. The paper's L1 and L2 baselines are `magnitude`
     with norm 1 or 2, its random one is `chance`.
 
-    grouping: how weights of different width meet under grouped-query attention. "aligned": as units.
-    Differs from the released code, "released", which folds the longer vector of channels onto the
-    shorter, so that key/value group j gets the scores of query heads j, j + groups, ...
+    grouping: how weights of different width are added up under grouped-query attention. "aligned": per unit.
+    "released": as the released code does, which folds the longer vector of channels onto the shorter,
+    so that key/value group j gets the scores of query heads j, j + groups, ...
+
+    Differs from the released code: `grouping` is "aligned" by default.
     """
 
     order: str = "first"
@@ -52,7 +61,7 @@ class Taylor(Criterion):
     kinds: ClassVar[frozenset[str]] = EVERY_KIND
 
     def __post_init__(self) -> None:
-        check_choice("order", self.order, ORDERS)
+        check_choice("order", self.order, orders())
         check_choice("reduction", self.reduction, REDUCTIONS)
         check_choice("grouping", self.grouping, ("aligned", "released"))
 

@@ -1,4 +1,4 @@
-"""Wanda-sp: weight times activation, summed up over a unit."""
+"""Wanda-sp: weight times activation, averaged over a unit's channels."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class WandaSP(Criterion):
     The structured form of Wanda (Sun et al. 2023, arXiv:2306.11695) that FLAP (An et al. 2023,
     arXiv:2312.11983) compares with.
 
-    Differs from the released code: an activation's scale is its root mean square over tokens, not
-    the norm over one sample's tokens, which only changes all scores by one factor.
+    Differs from the released code: an activation's scale is its root mean square over all tokens
+    (there: the norm over one sample's tokens). This multiplies all scores by one factor.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"input_sq_mean"})

@@ -12,20 +12,20 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.data.readings import content, reading
+from cfsp.data.readings import name_documents, reading
 from cfsp.data.texts import Text
-from cfsp.data.tokens import bos_token, encode, identity, stream
+from cfsp.data.tokens import bos_token, encode, name_tokenizer, token_stream
 from cfsp.machine.memory import physical_memory
 from cfsp.options import Checked
 
 Batch = dict[str, Tensor]
 
 BYTES_PER_TOKEN = 24
-"""Of all windows while they are drawn: a list's entry, a token id and its place in the mask, 8 bytes each."""
+"""Memory while windows are drawn: a list entry, a token id and a mask entry, 8 bytes each."""
 
 
 class Calibration(Checked, ABC):
-    """What statistics are taken on."""
+    """The token batches that statistics are measured on."""
 
     text: Text
     samples: int
@@ -34,7 +34,7 @@ class Calibration(Checked, ABC):
 
     @abstractmethod
     def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
-        """Batches of tokens, the same ones for the same seed: input_ids, attention_mask [batch, tokens]"""
+        """Return batches, the same for the same seed. Each: input_ids, attention_mask [batch, tokens]"""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class RandomWindows(Calibration):
         """Draw the windows. Each batch: input_ids, attention_mask [batch, tokens]
 
         Raises:
-            ValueError: the text (or every document) is shorter than one window, or there is no BOS.
+            ValueError: the text (or every document) is shorter than one window, or there is no BOS token.
         """
         dice = random.Random(self.seed)
         draw = self._from_documents if self.within_documents else self._from_joined
@@ -84,7 +84,7 @@ class RandomWindows(Calibration):
     def _from_joined(
         self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
     ) -> Iterator[list[int]]:
-        ids = stream(self.text, tokenizer).ids
+        ids = token_stream(self.text, tokenizer).ids
         if len(ids) < length:
             raise ValueError(
                 f"text {self.text.label!r} has {len(ids)} tokens, less than one window of "
@@ -101,8 +101,12 @@ class RandomWindows(Calibration):
         kept = reading(
             "drawn",
             self.text.label,
-            [content(documents), identity(tokenizer), f"{self.samples} of {length}, seed {self.seed}"],
-            # Drawn here, because most texts have far more documents than are ever looked at.
+            [
+                name_documents(documents),
+                name_tokenizer(tokenizer),
+                f"{self.samples} of {length}, seed {self.seed}",
+            ],
+            # Documents are tokenised as they are drawn: most texts have far more than are needed.
             lambda: {"ids": torch.tensor([*self._draw(documents, tokenizer, dice, length)])},
         )
         yield from kept["ids"].tolist()

@@ -1,4 +1,4 @@
-"""Chats: messages as a document, and as a tokenizer's chat template writes them."""
+"""Chats: messages as a document, and as the tokens that a tokenizer's chat template makes of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Message = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Chat:
-    """Messages of a row. where: the row, for errors."""
+    """The messages of a row. where: the name of the row in errors."""
 
     where: str
     messages: Sequence[Message]
@@ -30,14 +30,14 @@ class Chat:
 
     @property
     def contents(self) -> str:
-        """What the messages say, with empty lines between them."""
+        """The contents of the messages, separated by empty lines."""
         return "\n\n".join(message["content"] for message in self.messages)
 
     def text(self, tokenizer: PreTrainedTokenizerBase) -> str:
-        """The messages by the chat template; their contents if the tokenizer has none.
+        """Write the messages by the chat template; without a template, return their contents.
 
         Raises:
-            ValueError: the template refuses them.
+            ValueError: the template rejects them.
         """
         if not tokenizer.chat_template:
             return self.contents
@@ -48,8 +48,39 @@ class Chat:
 
 
 def by_template(messages: Sequence[Message], tokenizer: PreTrainedTokenizerBase, ask: bool = False) -> str:
-    """Messages as the chat template writes them; ask: and how it begins the answer."""
+    """Write messages by the chat template. ask: append the beginning of the answer."""
     try:
-        return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+        text = tokenizer.apply_chat_template(
+            [*map(dict, messages)], tokenize=False, add_generation_prompt=ask
+        )
     except TemplateError as error:
-        raise ValueError(f"the chat template refuses it ({error})") from error
+        raise ValueError(f"the chat template rejects it ({error})") from error
+    assert isinstance(text, str), "tokenize=False gives a text"
+    return text
+
+
+def has_template(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer says how a conversation is written."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def conversation_tokens(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[Mapping[str, str]], template: bool
+) -> list[int]:
+    """Token ids of a conversation in which the model speaks next.
+
+    turns: dicts with `role` (user, assistant) and `content`. template: write them as the tokenizer's chat
+    template does, which puts special tokens in; else as one text, a line break before every later turn of
+    the user.
+
+    Raises:
+        ValueError: the template does not take these turns.
+    """
+    if not template:
+        text = "".join(
+            f"\n{turn['content']}" if number and turn["role"] == "user" else turn["content"]
+            for number, turn in enumerate(turns)
+        )
+        return tokenizer(text, verbose=False)["input_ids"]
+    text = by_template([*turns], tokenizer, ask=True)
+    return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

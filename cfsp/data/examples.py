@@ -1,7 +1,7 @@
 """Examples: what recovery trains on, as token ids and labels.
 
-A `Source` yields passages; `Examples` cuts them to a window, packs or pads them, and holds some back.
-Labels of -100 do not count.
+A `Source` yields passages; `Examples` cuts them to a window, packs or pads them, and holds some out.
+A token counts if the loss uses its label; the loss ignores labels of -100.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from cfsp.data.tasks.base import Task
 from cfsp.data.tasks.language_modelling import LanguageModelling
 from cfsp.data.texts import Text
 from cfsp.data.tokens import bos_token
-from cfsp.data.windows import IGNORED, Collator, Example, counted, counts, packed, single
+from cfsp.data.windows import IGNORED, Collator, Example, count_passages, counts, pack_windows, single
 from cfsp.machine.environment import is_main
 from cfsp.options import Checked
 
 
 @dataclass(frozen=True)
 class Split:
-    """The training and the held-out examples, which it unpacks to.
+    """The training and the held-out examples; unpacking gives these two lists.
 
-    lost: source -> `passages` read, those `dropped` because nothing that counts fits into the window, and
-        those of which some that counts was `cut` off.
+    lost: source -> numbers of passages: `passages` read, `dropped` because no token that counts fits into
+        the window, and `cut` because only some of these fit.
     """
 
     train: list[Example]
@@ -43,7 +43,11 @@ class Split:
 
 
 class TrainingData(Checked, ABC):
-    """What a training learns from. task: what it learns. window: tokens of an example, at most."""
+    """The examples of a training.
+
+    task: the task that they teach. window: tokens of an example, at most. held_out: number of examples held
+        out for early stopping.
+    """
 
     task: Task
     window: int
@@ -52,33 +56,33 @@ class TrainingData(Checked, ABC):
     @property
     @abstractmethod
     def labels(self) -> list[str]:
-        """What a record calls the sources."""
+        """Names of the sources in a record."""
 
     @property
     @abstractmethod
     def texts(self) -> list[Text]:
-        """What is read."""
+        """The texts that the sources read."""
 
     @abstractmethod
     def split(self, tokenizer: PreTrainedTokenizerBase) -> Split:
-        """The training and the held-out examples. Raises ValueError if none are left to train on."""
+        """Make the training and the held-out examples. Raises ValueError if none are left to train on."""
 
     @abstractmethod
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Callable[[list[Example]], dict[str, Tensor]]:
-        """What makes a batch of examples."""
+        """Return the function that makes a batch of examples. -> input_ids [batch, tokens], labels, ..."""
 
 
 @dataclass(frozen=True)
 class Examples(TrainingData):
     """Windows of a mixture of sources, split into a training and a held-out part.
 
-    sources: name -> source. weights: name -> share of the examples drawn from it; null: take all of
-        every source. With weights no example is used twice: the mixture ends where a source ends.
-    packing: join passages until a window is full, so that no token is padding; a passage then sees
-        the ones before it. Otherwise a passage is a window: prose goes on in the next one, an
-        instruction is cut off.
-    held_out: examples to hold back for early stopping (0: none), drawn by seed.
-    limit: train on so many of the others at most; None: on all. What is left out depends on the seed.
+    sources: name -> source. weights: name -> fraction of the examples drawn from it; null: take all of
+        every source. With weights no example is used twice: the mixture ends when a source ends.
+    packing: join passages until a window is full, so that there is no padding; a passage then sees
+        the ones before it. Otherwise a window holds one passage: prose continues in the next window,
+        an instruction is cut off.
+    held_out: number of examples held out for early stopping (0: none), drawn by seed.
+    limit: most examples to train on; None: all. The seed decides which are left out.
     bos: begin every example with BOS. pad_token: null is the tokenizer's own.
     """
 
@@ -115,17 +119,19 @@ class Examples(TrainingData):
 
     @property
     def labels(self) -> list[str]:
+        """Names of the sources in a record."""
         return [source.label for source in self.sources.values()]
 
     @property
     def texts(self) -> list[Text]:
+        """The texts that the sources read."""
         return [source.reads for source in self.sources.values()]
 
     def split(self, tokenizer: PreTrainedTokenizerBase) -> Split:
-        """The training and the held-out examples, shuffled; what is lost is counted, and named on stderr.
+        """Make the training and the held-out examples, shuffled. Report lost passages on stderr.
 
         Raises:
-            ValueError: no examples are left to train on, or there is no token to pad or to begin with.
+            ValueError: no examples are left to train on, or the tokenizer lacks a pad or BOS token.
         """
         if not self.packing:
             self.padding(tokenizer)
@@ -137,7 +143,7 @@ class Examples(TrainingData):
             self.tell(source, lost[name])
             if not pools[name]:
                 raise ValueError(
-                    f"{source.label!r} has not one example of window={self.window} with a token that counts; "
+                    f"{source.label!r} has no example of window={self.window} with a token that counts; "
                     "expected more text or a shorter window"
                 )
             dice.shuffle(pools[name])
@@ -150,7 +156,7 @@ class Examples(TrainingData):
         return Split(mixed[self.held_out :][: self.limit], mixed[: self.held_out], lost)
 
     def tell(self, source: Source, lost: Mapping[str, int]) -> None:
-        """Name on stderr what does not fit into the window."""
+        """Report on stderr how many passages do not fit into the window."""
         if is_main() and (lost["dropped"] or lost["cut"]):
             print(
                 f"cfsp: {source.label}: of {lost['passages']:,} passages {lost['dropped']:,} have nothing "
@@ -159,7 +165,7 @@ class Examples(TrainingData):
             )
 
     def mix(self, pools: Mapping[str, list[Example]], dice: random.Random) -> list[Example]:
-        """One list, in random order."""
+        """Mix the sources by their weights into one list, in random order."""
         if self.weights is not None:
             whole = sum(self.weights.values())
             shares = {name: weight / whole for name, weight in self.weights.items() if weight}
@@ -167,7 +173,7 @@ class Examples(TrainingData):
             pools = {name: pools[name][: round(total * share)] for name, share in shares.items()}
             for name in (name for name, pool in pools.items() if not pool):
                 raise ValueError(
-                    f"weight of {name}={self.weights[name]}: that is not one of {round(total)} examples; "
+                    f"weight of {name}={self.weights[name]}: that gives none of {round(total)} examples; "
                     "expected a larger weight, 0, or more text"
                 )
         mixed = [example for pool in pools.values() for example in pool]
@@ -177,14 +183,14 @@ class Examples(TrainingData):
     def windows(
         self, source: Source, tokenizer: PreTrainedTokenizerBase, lost: dict[str, int]
     ) -> Iterator[Example]:
-        """Examples of at most `window` tokens with something that counts. lost: is counted up."""
+        """Yield examples of at most `window` tokens in which a token counts. lost: counters to increase."""
         start = [bos_token(tokenizer)] if self.bos else []
         length = self.window - len(start)
-        first = 0 if start else 1  # nothing says the very first token
-        passages = counted(source.passages(tokenizer), lost)
+        first = 0 if start else 1  # nothing predicts the very first token
+        passages = count_passages(source.passages(tokenizer), lost)
         if not (self.packing or isinstance(source, Prose)):
             passages = self.fitting(passages, length, first, lost)
-        for example in packed(passages, length) if self.packing else single(passages, length):
+        for example in pack_windows(passages, length) if self.packing else single(passages, length):
             if counts(example["labels"][first:]):
                 yield {
                     "input_ids": start + example["input_ids"],
@@ -194,7 +200,7 @@ class Examples(TrainingData):
     def fitting(
         self, passages: Iterator[Example], length: int, first: int, lost: dict[str, int]
     ) -> Iterator[Example]:
-        """What a window takes of each passage, if anything of it counts."""
+        """Cut each passage to a window. Skip passages of which no token that counts fits."""
         for passage in passages:
             if not counts(passage["labels"][first:length]):
                 lost["dropped"] += 1
@@ -203,19 +209,20 @@ class Examples(TrainingData):
             yield {key: ids[:length] for key, ids in passage.items()}
 
     def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """The id to pad with. Raises ValueError if there is none."""
+        """Return the id of the pad token. Raises ValueError if there is none."""
         if self.pad_token is None:
-            if tokenizer.pad_token_id is None:
+            if not isinstance(found := tokenizer.pad_token_id, int):
                 eos = f"pad_token={tokenizer.eos_token!r}" if tokenizer.eos_token else "a pad_token"
                 raise ValueError(
                     f"the tokenizer has no pad token; expected recovery.data.{eos} or "
                     "recovery.data.packing=true"
                 )
-            return tokenizer.pad_token_id
+            return found
         found = tokenizer.get_vocab().get(self.pad_token)
         if found is None:
             raise ValueError(f"pad_token={self.pad_token!r} is no token of this tokenizer")
         return found
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> Collator:
+        """Return the function that makes a batch of examples."""
         return Collator(0 if self.packing else self.padding(tokenizer))

@@ -11,11 +11,11 @@ from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_choice
 from cfsp.data.chats import by_template
-from cfsp.data.rows import ROWS, Row, check_unicode, hub_rows, json_rows, matching, strings
+from cfsp.data.rows import ROWS, Row, check_texts, find_row_files, hub_rows, json_rows, strings
 from cfsp.data.texts import Text, files_label, listed
 
 Rendered = tuple[str, list[tuple[int, int]]]
-"""A text, and from where to where in it the answers go."""
+"""A text, and the [start, end) of each answer in it."""
 
 WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
@@ -27,7 +27,7 @@ WITHOUT_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
-"""Stanford Alpaca's prompts, which models tuned on it expect to the letter."""
+"""Prompts of Stanford Alpaca. Models tuned on it expect them unchanged."""
 
 COLUMNS = {
     "alpaca": ("instruction", "output"),
@@ -38,11 +38,11 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Conversations(Text):
-    """Rows of instruction data; as a text, one document a row.
+    """Rows of instruction data. As a text, each row is a document.
 
     paths: files, folders or globs of .jsonl, .json (.gz) or .parquet; or `hub`, the name of a data set there.
     form: "alpaca" has instruction, input (may be missing) and output; "pairs" has prompt and response,
-        taken as they are; "chat" has messages, each with role and content, and takes the tokenizer's
+        used as they are; "chat" has messages, each with role and content, written by the tokenizer's
         chat template.
     """
 
@@ -68,14 +68,14 @@ class Conversations(Text):
         return [" ".join(strings(row)) for _, row in self.rows()]
 
     def rows(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Where each row stands, and the row. Raises ValueError at the first that lacks a column."""
+        """Yield each row after its place in the data. Raises ValueError at the first that lacks a column."""
         for where, row in self._read():
             for column in COLUMNS[self.form]:
                 if not isinstance(row, Mapping) or column not in row:
                     raise ValueError(
                         f"{where}: expected a JSON object with the key {column!r} (form {self.form!r})"
                     )
-            check_unicode(where, row)
+            check_texts(where, row)
             yield where, row
 
     def _read(self) -> Iterator[Row]:
@@ -83,11 +83,11 @@ class Conversations(Text):
             for number, row in enumerate(hub_rows(self.hub, split=self.split)):
                 yield f"data set {self.hub!r}, row {number}", row
             return
-        for path in matching(listed(self.paths), ROWS):
+        for path in find_row_files(listed(self.paths), ROWS):
             yield from json_rows(path)
 
     def rendered(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Rendered]:
-        """Each row as the model reads it, its end included."""
+        """Yield each row as the model reads it, EOS included."""
         render: Callable[[Mapping[str, Any], PreTrainedTokenizerBase], Rendered]
         render = {"alpaca": alpaca, "pairs": pair, "chat": chat}[self.form]
         for where, row in self.rows():
@@ -110,8 +110,8 @@ def pair(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered
 
 
 def answered(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Rendered:
-    """The end of the text counts as part of the answer: the model has to learn to stop."""
-    text = prompt + answer + (tokenizer.eos_token or "")
+    """Join prompt, answer and EOS. EOS is part of the answer: the model must learn to stop."""
+    text = prompt + answer + str(tokenizer.eos_token or "")
     return text, [(len(prompt), len(text))]
 
 
@@ -132,6 +132,6 @@ def chat(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered
             continue
         before, after = upto(number, ask=True), upto(number + 1, ask=False)
         if not (text.startswith(before) and text.startswith(after)):
-            raise ValueError("the chat template changes earlier messages; its answers cannot be told apart")
+            raise ValueError("the chat template changes earlier messages, so the answers cannot be located")
         answers.append((len(before), len(after)))
     return text, answers

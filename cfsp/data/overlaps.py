@@ -1,4 +1,4 @@
-"""Overlaps: texts that a model is both made with and measured on."""
+"""Overlaps: texts for evaluation that calibration or recovery reads too."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from hashlib import blake2b
 import numpy as np
 import torch
 
-from cfsp.data.readings import Reading, content, reading
+from cfsp.data.readings import Reading, name_documents, reading
 from cfsp.data.texts import Text
 
 WORDS, EVERY = 20, 8
-"""A window is so many words; one begins at a document's start and at about one word in so many."""
+"""A window has `WORDS` words; one begins at a document's start and at about one word in `EVERY`."""
 
 LEAST = 0.01
-"""The share from which on it is told: notices and quotations make a little of any two texts the same."""
+"""Smallest fraction that is reported: notices and quotations occur in any two texts."""
 
 
 def overlaps(made_with: Iterable[Text], measured_on: Iterable[Text]) -> list[str]:
-    """A sentence for every two that share 1 % of what is measured on, in windows of 20 words; reads both.
+    """Return a sentence for each pair that shares 1 % of the evaluation text, in windows of 20 words.
 
-    Where windows begin depends on the words there alone, so both texts are cut at the same places. A
-    document of fewer words is one window, from 20 letters on: shorter ones are headings.
+    A window begins at words that a hash selects, so equal passages of two texts give equal windows. A
+    document of fewer words is one window if it has at least 20 letters; shorter ones are headings.
     """
     measured = [(text, fingerprints(text)) for text in measured_on]
     found = []
@@ -34,30 +34,32 @@ def overlaps(made_with: Iterable[Text], measured_on: Iterable[Text]) -> list[str
             if both and both >= LEAST * len(theirs):
                 found.append(
                     f"{other.label} is measured on, and {both / len(theirs):.2%} of it ({both:,} of "
-                    f"{len(theirs):,} windows of {WORDS} words) is in {text.label}, which the model is "
-                    "made with"
+                    f"{len(theirs):,} windows of {WORDS} words) is in {text.label}, which calibration "
+                    "or recovery reads"
                 )
     return list(dict.fromkeys(found))
 
 
 def fingerprints(text: Text) -> np.ndarray:
-    """Hashes of the windows of a text, each once; the same everywhere for the same words."""
+    """Return the distinct hashes of a text's windows. Equal words give equal hashes on every machine."""
     documents = text.documents()
 
     def make() -> Reading:
         found = {name(window) for document in documents for window in windows(document)}
         return {"windows": torch.tensor(sorted(found), dtype=torch.int64)}
 
-    return reading("windows", text.label, [content(documents), f"{WORDS} {EVERY}"], make)["windows"].numpy()
+    return reading("windows", text.label, [name_documents(documents), f"{WORDS} {EVERY}"], make)[
+        "windows"
+    ].numpy()
 
 
 def name(window: str) -> int:
-    """Eight bytes of a hash: Python's own is another one in every process."""
+    """Return a hash of eight bytes. Python's own hash differs between processes."""
     return int.from_bytes(blake2b(window.encode(), digest_size=8).digest(), "big", signed=True)
 
 
 def windows(document: str) -> Iterator[str]:
-    """Stretches of a document that another text with the same words is cut into too."""
+    """Yield the windows of a document. Equal passages of two documents give equal windows."""
     words = document.split()
     whole = " ".join(words[:WORDS])
     if len(whole) >= 20:

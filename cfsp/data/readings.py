@@ -1,6 +1,6 @@
-"""Readings: what is made of a text (token ids, windows of words), made once for each process.
+"""Readings: tensors made from a text (token ids, windows of words), computed once per process.
 
-A run also keeps them in its cache, for the processes that come later or work beside it.
+A run also stores them in its cache, for later and parallel processes.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from cfsp.storage.fingerprints import digest
 Reading = Mapping[str, Tensor]
 
 CACHE: ContextVar[Cache] = ContextVar("cache of readings", default=OFF)
-"""Set by a run around its work: evaluators, recoveries and users' own parts need not hand it on."""
+"""The cache of the current run. Evaluators, recoveries and users' own classes need not pass it on."""
 
 MOST = 16
-"""Readings that a process keeps: those of the few texts that a sweep reads."""
+"""Most readings that a process keeps; a sweep reads few texts."""
 
 KEPT: dict[str, Reading] = {}
 
 
 @contextmanager
 def kept_in(cache: Cache) -> Iterator[None]:
-    """Keep what is made inside in this cache too."""
+    """Store the readings that are made inside the block in this cache too."""
     before = CACHE.set(cache)
     try:
         yield
@@ -42,10 +42,10 @@ def kept_in(cache: Cache) -> Iterator[None]:
 
 
 def reading(what: str, label: str, of: Sequence[str | None], make: Callable[[], Reading]) -> Reading:
-    """A reading: the one that was made before, or made now. Nobody may write to its tensors.
+    """Return a reading: a stored one, or the result of `make`. Its tensors must not be changed.
 
-    what: for example "stream". label: the text's, for people. of: names of all that it depends on; where one
-    is None, or `make` is in no file, nothing is kept.
+    what: kind of reading, such as "stream". label: the text's label, for people. of: hashes of all that it
+    depends on. If one of these is None, or `make` has no file, the reading is not stored.
     """
     code = code_of(make)
     if None in of or code is None:
@@ -54,19 +54,19 @@ def reading(what: str, label: str, of: Sequence[str | None], make: Callable[[], 
     if name not in KEPT:
         kept = CACHE.get()
         with kept.alone(name):
-            found = kept.get(name, read)
+            found = kept.get(name, read_reading)
             if found is None:
                 found = make()
                 kept.put(name, partial(write, found, label))
         KEPT[name] = found
-    KEPT[name] = KEPT.pop(name)  # the last one used goes last
+    KEPT[name] = KEPT.pop(name)  # the most recently used is last
     while len(KEPT) > MOST:
         del KEPT[next(iter(KEPT))]
     return KEPT[name]
 
 
-def read(path: Path) -> Reading:
-    """Raises ValueError if the file is no safetensors file."""
+def read_reading(path: Path) -> Reading:
+    """Read a stored reading. Raises ValueError if the file is not a safetensors file."""
     try:
         return load(path.read_bytes())
     except SafetensorError as error:
@@ -77,8 +77,8 @@ def write(made: Reading, label: str, path: Path) -> None:
     path.write_bytes(save({name: tensor.contiguous() for name, tensor in made.items()}, {"text": label}))
 
 
-def content(documents: Iterable[str]) -> str:
-    """Name documents by their letters and by where each one ends."""
+def name_documents(documents: Iterable[str]) -> str:
+    """Return a hash of documents: of their text and of where each one ends."""
     digest = hashlib.sha256()
     for document in documents:
         data = document.encode()

@@ -1,4 +1,4 @@
-"""Rows: what own files and data sets of the hub hold, and where in them each row stands."""
+"""Rows: the content of own files and of data sets of the hub, each row with its place for errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 Row = tuple[str, Any]
-"""Where a row stands, for errors, and the row."""
+"""The place of a row, for errors, and the row."""
 
 Stamp = tuple[str, int, int, int]
 
@@ -21,31 +21,31 @@ WHOLE = (".txt", ".md", ".txt.gz", ".md.gz")
 """Files that are one document."""
 
 ROWS = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
-"""Files of rows. A table of .csv is none: what separates and what quotes in it would be a guess."""
+"""Files of rows. Not .csv: its separator and its quotes would be guesses."""
 
 TABLES = (*ROWS, ".tsv", ".tsv.gz")
-"""Files of labelled rows. A .tsv is as GLUE has it: a line with names, then cells between tabs, no quotes."""
+"""Files of labelled rows. A .tsv has GLUE's form: a line of names, then tabs between cells, no quotes."""
 
 UTF16 = (b"\xff\xfe", b"\xfe\xff")
 MISSING = object()
 
 
-def matching(places: Sequence[str], suffixes: Iterable[str]) -> list[Path]:
-    """The files that places stand for, each once.
+def find_row_files(places: Sequence[str], suffixes: Iterable[str]) -> list[Path]:
+    """Return the files that places name, each once.
 
-    A place that exists is itself: a file, or a folder, which stands for all files of these kinds below it,
-    sorted. Only what does not exist is a pattern. Hidden files count where they are named.
+    A place is a file, a folder or a glob. A folder stands for all files in it with one of the suffixes,
+    sorted. A place that exists is not read as a glob. Hidden files count only if they are named.
 
     Raises:
-        ValueError: a file of another kind, a folder without any of these, or a file in two of the places.
-        OSError: a place is not there.
+        ValueError: a file has another suffix, a folder has no such file, or a file is in two places.
+        OSError: a place does not exist.
     """
     found: dict[Path, Path] = {}
     for place in places:
         named = [place] if os.path.exists(place) else sorted(glob(place, recursive=True))
         if not named:
             raise FileNotFoundError(f"no file matches {place!r}")
-        # Links, and a pattern that finds a folder and what is in it, lead to one file by several names.
+        # Links, and a glob that finds a folder and its content, give one file several names.
         new: dict[Path, Path] = {}
         for path in chain.from_iterable(below(Path(name), suffixes) for name in named):
             new.setdefault(path.resolve(), path)
@@ -56,7 +56,7 @@ def matching(places: Sequence[str], suffixes: Iterable[str]) -> list[Path]:
 
 
 def below(path: Path, suffixes: Iterable[str]) -> list[Path]:
-    """A file itself; of a folder those with one of the suffixes. Raises ValueError if there are none."""
+    """Return a file, or a folder's files with one of the suffixes. Raises ValueError if there are none."""
     expected = ", ".join(suffixes)
     if not path.is_dir():
         if not path.name.lower().endswith(tuple(suffixes)):
@@ -75,10 +75,10 @@ def below(path: Path, suffixes: Iterable[str]) -> list[Path]:
 
 
 def read_utf8(path: Path) -> str:
-    """The text of a file without its byte order mark, lines ended by line feeds, unpacked if it is a .gz.
+    """Read the text of a file, unpacked if it is a .gz, without byte order mark, with line feeds.
 
     Raises:
-        ValueError: what is no UTF-8, holds a NUL, or is no whole .gz; which line.
+        ValueError: the text is not UTF-8 or holds a NUL, with the line; or the .gz is not whole.
     """
     data = read_bytes(path)
     try:
@@ -100,7 +100,7 @@ def read_utf8(path: Path) -> str:
 
 
 def read_bytes(path: Path) -> bytes:
-    """What a file holds. Raises ValueError if it changes meanwhile."""
+    """Read the bytes of a file. Raises ValueError if it changes meanwhile."""
     before = stamp(path)
     data = path.read_bytes()
     if stamp(path) != before:
@@ -109,16 +109,16 @@ def read_bytes(path: Path) -> bytes:
 
 
 def stamp(path: Path) -> Stamp:
-    """A file's name, number, size and time: while they stay, what it holds is taken to stay."""
+    """Return a file's name, inode, size and time. While these stay, its content counts as unchanged."""
     status = path.stat()
     return str(path), status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def json_rows(path: Path, column: str | None = None) -> Iterator[Row]:
-    """The rows of a file, as JSON data. column: all that is wanted of a row of .parquet; None is everything.
+    """Return the rows of a file, as JSON data. column: the only column to read of a .parquet; None: all.
 
     Raises:
-        ValueError: a row that cannot be read; which one.
+        ValueError: a row cannot be read; names the row.
     """
     name = path.name.lower().removesuffix(".gz")
     if name.endswith(".parquet"):
@@ -128,11 +128,11 @@ def json_rows(path: Path, column: str | None = None) -> Iterator[Row]:
         return json_list(path, text)
     if name.endswith(".json") and is_one_object(text):
         return iter([(str(path), json.loads(text))])
-    return json_lines(path, text)  # which many a .json file holds too
+    return json_lines(path, text)  # many .json files hold lines too
 
 
 def is_one_object(text: str) -> bool:
-    """Whether a text is one JSON object that takes several lines."""
+    """Return whether a text is one JSON object on several lines."""
     try:
         _, end = json.JSONDecoder().raw_decode(text.lstrip())
     except (ValueError, RecursionError):
@@ -142,10 +142,10 @@ def is_one_object(text: str) -> bool:
 
 
 def tsv_rows(path: Path) -> Iterator[Row]:
-    """The rows of a .tsv file, as mappings of the names in its first line to texts.
+    """Yield the rows of a .tsv file. A row maps the names in the first line to texts.
 
     Raises:
-        ValueError: a name is empty or there twice, or a line has other than one cell for each name.
+        ValueError: a name is empty or occurs twice, or a line does not have one cell for each name.
     """
     lines = read_utf8(path).split("\n")
     names = lines[0].split("\t")
@@ -163,13 +163,13 @@ def tsv_rows(path: Path) -> Iterator[Row]:
 
 
 def json_list(path: Path, text: str) -> Iterator[Row]:
-    """The rows of the list in a .json file."""
+    """Yield the rows of the list in a .json file."""
     for number, row in enumerate(parsed(text, lambda line: f"{path}, line {line}: not JSON")):
         yield f"{path}, row {number}", row
 
 
 def json_lines(path: Path, text: str) -> Iterator[Row]:
-    """The rows of a .jsonl file."""
+    """Yield the rows of a .jsonl file."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             where = f"{path}, line {number}"
@@ -177,17 +177,17 @@ def json_lines(path: Path, text: str) -> Iterator[Row]:
 
 
 def parsed(text: str, complaint: Callable[[int], str]) -> Any:
-    """JSON data. complaint: what to say of a fault in this line of the text. Raises ValueError with that."""
+    """Parse JSON data. Raises ValueError with the message that `complaint` makes of the faulty line."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{complaint(error.lineno)} ({error.msg})") from error
-    except (ValueError, RecursionError) as error:  # a number of more digits, or brackets, than Python takes
+    except (ValueError, RecursionError) as error:  # more digits or brackets than Python takes
         raise ValueError(f"{complaint(1)} ({error})") from error
 
 
 def parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
-    """The rows of a .parquet file, of one column or of all."""
+    """Yield the rows of a .parquet file, with one column or all."""
     import pyarrow
     import pyarrow.parquet
 
@@ -214,21 +214,22 @@ def parquet_rows(path: Path, column: str | None) -> Iterator[Row]:
 
 
 def hub_rows(path: str, config: str | None = None, **options: Any) -> Any:
-    """A data set of the hub. Raises ValueError if it cannot be had."""
+    """Load a data set of the hub. Raises ValueError if that fails."""
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
         return datasets.load_dataset(path, config, **options)
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"data set {path!r} cannot be read ({reason}); check the name and the network, or "
-            "use stdlib or own files, which need none"
+            "use stdlib or own files, which need no network"
         ) from error
 
 
 def top_column(where: str, column: str, names: Iterable[str]) -> str:
-    """The column of a table that holds `column`. Raises ValueError if there is none."""
+    """Return the column of a table that holds `column`. Raises ValueError if there is none."""
     for name in (column, column.partition(".")[0]):
         if name in names:
             return name
@@ -236,7 +237,7 @@ def top_column(where: str, column: str, names: Iterable[str]) -> str:
 
 
 def field(row: Any, column: str) -> Any:
-    """The value of a column, or MISSING; `a.b` is b in a, unless a column has that very name."""
+    """Return the value of a column, or MISSING. `a.b` is b in a, unless a column is named `a.b`."""
     if not isinstance(row, Mapping):
         return MISSING
     if column in row:
@@ -245,8 +246,8 @@ def field(row: Any, column: str) -> Any:
     return field(row.get(name), rest) if rest else MISSING
 
 
-def check_unicode(where: str, row: Any) -> None:
-    """Raise ValueError if a text in a row is none: JSON can spell half of a surrogate pair."""
+def check_texts(where: str, row: Any) -> None:
+    """Raise ValueError if a text in a row holds half of a surrogate pair, which JSON can spell."""
     for text in strings(row):
         try:
             text.encode()
@@ -258,7 +259,7 @@ def check_unicode(where: str, row: Any) -> None:
 
 
 def strings(data: Any) -> Iterator[str]:
-    """All texts in JSON data, in order."""
+    """Yield all texts in JSON data, in order."""
     if isinstance(data, str):
         yield data
     elif isinstance(data, Mapping | list):

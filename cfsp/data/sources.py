@@ -1,4 +1,4 @@
-"""Sources."""
+"""Sources: passages that recovery learns from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from cfsp.bars import bar
 from cfsp.data.instructions import Conversations
-from cfsp.data.readings import Reading, content, reading
+from cfsp.data.readings import Reading, name_documents, reading
 from cfsp.data.texts import Text
-from cfsp.data.tokens import document_ids, identity, lists, ragged
+from cfsp.data.tokens import document_ids, lists, name_tokenizer, ragged
 from cfsp.data.windows import IGNORED, Example
 from cfsp.options import Checked
 
@@ -25,16 +25,16 @@ class Source(Checked, ABC):
     @property
     @abstractmethod
     def reads(self) -> Text:
-        """Where they come from."""
+        """The text that the passages come from."""
 
     @property
     def label(self) -> str:
-        """What a record calls it."""
+        """Name of the source in a record."""
         return self.reads.label
 
     @abstractmethod
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-        """`input_ids` and `labels` of every passage, whole, without BOS."""
+        """Yield `input_ids` and `labels` of every passage, uncut, without BOS."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Prose(Source):
         return self.text
 
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        end = [eos] if isinstance(eos := tokenizer.eos_token_id, int) else []
         for ids in document_ids(self.text, tokenizer):
             yield {"input_ids": ids + end, "labels": ids + end}
 
@@ -71,11 +71,14 @@ class Instructions(Source):
 
         def make() -> Reading:
             read = bar(rendered, f"read {self.label}", "passage")
-            coded = [*starmap(partial(code, tokenizer), read)]
-            return ragged("ids", (ids for ids, _ in coded)) | ragged("answered", (own for _, own in coded))
+            coded = [*starmap(partial(encode_answers, tokenizer), read)]
+            return {
+                **ragged("ids", (ids for ids, _ in coded)),
+                **ragged("answered", (own for _, own in coded)),
+            }
 
         answers = [repr(places) for _, places in rendered]
-        of = [content([*(text for text, _ in rendered), *answers]), identity(tokenizer)]
+        of = [name_documents([*(text for text, _ in rendered), *answers]), name_tokenizer(tokenizer)]
         made = reading("answers", self.label, of, make)
         for ids, answered in zip(lists(made, "ids"), lists(made, "answered"), strict=True):
             counted = answered if self.answers_only else [True] * len(ids)
@@ -83,12 +86,12 @@ class Instructions(Source):
             yield {"input_ids": ids, "labels": labels}
 
 
-def code(
+def encode_answers(
     tokenizer: PreTrainedTokenizerBase, text: str, answers: Sequence[tuple[int, int]]
 ) -> tuple[list[int], list[bool]]:
-    """The token ids of a text, and of each whether any of it lies in an answer."""
+    """Return the token ids of a text, and whether each overlaps an answer."""
     coded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    # A token that straddles the first letter of the answer is one the model has to say.
+    # A token that contains the first letter of an answer must be predicted, even if it begins earlier.
     return coded["input_ids"], [
         any(start < last and end > first for first, last in answers) for start, end in coded["offset_mapping"]
     ]

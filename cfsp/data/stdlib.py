@@ -19,7 +19,7 @@ TRAIN_SHARE, CALIBRATION_SHARE = 0.8, 0.1
 
 @lru_cache(maxsize=4)
 def stdlib_documents(split: str, content: str) -> tuple[str, ...]:
-    """Kept, because finding and parsing 600 files takes a second, and a job reads them four times."""
+    """Return the documents of a split. Cached: parsing 600 files takes a second, four times a job."""
     sources = [(name, path) for name, path in stdlib_modules() if split_of(name) == split]
     if not sources:
         raise ValueError("Python's standard library has no .py files here; use own files")
@@ -32,7 +32,7 @@ def stdlib_documents(split: str, content: str) -> tuple[str, ...]:
 
 
 def split_of(name: str) -> str:
-    """The split of a module or topic, from the first four bytes of its name's SHA-256."""
+    """Return the split of a module or topic, from the first four bytes of its name's SHA-256."""
     share = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") / 2**32
     if share < TRAIN_SHARE:
         return "train"
@@ -40,7 +40,7 @@ def split_of(name: str) -> str:
 
 
 def stdlib_modules() -> Iterator[tuple[str, Path]]:
-    """Dotted name and path of every module of the standard library, sorted."""
+    """Yield dotted name and path of every module of the standard library, sorted."""
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
@@ -50,7 +50,7 @@ def stdlib_modules() -> Iterator[tuple[str, Path]]:
 
 
 def documentation(name: str, source: str) -> str:
-    """What `help()` would show of a module: every docstring below its signature; '' if none."""
+    """Return what `help()` shows of a module: every docstring below its signature; '' if there is none."""
 
     def entries(node: ast.AST, path: str) -> Iterator[str]:
         for child in ast.iter_child_nodes(node):

@@ -1,7 +1,7 @@
 """Texts: where calibration and evaluation get their documents from.
 
-A `Text` hands out documents, nothing more; tokens are made in `cfsp.data.tokens`. `Stdlib` needs no network:
-it is the documentation of Python itself.
+A `Text` only returns documents; `cfsp.data.tokens` makes tokens of them. `Stdlib`, the documentation of
+Python itself, needs no network.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from cfsp.data.rows import (
     ROWS,
     WHOLE,
     Stamp,
-    check_unicode,
+    check_texts,
     field,
+    find_row_files,
     hub_rows,
     json_rows,
-    matching,
     read_utf8,
     stamp,
     top_column,
@@ -47,18 +47,18 @@ class Text(Checked, ABC):
     @property
     @abstractmethod
     def label(self) -> str:
-        """What a record calls this text, for example `wikitext2:test`."""
+        """Name of this text in a record, for example `wikitext2:test`."""
 
     @abstractmethod
     def documents(self) -> list[str]:
-        """Read the documents. Raises ValueError or OSError with what would be accepted."""
+        """Read the documents. Raises ValueError or OSError that says what is accepted."""
 
     def written(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        """The documents as a model reads them: chat messages take the tokenizer's template."""
+        """Return the documents as a model reads them: chats are written by the tokenizer's template."""
         return self.documents()
 
     def joined(self, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
-        """All documents as one string, as the pruning papers evaluate them."""
+        """Join all documents to one string, as the pruning papers evaluate them."""
         documents = self.documents() if tokenizer is None else self.written(tokenizer)
         text = self.separator.join(documents)
         if not text.strip():
@@ -93,13 +93,13 @@ class Stdlib(Text):
 class Corpus(Text):
     """A text whose documents are texts or chats.
 
-    A chat is a list of messages, each with a role and a content. As a text it is what the tokenizer's chat
-    template makes of it; where there is no template, or no tokenizer, the contents with empty lines between.
+    A chat is a list of messages, each with a role and a content. It is written by the tokenizer's chat
+    template; without a template or a tokenizer, its contents are joined by empty lines.
     """
 
     @abstractmethod
     def read(self) -> Sequence[str | Chat]:
-        """The documents. What was read is kept, and read again once its files have changed."""
+        """Return the documents. They are cached, and read again when their files have changed."""
 
     def documents(self) -> list[str]:
         return [one.contents if isinstance(one, Chat) else one for one in self.read()]
@@ -110,10 +110,10 @@ class Corpus(Text):
 
 @dataclass(frozen=True)
 class Files(Corpus):
-    """Own files: .txt and .md are one document each, .jsonl, .json and .parquet one a row; .gz of these too.
+    """Own files: .txt and .md are one document each, .jsonl, .json and .parquet one per row; also as .gz.
 
-    paths: files, folders or globs; what exists is itself, and a folder stands for all such files below it.
-    column: the field of a row that holds the text, or a list of chat messages; `meta.text` is text in meta.
+    paths: files, folders or globs; a folder stands for all such files in it.
+    column: the field of a row that holds the text or a list of chat messages; `meta.text` is text in meta.
     """
 
     paths: tuple[str, ...] | list[str] | str
@@ -129,7 +129,7 @@ class Files(Corpus):
         return files_label(listed(self.paths))
 
     def read(self) -> Sequence[str | Chat]:
-        return read_files(stamps(matching(listed(self.paths), WHOLE + ROWS)), self.column)
+        return read_files(stamps(find_row_files(listed(self.paths), WHOLE + ROWS)), self.column)
 
 
 @dataclass(frozen=True)
@@ -164,13 +164,13 @@ class Hub(Corpus):
 
 
 def stamps(paths: Sequence[Path]) -> Stamps:
-    """What files are now; while it stays, they are not read again."""
+    """Return the stamps of files. While these stay, the files are not read again."""
     return tuple(map(stamp, paths))
 
 
 @lru_cache(maxsize=4)
 def read_files(files: Stamps, column: str) -> tuple[str | Chat, ...]:
-    """The documents of files that are as their stamps say. Kept, because a job reads them several times."""
+    """Read the documents of files with these stamps. Cached, because a job reads them several times."""
     documents: list[str | Chat] = []
     for name, *_ in files:
         if name.lower().endswith(WHOLE):
@@ -182,7 +182,7 @@ def read_files(files: Stamps, column: str) -> tuple[str | Chat, ...]:
 
 @lru_cache(maxsize=4)
 def read_hub(hub: Hub, local: Stamps) -> tuple[str | Chat, ...]:
-    """The documents of a data set; local: the files of it that are here. Kept, as those of files are."""
+    """Read the documents of a data set. local: stamps of its local files. Cached, as in `read_files`."""
     split = hub.split if hub.rows is None else f"{hub.split}[:{hub.rows}]"
     files = {hub.split: hub.data_files} if hub.data_files else None
     found = hub_rows(hub.path, hub.config, split=split, data_files=files, revision=hub.revision)
@@ -194,12 +194,12 @@ def read_hub(hub: Hub, local: Stamps) -> tuple[str | Chat, ...]:
 
 
 def document(where: str, row: Any, column: str) -> str | Chat:
-    """The text or the chat in a row. Raises ValueError if there is neither."""
+    """Return the text or the chat in a row. Raises ValueError if there is neither."""
     value = field(row, column)
     if value is MISSING:
         there = f"it has {', '.join(map(repr, row))}" if isinstance(row, dict) else f"it is {type_name(row)}"
         raise ValueError(f"{where}: expected a JSON object with the key {column!r}; {there}")
-    check_unicode(where, value)
+    check_texts(where, value)
     if isinstance(value, list) and value:
         return Chat(where, value)
     if not isinstance(value, str):
@@ -214,7 +214,7 @@ def type_name(value: Any) -> str:
 
 
 def listed(paths: object) -> list[str]:
-    """What `paths` of a config names, as a list. Raises ValueError unless it is texts, at least one."""
+    """Return `paths` of a config as a list. Raises ValueError unless they are texts, at least one."""
     names = [paths] if isinstance(paths, str) else paths
     if (
         not isinstance(names, list | tuple)
@@ -226,5 +226,5 @@ def listed(paths: object) -> list[str]:
 
 
 def files_label(places: Sequence[str]) -> str:
-    """What a record calls files: their names, without their folders."""
+    """Return the name of files in a record: their file names, without folders."""
     return "files:" + ",".join(Path(place).name or Path(os.path.abspath(place)).name for place in places)

@@ -1,6 +1,6 @@
-"""Windows: passages of token ids cut to a length, named by content, and put together to batches.
+"""Windows: cut passages of token ids to a length, hash them, and join them to batches.
 
-Labels of -100 do not count.
+Labels of -100 do not count: the loss ignores them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Example = dict[str, list[int]]
 
 
 def fingerprint_examples(parts: Iterable[Iterable[Example]] | None) -> str:
-    """Name lists of examples by everything in them; None is ''."""
+    """Return a hash of lists of examples; '' for None."""
     if parts is None:
         return ""
     digest = hashlib.sha256()
@@ -33,19 +33,19 @@ def fingerprint_examples(parts: Iterable[Iterable[Example]] | None) -> str:
 
 
 def counts(labels: list[int]) -> bool:
-    """Whether any of the labels does."""
+    """Return whether any of the labels counts."""
     return any(label != IGNORED for label in labels)
 
 
 def single(passages: Iterator[Example], length: int) -> Iterator[Example]:
-    """Each passage in windows of its own."""
+    """Cut each passage into windows of its own."""
     for passage in passages:
         for first in range(0, len(passage["input_ids"]), length):
             yield {key: ids[first : first + length] for key, ids in passage.items()}
 
 
-def packed(passages: Iterator[Example], length: int) -> Iterator[Example]:
-    """Full windows of passages, one after the other; the rest at the end is left out."""
+def pack_windows(passages: Iterator[Example], length: int) -> Iterator[Example]:
+    """Join passages and cut them into full windows; drop the rest at the end."""
     rest: Example = {"input_ids": [], "labels": []}
     for passage in passages:
         rest = {key: rest[key] + passage[key] for key in rest}
@@ -62,6 +62,7 @@ class Collator:
     pad: int
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Make a batch of examples. -> input_ids, attention_mask, labels, [batch, tokens] each"""
         length = max(len(example["input_ids"]) for example in examples)
 
         def rows(key: str, filler: int) -> Tensor:
@@ -77,8 +78,8 @@ class Collator:
         }
 
 
-def counted(passages: Iterable[Example], lost: dict[str, int]) -> Iterator[Example]:
-    """The passages, counted as they go by."""
+def count_passages(passages: Iterable[Example], lost: dict[str, int]) -> Iterator[Example]:
+    """Yield the passages and count them in `lost`."""
     for passage in passages:
         lost["passages"] += 1
         yield passage

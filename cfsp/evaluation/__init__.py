@@ -1,1 +1,1 @@
-"""Evaluation: what a model can still do, with the protocol beside every number."""
+"""Evaluation: measurements of a model, each stored with its protocol."""

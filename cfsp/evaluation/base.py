@@ -1,4 +1,4 @@
-"""What an evaluator is."""
+"""The base classes of evaluators."""
 
 from __future__ import annotations
 
@@ -14,49 +14,49 @@ from cfsp.records.record import Metric
 
 
 class Evaluator(Checked, ABC):
-    """Measures a model. Evaluators are compared only where their protocols agree."""
+    """Measures a model. Two metrics are compared only if their protocols agree."""
 
     def parts(self) -> Sequence[Evaluator]:
-        """The measurements that this one consists of; a run that is killed loses the unfinished one."""
+        """Return the evaluators that this one consists of; a killed run repeats only the unfinished one."""
         return [self]
 
     def reads(self) -> Sequence[Text]:
-        """Texts that it measures on, which should be none of those that a model is made with."""
+        """Return the texts that it measures on; calibration and recovery should read none of them."""
         return []
 
     @abstractmethod
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        """All that the number depends on besides the weights, as JSON data.
+        """Return everything besides the weights that the result depends on, as JSON data.
 
-        Raises ValueError if this model cannot be measured so; nothing costly runs before.
+        Raises ValueError if the model cannot be measured; called before anything costly.
         """
 
     @abstractmethod
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
-        """Measure. Keys are `what/on-what`, for example `perplexity/wikitext2:test`."""
+        """Return metrics. Keys are `what/on-what`, for example `perplexity/wikitext2:test`."""
 
 
 class PairedEvaluator(Evaluator):
-    """Measures two models side by side, because its numbers mean nothing apart: times, for example."""
+    """Measures two models side by side, for numbers that depend on the moment, such as times."""
 
     @abstractmethod
     def run_pair(
         self, dense: PreTrainedModel, pruned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[dict[str, Metric], dict[str, Metric]]:
-        """Measure both, interleaved; the same keys for both."""
+        """Measure both models in turns; return the same keys for both."""
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
-        """One model against itself: what it costs, and how far from 1 its ratios stray."""
+        """Measure a model against itself; how far its ratios are from 1 shows the noise."""
         return self.run_pair(model, model, tokenizer)[0]
 
 
 class Sampler(Checked, ABC):
-    """Lets a model speak, for people to read."""
+    """Generates text with a model, for people to read."""
 
     @abstractmethod
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Raise ValueError if this model cannot go on after these prompts; nothing costly runs before."""
+        """Raise ValueError if the model cannot continue the prompts; called before anything costly."""
 
     @abstractmethod
     def say(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
-        """Prompt -> how the model goes on."""
+        """Return prompt -> the model's continuation."""

@@ -1,11 +1,11 @@
-"""Latency: how long a prompt and a token take, against the dense model."""
+"""Latency: time per prompt and per token, compared with the dense model."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,18 +16,18 @@ from cfsp.checks import check_integer
 from cfsp.evaluation.base import PairedEvaluator
 from cfsp.machine.memory import peak_bytes, reset_peak, resident_bytes
 from cfsp.model.blocks import check_positions, is_causal
-from cfsp.model.costs import seconds_of
+from cfsp.model.pass_cost import seconds_of
 from cfsp.records.record import Metric
 
 
 @dataclass(frozen=True)
 class Latency(PairedEvaluator):
-    """Prefill and decode of both models in turns, so that what else the machine does hits both.
+    """Times prefill and decode of both models in turns, so that other load on the machine affects both.
 
-    prefill: one pass over `prompt` tokens that fills the cache and ends in the first new token, which
-    is the time to first token; decode: each of the `new_tokens` that follow. Random tokens, greedy.
-    `warmup` rounds do not count; of the `repeats` rounds the median does, and spread is their range.
-    On a GPU, CUDA events take the time.
+    Prefill is one pass over `prompt` random tokens that fills the cache and gives the first new token
+    (the time to first token). Decode is each of the `new_tokens` after it, greedy. A metric is the median
+    of `repeats` rounds, after `warmup` rounds that do not count; its spread is their range. On a GPU, CUDA
+    events take the time.
     """
 
     batch_sizes: Sequence[int]
@@ -65,8 +65,8 @@ class Latency(PairedEvaluator):
     def run_pair(
         self, dense: PreTrainedModel, pruned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     ) -> tuple[dict[str, Metric], dict[str, Metric]]:
-        """Returns for b sequences of p tokens (`b1xp128`): `prefill_ms`, `decode_ms` (a token of all
-        sequences), `prefill_tokens_per_s`, `decode_tokens_per_s`, `prefill_speedup`, `decode_speedup`
+        """Return for b sequences of p tokens (`b1xp128`): `prefill_ms`, `decode_ms` (one token of every
+        sequence), `prefill_tokens_per_s`, `decode_tokens_per_s`, `prefill_speedup`, `decode_speedup`
         (dense time / time, round by round), `peak_mib`; and `weights_mib`.
         """
         models = (dense, pruned)
@@ -91,7 +91,7 @@ class Latency(PairedEvaluator):
         return found
 
     def rounds(self, models: Sequence[PreTrainedModel], ids: Tensor) -> list[list[tuple[float, float]]]:
-        """Seconds of prefill and of decode, per model and counted round."""
+        """Return the seconds of prefill and of decode, per model and counted round."""
         times: list[list[tuple[float, float]]] = [[], []]
         label = f"latency {ids.shape[0]} x {ids.shape[1]}"
         for number in bar(range(self.warmup + self.repeats), label, "round"):
@@ -104,7 +104,7 @@ class Latency(PairedEvaluator):
 
     @torch.no_grad()
     def generate(self, model: PreTrainedModel, ids: Tensor) -> tuple[float, float]:
-        """Seconds that prefill, and all the tokens after the first, take."""
+        """Return the seconds of prefill, and of all tokens after the first."""
         state: dict[str, Any] = {}
 
         def prefill() -> None:
@@ -121,7 +121,7 @@ class Latency(PairedEvaluator):
     def figures(
         self, times: list[list[tuple[float, float]]], place: int, batch: int, prompt: int
     ) -> dict[str, list[float]]:
-        """What every round came to, by name."""
+        """Return name -> the figure of every round."""
         found = {}
         for index, (stage, tokens) in enumerate((("prefill", prompt), ("decode", self.new_tokens))):
             seconds = [one[index] for one in times[place]]
@@ -134,14 +134,14 @@ class Latency(PairedEvaluator):
         return found
 
 
-def metric(values: list[float], better: str, protocol: dict[str, Any]) -> Metric:
-    """The median, with the range of all."""
+def metric(values: list[float], better: Literal["lower", "higher"], protocol: dict[str, Any]) -> Metric:
+    """Return the median of the values, with their range."""
     spread = [min(values), max(values)] if len(values) > 1 else None
     return Metric(median(values), None, len(values), better, protocol, spread)
 
 
 def random_tokens(models: Sequence[PreTrainedModel], batch: int, length: int) -> Tensor:
-    """Tokens that all models have, the same for the same shape. [batch, length]"""
+    """Return random tokens that all models know, the same for the same shape. [batch, length]"""
     dice = torch.Generator().manual_seed(0)
     vocabulary = min(model.config.vocab_size for model in models)
     return torch.randint(vocabulary, (batch, length), generator=dice).to(models[0].device)
@@ -152,7 +152,7 @@ def weight_bytes(model: PreTrainedModel) -> int:
 
 
 def peak(model: PreTrainedModel, work: Callable[[], Any]) -> float:
-    """Bytes of the weights and of what comes and goes beside them."""
+    """Return the peak bytes during `work`: the weights and all that it allocates."""
     device = model.device
     reset_peak(str(device))
     before = torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()

@@ -1,4 +1,4 @@
-"""Questions: local files of zero-shot tasks, with the columns that the tasks of the harness read."""
+"""Local files of zero-shot questions, with the columns that the harness's tasks read."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cfsp.data.rows import MISSING, check_unicode, field, json_rows, strings
+from cfsp.data.rows import MISSING, check_texts, field, json_rows, strings
 from cfsp.data.texts import Text
 
 
 @dataclass(frozen=True)
 class Questions(Text):
-    """A local file of a task, as a text: one document a question."""
+    """A local file of a task as a text; each question is a document."""
 
     task: str
     path: str
@@ -23,35 +23,35 @@ class Questions(Text):
         return self.task
 
     def documents(self) -> list[str]:
-        return [" ".join(strings(row)) for row in read(self.task, Path(self.path))]
+        return [" ".join(strings(row)) for row in read_questions(self.task, Path(self.path))]
 
 
-def read(task: str, path: Path) -> list[dict[str, Any]]:
-    """Rows with the columns that the harness's task reads. Raises ValueError at one that is broken."""
+def read_questions(task: str, path: Path) -> list[dict[str, Any]]:
+    """Return rows with the columns that the harness's task reads. Raises ValueError for a broken row."""
     found = []
     for where, row in json_rows(path):
         if not isinstance(row, Mapping) or not any(has(row, columns) for columns in NEEDED.get(task, ((),))):
             wanted = " or ".join(", ".join(columns) for columns in NEEDED.get(task, (("a JSON object",),)))
             raise ValueError(f"{where}: not a question of {task}; expected {wanted}")
-        check_unicode(where, row)
-        found.append(CONVERTED.get(task, dict)(row))
+        check_texts(where, row)
+        found.append(CONVERTED.get(task, dict)(dict(row)))
     if not found:
         raise ValueError(f"{path}: no questions")
     return found
 
 
 def has(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
-    """Whether a row has all of the columns; `a.b` is b in a."""
+    """Return whether a row has all columns; `a.b` is b in a."""
     return all(field(row, column) not in (None, MISSING) for column in columns)
 
 
 def boolq(row: dict[str, Any]) -> dict[str, Any]:
-    """SuperGLUE's label 0 or 1, also of the rows that google/boolq has."""
+    """Return the row with SuperGLUE's label 0 or 1, made of `answer` in rows of google/boolq."""
     return row if "label" in row else {**row, "label": int(row["answer"])}
 
 
 def hellaswag(row: dict[str, Any]) -> dict[str, Any]:
-    """Raw rows, or questions that were put together before: query, choices, gold."""
+    """Return a raw row as it is, and a preprocessed one (query, choices, gold) with its label."""
     if "query" not in row:
         return dict(row)
     return {"query": row["query"], "choices": row["choices"], "gold": row["gold"], "label": str(row["gold"])}
@@ -70,4 +70,4 @@ NEEDED: dict[str, Sequence[Sequence[str]]] = {
     "openbookqa": (("question_stem", *CHOICES),),
     "mmlu": (("question", "subject", "choices", "answer"),),
 }
-"""Columns of a task's rows, one set or the other."""
+"""Task -> alternative sets of columns; a row needs all of one set."""

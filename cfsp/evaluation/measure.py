@@ -1,4 +1,4 @@
-"""Measuring: all evaluators on a model, each figure once per weights and protocol."""
+"""Measuring: run evaluators on a model and cache their metrics by weights and protocol."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ def measure(
     weights: str | None = None,
     again: bool = False,
 ) -> dict[str, Metric]:
-    """All metrics, from the cache where these weights were measured so before.
+    """Return all metrics, from the cache if these weights were measured with the same protocol before.
 
-    So a run that is killed goes on with the measurement that it was at. weights: the model's fingerprint,
-    if it is known. again: measure all anew.
+    So a killed run repeats only the measurement that it was at. weights: the model's fingerprint, if it
+    is known. again: ignore what the cache has.
 
     Raises:
-        ValueError: an evaluator cannot measure this model, or two of them give one name.
+        ValueError: an evaluator cannot measure this model, or two of them give metrics of one name.
     """
     found: dict[str, Metric] = {}
     weights = weights or fingerprint(model)
@@ -42,7 +42,7 @@ def measure(
             if metrics is None:
                 metrics = evaluator.run(model, tokenizer)
                 kept.put(name, partial(write_metrics, metrics=metrics))
-        join(found, metrics)
+        add_metrics(found, metrics)
     return found
 
 
@@ -52,23 +52,27 @@ def measure_pairs(
     pruned: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
 ) -> tuple[dict[str, Metric], dict[str, Metric]]:
-    """Metrics of both models, never kept: they are of this hour and this machine."""
-    found: tuple[dict[str, Metric], ...] = ({}, {})
+    """Return the metrics of both models. They are not cached: they depend on the machine and the moment."""
+    found: tuple[dict[str, Metric], dict[str, Metric]] = ({}, {})
+    if not evaluators:
+        return found
+    if dense is None:
+        raise ValueError("these evaluators measure a pruned model beside the dense one; expected that too")
     for evaluator in evaluators:
         for metrics, more in zip(found, evaluator.run_pair(dense, pruned, tokenizer), strict=True):
-            join(metrics, more)
+            add_metrics(metrics, more)
     return found
 
 
-def say(
+def answers_of(
     samplers: Sequence[Sampler], model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, str]:
-    """What the model says to all prompts."""
+    """Return prompt -> the model's continuation, for all samplers."""
     return {prompt: text for one in samplers for prompt, text in one.say(model, tokenizer).items()}
 
 
-def join(found: dict[str, Metric], more: Mapping[str, Metric]) -> None:
-    """Add metrics. Raises ValueError if one has a name that is taken, rather than lose either."""
+def add_metrics(found: dict[str, Metric], more: Mapping[str, Metric]) -> None:
+    """Add metrics to `found`. Raises ValueError if it has one of that name already."""
     if taken := found.keys() & more.keys():
         raise ValueError(f"two evaluators measure {sorted(taken)[0]!r}; expected a text of its own for each")
     found.update(more)

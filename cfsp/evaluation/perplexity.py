@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.data.texts import Text
-from cfsp.data.tokens import Stream, bos_token, stream
+from cfsp.data.tokens import TokenStream, bos_token, token_stream
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import check_positions, is_causal
 from cfsp.records.record import Metric
@@ -28,15 +28,15 @@ class Perplexity(Evaluator):
     """exp of the mean negative log-likelihood per token; lower is better.
 
     The documents are joined, encoded as one stream and cut into windows of `window` tokens, as the
-    pruning papers do. The window makes most of the number (LLaMA-7B on WikiText-2: 12.6 at 128
-    tokens, 5.7 at 2048), hence the protocol in the record.
+    pruning papers do. The value depends mostly on the window (LLaMA-7B on WikiText-2: 12.6 at 128
+    tokens, 5.7 at 2048), so the record holds the protocol.
 
-    window: one, or a list of them, which makes as many metrics: `perplexity/<text>@<window>`.
+    window: one, or a list of them; each of a list gives a metric `perplexity/<text>@<window>`.
     stride: tokens between the starts of two windows; each window scores its last `stride` tokens,
         with at least window - stride before them. null: windows follow each other without overlap,
         and each one scores all tokens but its first.
-    windows: measure so many of them, spread evenly over the text, which makes a sweep cheap. null: all.
-    named: say the window in the metrics' names.
+    windows: measure only so many, spread evenly over the text, to make a sweep cheap. null: all.
+    named: put the window into the metrics' names.
     bos: put the tokenizer's BOS token before every window (it counts towards `window`).
     """
 
@@ -49,34 +49,45 @@ class Perplexity(Evaluator):
     named: bool = False
 
     def __post_init__(self) -> None:
-        if self.several and not self.window:
+        if not self.lengths:
             raise ValueError("perplexity window=[]: expected a whole number, or a list of them")
         if self.several and self.stride is not None:
             raise ValueError("perplexity stride: expected null where there are several windows")
-        for window in self.window if self.several else [self.window]:
+        for window in self.lengths:
             check_integer("perplexity window", window, least=2)
         check_integer("perplexity batch_size", self.batch_size, least=1)
         if self.windows is not None:
             check_integer("perplexity windows", self.windows, least=1)
-        if self.stride is not None and self.stride not in range(1, self.window):
-            raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.window - 1}")
+        if self.stride is not None and self.stride not in range(1, self.length):
+            raise ValueError(f"perplexity stride={self.stride}: expected null or 1 to {self.length - 1}")
 
     @property
     def several(self) -> bool:
         return not isinstance(self.window, int)
 
+    @property
+    def lengths(self) -> Sequence[int]:
+        """The windows, one or several."""
+        return [self.window] if isinstance(self.window, int) else self.window
+
+    @property
+    def length(self) -> int:
+        """The only window. Raises ValueError if there are several, which `parts` measures one by one."""
+        (length,) = self.lengths
+        return length
+
     def parts(self) -> list[Perplexity]:
         if not self.several:
             return [self]
-        return [replace(self, window=window, named=True) for window in self.window]
+        return [replace(self, window=window, named=True) for window in self.lengths]
 
     def reads(self) -> list[Text]:
         return [self.text]
 
     @cached_property
-    def _stream(self) -> Callable[[PreTrainedTokenizerBase], Stream]:
-        """Read once: dense and pruned model are measured on the same text, whatever becomes of its file."""
-        return lru_cache(maxsize=1)(partial(stream, self.text))
+    def _stream(self) -> Callable[[PreTrainedTokenizerBase], TokenStream]:
+        """A cached reader, so that both models are measured on the same text even if its file changes."""
+        return lru_cache(maxsize=1)(partial(token_stream, self.text))
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         if not is_causal(model):
@@ -84,19 +95,19 @@ class Perplexity(Evaluator):
                 f"perplexity needs a causal language model, not {type(model).__name__} of type "
                 f"{model.config.model_type}; expected a decoder with model.head=causal_lm, or evaluation=[]"
             )
-        check_positions(model, self.window, "perplexity window")
+        check_positions(model, self.length, "perplexity window")
         if self.bos:
             bos_token(tokenizer)
-        # Named only where it leaves something out: a figure of the whole text is what it always was.
+        # Only if set, so that the protocol of the whole text stays equal to that of older records.
         part = {} if self.windows is None else {"windows": self.windows}
         read = self._stream(tokenizer)
         return part | {
             "measure": "perplexity",
             "text": self.text.label,
             "text_sha256": read.sha256[:16],
-            "tokens_sha256": hashlib.sha256(read.ids.numpy()).hexdigest()[:16],
-            "window": self.window,
-            "stride": self.stride or self.window - self.bos,
+            "tokens_sha256": hashlib.sha256(read.ids.numpy().data).hexdigest()[:16],
+            "window": self.length,
+            "stride": self.stride or self.length - self.bos,
             "bos": self.bos,
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
@@ -104,13 +115,13 @@ class Perplexity(Evaluator):
         }
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
-        """Returns `perplexity/<text>` and `bits_per_byte/<text>`, which ignores the vocabulary.
+        """Return `perplexity/<text>` and `bits_per_byte/<text>`, which does not depend on the vocabulary.
 
         stderr: by the delta method from the spread of the windows' means. n: scored tokens.
         Bytes per token are those of the whole text.
 
         Raises:
-            ValueError: no causal model, a window longer than its positions, or a text too short.
+            ValueError: not a causal model, a window longer than its positions, or a text too short.
         """
         protocol = self.protocol(model, tokenizer)
         read = self._stream(tokenizer)
@@ -122,7 +133,7 @@ class Perplexity(Evaluator):
             ]
         ).double()  # [windows, scored]
         mean = losses.mean().item()
-        if not mean < 700:  # NaN, infinite, or beyond what exp can say
+        if not mean < 700:  # NaN, infinite, or too large for exp
             raise ValueError(
                 f"perplexity/{self.text.label}: the loss is NaN or infinite; "
                 "expected a model that is sound in its dtype (try model.dtype=float32)"
@@ -142,11 +153,11 @@ class Perplexity(Evaluator):
         }
 
     def rows(self, ids: Tensor, bos: int | None) -> tuple[Tensor, int]:
-        """[windows, window], and the first place in a window whose token counts.
+        """Return windows [windows, window] and the first position in a window that is scored.
 
-        Tokens after the last whole window are left out.
+        Tokens after the last whole window are dropped.
         """
-        length = self.window - (bos is not None)
+        length = self.length - (bos is not None)
         stride = self.stride or length
         if len(ids) < length:
             raise ValueError(
@@ -162,12 +173,12 @@ class Perplexity(Evaluator):
             rows = rows[torch.arange(self.windows) * len(rows) // self.windows]
         if bos is not None:
             rows = torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
-        return rows, (1 if self.stride is None else self.window - stride)
+        return rows, (1 if self.stride is None else self.length - stride)
 
 
 @torch.no_grad()
 def token_losses(model: PreTrainedModel, ids: Tensor) -> Tensor:
-    """Negative log-likelihood of every token but the first, in nats.
+    """Return the negative log-likelihood of every token but the first, in nats.
 
     [batch, tokens] -> [batch, tokens - 1]
     """

@@ -1,4 +1,4 @@
-"""Samples: what a model says, before and after."""
+"""Samples: how the dense and the pruned model continue prompts."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.data.conversation import conversation_tokens, has_template
+from cfsp.data.chats import conversation_tokens, has_template
 from cfsp.evaluation.base import Sampler
 from cfsp.model.blocks import check_positions, is_causal
 
 
 @dataclass(frozen=True)
 class Samples(Sampler):
-    """How a model goes on after each prompt, always with the likeliest token.
+    """Continues each prompt by greedy decoding.
 
-    chat: put each prompt as a user's turn into the tokenizer's chat template, where it has one.
+    chat: put each prompt as a user's turn into the tokenizer's chat template, if it has one.
     """
 
     prompts: Sequence[str]
@@ -44,7 +44,7 @@ class Samples(Sampler):
         said = {}
         for prompt in self.prompts:
             ids = torch.tensor([self.tokens(tokenizer, prompt)], device=model.device)
-            out = model.generate(
+            out = model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self.new_tokens,
@@ -58,6 +58,6 @@ class Samples(Sampler):
         return said
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:
-        """What the model goes on from."""
+        """Return the tokens of a prompt."""
         turns = [{"role": "user", "content": prompt}]
         return conversation_tokens(tokenizer, turns, self.chat and has_template(tokenizer))

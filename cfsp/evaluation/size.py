@@ -10,7 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import check_positions
-from cfsp.model.costs import macs
+from cfsp.model.pass_cost import macs
 from cfsp.records.record import Metric
 
 
@@ -18,10 +18,9 @@ from cfsp.records.record import Metric
 class Size(Evaluator):
     """Parameters, MACs per token, and bytes of the weights on disk.
 
-    A MAC is one multiplication with its addition, in matrix products and attention, the head included;
-    counted while the model reads one sequence of `context` tokens, and divided by them. Adapters that
-    were kept apart sit inside and are counted, in all three: they are read and multiplied with. A
-    record's own `parameters` are those of the model without them.
+    A MAC is one multiplication with its addition, in matrix products and attention, the head included.
+    MACs are counted in one pass over `context` tokens and divided by their number. All three include
+    adapters that are not merged; a record's own `parameters` do not.
     """
 
     context: int

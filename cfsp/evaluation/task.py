@@ -1,4 +1,4 @@
-"""What a task measures, on its test rows."""
+"""The metrics of a task on its test rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.bars import bar
 from cfsp.checks import check_integer
-from cfsp.data.tasks.base import Labelled, asked
+from cfsp.data.labelled_rows import LabelledRows
+from cfsp.data.tasks.base import OwnRows, without_labels
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
 from cfsp.passes.modes import evaluating
@@ -22,12 +23,12 @@ from cfsp.records.record import Metric
 
 @dataclass(frozen=True)
 class TaskScores(Evaluator):
-    """The metrics of a task, each `metric/task`; higher is better.
+    """The metrics of a task, each named `metric/task`. Higher is better.
 
-    limit: measure the first so many rows of the test split; null: all.
+    limit: measure only the first rows of the test split; null: all.
     """
 
-    task: Labelled
+    task: OwnRows
     batch_size: int
     limit: int | None = None
 
@@ -41,20 +42,26 @@ class TaskScores(Evaluator):
                 "evaluation=[]"
             )
 
+    @property
+    def test(self) -> LabelledRows:
+        """The rows to measure on."""
+        assert self.task.test is not None, "the constructor refuses it"
+        return self.task.test
+
     def reads(self) -> list[Text]:
-        return [self.task.test]
+        return [self.test]
 
     @cached_property
     def items(self) -> Sequence[Any]:
-        """Read once: dense and pruned model are measured on the same rows, whatever becomes of their file."""
-        return self.task.items(self.task.test)[: self.limit]
+        """The items, read once: both models are measured on the same rows, even if the file changes."""
+        return self.task.items(self.test)[: self.limit]
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         self.task.check(model, tokenizer, "evaluation")
         return {
             "measure": "task",
             "task": self.task.name,
-            "text": self.task.test.label,
+            "text": self.test.label,
             "text_sha256": hashlib.sha256(repr(self.items).encode()).hexdigest()[:16],
             "window": self.task.window,
             **self.task.protocol,
@@ -76,17 +83,15 @@ class TaskScores(Evaluator):
     def outputs(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Any]
     ) -> list[Any]:
-        """What the model says to each example, in batches of about one length.
-
-        Raises ValueError if that is NaN or infinite.
-        """
-        collate, found = self.task.collator(tokenizer), {}
+        """Return the model's output for each example. A batch has examples of similar lengths."""
+        collate = self.task.collator(tokenizer)
+        found: dict[int, Any] = {}
         order = sorted(range(len(examples)), key=lambda row: len(examples[row]["input_ids"]))
         batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
         with evaluating(model):
             for rows in bar(batches, f"task {self.task.name}", "batch"):
                 batch = collate([examples[row] for row in rows])
                 inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                output = model(**asked(inputs))
-                found |= dict(zip(rows, self.task.output(output, inputs), strict=True))
+                output = model(**without_labels(inputs))
+                found |= dict(zip(rows, self.task.outputs_of(output, inputs), strict=True))
         return [found[row] for row in range(len(examples))]

@@ -1,9 +1,11 @@
 """Zero-shot tasks, by EleutherAI's lm-evaluation-harness, on the model in memory."""
 
+# The harness's decorators hide the signatures of `simple_evaluate` and of HFLM's base.
+# pyright: reportCallIssue=false, reportAttributeAccessIssue=false, reportAbstractUsage=false
+
 from __future__ import annotations
 
 import copy
-import difflib
 import hashlib
 import logging
 import math
@@ -20,16 +22,16 @@ import datasets
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._index import Kind
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp import bars
 from cfsp.checks import check_integer
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
-from cfsp.evaluation.local_tasks import Questions, read
+from cfsp.evaluation.local_tasks import Questions, read_questions
 from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import is_causal
+from cfsp.options import hint
 from cfsp.records.record import Metric
 
 PAPERS = {
@@ -42,7 +44,7 @@ PAPERS = {
     "openbookqa": "acc_norm",
     "mmlu": "acc",
 }
-"""What the pruning papers report, as readers of LLM-Pruner's tables found out (its issue 25)."""
+"""Task -> the measure that the pruning papers report (LLM-Pruner's issue 25)."""
 
 MEASURES = ("acc", "acc_norm")
 
@@ -51,12 +53,12 @@ MMLU_TAGS = {f"mmlu_{part}_tasks" for part in ("stem", "other", "social_sciences
 
 @dataclass(frozen=True)
 class ZeroShot(Evaluator):
-    """Accuracy with and without normalisation by length, as the harness defines the tasks.
+    """Accuracy with and without normalisation by length, as the harness defines it.
 
-    tasks: names of the harness's tasks or groups, of which each task has an accuracy.
+    tasks: names of the harness's tasks or groups; every task must have an accuracy.
     files: task -> a local .jsonl (.gz) file with the columns of the task's data set, or split -> file;
         no network is needed then. Prompts, answers and metrics stay the harness's own.
-    shots: examples before each question, for 0 none at all. limit: questions per task; null takes all.
+    shots: examples before each question. limit: questions per task; null takes all.
     """
 
     tasks: Sequence[str]
@@ -75,14 +77,13 @@ class ZeroShot(Evaluator):
         known = manager().task_index
         for task in [*self.tasks, *(self.files or {})]:
             if task not in known:
-                near = difflib.get_close_matches(str(task), list(PAPERS) + list(known), n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
-                    f"zero_shot task {task!r}: lm-eval {version('lm_eval')} has none of that name{hint}"
+                    f"zero_shot task {task!r}: lm-eval {version('lm_eval')} has none of that name"
+                    f"{hint(task, [*PAPERS, *known])}"
                 )
 
         for task in self.tasks:
-            for leaf in leaves(task):
+            for leaf in leaf_tasks(task):
                 if not has_accuracy(leaf):
                     raise ValueError(
                         f"zero_shot task {task!r}: {leaf!r} has neither acc nor acc_norm; expected a task of "
@@ -93,7 +94,7 @@ class ZeroShot(Evaluator):
         return [replace(self, tasks=[task]) for task in self.tasks]
 
     def reads(self) -> list[Text]:
-        """Local files; what the harness loads from the hub itself is not compared with other texts."""
+        """Return the local files; data that the harness loads from the hub is not checked for overlaps."""
         return [Questions(task, path) for task in self.tasks for path in self.splits(task).values()]
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -103,8 +104,8 @@ class ZeroShot(Evaluator):
         for task in self.tasks:
             for split, path in self.splits(task).items():
                 if not Path(path).is_file():
-                    raise FileNotFoundError(f"zero_shot file of {task}: {path} is no file")
-                read(task, Path(path))
+                    raise FileNotFoundError(f"zero_shot file of {task}: {path} is not a file")
+                read_questions(task, Path(path))
                 sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
         return {
             "measure": "zero_shot",
@@ -119,12 +120,12 @@ class ZeroShot(Evaluator):
         }
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
-        """Returns `acc/<task>` and, where the task has it, `acc_norm/<task>`.
+        """Return `acc/<task>` and, if the task has it, `acc_norm/<task>`.
 
-        protocol["papers"] says whether this is the one that the pruning papers report.
+        protocol["papers"] is true for the one that the pruning papers report.
         """
         protocol = self.protocol(model, tokenizer)
-        # The harness sets a pad token where there is none; the model's tokenizer stays as it is.
+        # A copy: the harness adds a missing pad token to the tokenizer.
         wrapped = Shown(
             pretrained=model,
             tokenizer=copy.deepcopy(tokenizer),
@@ -133,7 +134,7 @@ class ZeroShot(Evaluator):
         )
         found = {}
         for task in self.tasks:
-            # It tells no other process its results.
+            # The harness returns results only where LOCAL_RANK is 0.
             with environment_kept(LOCAL_RANK="0"), errors_alone("lm_eval"):
                 outcome = simple_evaluate(
                     model=wrapped,
@@ -141,25 +142,26 @@ class ZeroShot(Evaluator):
                     num_fewshot=self.shots,
                     limit=self.limit,
                     task_manager=manager(),
-                    bootstrap_iters=0,  # it would draw for other metrics too, in a pool of processes
-                    log_samples=True,  # which errors are taken of
+                    bootstrap_iters=0,  # else a pool of processes resamples for unused metrics too
+                    log_samples=True,  # for the standard errors
                 )
-            found |= metrics(task, with_errors(outcome), protocol)
+            assert outcome is not None, "only other processes than the first get none"
+            found |= task_metrics(task, with_errors(outcome), protocol)
         return found
 
     def splits(self, task: str) -> dict[str, str]:
-        """Local files of a task by split; empty if it comes from the hub."""
+        """Return split -> local file of a task; empty if its data comes from the hub."""
         given = (self.files or {}).get(task)
         if given is None:
             return {}
         return {"": given} if isinstance(given, str) else dict(given)
 
     def spec(self, task: str) -> str | dict[str, Any]:
-        """The task as the harness takes it: its name, or that with data of its own."""
+        """Return the task for the harness: its name, or its definition with local data."""
         splits = self.splits(task)
         if not splits:
             return task
-        rows = {split: read(task, Path(path)) for split, path in splits.items()}
+        rows = {split: read_questions(task, Path(path)) for split, path in splits.items()}
         if task != "mmlu":
             return {"group": f"{task}_local", "task": [with_data(task, rows)]}
         members = []
@@ -176,7 +178,7 @@ class ZeroShot(Evaluator):
 
 @contextmanager
 def errors_alone(name: str) -> Iterator[None]:
-    """Let a logger say no more than errors."""
+    """Let a logger report errors only."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -187,7 +189,7 @@ def errors_alone(name: str) -> Iterator[None]:
 
 
 class Shown(HFLM):
-    """The harness's model, whose progress is shown as all progress here is."""
+    """The harness's model, with the progress bar of this package."""
 
     def _loglikelihood_tokens(self, requests: list[Any], disable_tqdm: bool = False, **options: Any) -> Any:
         with bars.task("zero-shot", "answer", len(requests)) as self.shown:
@@ -200,38 +202,38 @@ class Shown(HFLM):
 
 @cache
 def manager() -> TaskManager:
-    """The harness's index of its tasks, which takes seconds to read."""
+    """Return the harness's index of tasks; cached, because reading it takes seconds."""
     return TaskManager()
 
 
-def leaves(task: str) -> list[str]:
-    """The tasks that a name stands for: itself, or all of a group or a tag."""
+def leaf_tasks(task: str) -> list[str]:
+    """Return the tasks that a name stands for: itself, or all of a group or a tag."""
     entry = manager().task_index[task]
-    if entry.kind == Kind.TAG:
+    if task in manager().all_tags:
         return sorted(entry.tags)
-    return members(entry.cfg["task"]) if entry.kind == Kind.GROUP else [task]
+    return members((entry.cfg or {})["task"]) if task in manager().all_groups else [task]
 
 
 def members(given: object) -> list[str]:
-    """The tasks in a group's list, whose items are names or tasks and groups written out."""
+    """Return the tasks in a group's list, whose items are names, or tasks and groups as mappings."""
     if isinstance(given, list):
         return [name for one in given for name in members(one)]
     if isinstance(given, Mapping):
         return members(given["task"])
-    return leaves(given) if given in manager().task_index else []
+    return leaf_tasks(given) if isinstance(given, str) and given in manager().task_index else []
 
 
 def has_accuracy(task: str) -> bool:
-    """Whether a task is measured by what we report."""
+    """Return whether a task has one of `MEASURES`."""
     config = manager().task_index[task].cfg or {}
     measures = config.get("metric_list")
-    if measures is None:  # those that the harness gives it by its kind
+    if measures is None:  # the harness's defaults by kind of output
         return config.get("output_type") in ("multiple_choice", "loglikelihood")
     return any(one["metric"] in MEASURES for one in measures)
 
 
 def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """A registered task, its data set replaced. A split without a name is the one that is evaluated."""
+    """Return a registered task with its data set replaced. A split without a name is evaluated."""
 
     def load(**_: Any) -> dict[str, datasets.Dataset]:
         return {split or "evaluated": datasets.Dataset.from_list(found) for split, found in rows.items()}
@@ -248,12 +250,12 @@ def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, 
     }
     first = next(iter(next(iter(rows.values()))), {})
     if task == "hellaswag" and "query" in first:
-        spec["process_docs"] = None  # the questions are put together already
+        spec["process_docs"] = None  # these questions are preprocessed already
     return spec
 
 
-def with_errors(outcome: dict[str, Any]) -> dict[str, Any]:
-    """The harness's figures with the standard errors of their means, where there are two questions."""
+def with_errors(outcome: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the harness's figures with standard errors of their means, if there are two questions."""
     for leaf, figures in outcome["results"].items():
         samples = [one for one in outcome["samples"].get(leaf, ()) if one["filter"] == "none"]
         for measure in MEASURES:
@@ -263,8 +265,8 @@ def with_errors(outcome: dict[str, Any]) -> dict[str, Any]:
     return outcome
 
 
-def metrics(task: str, outcome: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Metric]:
-    """The harness's figures of one task, or of all questions of a group together."""
+def task_metrics(task: str, outcome: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, Metric]:
+    """Return the harness's figures of one task, or of all questions of a group together."""
     sizes = {leaf: count["effective"] for leaf, count in outcome["n-samples"].items()}
     whole = sum(sizes.values())
     versions = sorted({str(outcome["versions"].get(leaf)) for leaf in sizes})

@@ -1,1 +1,1 @@
-"""Loggers: where a run is followed besides its record."""
+"""Loggers: services and files that follow a run, besides its record."""

@@ -1,4 +1,4 @@
-"""What a logger is, and how a run speaks to several."""
+"""The base class of loggers, and the log that passes a run's values to several."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cfsp.records.record import Metric, Record
 
 @dataclass(frozen=True)
 class Job:
-    """What loggers are told of a run before it begins. group: the sweep that it belongs to, if any."""
+    """What loggers know of a run when it begins. group: the sweep that it belongs to, if any."""
 
     id: str
     config: Mapping[str, Any]
@@ -27,39 +27,38 @@ class Job:
 
 
 class Logger(Checked, ABC):
-    """Follows one run. What a service or a disk does or does not answer never ends the run.
+    """Follows one run. A fault of its service or disk never ends the run.
 
-    faults: what it raises when it can follow no longer; it is then told nothing but the end, which is said on
-        stderr.
+    faults: errors after which it gets no more values, only the end of the run; a warning is printed.
     """
 
     faults: ClassVar[tuple[type[Exception], ...]] = (OSError,)
 
     @abstractmethod
     def open(self, job: Job) -> None:
-        """A run begins."""
+        """Begin to follow a run."""
 
     @abstractmethod
     def log(self, values: Mapping[str, float], step: int | None) -> None:
-        """Numbers by name. step: of the training that they belong to."""
+        """Log numbers by name. step: the training step that they belong to."""
 
     @abstractmethod
     def close(self, record: Record | None) -> None:
-        """The run ended. record: None if it failed."""
+        """Stop: the run has ended. record: None if it failed."""
 
 
 class Log:
-    """One run's loggers, opened together and closed whatever happens."""
+    """One run's loggers: opens them together and closes all of them, even after errors."""
 
     def __init__(self, loggers: Sequence[Logger], job: Job) -> None:
         self.loggers, self.job = loggers, job
         self.opened: list[Logger] = []
-        self.silent: set[int] = set()  # ids of those that can follow no longer
+        self.silent: set[int] = set()  # ids of loggers that had a fault
         self.record: Record | None = None
 
     def __enter__(self) -> Log:
         with ExitStack() as opening:
-            opening.callback(self._close)  # those that are open, if the next one is interrupted
+            opening.callback(self._close)  # the open ones, if opening is interrupted
             for logger in self.loggers:
                 with self._unless_it_faults(logger):
                     logger.open(self.job)
@@ -73,15 +72,15 @@ class Log:
         self._close()
 
     def curve(self, values: Mapping[str, float], step: int) -> None:
-        """Numbers of one step of training."""
+        """Log numbers of one training step."""
         self._log({f"recovery/{name}": value for name, value in values.items()}, step)
 
     def metrics(self, stage: str, found: Mapping[str, Metric]) -> None:
-        """All metrics of the dense or the pruned model."""
+        """Log all metrics of the dense or the pruned model."""
         self._log({f"{stage}/{name}": metric.value for name, metric in found.items()}, None)
 
     def finish(self, record: Record) -> None:
-        """What the run came to."""
+        """Pass the finished run's record to the loggers when they close."""
         self.record = record
 
     def _log(self, values: Mapping[str, float], step: int | None) -> None:
@@ -91,7 +90,7 @@ class Log:
                     logger.log(values, step)
 
     def _close(self) -> None:
-        with ExitStack() as closing:  # each, whatever another one raises, and whatever it raised before
+        with ExitStack() as closing:  # closes each, even if another one raises
             for logger in reversed(self.opened):
                 closing.callback(self._close_one, logger)
 
@@ -101,12 +100,13 @@ class Log:
 
     @contextmanager
     def _unless_it_faults(self, logger: Logger) -> Iterator[None]:
-        """Go on without a logger that can follow no longer."""
+        """Catch a logger's fault: warn once and give it no more values."""
         try:
             yield
         except logger.faults as error:
             if id(logger) not in self.silent:
                 print(
-                    f"cfsp: {type(logger).__name__} follows this run no longer ({error!r})", file=sys.stderr
+                    f"cfsp: {type(logger).__name__} stops following this run, which goes on ({error!r})",
+                    file=sys.stderr,
                 )
                 self.silent.add(id(logger))

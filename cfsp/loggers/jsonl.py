@@ -32,5 +32,6 @@ class Jsonl(Logger):
         self.write(event="end", finished=record is not None)
 
     def write(self, **event: Any) -> None:
+        assert self.path is not None, "`open` comes first"
         with writing(self.path), self.path.open("a") as file:
             file.write(json.dumps({"time": now(), **event}) + "\n")

@@ -12,6 +12,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import wandb
+from wandb.errors import Error
+
+# No public name: its own process, which went away, is told of by these and by no class of `wandb.errors`.
 from wandb.sdk.mailbox import HandleAbandonedError, MailboxClosedError
 
 from cfsp.checks import check_choice
@@ -23,19 +26,20 @@ MODES = ("auto", "online", "offline", "disabled")
 
 @dataclass
 class Wandb(Logger):
-    """One W&B run per record, its id the record's; the sweep is its group.
+    """One W&B run per record, with the record's id; its group is the sweep.
 
-    mode: "auto" is WANDB_MODE if that is set, else online where there is a key and offline where there
-        is none. Offline runs lie in `<results>/wandb`; `wandb sync` sends them.
-    artifact: send the record as an artifact too.
+    mode: "auto" is WANDB_MODE if set, else online with an API key and offline without one. Offline runs
+        are stored in `<results>/wandb`; `wandb sync` uploads them.
+    artifact: upload the record as an artifact too.
 
-    A service that cannot be reached makes the run an offline one, which is said on stderr. One that stops
-    answering later costs `timeout` seconds at the end; what it has not got then stays in `<results>/wandb`.
+    If the service cannot be reached, the run is stored offline, with a warning on stderr. If it stops
+    answering later, the run waits `timeout` seconds at its end; data that is not uploaded by then stays in
+    `<results>/wandb`.
     """
 
     faults: ClassVar[tuple[type[Exception], ...]] = (
         OSError,
-        wandb.errors.Error,
+        Error,
         HandleAbandonedError,
         MailboxClosedError,
     )
@@ -63,8 +67,8 @@ class Wandb(Logger):
             self.run = self.start("offline", self.free_id())
 
     def free_id(self) -> str:
-        """The id for a second try. W&B's own process holds the first id until it ends, with all its runs."""
-        if wandb.setup().most_recent_active_run is not None:  # the caller's
+        """Return an id for the second try: W&B's own process holds the first one until it ends."""
+        if wandb.setup().most_recent_active_run is not None:  # a run of the caller uses the process
             return f"{self.job.id}-offline"
         with suppress(*self.faults):  # its process may be gone
             wandb.teardown()
@@ -83,13 +87,13 @@ class Wandb(Logger):
             config=dict(job.config),
             notes=job.command,
             dir=str(job.results.absolute()),  # W&B's own process may have begun in another folder
-            mode=mode,
+            mode=mode,  # pyright: ignore[reportArgumentType]  # W&B says what WANDB_MODE may be
             reinit="create_new",  # beside a run that the caller may have
             settings=wandb.Settings(
                 silent=True,
                 console="off",
                 init_timeout=self.timeout,
-                finish_timeout=self.timeout,  # else a network that went away keeps the run from ending
+                finish_timeout=self.timeout,  # else a lost network keeps the run from ending
                 finish_timeout_raises=True,
             ),
         )
@@ -104,18 +108,20 @@ class Wandb(Logger):
         try:
             if record is not None:
                 self.tell(record)
-        finally:  # else W&B ends the run with the process, as one that went well
+        finally:  # else W&B ends the run with the process, as a successful one
             self.run.finish(exit_code=0 if record else 1)
 
     def tell(self, record: Record) -> None:
-        """Everything that the record says, as summary, tables and a chart."""
-        rows = [
+        """Log the record as summary, tables and a chart."""
+        rows: list[Any] = [
             [stage, name, metric.value, metric.stderr, metric.n, json.dumps(asdict(metric)["protocol"])]
             for stage, found in record.metrics.items()
             for name, metric in found.items()
         ]
         metrics = wandb.Table(["model", "metric", "value", "stderr", "n", "protocol"], data=rows)
-        shares = [[site, units, kept, kept / units] for site, (units, kept) in record.widths.items()]
+        shares: list[Any] = [
+            [site, units, kept, kept / units] for site, (units, kept) in record.widths.items()
+        ]
         widths = wandb.Table(["site", "units", "kept", "share"], data=shares)
         chart = wandb.plot.bar(widths, "site", "share", title="kept")
         self.run.log({"metrics": metrics, "widths": widths, "kept": chart})
@@ -130,7 +136,7 @@ class Wandb(Logger):
 
 
 def default_mode() -> str:
-    """Online where there is a key."""
+    """Return "online" if there is an API key, else "offline"."""
     if os.environ.get("WANDB_API_KEY"):
         return "online"
     host = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai").split("://")[-1].strip("/")

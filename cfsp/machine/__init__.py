@@ -1,1 +1,1 @@
-"""This machine and this process: versions, memory, what a run shares with the program that called it."""
+"""This machine and this process: versions, memory, and the global state that a run shares with its caller."""

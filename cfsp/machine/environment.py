@@ -1,4 +1,4 @@
-"""Environment."""
+"""Environment: versions, device and git commit of a run, and which of several processes this is."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = Path(__file__).parent.parent
 """The folder of this package."""
@@ -21,7 +22,7 @@ PACKAGES = tuple(
 
 
 def is_main() -> bool:
-    """Whether this is the process of several (torchrun, accelerate launch) that writes and speaks."""
+    """Return whether this process writes files and prints: rank 0 of torchrun or accelerate launch."""
     return int(os.environ.get("RANK", "0")) == 0
 
 
@@ -30,7 +31,7 @@ def now() -> str:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit of the checkout that this code runs from, and whether cfsp/ or conf/ differ; else None."""
+    """Return the checkout's commit and whether cfsp/ or conf/ differ from it; None without a checkout."""
 
     def git(*command: str) -> str:
         folder = PACKAGE
@@ -38,9 +39,9 @@ def git_state() -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
-        if not git("ls-files", "__init__.py"):  # an installed package inside some other tree
+        if not git("ls-files", "__init__.py"):  # an installed package inside another repository
             return None
-        # Code and configs, untracked ones too; the records of a sweep are changes that do not count.
+        # Only code and configs, untracked ones too: a sweep's records must not make it dirty.
         changes = git("status", "--porcelain", "--", ":/cfsp", ":/conf")
         return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.CalledProcessError):
@@ -48,7 +49,9 @@ def git_state() -> dict[str, Any] | None:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Versions, machine and threads."""
+    """Return versions of packages, the system, the device and the number of threads."""
+    import torch  # here, so that `cfsp --help` needs none: it imports this module for `PACKAGE`
+
     versions = {}
     for package in PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Memory."""
+"""Memory: RAM of this machine, and what this process uses of it and of the GPU."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def physical_memory() -> float:
-    """Bytes of RAM; infinite where the system does not tell."""
+    """Return the bytes of RAM; infinity if the system does not report them."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf
@@ -20,15 +20,15 @@ def physical_memory() -> float:
 
 
 def reset_peak(device: str) -> None:
-    """Begin a new measurement of `peak_bytes`, where the system lets a process do so."""
+    """Start a new measurement of `peak_bytes`, if the system allows it."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):  # no Linux, or not allowed: the peak is then that of the whole process
+    with suppress(OSError):  # not Linux, or not allowed: the peak then covers the whole process
         Path("/proc/self/clear_refs").write_text("5")
 
 
 def resident_bytes() -> int:
-    """Memory of this process that is in RAM now; 0 where the system does not tell."""
+    """Return the bytes of this process that are in RAM now; 0 if the system does not report them."""
     status = Path("/proc/self/status")
     if not status.is_file():
         return 0
@@ -37,7 +37,7 @@ def resident_bytes() -> int:
 
 
 def peak_bytes(device: torch.device) -> dict[str, int]:
-    """Peak memory since `reset_peak`: resident, and allocated on the GPU if there is one."""
+    """Return the peak memory since `reset_peak`: resident, and allocated on the GPU if there is one."""
     if Path("/proc/self/status").is_file():
         lines = Path("/proc/self/status").read_text().splitlines()
         peak = {"host": next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))}

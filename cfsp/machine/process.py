@@ -1,4 +1,4 @@
-"""Process: what a run shares with the program that called it, and leaves as it was."""
+"""Process: save and restore the global state that a run shares with its caller."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_b
 from transformers.utils import logging
 
 GLOBAL_SIZES = getLogger("transformers.integrations.heterogeneity.configuration_utils")
-"""Warns of every global size that is read."""
+"""The logger that warns when a global size is read."""
 
 REPORTS = getLogger("transformers.modeling_utils")
-"""Warns of every weight that a checkpoint lacks."""
+"""The logger that reports the weights that a checkpoint lacks."""
 
 SHARED = (AcceleratorState, GradientState, PartialState)
-"""What accelerate keeps for the process. transformers' Trainer empties it and fills it again."""
+"""Global state of accelerate. transformers' Trainer clears it and fills it again."""
 
 ATTRIBUTES = (
     (sys, "excepthook"),
@@ -37,9 +37,9 @@ ATTRIBUTES = (
 
 @contextmanager
 def left_as_found() -> Iterator[None]:
-    """Give back generators of random numbers, settings, warnings and the environment when the block ends.
+    """Restore random generators, settings, warnings and the environment when the block ends.
 
-    Peaks of memory cannot be given back: a run begins a new measurement of them.
+    Peaks of memory cannot be restored: a run resets them.
     """
     random_states = generators()
     with environment_kept(), warnings.catch_warnings(), settings_kept(), quiet():
@@ -52,7 +52,7 @@ def left_as_found() -> Iterator[None]:
 
 @contextmanager
 def environment_kept(**changes: str) -> Iterator[None]:
-    """Set variables of the environment for the block; after it all are as they were before."""
+    """Set environment variables for the block, then restore the whole environment."""
     held = dict(os.environ)
     os.environ.update(changes)
     try:
@@ -63,20 +63,20 @@ def environment_kept(**changes: str) -> Iterator[None]:
 
 
 def generators() -> list[tuple[Callable[[Any], None], Any]]:
-    """What gives each generator its state back, and the state."""
+    """Return, for each random generator, the function that restores its state and the state."""
     states = [
         (random.setstate, random.getstate()),
         (np.random.set_state, np.random.get_state()),
         (torch.set_rng_state, torch.get_rng_state()),
     ]
-    if torch.cuda.is_initialized():  # asking would initialise it, and the caller could no longer fork
+    if torch.cuda.is_initialized():  # reading it would initialise CUDA, and the caller could no longer fork
         states.append((torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
     return states
 
 
 @contextmanager
 def settings_kept() -> Iterator[None]:
-    """Give back torch's and accelerate's settings, and the hooks of the interpreter."""
+    """Restore settings of torch and accelerate, and the interpreter's hooks, when the block ends."""
     held = [(owner, name, getattr(owner, name)) for owner, name in ATTRIBUTES]
     mode, device = torch.get_deterministic_debug_mode(), current_gpu()
     shared = [dict(kind._shared_state) for kind in SHARED]
@@ -99,9 +99,9 @@ def current_gpu() -> int | None:
 
 
 class Expected(Filter):
-    """Drops what transformers says of reading a global size beside `per_layer_config`.
+    """Drops the warning of transformers about reading a global size beside `per_layer_config`.
 
-    Its own checks of a config read every attribute; our models take each block's sizes from that block.
+    Its own checks of a config read every attribute; our models read each block's sizes from that block.
     """
 
     def filter(self, record: LogRecord) -> bool:
@@ -113,15 +113,15 @@ def is_no_report(record: LogRecord) -> bool:
 
 
 @contextmanager
-def quiet(told: bool = False) -> Iterator[None]:
-    """Load and save without alarming words, and without bars where nobody watches a terminal.
+def quiet(reports: bool = True) -> Iterator[None]:
+    """Hide expected warnings of loading and saving, and, outside a terminal, progress bars.
 
-    The caller's settings of both are as they were afterwards. told: the caller tells itself which weights a
-        checkpoint lacks.
+    Both settings are restored when the block ends. reports: show transformers' reports of weights that a
+        checkpoint lacks; False: the caller reports them.
     """
     expected = Expected()
     GLOBAL_SIZES.addFilter(expected)
-    if told:
+    if not reports:
         REPORTS.addFilter(is_no_report)
     shown, hidden_by_hub = logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     if not sys.stderr.isatty():

@@ -1,4 +1,4 @@
-"""Blocks."""
+"""Blocks: where a model keeps them, which kinds of sites they have, and what input the model takes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cfsp.model.unsupported import why_unsupported
 
 
 def places_of(model: PreTrainedModel) -> dict[str, Place]:
-    """The kinds of sites in a block of this model, by its family and its config."""
+    """Return the kinds of sites in a block of this model, by its family and its config."""
     return {
         kind: place
         for kind, place in layout_of(model).places.items()
@@ -18,7 +18,7 @@ def places_of(model: PreTrainedModel) -> dict[str, Place]:
 
 
 def count_paths(place: Place) -> dict[tuple[str, str], str]:
-    """(module, attribute) -> what it counts: "self_attn.config.x" is x of the module's config."""
+    """Return (module, attribute) -> what it counts. "self_attn.config.x" is x of the module's config."""
     paths = {}
     for path, what in place.counts.items():
         module, _, attribute = path.replace(".config.", ".config:").rpartition(".")
@@ -27,7 +27,7 @@ def count_paths(place: Place) -> dict[tuple[str, str], str]:
 
 
 def layout_of(model: PreTrainedModel) -> Layout:
-    """The layout of the model's family. Raises ValueError that names the known ones."""
+    """Return the layout of the model's family. Raises ValueError, with the known families, if it has none."""
     model_type = model.config.model_type
     if model_type not in LAYOUTS:
         check_family(model.config)
@@ -46,27 +46,27 @@ def check_family(config: PreTrainedConfig) -> None:
 
 
 def block_modules(model: PreTrainedModel) -> list[str]:
-    """Paths of the model's blocks, in order."""
+    """Return the paths of the model's blocks, in order."""
     path = layout_of(model).blocks
     if model.base_model is not model:
         path = f"{model.base_model_prefix}.{path}"
-    return [f"{path}.{index}" for index in range(len(model.get_submodule(path)))]
+    return [f"{path}.{index}" for index in range(len([*model.get_submodule(path).children()]))]
 
 
 def max_positions(model: PreTrainedModel) -> int | None:
-    """The longest input that the model takes, in tokens; None if it has no limit of its own."""
+    """Return the longest input that the model takes, in tokens; None if it has no limit."""
     positions = getattr(model.config, "max_position_embeddings", None)
     return None if positions is None else positions - layout_of(model).reserved_positions
 
 
 def is_causal(model: PreTrainedModel) -> bool:
-    """Whether a token sees only those before it and the model has a head that predicts the next."""
+    """Return whether a token sees only earlier tokens and the model's head predicts the next one."""
     causal = layout_of(model).causal or getattr(model.config, "is_decoder", False)
     return causal and model.can_generate()
 
 
 def check_positions(model: PreTrainedModel, tokens: int, what: str) -> None:
-    """Raise ValueError if an input of so many tokens is longer than the model's positions."""
+    """Raise ValueError if an input of `tokens` tokens exceeds the model's positions."""
     limit = max_positions(model)
     if limit is not None and tokens > limit:
         raise ValueError(f"{what}={tokens}: the model has {limit} positions; expected at most {limit}")

@@ -1,6 +1,6 @@
 """Layouts: where each model family keeps its MLP neurons and its attention heads.
 
-A family is a few rows of names. A letter stands for what one unit has on an axis:
+A family is a few rows of names. A letter stands for the places of one unit on an axis:
 `n` one MLP neuron; `q` the query channels of one key/value group; `k`, `v` its key and value
 channels. ("q", "k", "v") are three runs after each other (GPT-2's fused c_attn), ("qkv",) is one
 run in which every head's query, key and value lie together (GPT-NeoX).
@@ -16,11 +16,11 @@ from dataclasses import dataclass, field, replace
 class Place:
     """One kind of site within a block. Module paths are relative to the block.
 
-    counts: attribute path -> what it counts: "width" (neurons), "heads" (query heads), "groups" of
-        key and value, "heads_per_group", or "channels" (of all query heads). "module.config.x" is
-        the config as the module sees it.
-    whole: the module that goes as a whole with the last unit; None: that cannot be.
-    unless: a flag of the config under which units cannot go singly, so that there is no such site.
+    counts: attribute path -> what it counts: "width" (neurons), "heads" (query heads), "groups"
+        (key/value groups), "heads_per_group", or "channels" (of all query heads). "module.config.x" is
+        attribute x of the config as the module sees it.
+    whole: the module that is removed with the last unit; None: an attention cannot lose its last unit.
+    unless: a flag of the config; if it is set, single units cannot go and the site does not exist.
     """
 
     producers: Mapping[str, tuple[str, ...]]
@@ -34,9 +34,9 @@ class Place:
 class Layout:
     """Where a family keeps its blocks (relative to the base model) and the sites in a block.
 
-    names: what the config calls the sizes of a block.
-    norms: in a block, what reads the residual stream. Together with `embeddings` and `last_norm`
-        they say where the residual width lies, if it can be cut.
+    names: size of a block -> its name in the config.
+    norms: norms of a block that read the residual stream; empty if its width cannot be cut.
+    embeddings, last_norm: modules outside the blocks that have the residual width.
     """
 
     blocks: str
@@ -69,9 +69,9 @@ LLAMA = Layout(
     norms=("input_layernorm", "post_attention_layernorm"),
     embeddings=("embed_tokens",),
 )
-# Gemma scales its embeddings by the root of the config's residual width, which must stay as it is.
+# Gemma scales its embeddings by the square root of the config's residual width, so it must not change.
 GEMMA = replace(LLAMA, norms=(), embeddings=())
-# Its norm of the queries runs over all heads together, so the other heads change with one that goes.
+# OLMo 2 normalises the queries of all heads together, so removing a head would change the others.
 OLMO2 = Layout(blocks="layers", places={"mlp": GATED_MLP})
 STABLELM = Layout(
     blocks="layers",
@@ -82,11 +82,13 @@ STABLELM = Layout(
             consumer="self_attn.o_proj",
             counts={"self_attn.num_heads": "heads", "self_attn.num_key_value_heads": "groups", **GROUPED},
             whole="self_attn",
-            unless="qk_layernorm",  # a norm per head, kept in a list by the head's number
+            unless="qk_layernorm",  # one norm per head, in a list by the head's index
         ),
     },
 )
-STARCODER2 = replace(LLAMA, places=LLAMA.places | {"mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj")})
+STARCODER2 = replace(
+    LLAMA, places={**LLAMA.places, "mlp": Place({"mlp.c_fc": ("n",)}, consumer="mlp.c_proj")}
+)
 PHI = Layout(
     blocks="layers",
     places={
@@ -113,7 +115,7 @@ PHI3 = replace(
         ),
     },
 )
-# Their heads differ by a slope (ALiBi) that follows from the head's number, and cannot go singly.
+# A head's ALiBi slope follows from its index, so single heads cannot go.
 BLOOM = Layout(
     blocks="h",
     places={"mlp": Place({"mlp.dense_h_to_4h": ("n",)}, consumer="mlp.dense_4h_to_h")},

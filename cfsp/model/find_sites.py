@@ -1,8 +1,9 @@
-"""Finding: the sites of a model, read off its weights."""
+"""Finding sites: list the sites of a model from its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +12,10 @@ from transformers.pytorch_utils import Conv1D
 
 from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
 from cfsp.model.sites import Count, Member, Site
+from cfsp.model.weights import bias_of, weight_of
 
-HEAD_KINDS = ("attention", "query_heads")
+PLACE_OF_KIND = {"mlp": "mlp", "attention": "attention", "query_heads": "attention"}
+"""Kind of a site in a block -> the name of its place in a layout."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 HOMES = (
@@ -21,17 +24,17 @@ HOMES = (
     "transformers.pytorch_utils",
     "cfsp.model.modeling_pruned",
 )
-"""Where the classes come from that a model is made of, besides the file that defines the model."""
+"""Modules that may define a model's layers, besides the module that defines the model."""
 
 
 def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[Site]:
-    """List the sites of these kinds, block by block, then those that belong to no single block.
+    """Return the sites of these kinds, block by block, then those that belong to no single block.
 
-    Sizes are read off the weights, so a model that was cut before is described as it is now.
+    Sizes are read from the weights, so a pruned model has its present sizes.
 
     Raises:
-        ValueError: the model's type has no layout, a kind is not one that it has, or a layer is
-            not of the class or the dtype that transformers gives it.
+        ValueError: the model's type has no layout or lacks a kind, or a layer is not of the class
+            or the dtype that transformers gives it.
     """
     check_modules(model)
     known = site_kinds(model)
@@ -47,7 +50,7 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
         make_site(model, kind, block, path)
         for block, path in enumerate(block_modules(model))
         for kind in kinds
-        if kind in ("mlp", *HEAD_KINDS) and not is_skipped(model, kind, path)
+        if kind in PLACE_OF_KIND and not is_skipped(model, kind, path)
     ]
     if "block" in kinds:
         sites.append(block_site(model))
@@ -57,7 +60,7 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
 
 
 def check_modules(model: nn.Module) -> None:
-    """Raise ValueError if a layer was wrapped, replaced or quantised: its weight is not all that it is."""
+    """Raise ValueError if a layer was wrapped, replaced or quantised, so that its weight cannot be cut."""
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"a {type(model).__name__} cannot be pruned; expected a model of transformers (adapters of peft: "
@@ -77,7 +80,7 @@ def check_modules(model: nn.Module) -> None:
 
 
 def linear_paths(model: PreTrainedModel) -> Iterator[str]:
-    """Paths of the linear layers that lie at sites and have something left."""
+    """Yield the paths of the linear layers at sites, except those of removed attentions."""
     for path in block_modules(model):
         for kind, place in places_of(model).items():
             if not (kind == "attention" and is_skipped(model, kind, path)):
@@ -85,7 +88,7 @@ def linear_paths(model: PreTrainedModel) -> Iterator[str]:
 
 
 def is_plain(module: nn.Module, homes: tuple[str, ...]) -> bool:
-    """Whether a layer computes with nothing but a weight in floats and a bias. homes: of its class."""
+    """Return whether a layer has only a floating-point weight and a bias. homes: where its class may be."""
     if not isinstance(module, nn.Linear | Conv1D | nn.Embedding):
         return False
     known, weight = type(module).__module__.startswith(homes), module.weight
@@ -93,17 +96,18 @@ def is_plain(module: nn.Module, homes: tuple[str, ...]) -> bool:
 
 
 def site_kinds(model: PreTrainedModel) -> list[str]:
-    """The kinds of sites that this model has, by its family and its config.
+    """Return the kinds of sites that this model has, by its family and its config.
 
-    mlp: neurons. attention: heads, or key/value groups with theirs. query_heads: heads, as many of
-    each group. block: whole blocks. hidden: channels of the residual stream.
+    mlp: neurons. attention: heads, or key/value groups with their query heads. query_heads: query heads,
+    the same number in each group. block: whole blocks. hidden: channels of the residual stream.
     """
     layout, config = layout_of(model), model.config
     kinds = [*places_of(model)]
     shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if "attention" in kinds and shared < config.num_attention_heads:
         kinds.append("query_heads")
-    if not getattr(config, "scale_attn_by_inverse_layer_idx", False):  # GPT-2: a block's number matters
+    # All blocks (and all channels) are units of one site, so allocators and plans need no special case.
+    if not getattr(config, "scale_attn_by_inverse_layer_idx", False):  # GPT-2 may scale by the block's index
         kinds.append("block")
     if layout.norms:
         kinds.append("hidden")
@@ -111,44 +115,22 @@ def site_kinds(model: PreTrainedModel) -> list[str]:
 
 
 def head_channels(config: PreTrainedConfig) -> int:
-    """Channels of one head."""
+    """Return the number of channels of one head."""
     return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
 
 def is_skipped(model: PreTrainedModel, kind: str, path: str) -> bool:
-    """Whether a block was cut before and has nothing of this kind left."""
-    consumer = places_of(model)["mlp" if kind == "mlp" else "attention"].consumer
+    """Return whether an earlier cut left no units of this kind in a block."""
+    consumer = places_of(model)[PLACE_OF_KIND[kind]].consumer
     return axis_length(model, f"{path}.{consumer}", output=False) == 0
 
 
 def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
-    """Read one site's members and unit count off the modules of one block."""
-    place = places_of(model)["mlp" if kind == "mlp" else "attention"]
-    spans, groups = {"n": 1}, 1
-    counted = {"width"}
-    if kind in HEAD_KINDS:
-        head_dim = head_channels(model.config)
-        heads = axis_length(model, f"{path}.{place.consumer}", output=False) // head_dim
-        rows = sum(axis_length(model, f"{path}.{name}", output=True) for name in place.producers)
-        shared, rest = divmod(rows - heads * head_dim, 2 * head_dim)  # as many keys as values
-        if rest:
-            raise ValueError(f"{path}: {rows} rows are no multiple of the {head_dim} channels of a head")
-        groups = shared if kind == "query_heads" else 1
-        spans = {"q": head_dim if kind == "query_heads" else heads // shared * head_dim}
-        spans |= {"k": head_dim, "v": head_dim}
-        counted = {"heads", "channels", "heads_per_group" if kind == "query_heads" else "groups"}
-
-    def axis_members(name: str, runs: tuple[str, ...], output: bool) -> Iterator[Member]:
-        module, offset = model.get_submodule(name), 0
-        run_spans = [sum(spans[letter] for letter in run) for run in runs]
-        for run, span in zip(runs, run_spans, strict=True):
-            has_bias = output and getattr(module, "bias", None) is not None
-            if kind != "query_heads" or run == "q":
-                yield Member(name, axis(module, output), span, offset, has_bias)
-            offset += span * units
-
-    letter = "n" if kind == "mlp" else "q"
-    units = axis_length(model, f"{path}.{place.consumer}", output=False) // spans[letter]
+    """Make one site of a block. Its members and number of units are read from the block's modules."""
+    place = places_of(model)[PLACE_OF_KIND[kind]]
+    consumer, unit = f"{path}.{place.consumer}", unit_of(model, kind, path)
+    span, dim = unit.spans[unit.own], axis(model.get_submodule(consumer), output=False)
+    units = axis_length(model, consumer, output=False) // span
     return Site(
         name=f"{path}.{kind}",
         kind=kind,
@@ -158,27 +140,71 @@ def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
         producers=tuple(
             member
             for name, runs in place.producers.items()
-            for member in axis_members(f"{path}.{name}", runs, output=True)
+            for member in axis_members(model, f"{path}.{name}", runs, unit, units)
         ),
-        consumers=tuple(axis_members(f"{path}.{place.consumer}", (letter,), output=False)),
+        consumers=(Member(consumer, dim, span),),
         counts=tuple(
             Count(f"{path}.{module}", attribute)
             for (module, attribute), what in count_paths(place).items()
-            if what in counted
+            if what in unit.counted
         ),
-        groups=groups,
+        groups=unit.groups,
         whole=f"{path}.{place.whole}" if place.whole else None,
     )
 
 
+@dataclass(frozen=True)
+class Unit:
+    """The parts of one unit of a site, in the letters of `cfsp.model.families`.
+
+    own: the letter of its channels at the consumer's input. spans: letter -> number of places on an axis;
+    places of other letters are not removed with the unit.
+    counted: the counts of a layout that shrink with it. groups: see `Site`.
+    """
+
+    own: str
+    spans: Mapping[str, int]
+    counted: frozenset[str]
+    groups: int = 1
+
+
+def unit_of(model: PreTrainedModel, kind: str, path: str) -> Unit:
+    """Return the parts of one neuron, key/value group or query head of a block."""
+    if PLACE_OF_KIND[kind] == "mlp":
+        return Unit("n", {"n": 1}, frozenset({"width"}))
+    place, head_dim = places_of(model)["attention"], head_channels(model.config)
+    heads = axis_length(model, f"{path}.{place.consumer}", output=False) // head_dim
+    rows = sum(axis_length(model, f"{path}.{name}", output=True) for name in place.producers)
+    shared, rest = divmod(rows - heads * head_dim, 2 * head_dim)  # as many keys as values
+    if rest:
+        raise ValueError(f"{path}: {rows} rows are no multiple of the {head_dim} channels of a head")
+    if kind == "query_heads":
+        return Unit("q", {"q": head_dim}, frozenset({"heads", "channels", "heads_per_group"}), shared)
+    spans = {"q": heads // shared * head_dim, "k": head_dim, "v": head_dim}
+    return Unit("q", spans, frozenset({"heads", "channels", "groups"}))
+
+
+def axis_members(
+    model: PreTrainedModel, name: str, runs: Sequence[str], unit: Unit, units: int
+) -> Iterator[Member]:
+    """Yield a member for each of a producer's runs that belong to the units. Other runs come last."""
+    module, offset = model.get_submodule(name), 0
+    dim, has_bias = axis(module, output=True), bias_of(module) is not None
+    for run in runs:
+        if unit.spans.keys() >= {*run}:
+            span = sum(unit.spans[letter] for letter in run)
+            yield Member(name, dim, span, offset, has_bias)
+            offset += span * units
+
+
 def block_site(model: PreTrainedModel) -> Site:
-    """The site whose units are the model's blocks."""
+    """Make the site whose units are the model's blocks."""
     blocks = block_modules(model)
     return Site(f"{blocks[0].rsplit('.', 1)[0]}.block", "block", len(blocks), blocks=tuple(blocks))
 
 
 def hidden_site(model: PreTrainedModel) -> Site:
-    """The site whose units are the channels of the residual stream."""
+    """Make the site whose units are the channels of the residual stream."""
     layout = layout_of(model)
     base = "" if model.base_model is model else f"{model.base_model_prefix}."
     norms = [f"{path}.{norm}" for path in block_modules(model) for norm in layout.norms]
@@ -193,25 +219,25 @@ def hidden_site(model: PreTrainedModel) -> Site:
                 readers.append(Member(f"{path}.{name}", axis(module, output=False)))
             name = f"{path}.{place.consumer}"
             module = model.get_submodule(name)
-            writers.append(Member(name, axis(module, output=True), bias=module.bias is not None))
+            writers.append(Member(name, axis(module, output=True), bias=bias_of(module) is not None))
     for name in norms:
-        bias = getattr(model.get_submodule(name), "bias", None) is not None
+        bias = bias_of(model.get_submodule(name)) is not None
         readers.append(Member(name, 0, bias=bias))
     head = model.get_output_embeddings()
     if head is not None:
         name = next(name for name, module in model.named_modules() if module is head)
         readers.append(Member(name, 1))
-    units = model.get_submodule(norms[0]).weight.shape[0]
+    units = weight_of(model.get_submodule(norms[0])).shape[0]
     return Site(
         f"{base}hidden", "hidden", units, None, (), tuple(writers), tuple(readers), norms=tuple(norms)
     )
 
 
 def axis(module: nn.Module, output: bool) -> int:
-    """The dimension of a weight that runs over outputs (or inputs): GPT-2's Conv1D is transposed."""
+    """Return the dimension of a weight that runs over outputs (or inputs). Conv1D (GPT-2) is transposed."""
     return int(isinstance(module, Conv1D)) if output else int(not isinstance(module, Conv1D))
 
 
 def axis_length(model: PreTrainedModel, name: str, output: bool) -> int:
     module = model.get_submodule(name)
-    return module.weight.shape[axis(module, output)]
+    return weight_of(module).shape[axis(module, output)]

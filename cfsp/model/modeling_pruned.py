@@ -1,16 +1,16 @@
-"""Pruned models: the parts and shapes that the stock classes of transformers lack.
+"""Pruned models: the modules and shapes that the stock classes of transformers lack.
 
-This file travels with every checkpoint whose blocks differ, as its remote code, so it needs torch
-and transformers alone. The sizes of every block are in the config's own `per_layer_config`; what
-they are the sizes of stands under its key `pruned`:
+Every checkpoint whose blocks differ contains this file as its remote code, so it imports only torch
+and transformers. The config's `per_layer_config` holds the sizes of every block. The config's key
+`pruned` says what has these sizes:
 
     blocks      path of the list of blocks
-    names       width, heads, groups -> what the family's config calls them
+    names       width, heads, groups -> their names in the family's config
     head_dim    channels of one head
-    linears     path in a block -> what its outputs and its inputs are: runs of n, q, k, v, or null
+    linears     path in a block -> [outputs, inputs], each a text of the runs n, q, k, v, or null
     counts      [path in a block, attribute, width, heads, groups, heads_per_group or channels]
-    attention   path in a block of the module that goes as a whole with the last head
-    biases      paths of the modules that pruning gave a bias
+    attention   path in a block of the module that is removed with the last head
+    biases      paths of the modules to which pruning added a bias
 """
 
 from torch import nn
@@ -18,38 +18,38 @@ from transformers.pytorch_utils import Conv1D
 
 
 class Constant(nn.Linear):
-    """What is left of a linear layer without inputs: its bias, or nothing but zeros.
+    """What is left of a linear layer without inputs. It returns its bias, or zeros.
 
-    Its weight of no elements stays, so that a class that expects a whole one refuses to load it.
+    It keeps an empty weight, so that a class that expects the full weight refuses to load it.
     """
 
     def __init__(self, linear):
-        nn.Module.__init__(self)  # that of Linear would warn that there is nothing to initialise
+        nn.Module.__init__(self)  # Linear's would warn about its empty weight
         self.in_features, self.out_features = 0, linear_sizes(linear)[0]
         empty = linear.weight.new_empty(self.out_features, 0)
         self.weight = nn.Parameter(empty, requires_grad=linear.weight.requires_grad)
         self.bias = linear.bias
 
-    def forward(self, states):
+    def forward(self, input):
         """[..., anything] -> [..., outputs]"""
-        constant = states.new_zeros(self.out_features) if self.bias is None else self.bias
-        return constant.expand(*states.shape[:-1], -1)
+        constant = input.new_zeros(self.out_features) if self.bias is None else self.bias
+        return constant.expand(*input.shape[:-1], -1)
 
 
 class SkippedAttention(nn.Module):
     """What is left of an attention without heads: the bias of its output layer.
 
-    Its cache holds one zero per token, because transformers takes the length of the text so far
-    from the first block's cache.
+    Its cache holds one zero per token, because transformers reads the number of past tokens from
+    the first block's cache.
     """
 
     def __init__(self, name, output, layer_idx):
-        nn.Module.__init__(self)  # not that of the attention that `skipped` adds
+        nn.Module.__init__(self)  # not that of the attention class that `skipped` adds
         self.output_name, self.layer_idx = name, layer_idx
         self.add_module(name, output)
 
     def forward(self, hidden_states, *args, past_key_values=None, **kwargs):
-        """[batch, tokens, hidden] -> the same shape, and the weights of no head [batch, 0, tokens, seen]"""
+        """[batch, tokens, hidden] -> the same shape, and empty attention weights [batch, 0, tokens, seen]"""
         batch, tokens = hidden_states.shape[:2]
         seen = tokens
         if past_key_values is not None:
@@ -63,25 +63,25 @@ class SkippedAttention(nn.Module):
 
 
 def skipped(attention):
-    """An empty `SkippedAttention` of the attention's class too, by which transformers collects weights."""
+    """Make a `SkippedAttention` that is also an `attention`: transformers collects weights by class."""
     kind = type("SkippedAttention", (SkippedAttention, attention), {})
     return kind.__new__(kind)
 
 
 class LayerConfig:
-    """The model's config with a few attributes of one block's own."""
+    """The model's config with some attributes replaced for one module."""
 
     def __init__(self, config, **own):
         self.__dict__.update(own, _shared=config)
 
     def __getattr__(self, name):
-        if name.startswith("__") or name == "_shared":  # asked by copy and pickle before there is one
+        if name.startswith("__") or name == "_shared":  # copy and pickle ask before it is set
             raise AttributeError(name)
         return getattr(self._shared, name)
 
 
 def set_count(module, attribute, value):
-    """Set an attribute; one of the config's ("config.x") for this module alone."""
+    """Set an attribute of a module. "config.x" sets x of the config for this module only."""
     if attribute.startswith("config."):
         if not isinstance(module.config, LayerConfig):
             module.config = LayerConfig(module.config)
@@ -89,21 +89,21 @@ def set_count(module, attribute, value):
     setattr(module, attribute, value)
 
 
-def get_count(module, attribute):
-    """What `set_count` sets."""
+def get_count(module, attribute) -> int:
+    """Return an attribute that `set_count` sets."""
     for name in attribute.split("."):
         module = getattr(module, name)
     return module
 
 
 def linear_sizes(module):
-    """(outputs, inputs) of a Linear or a Conv1D, whose weight is transposed."""
+    """Return (outputs, inputs) of a Linear or a Conv1D, whose weight is transposed."""
     shape = tuple(module.weight.shape)
     return shape[::-1] if isinstance(module, Conv1D) else shape
 
 
 def resize_linear(module, outputs, inputs):
-    """Give a Linear or Conv1D other sizes; its weights are yet to be loaded."""
+    """Resize a Linear or a Conv1D. Its values are undefined until weights are loaded."""
     if isinstance(module, Conv1D):
         module.nx, module.nf, shape = inputs, outputs, (inputs, outputs)
     else:
@@ -135,21 +135,20 @@ def drop_inputs(block, path):
 
 
 def reshape(model, config):
-    """Give a model that was built with the sizes of its global config those of every block."""
+    """Resize every block of a model that was built with the config's global sizes."""
     table = config.pruned
-    headless = (
-        f"{model.base_model_prefix}." if model.base_model is model else ""
-    )  # paths are the whole model's
+    # The paths are those of the model with its head.
+    without = f"{model.base_model_prefix}." if model.base_model is model else ""
     for path in table["biases"]:
-        add_bias(model.get_submodule(path.removeprefix(headless)))
-    for index, block in enumerate(model.get_submodule(table["blocks"].removeprefix(headless))):
+        add_bias(model.get_submodule(path.removeprefix(without)))
+    for index, block in enumerate(model.get_submodule(table["blocks"].removeprefix(without))):
         own = config.per_layer_config[index]
         named = {what: getattr(own, name) for what, name in table["names"].items()}
         reshape_block(block, index, table, **named)
 
 
 def reshape_block(block, index, table, width=0, heads=0, groups=None):
-    """Give a block so many neurons, query heads and key/value groups (None: as many as heads)."""
+    """Resize a block. width: neurons; heads: query heads; groups: key/value groups (None: heads)."""
     groups = heads if groups is None else groups
     channels = heads * table["head_dim"]
     runs = {"n": width, "q": channels, "k": groups * table["head_dim"], "v": groups * table["head_dim"]}
@@ -172,13 +171,13 @@ def reshape_block(block, index, table, width=0, heads=0, groups=None):
 
 
 class Pruned:
-    """Mixed into a stock class: the sizes of `config.pruned`, and nothing loaded or saved amiss."""
+    """Mixin for a stock class: builds the pruned sizes, and loads only weights that fit exactly."""
 
     def __init__(self, config, *args, **kwargs):
-        # The stock class reads the global sizes, which a config with differing blocks refuses to give.
+        # The stock class reads global sizes; a config with `per_layer_config` refuses to return them.
         differing = config.__dict__.pop("_heterogeneity_spec", None)
         try:
-            super().__init__(config, *args, **kwargs)
+            super().__init__(config, *args, **kwargs)  # pyright: ignore[reportCallIssue]  # the stock class's
         finally:
             if differing is not None:
                 config.__dict__["_heterogeneity_spec"] = differing
@@ -186,14 +185,15 @@ class Pruned:
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
-        """transformers', except that a weight that is missing, or one too many, is an error.
+        """Load as transformers does, but refuse missing, unexpected or mismatched weights.
 
-        A model without its head leaves that behind.
+        A class without a head ignores the head's weights.
 
         Raises:
             ValueError: the weights are not those that the config describes.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        load = super().from_pretrained  # pyright: ignore[reportAttributeAccessIssue]  # the stock class's
+        model, info = load(*args, output_loading_info=True, **kwargs)
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             if info[problem] and not (problem == "unexpected_keys" and model.base_model is model):
                 names = ", ".join(sorted(map(str, info[problem]))[:3])
@@ -203,5 +203,6 @@ class Pruned:
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, save_original_format=False, **kwargs):
-        """transformers', with the names that weights have here: remote code is loaded without renamings."""
-        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+        """Save as transformers does, without renaming weights: remote code is loaded without renaming."""
+        save = super().save_pretrained  # pyright: ignore[reportAttributeAccessIssue]  # the stock class's
+        save(*args, save_original_format=save_original_format, **kwargs)

@@ -1,4 +1,4 @@
-"""Sites: the places of a model where whole units can go, and how their weights are laid out.
+"""Sites: the places of a model where whole units can be removed, and the layout of their weights.
 
 Site "model.layers.3.attention" (4 units, 2 query heads of 16 channels each in a group)
 
@@ -16,14 +16,14 @@ import torch
 from torch import Tensor
 
 Masks = Mapping[tuple[str, int], Tensor]
-"""(module, dim) -> which places of that axis of its weight stay. [axis], bool"""
+"""(module, dim) -> mask of the places that stay on that axis of the module's weight. [axis], bool"""
 
 
 @dataclass(frozen=True)
 class Member:
-    """One axis of one weight that a site owns: unit u has `span` places from `offset + u * span`.
+    """One axis of one weight that a site owns. Unit u has the `span` places from `offset + u * span` on.
 
-    `bias` says that the module's bias lies along this axis too and goes with the unit.
+    bias: whether the module's bias lies along this axis too, so that its places are removed with the unit.
     """
 
     module: str
@@ -33,7 +33,7 @@ class Member:
     bias: bool = False
 
     def places(self, units: Iterable[int]) -> Tensor:
-        """The places of these units on the axis. [units * span]"""
+        """Return the places of these units on the axis. [units * span]"""
         starts = torch.tensor(list(units), dtype=torch.long) * self.span + self.offset
         return (starts[:, None] + torch.arange(self.span)).flatten()
 
@@ -42,7 +42,7 @@ class Member:
 class Count:
     """An attribute that the model's own code reads and that shrinks in proportion to the units.
 
-    "config.x" is attribute x of the config as this module alone sees it.
+    "config.x" is attribute x of the config, changed for this module only.
     """
 
     module: str
@@ -50,20 +50,54 @@ class Count:
 
 
 def kind_of(site: str) -> str:
-    """The kind of a site, by its name, which ends in it: "mlp" of "model.layers.3.mlp"."""
+    """Return the kind of a site, the last part of its name: "mlp" for "model.layers.3.mlp"."""
     return site.rpartition(".")[2]
 
 
-@dataclass(frozen=True)
-class Site:
-    """A place where whole units can go.
+class OfKind:
+    """The meaning of a site's kind, for everything that has one: sites, views of them, edits.
 
-    block: the block's index; None for a site that belongs to no single one.
-    blocks: paths of the block it lies in, or, of the site whose units are blocks, of all of them.
-    groups: units go in equal numbers from so many equal runs (query heads, of each key/value group).
-    norms: modules that read the residual stream, of the site whose units are its channels.
-    whole: the module that goes as a whole with the last unit; None if it does not matter.
-    numbers: what the units were numbered before some went, if some did; of so many units, `before`.
+    The kinds are mlp, attention, query_heads, block and hidden; see `cfsp.model.find_sites.site_kinds`.
+    """
+
+    kind: str
+
+    @property
+    def units_are_neurons(self) -> bool:
+        """Whether a unit is a neuron of an MLP, the last part of a block that adds to the residual stream."""
+        return self.kind == "mlp"
+
+    @property
+    def units_are_whole_heads(self) -> bool:
+        """Whether a unit is a head, or a key/value group with all of its query heads."""
+        return self.kind == "attention"
+
+    @property
+    def units_are_blocks(self) -> bool:
+        """Whether a unit is a whole block, not places on the axes of weights."""
+        return self.kind == "block"
+
+    @property
+    def units_are_residual_channels(self) -> bool:
+        """Whether a unit is a channel of the residual stream, which all blocks share."""
+        return self.kind == "hidden"
+
+    @property
+    def is_a_width(self) -> bool:
+        """Whether the units are single places of a matrix, so that any number of them may stay."""
+        return self.units_are_neurons or self.units_are_residual_channels
+
+
+@dataclass(frozen=True)
+class Site(OfKind):
+    """A place where whole units can be removed.
+
+    block: the block's index; None for a site that belongs to no single block.
+    blocks: path of the block that it is in; if the units are blocks, the paths of all blocks.
+    groups: number of equal runs of units that keep equal numbers (query heads: the key/value groups).
+    norms: modules that read the residual stream, if the units are its channels.
+    whole: the module that is removed with the last unit, if any.
+    numbers: original indices of the remaining units, out of `before`; empty if none was removed.
     """
 
     name: str
@@ -91,5 +125,5 @@ class Site:
 
     @property
     def may_go(self) -> bool:
-        """Whether it can lose all of its units, and so go as a whole."""
-        return self.kind == "mlp" or (self.kind == "attention" and self.whole is not None)
+        """Whether the site can lose all of its units."""
+        return self.units_are_neurons or (self.units_are_whole_heads and self.whole is not None)

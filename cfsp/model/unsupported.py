@@ -1,4 +1,4 @@
-"""Unsupported: what a model that has no layout is, read off its config."""
+"""Unsupported: why a model without a layout cannot be pruned, by its config."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""Endings of the keys under which configs count their experts."""
+"""Endings of config keys that hold the number of experts."""
 
 OTHER_BLOCKS = (
     "mamba",
@@ -20,15 +20,16 @@ OTHER_BLOCKS = (
     "rescale_every",
     "chunkwise_kernel",
 )
-"""Parts of keys that stand in configs of blocks that mix tokens by something else than attention."""
+"""Parts of config keys of blocks that mix tokens without attention."""
 
 MODALITIES = ("text", "vision", "audio", "vq")
-"""What the names of the configs within a config of several modalities begin with."""
+"""Beginnings of the names of sub-configs in a config of several modalities."""
 
 
 def why_unsupported(config: PreTrainedConfig) -> str | None:
-    """What keeps a model of this config from being pruned here; None if a layout might be all it lacks."""
+    """Return why a model of this config cannot be pruned; None if only a layout may be missing."""
     named = dict(numbers(config.to_dict()))
+    # By attributes: a list of names of models would never be complete.
     if config.is_encoder_decoder or {"encoder_layers", "decoder_layers"} <= named.keys():
         return "it is an encoder-decoder; expected a model with one stack of blocks"
     if parts := [name for name in config.sub_configs if name.split("_")[0] in MODALITIES]:
@@ -40,7 +41,7 @@ def why_unsupported(config: PreTrainedConfig) -> str | None:
             f"it has state-space, recurrent or convolutional blocks (its config has {key}); expected blocks "
             "of attention and an MLP"
         )
-    if not getattr(config, "is_moe", True):  # some name experts that they do not use
+    if not getattr(config, "is_moe", True):  # some configs name experts that they do not use
         return None
     for key, value in named.items():
         if key.endswith(EXPERTS) and isinstance(value, int) and value > 1:
@@ -49,7 +50,7 @@ def why_unsupported(config: PreTrainedConfig) -> str | None:
 
 
 def numbers(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and values of a config and of the configs in it, except for lists."""
+    """Yield the keys and values of a config and of its sub-configs, except lists."""
     for key, value in config.items():
         if isinstance(value, Mapping):
             yield from numbers(value)

@@ -1,36 +1,39 @@
-"""Views."""
+"""Views: the weights of a site, arranged by unit."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import reduce
+from operator import add
 
 import torch
 from torch import Tensor, nn
 
-from cfsp.model.sites import Masks, Member, Site
+from cfsp.model.sites import Masks, Member, OfKind, Site
+from cfsp.model.weights import weight_of
 
 
 def unit_weights(model: nn.Module, site: Site) -> Iterator:
-    """The weights that go with a site's units, each once.
+    """Yield the weights that belong to a site's units, each once.
 
-    Where units are places on an axis: (weight, member) pairs. Where units are blocks: lists of one
-    parameter of every block, None where a block lacks it.
+    If the units are places on an axis, it yields (weight, member) pairs. If they are blocks, it yields one
+    list per parameter: the parameter of every block, or None if a block lacks it.
     """
-    if site.kind == "block":
+    if site.units_are_blocks:
         blocks = [dict(model.get_submodule(path).named_parameters()) for path in site.blocks]
         for name in dict.fromkeys(name for block in blocks for name in block):
             yield [block.get(name) for block in blocks]
         return
     seen = set()
     for member in site.members:
-        weight = model.get_submodule(member.module).weight
+        weight = weight_of(model.get_submodule(member.module))
         if (id(weight), member.dim, member.offset) not in seen:  # tied embeddings are one weight
             seen.add((id(weight), member.dim, member.offset))
             yield weight, member
 
 
 def learned_weights(model: nn.Module, site: Site) -> Iterator:
-    """`unit_weights` without the embeddings and the head, which are too large to take gradients of."""
+    """Yield `unit_weights` without the embeddings and the head, whose gradients take too much memory."""
     ends = [getattr(model, f"get_{end}_embeddings", lambda: None)() for end in ("input", "output")]
     frozen = {id(module.weight) for module in ends if module is not None}
     for row in unit_weights(model, site):
@@ -39,8 +42,8 @@ def learned_weights(model: nn.Module, site: Site) -> Iterator:
 
 
 def unit_cost(model: nn.Module, site: Site) -> int:
-    """The number of parameters that one unit takes with it (of blocks: on average)."""
-    if site.kind == "block":
+    """Return the number of parameters that are removed with one unit (blocks: on average)."""
+    if site.units_are_blocks:
         rows = unit_weights(model, site)
         return sum(weight.numel() for row in rows for weight in row if weight is not None) // site.units
     return sum(
@@ -49,12 +52,13 @@ def unit_cost(model: nn.Module, site: Site) -> int:
     )
 
 
-class UnitView:
-    """The weights of one site, unit-major, in float32: what a criterion may see of a model.
+class UnitView(OfKind):
+    """The weights of one site in float32, units first. A criterion sees only this part of a model.
 
-    masks: what is left of the axes while cuts are held as gates; `units` counts the units left, `groups` the
-        equal runs of them that keep equal numbers.
-    weights: module -> the weight that stands for its own (a consumer's that was fitted anew).
+    masks: the places that are left on the axes while cuts are held as gates.
+    units: number of units left.
+    weights: module -> weight to use instead of the module's own (a consumer's refitted weight).
+    groups: number of equal runs of units that keep equal numbers.
     """
 
     def __init__(
@@ -79,38 +83,40 @@ class UnitView:
 
     @property
     def spans(self) -> list[int]:
-        """Places that one unit has on the axis of each learned weight; of blocks, one in each."""
+        """Places of one unit on the axis of each learned weight; 1 for each if the units are blocks."""
         rows = learned_weights(self._model, self._site)
-        if self.kind == "block":
+        if self.units_are_blocks:
             return [1 for _ in rows]
         return [len(left_places(member, self._site.units, self._masks)) // self.units for _, member in rows]
 
     def producers(self) -> list[Tensor]:
-        """Weights that make a unit's activation. Each [units, member span, inputs]"""
+        """Return the weights that make a unit's activation. Each [units, member span, inputs]"""
         return [self._weight(member) for member in self._site.producers]
 
     def consumers(self) -> list[Tensor]:
-        """Weights that read a unit's activation. Each [units, span, outputs]"""
+        """Return the weights that read a unit's activation. Each [units, span, outputs]"""
         return [self._weight(member) for member in self._site.consumers]
 
     def members(self) -> list[Tensor]:
+        """Return the producers, then the consumers. Each [units, member span, inputs or outputs]"""
         return self.producers() + self.consumers()
 
     def totals(self, function: Callable[[Tensor], Tensor]) -> Tensor:
-        """Sum of an elementwise function over all weights of each unit, one weight at a time. [units]"""
-        if self.kind == "block":
+        """Sum an elementwise function over all weights of each unit, one weight at a time. [units]"""
+        if self.units_are_blocks:
             rows = unit_weights(self._model, self._site)
             zero = torch.zeros((), device=next(self._model.parameters()).device)
             sums = [
                 torch.stack([zero if w is None else function(w.detach().float()).sum() for w in row])
                 for row in rows
             ]
-            return sum(sums)[self._masks.get((self._site.name, 0), slice(None))]
+            return reduce(add, sums)[self._masks.get((self._site.name, 0), slice(None))]
         members = (member for _, member in unit_weights(self._model, self._site))
-        return sum(function(self._weight(member)).flatten(1).sum(1) for member in members)
+        return reduce(add, (function(self._weight(member)).flatten(1).sum(1) for member in members))
 
     def _weight(self, member: Member) -> Tensor:
-        own = self._model.get_submodule(member.module).weight.detach()
+        """Return the remaining places of one weight, in float32. [units, member span, the other axis]"""
+        own = weight_of(self._model.get_submodule(member.module)).detach()
         weight = self._weights.get(member.module, own).movedim(member.dim, 0)
         rows = weight[left_places(member, self._site.units, self._masks).to(weight.device)].float()
         other = self._masks.get((member.module, 1 - member.dim))
@@ -120,7 +126,7 @@ class UnitView:
 
 
 def left_places(member: Member, units: int, masks: Masks) -> Tensor:
-    """The places of a member's units that are left of its axis."""
+    """Return the indices of a member's places that are left on its axis. [places], integers"""
     places = torch.arange(member.offset, member.offset + units * member.span)
     mask = masks.get((member.module, member.dim))
     return places if mask is None else places[mask[places]]

@@ -1,1 +1,1 @@
-"""Passes: tokens through a model, whole or one block at a time."""
+"""Passes: run tokens through a model, whole (`forward`) or one block at a time (`walk`)."""

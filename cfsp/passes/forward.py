@@ -1,4 +1,4 @@
-"""Forward: one batch through a model."""
+"""Forward: run one batch through a model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 def check_batch(batch: object, number: int) -> None:
     """Raise ValueError unless the batch maps input_ids to [batch, tokens] and shows at least one token."""
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
-    if not isinstance(ids, Tensor) or ids.dim() != 2:
+    if not isinstance(batch, Mapping) or not isinstance(ids, Tensor) or ids.dim() != 2:
         raise ValueError(
             f"calibration batch {number} is {type(batch).__name__}; expected a dict with input_ids, a tensor "
             "of [batch, tokens], in an iterable of such"
@@ -24,22 +24,22 @@ def check_batch(batch: object, number: int) -> None:
 
 
 def shown_tokens(batch: Mapping[str, Tensor]) -> Tensor | None:
-    """Which tokens the attention mask shows. [batch * tokens], bool; None: all of them"""
+    """Return which tokens the attention mask shows. [batch * tokens], bool; None: all of them"""
     mask = batch.get("attention_mask")
     return None if mask is None or mask.all() else mask.flatten().bool()
 
 
 def feed(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
-    """One forward pass without the head, which may be ended by `stop`."""
+    """Run one forward pass without the head and the labels. The hook `stop` may end it early."""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
     with suppress(Stop):
         model.base_model(**inputs, use_cache=False)
 
 
 class Stop(Exception):
-    """Ends a forward pass whose rest nobody needs."""
+    """Ends a forward pass early."""
 
 
 def stop(*_: Any) -> None:
-    """Raise Stop: a hook on the last module that a pass needs."""
+    """Raise Stop. A hook for the last module that a pass needs."""
     raise Stop

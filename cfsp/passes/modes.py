@@ -1,4 +1,4 @@
-"""Modes: a model in eval mode for a while."""
+"""Modes: put a model in eval mode and back."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Without dropout; what was in training mode is so again afterwards."""
+    """Put the model in eval mode, and restore the modes of all modules afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Choose."""
+"""Choosing: the units with the highest scores."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def best_units(score: Tensor, count: int, groups: int = 1) -> tuple[int, ...]:
-    """The `count` highest scores, as many of each of so many equal runs; rising.
+    """Return the `count` units with the highest scores, sorted; equally many of each of `groups` equal runs.
 
-    Of equal scores the first. Exact, unlike a threshold.
+    Of equal scores the first is taken. The count is exact, unlike that of a threshold.
     """
     order = score.view(groups, -1).argsort(dim=1, descending=True, stable=True)[:, : count // groups]
     first = torch.arange(groups)[:, None] * (len(score) // groups)

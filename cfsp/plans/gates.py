@@ -8,23 +8,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from cfsp.model.block_states import states_in, states_out, with_states
 from cfsp.model.sites import Site
+from cfsp.model.weights import weight_of
 
 
 class Gates:
-    """Hold gates on a model for as long as the context lasts.
+    """Hold gates on a model inside a `with` block.
 
     gates: site name -> multiplier per unit [units]; sites without an entry stay open.
     fills: site name -> constant that a channel takes as its gate closes [units * span]:
         x -> g x + (1 - g) fill. Without an entry the constant is 0.
-    weights: module -> the weight that it has meanwhile (a consumer's, refitted).
-    biases: module -> what is added to its output meanwhile [outputs].
+    weights: module -> the weight that it has inside the block (a refitted consumer's).
+    biases: module -> vector that is added to its output inside the block [outputs].
 
         with Gates(model, sites, {"model.layers.0.mlp": mask}):
             logits = model(input_ids).logits
 
-    The gate of a block takes its output back to its input. Those of residual channels act in the
-    norms that read them, which then normalise over the channels that are open.
+    A block whose gate is closed returns its input. Gates of residual channels act in the norms that
+    read them, which then normalise over the open channels.
     """
 
     def __init__(
@@ -42,11 +44,11 @@ class Gates:
         self._before: dict[str, Tensor] = {}
 
     def __enter__(self) -> Gates:
-        for site in reversed(self.sites):  # where two meet, the first site's fill stands, as in surgery
+        for site in reversed(self.sites):  # where two sites meet, the first one's fill counts, as in surgery
             if site.name in self.gates:
                 self._attach(site)
         for path, weight in self.weights.items():
-            parameter = self.model.get_submodule(path).weight
+            parameter = weight_of(self.model.get_submodule(path))
             self._before[path], parameter.data = parameter.data, weight.to(parameter)
         for path, bias in self.biases.items():
             module = self.model.get_submodule(path)
@@ -63,16 +65,16 @@ class Gates:
             handle.remove()
         self._handles.clear()
         for path, weight in self._before.items():
-            self.model.get_submodule(path).weight.data = weight
+            weight_of(self.model.get_submodule(path)).data = weight
         self._before.clear()
 
     def _attach(self, site: Site) -> None:
         module = self.model.get_submodule
-        if site.kind == "block":
+        if site.units_are_blocks:
             for unit, path in enumerate(site.blocks):
                 hook = self._bypass(site, unit)
                 self._handles.append(module(path).register_forward_hook(hook, with_kwargs=True))
-        elif site.kind == "hidden":
+        elif site.units_are_residual_channels:
             for path in site.norms:
                 self._handles.append(module(path).register_forward_pre_hook(self._centre(site)))
                 self._handles.append(module(path).register_forward_hook(self._rescale(site)))
@@ -100,15 +102,14 @@ class Gates:
 
     def _bypass(self, site: Site, unit: int) -> Callable:
         def bypass(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
-            before = args[0] if args else kwargs["hidden_states"]
-            after, *rest = output if isinstance(output, tuple) else (output,)
+            before, after = states_in(args, kwargs), states_out(output)
             gated = before + self.gates[site.name][unit].to(after) * (after - before)
-            return (gated, *rest) if isinstance(output, tuple) else gated
+            return with_states(output, gated)
 
         return bypass
 
     def _centre(self, site: Site) -> Callable:
-        """Close channels before the norm, whose mean and mean square are then those of the open ones."""
+        """Return a hook that closes channels before a norm, so that it normalises over the open ones."""
 
         def centre(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             states, *rest = inputs
@@ -120,7 +121,7 @@ class Gates:
         return centre
 
     def _rescale(self, site: Site) -> Callable:
-        """Close them again, should the norm have a bias, and take back the scale of `_centre`."""
+        """Return a hook that closes channels after a norm with a bias, and undoes the scale of `_centre`."""
 
         def rescale(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
             gate = self.gates[site.name].to(output)

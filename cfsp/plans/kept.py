@@ -1,4 +1,4 @@
-"""Kept."""
+"""Kept plans: a plan is stored while the training that follows runs, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ MADE_FROM = "made_from.json"
 
 
 def keep_plan(folder: Path, plan: PrunePlan, made_from: str) -> None:
-    """Keep a plan for when the training that follows is killed. made_from: a digest."""
+    """Store a plan in case the training that follows is killed. made_from: hash of its inputs."""
     plan.save(folder)
     seal(folder / MADE_FROM, made_from, folder.glob("plan.*"))
 
 
 def kept_plan(folder: Path, made_from: str) -> PrunePlan | None:
-    """The plan that an interrupted training began with.
+    """Load the plan of an interrupted training; None if there is none.
 
-    Made from anything else, or altered since, it is deleted with all that followed from it.
+    If the plan was made from something else or was altered, delete it and the training's checkpoints.
     """
     if not folder.exists():
         return None

@@ -13,18 +13,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from cfsp.model.sites import Site, kind_of
+from cfsp.model.sites import OfKind, Site, kind_of
 from cfsp.storage.atomic import replacing
 
 FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Edit(ABC):
-    """What is to be done to one site."""
+class Edit(OfKind, ABC):
+    """A decided change to one site."""
 
     tensors: ClassVar[tuple[str, ...]] = ()
-    """Fields that are tensors, or None."""
+    """Names of the fields that are tensors or None."""
 
     site: str
 
@@ -36,7 +36,7 @@ class Edit(ABC):
     @property
     @abstractmethod
     def stays(self) -> list[int]:
-        """Units of the site, and how many of them stay in the model."""
+        """[units of the site, units that stay in the model]."""
 
     @abstractmethod
     def check(self, site: Site) -> None:
@@ -44,19 +44,19 @@ class Edit(ABC):
 
     @abstractmethod
     def data(self) -> dict[str, Any]:
-        """The fields that are no tensors, as JSON data."""
+        """Return the fields that are not tensors, as JSON data."""
 
     @classmethod
     @abstractmethod
     def of(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Edit:
-        """The edit that `data` and its tensors describe."""
+        """Make the edit that `data` and `tensors` describe."""
 
     @abstractmethod
     def decision(self) -> Edit:
-        """The edit without its tensors."""
+        """Return the edit without its tensors."""
 
     def held(self) -> dict[str, Tensor]:
-        """Its tensors, by field."""
+        """Return its tensors, by field, each of the shape [...] that its class describes."""
         found = {name: getattr(self, name) for name in self.tensors}
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
@@ -65,15 +65,16 @@ class Edit(ABC):
 class Cut(Edit):
     """Keep these units of a site and remove the others for good.
 
-    fill: constant that stands for every channel of the site in the consumer's bias once the unit
-    is gone (FLAP's compensation); the kept channels' values are not used. [units * span]
+    fill: constant that replaces each removed channel, folded into the consumer's bias (FLAP's
+    compensation); values of kept channels are not used. [units * span]
     consumer: new weights of the consumer for the kept channels (least squares). [kept * span, outputs]
-    bias: what is added to the consumer's bias. [outputs]
+    bias: vector that is added to the consumer's bias. [outputs]
     """
 
     tensors: ClassVar[tuple[str, ...]] = ("fill", "consumer", "bias")
 
     units: int
+    """Units of the site, so that a plan for another model is refused before a weight changes."""
     keep: tuple[int, ...]
     fill: Tensor | None = None
     consumer: Tensor | None = None
@@ -81,7 +82,7 @@ class Cut(Edit):
 
     def __post_init__(self) -> None:
         if list(self.keep) != sorted(set(self.keep)):
-            raise ValueError(f"{self.site}: keep must list units, rising, none twice")
+            raise ValueError(f"{self.site}: keep must list units in rising order, none twice")
         if self.keep and not 0 <= self.keep[0] <= self.keep[-1] < self.units:
             raise ValueError(f"{self.site}: keep has a unit outside 0..{self.units - 1}")
 
@@ -104,12 +105,12 @@ class Cut(Edit):
             raise ValueError(f"{self.site}: fill is {tuple(self.fill.shape)}; expected ({channels},)")
         rows = site.consumers and self.consumer is not None and self.consumer.shape[0]
         if rows and rows != kept:
-            raise ValueError(f"{self.site}: consumer has {rows} rows; expected {kept}, of what is kept")
+            raise ValueError(f"{self.site}: consumer has {rows} rows; expected {kept}, one per kept channel")
         if not self.keep and not site.may_go:
             raise ValueError(f"{self.site}: the plan keeps none of its units; expected at least one here")
         run = self.units // site.groups
         if len({sum(unit // run == group for unit in self.keep) for group in range(site.groups)}) > 1:
-            raise ValueError(f"{self.site}: expected as many kept units of each of its {site.groups} groups")
+            raise ValueError(f"{self.site}: expected equally many kept units in each of {site.groups} groups")
 
     def data(self) -> dict[str, Any]:
         return {"site": self.site, "units": self.units, "keep": self.keep}
@@ -123,18 +124,18 @@ class Cut(Edit):
 
 
 EDITS: Mapping[str, type[Edit]] = {"cut": Cut}
-"""What an edit is called in plan.json -> its class."""
+"""Name of an edit in plan.json -> its class."""
 
 
 @dataclass(frozen=True, eq=False)
 class PrunePlan:
-    """One edit per site, and notes on how they were decided (JSON data)."""
+    """One edit per site, and notes (JSON data) on how they were decided."""
 
     edits: tuple[Edit, ...]
     notes: dict[str, Any] = field(default_factory=dict)
 
     def decision(self) -> PrunePlan:
-        """The plan without its tensors: what stayed, for beside a model that has them already."""
+        """Return the plan without its tensors, to store beside a pruned model whose weights contain them."""
         return PrunePlan(tuple(edit.decision() for edit in self.edits), self.notes)
 
     def save(self, folder: str | Path) -> None:
@@ -157,7 +158,7 @@ class PrunePlan:
 
     @classmethod
     def load(cls, folder: str | Path) -> PrunePlan:
-        """Read a plan. Raises ValueError if the folder holds none, one of another format, or a broken one."""
+        """Read a plan. Raises ValueError if it is missing, broken or of another format."""
         path = Path(folder) / "plan.json"
         if not path.is_file():
             raise ValueError(f"{folder}: no plan.json; expected a folder that PrunePlan.save wrote")
@@ -176,5 +177,5 @@ class PrunePlan:
         edits = []
         for edit in data["edits"]:
             held = {name: tensors[f"{edit['site']}.{name}"] for name in edit["tensors"]}
-            edits.append(EDITS[edit.get("type", "cut")].of(edit, held))  # older plans have cuts alone
+            edits.append(EDITS[edit.get("type", "cut")].of(edit, held))  # older plans have only cuts
         return cls(tuple(edits), data["notes"])

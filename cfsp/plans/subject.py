@@ -1,4 +1,4 @@
-"""Subject: the dense model that a plan is made for, and what is known of it."""
+"""Subject: the dense model that a plan is made for, and what belongs to it."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from cfsp.storage.cache import OFF, Cache
 from cfsp.storage.fingerprints import fingerprint
 
 Follow = Callable[[Mapping[str, float], int], None]
-"""Is told the numbers of a training step."""
+"""(values, step) -> None: called with the values of a training step."""
 
 
 @dataclass(frozen=True)
 class Subject:
     """A dense model with the sites that may be cut.
 
-    cache: keeps what is measured of the dense model for the next plan.
+    cache: stores what is measured of the dense model, for the next plan.
     folder: for the checkpoints of a schedule that trains.
-    follow: is told the numbers of each of its training steps.
+    follow: called with the values of each training step of such a schedule.
     """
 
     model: PreTrainedModel
@@ -35,5 +35,5 @@ class Subject:
 
     @cached_property
     def fingerprint(self) -> str:
-        """The name of the dense model's content. Every weight is read once, when it is first asked for."""
+        """Hash of the dense model's content. The first access reads every weight once."""
         return fingerprint(self.model)

@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, set_count
 from cfsp.model.sites import Masks, Member, Site
+from cfsp.model.weights import bias_of, weight_of
 from cfsp.plans.masks import axis_masks, refitted
 from cfsp.plans.plan import Cut, Edit, PrunePlan
 
@@ -19,28 +21,28 @@ SIZES = {
     Conv1D: ("nx", "nf"),
     nn.Embedding: (None, "embedding_dim"),
 }
-"""What a module calls the lengths of its weight's axes."""
+"""Class of a module -> attributes that hold the lengths of its weight's axes."""
 
 PER_BLOCK = ("layer_types", "no_rope_layers")
-"""Attributes of a config that list something of every block."""
+"""Attributes of a config that are lists with one entry per block."""
 
 
 @torch.no_grad()
-def apply(plan: PrunePlan, sites: Sequence[Site], model: nn.Module) -> None:
-    """Cut the model in place as the plan says.
+def apply(plan: PrunePlan, sites: Sequence[Site], model: PreTrainedModel) -> None:
+    """Carry out a plan on the model, in place.
 
-    All cuts that meet on one axis of one weight become one mask, so each weight is indexed once
-    per axis, and at most one weight exists twice at any moment.
+    All cuts that meet on one axis of one weight become one mask. So each weight is indexed once per
+    axis, and at most one weight is in memory twice at any moment.
 
     Raises:
-        ValueError: the plan names a site that is not among `sites`, one of another size, or one
-            twice, or leaves nothing where something must stay. The model is untouched then.
+        ValueError: the plan names a site that is not among `sites`, has another size or occurs twice, or
+            keeps no unit where one must stay. The model is then unchanged.
     """
     for kind, pairs in match(plan, sites).items():
         CARRIED_OUT_BY[kind](pairs, model)
 
 
-def cut_units(pairs: Sequence[tuple[Cut, Site]], model: nn.Module) -> None:
+def cut_units(pairs: Sequence[tuple[Cut, Site]], model: PreTrainedModel) -> None:
     """Carry out all cuts of a plan."""
     folded: dict[str, Tensor] = {}
     for cut, site in pairs:
@@ -49,8 +51,8 @@ def cut_units(pairs: Sequence[tuple[Cut, Site]], model: nn.Module) -> None:
             if cut.bias is not None:
                 add_to_bias(model.get_submodule(member.module), cut.bias)
             if cut.consumer is not None:
-                module = model.get_submodule(member.module)
-                module.weight.copy_(refitted(cut, member, module.weight))
+                weight = weight_of(model.get_submodule(member.module))
+                weight.copy_(refitted(cut, member, weight))
     masks = axis_masks(pairs, model)
     for (names, dim), mask in by_weight(masks, model).items():
         if not mask.all():
@@ -65,12 +67,15 @@ def cut_units(pairs: Sequence[tuple[Cut, Site]], model: nn.Module) -> None:
         if not cut.keep:
             drop_site(site, model)
     for cut, site in pairs:
-        if site.kind == "block":
+        if site.units_are_blocks:
             keep_blocks(cut, site, model)
 
 
 def match(plan: PrunePlan, sites: Sequence[Site]) -> dict[type[Edit], list[tuple[Edit, Site]]]:
-    """Pair every edit with its site, in the order of the sites, by class of edit; or raise ValueError."""
+    """Group the edits by class and pair each with its site, in the order of the sites.
+
+    Raises ValueError if an edit does not fit its site.
+    """
     by_name = {site.name: site for site in sites}
     if len({edit.site for edit in plan.edits}) < len(plan.edits):
         raise ValueError("the plan cuts a site twice; expected one edit per site")
@@ -89,47 +94,48 @@ def match(plan: PrunePlan, sites: Sequence[Site]) -> dict[type[Edit], list[tuple
 
 
 def fold_into_bias(cut: Cut, member: Member, model: nn.Module, folded: dict[str, Tensor]) -> None:
-    """Add what the removed channels, held at their fill, would give: b += W[:, P] fill[P].
+    """Add the output of the removed channels P, held at their fill, to the bias: b += W[:, P] fill[P].
 
-    Computed in float64 because the sum runs over thousands of channels. folded: module -> channels
-    that a cut before has removed, and whose fill has been added if it has one (a query head of a group
-    that goes too).
+    Computed in float64 because the sum runs over thousands of channels. folded: module -> channels that
+    an earlier cut removed and, if it has a fill, added (a query head of a group that is removed too).
     """
     module = model.get_submodule(member.module)
-    length = module.weight.shape[member.dim]
+    whole = weight_of(module)
+    length = whole.shape[member.dim]
     before = folded.setdefault(member.module, torch.zeros(length, dtype=torch.bool))
     places = member.places(cut.removed)
     places = places[~before[places]]
     before[places] = True
     if cut.fill is None or not len(places):
         return
-    weight = module.weight.movedim(member.dim, 0)[places.to(module.weight.device)].double()
+    weight = whole.movedim(member.dim, 0)[places.to(whole.device)].double()
     fill = cut.fill[(places - member.offset).to(cut.fill.device)].to(weight)  # [removed]
     add_to_bias(module, fill @ weight)
 
 
 def add_to_bias(module: nn.Module, shift: Tensor) -> None:
-    """Add to a consumer's bias, in float64; give it one if it has none. shift: [outputs]"""
-    shift = shift.double().to(module.weight.device)
-    total = shift if module.bias is None else module.bias.double() + shift
-    module.bias = nn.Parameter(total.to(module.weight.dtype), requires_grad=module.weight.requires_grad)
+    """Add `shift` to a consumer's bias, in float64; create the bias if there is none. shift: [outputs]"""
+    weight, bias = weight_of(module), bias_of(module)
+    shift = shift.double().to(weight.device)
+    total = shift if bias is None else bias.double() + shift
+    module.bias = nn.Parameter(total.to(weight.dtype), requires_grad=weight.requires_grad)
 
 
 def by_weight(masks: Masks, model: nn.Module) -> dict[tuple[tuple[str, ...], int], Tensor]:
-    """The masks of axes, by the modules that share the weight (tied embeddings) and the axis."""
+    """Group the masks [axis] by axis and by the modules that share its weight (tied embeddings)."""
     known, sharing = dict(model.named_modules()), {}
     for name, dim in masks:
-        if name in known:  # others are names of sites whose units are blocks
+        if name in known:  # the others are sites whose units are blocks
             sharing.setdefault((id(known[name].weight), dim), []).append(name)
     return {(tuple(names), dim): masks[names[0], dim] for (_, dim), names in sharing.items()}
 
 
 def keep_on_axis(modules: Sequence[nn.Module], dim: int, mask: Tensor) -> None:
-    """Index one axis of the weight that these modules share.
+    """Keep the masked places on one axis of the weight that these modules share.
 
-    A bias that lies along the axis and the attribute that holds its length go with it.
+    A bias along the axis and the attribute with the axis's length are updated too.
     """
-    old = modules[0].weight
+    old = weight_of(modules[0])
     kept = mask.nonzero().flatten().to(old.device)
     new = nn.Parameter(old.index_select(dim, kept), requires_grad=old.requires_grad)
     for module in modules:
@@ -138,32 +144,33 @@ def keep_on_axis(modules: Sequence[nn.Module], dim: int, mask: Tensor) -> None:
             if isinstance(module, kind):
                 setattr(module, attributes[dim], len(kept))
         if hasattr(module, "normalized_shape"):
-            module.normalized_shape = (len(kept),)
-        bias = getattr(module, "bias", None)
+            set_count(module, "normalized_shape", (len(kept),))
+        bias = bias_of(module)
         if bias is not None and dim == int(isinstance(module, Conv1D)):
             module.bias = nn.Parameter(bias[kept], requires_grad=bias.requires_grad)
 
 
 def drop_site(site: Site, model: nn.Module) -> None:
-    """Put in a constant for what reads, or as a whole is, a site that has no units left."""
+    """Replace the consumer of an MLP without units, or a whole attention without units, by a constant."""
     (path,), consumer = site.blocks, site.consumers[0].module
     block = model.get_submodule(path)
     inner = consumer.removeprefix(f"{path}.")
-    if site.kind == "attention":
+    if site.units_are_whole_heads:
+        assert site.whole is not None, f"{site.name} cannot go as a whole, as the check of its cut says"
         drop_attention(block, site.whole.removeprefix(f"{path}."), inner, site.block)
     else:
         drop_inputs(block, inner)
 
 
-def keep_blocks(cut: Cut, site: Site, model: nn.Module) -> None:
-    """Keep these blocks, number them anew, and shorten what the config says of every block."""
+def keep_blocks(cut: Cut, site: Site, model: PreTrainedModel) -> None:
+    """Keep these blocks, renumber them, and shorten the config's lists of one entry per block."""
     path = site.name.rsplit(".", 1)[0]
     blocks = [model.get_submodule(site.blocks[unit]) for unit in cut.keep]
     model.set_submodule(path, nn.ModuleList(blocks))
     for index, block in enumerate(blocks):
         for module in block.modules():
             if hasattr(module, "layer_idx"):
-                module.layer_idx = index
+                set_count(module, "layer_idx", index)
     config = model.config
     for name in PER_BLOCK:
         if isinstance(value := getattr(config, name, None), list):
@@ -171,7 +178,7 @@ def keep_blocks(cut: Cut, site: Site, model: nn.Module) -> None:
     config.num_hidden_layers = len(blocks)
 
 
-CARRIED_OUT_BY: Mapping[type[Edit], Callable[[Sequence[tuple[Any, Site]], nn.Module], None]] = {
+CARRIED_OUT_BY: Mapping[type[Edit], Callable[[Sequence[tuple[Any, Site]], PreTrainedModel], None]] = {
     Cut: cut_units
 }
-"""Class of edit -> what carries out all edits of this class, given with their sites."""
+"""Class of edit -> function that carries out all edits of this class, given with their sites."""

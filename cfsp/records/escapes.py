@@ -1,4 +1,4 @@
-"""Escapes: text of users, names and paths above all, as the text that it is in Markdown, LaTeX and CSV."""
+"""Escapes: users' text, such as names and paths, shown literally in Markdown, LaTeX and CSV."""
 
 from __future__ import annotations
 
@@ -26,37 +26,37 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 def markdown_text(text: str) -> str:
-    """Text for one line of Markdown: no HTML, link, code, cell or emphasis begins in it.
+    """Escape text for one line of Markdown, so that it begins no HTML, link, code, cell or emphasis.
 
-    An underscore inside a word stays, because Markdown leaves it alone.
+    An underscore inside a word is not escaped, because Markdown leaves it alone.
     """
     line = " ".join(text.split()).translate(MARKDOWN)
     return re.sub(r"(?<!\w)_|_(?!\w)|^[#+-](?=\s|#)", r"\\\g<0>", line)
 
 
 def latex_text(text: str) -> str:
-    """Text for one line of LaTeX."""
+    """Escape text for one line of LaTeX."""
     return " ".join(text.split()).translate(LATEX)
 
 
 def csv_text(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula: an apostrophe stands before one that begins as such.
+    """Escape a cell of CSV: put an apostrophe before text that a spreadsheet would take for a formula.
 
-    Numbers, and the dash of what is absent, stay as they are.
+    Numbers, and the dash of an absent value, are unchanged.
     """
     plain = text == "-" or NUMBER.fullmatch(text) or not FORMULA.match(text)
     return text if plain else f"'{text}"
 
 
 def code_block(text: str) -> str:
-    """A fenced block of Markdown whose fence is longer than any in the text."""
+    """Return a fenced block of Markdown whose fence is longer than any in the text."""
     longest = max(map(len, re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}\n{text}\n{fence}"
 
 
-def code(text: str) -> str:
-    """A code span of Markdown, of one line."""
+def code_span(text: str) -> str:
+    """Return a code span of Markdown, on one line."""
     line = " ".join(text.split())
     longest = max(map(len, re.findall(r"`+", line)), default=0)
     fence = "`" * (longest + 1)

@@ -1,4 +1,4 @@
-"""Failures: what ended a run, in a JSON file that stays until the run is finished."""
+"""Failures: the error that ended a run, in a JSON file that is deleted when the run finishes."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class Failure:
             sweep=sweep,
             config=config,
             git=git_state(),
-            # The device may be what failed, so it is named and not asked.
+            # The device may have failed, so it is named, not queried.
             environment=environment(torch.device("cpu")) | {"device": str(config.get("device"))},
         )
 
     def save(self, results: str | Path) -> Path:
-        """Raises OSError or ValueError if the folder does not take it."""
+        """Write the failure. Raises OSError or ValueError if the folder cannot be written."""
         make_folder(results)
         path = failure_path(results, self.id)
         write_json(path, asdict(self))
@@ -63,7 +63,7 @@ class Failure:
 
     @classmethod
     def load(cls, path: Path) -> Failure:
-        """Read a failure. Raises ValueError if the file is none, OSError if there is no reading it."""
+        """Read a failure. Raises ValueError if the file is not one, OSError if it cannot be read."""
         try:
             return parse(cls, read_json(path))
         except ValueError as error:
@@ -71,7 +71,7 @@ class Failure:
 
     @property
     def said(self) -> str:
-        """The error in one line, its kind first."""
+        """Type and message of the error, on one line."""
         return f"{self.error['type']}: {' '.join(self.error['message'].split())}".removesuffix(": ")
 
 
@@ -80,22 +80,22 @@ def failure_path(results: str | Path, run_id: str) -> Path:
 
 
 def forget(results: str | Path, run_id: str) -> None:
-    """Remove what an earlier attempt left: the run is finished. A disk that keeps it is named on stderr."""
+    """Delete the failure of a run that is finished now. If it cannot be deleted, report it on stderr."""
     path = failure_path(results, run_id)
     try:
         if path.exists():
             path.unlink(missing_ok=True)
     except OSError as error:
-        print(f"cfsp: {path} stays, though its run is finished ({error.strerror})", file=sys.stderr)
+        print(f"cfsp: {path} cannot be deleted; its run is finished ({error.strerror})", file=sys.stderr)
 
 
 def read_failures(results: str | Path) -> tuple[list[Failure], list[str]]:
-    """The failures in a results folder, by file name, and a line for each file that is none."""
+    """Read the failures in a results folder, by file name. Also return a line of error for each bad file."""
     return load_each(sorted((Path(results) / "failures").glob("*.json")), Failure.load)
 
 
 def of_sweep(results: str | Path, sweep: str) -> list[Path]:
-    """The files of a sweep's failures; one that cannot be read is named on stderr."""
+    """Return the files of a sweep's failures. Report files that cannot be read on stderr."""
     failures, faults = read_failures(results)
     for fault in faults:
         print(f"cfsp: {fault}", file=sys.stderr)

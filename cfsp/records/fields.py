@@ -1,4 +1,4 @@
-"""Fields: what the parts of a record are, as all that reads records relies on it."""
+"""Fields: the types of a record's parts, which all readers of records rely on."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ PerBlock = Annotated[list[float], bool, "a number per block"]
 
 
 def has_named_parts(config: Any) -> bool:
-    """Whether every `_target_` in a config is a text."""
-    if isinstance(config, Mapping):
+    """Return whether every `_target_` in a config is a text."""
+    if isinstance(config, dict):
         return isinstance(config.get("_target_", ""), str) and all(map(has_named_parts, config.values()))
     return not isinstance(config, list) or all(map(has_named_parts, config))
 
 
 class Part(TypedDict):
-    """What makes an object."""
+    """The config of an object."""
 
     _target_: str
 
@@ -40,8 +40,8 @@ class ModelPart(TypedDict):
     path: str
 
 
-class Config(TypedDict):
-    """What was asked. Records that are older than a part have none of it."""
+class ConfigFields(TypedDict):
+    """The config of the run. Older records lack the parts that were added later."""
 
     model: ModelPart
     sites: list[str]
@@ -56,46 +56,64 @@ class Config(TypedDict):
     recovery: NotRequired[RecoveryPart]
 
 
-NamedConfig = Annotated[Config, has_named_parts, "a text as every _target_"]
+NamedConfig = Annotated[Mapping[str, Any], ConfigFields, has_named_parts, "a text as every _target_"]
 
 
 class Sizes(TypedDict):
-    """Parameters of each base."""
+    """Number of parameters of each base."""
 
     sites: Count
     blocks: Count
     model: Size
 
 
-class Stages(TypedDict):
+class StageSizes(TypedDict):
     dense: Sizes
     pruned: Sizes
 
 
-class Shares(TypedDict):
-    """Measured shares removed of each base."""
+Stages = Annotated[Mapping[str, Mapping[str, int]], StageSizes]
+
+
+class BaseShares(TypedDict):
+    """Measured fraction removed of each base."""
 
     sites: Removed
     blocks: Removed
     model: Removed
 
 
-class Notes(TypedDict):
+Shares = Annotated[Mapping[str, float], BaseShares]
+
+
+class NoteKeys(TypedDict):
     block_statistics: NotRequired[Mapping[str, PerBlock]]
 
 
-class Protocol(TypedDict):
+Notes = Annotated[Mapping[str, Any], NoteKeys]
+
+
+class ProtocolKeys(TypedDict):
     text: NotRequired[str]
 
 
-class Git(TypedDict):
+Protocol = Annotated[Mapping[str, Any], ProtocolKeys]
+
+
+class GitKeys(TypedDict):
     commit: str
     dirty: bool
 
 
-class Environment(TypedDict):
+Git = Annotated[Mapping[str, Any], GitKeys]
+
+
+class EnvironmentKeys(TypedDict):
     versions: NotRequired[Mapping[str, str | None]]
     device: NotRequired[str]
+
+
+Environment = Annotated[Mapping[str, Any], EnvironmentKeys]
 
 
 class Loss(TypedDict):
@@ -103,8 +121,8 @@ class Loss(TypedDict):
     loss: float
 
 
-class Training(TypedDict):
-    """What recovery was and cost."""
+class TrainingFields(TypedDict):
+    """What recovery trained, and what it cost."""
 
     trainable: Count
     tokens: Count
@@ -115,8 +133,14 @@ class Training(TypedDict):
     adapters: NotRequired[Count]
 
 
-class Said(TypedDict):
-    """How both models go on after one prompt."""
+Training = Annotated[Mapping[str, Any], TrainingFields]
+
+
+class Answers(TypedDict):
+    """How both models continue one prompt."""
 
     dense: str
     pruned: str
+
+
+Said = Annotated[Mapping[str, str], Answers]

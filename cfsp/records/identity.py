@@ -1,4 +1,4 @@
-"""Identity: the id of a run and the names of its parts, both read off its config."""
+"""Identity: the id of a run and the names of its parts, both made from its config."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save", "pu
 """Parts of the config that say where and how a run happens, not what it computes."""
 
 AS_EVER = {"task": {"_target_": "LanguageModelling"}}
-"""Parts that are left out while they are so: runs from before there was a choice keep their ids."""
+"""Values of parts that older configs lack. They are left out, so that older runs keep their ids."""
 
 
 def run_id(config: Mapping[str, Any]) -> str:
-    """Name a run by what it computes: a hash of the config without paths, device and logger.
+    """Return the id of a run by what it computes: a hash of the config without paths, device and logger.
 
-    A class of this package counts by its name alone, so that an id outlives a move of the code.
+    A class of this package enters by its name only, so that moving code does not change ids.
     """
     identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if "model" in identity:
@@ -28,7 +28,7 @@ def run_id(config: Mapping[str, Any]) -> str:
 
 
 def without_homes(config: Any) -> Any:
-    """The config with classes of this package by their names alone, and all others by their paths."""
+    """Replace the paths of this package's classes in a config by their names."""
     if isinstance(config, Mapping):
         return {key: without_homes(value) for key, value in config.items()} | (
             {"_target_": config["_target_"].rsplit(".", 1)[-1]}
@@ -39,9 +39,9 @@ def without_homes(config: Any) -> Any:
 
 
 def part_name(config: Mapping[str, Any]) -> str:
-    """What a part of a config is called on the command line, read off the class that it makes.
+    """Return the name of a part on the command line, made from the name of its class.
 
-    A recovery that trains parameters for an objective is called by both: lora, importance_lora, distill.
+    A recovery with parameters and an objective is named after both: lora, importance_lora, distill.
     """
     if {"parameters", "objective"} <= config.keys():
         return recovery_name(config["parameters"], config["objective"])
@@ -52,7 +52,7 @@ def part_name(config: Mapping[str, Any]) -> str:
 
 
 def recovery_name(parameters: Mapping[str, Any], objective: Mapping[str, Any]) -> str:
-    """What a recovery is called by what it trains and what that learns."""
+    """Return the name of a recovery, made from its parameters and its objective."""
     trained, learned = part_name(parameters), part_name(objective)
     follows = parameters.get("proportional_to", "uniform")
     if follows != "uniform":

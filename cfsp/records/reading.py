@@ -1,4 +1,4 @@
-"""Reading: the records of the places that a user names, and what is wrong with the files that are none."""
+"""Reading: the records in the places that a user names, and an error for each file that is not a record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cfsp.storage.schema import load_each
 
 
 def read_records(places: Iterable[str | Path]) -> tuple[dict[Path, Record], list[str]]:
-    """Records by their files, and a line for each file that is none and each place that holds none.
+    """Read records, by file. Also return a line of error for each bad file and each place without records.
 
     A place is a folder, a file or a glob of them. A folder holds records itself or in `records/`.
 
@@ -35,7 +35,7 @@ def read_records(places: Iterable[str | Path]) -> tuple[dict[Path, Record], list
 
 
 def record_files(place: str | Path) -> list[Path]:
-    """The record files that a place stands for, sorted."""
+    """Return the record files that a place stands for, sorted."""
     found: list[Path] = []
     for path in map(Path, [place] if Path(place).exists() else glob(str(place))):
         inner = path / "records"

@@ -1,4 +1,4 @@
-"""Records: everything that one run was and found, in one JSON file."""
+"""Records: the config, results and costs of one run, in one JSON file."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 from cfsp.records.fields import (
     Count,
@@ -27,14 +28,14 @@ from cfsp.records.fields import (
 )
 from cfsp.storage.atomic import replacing
 from cfsp.storage.schema import parse, read_json
-from cfsp.storage.seals import checksum
+from cfsp.storage.seals import as_read, checksum
 
 
 @dataclass(frozen=True)
 class Metric:
-    """One number with what it takes to compare it.
+    """One measured value, with what is needed to compare it.
 
-    stderr: None if unknown; n: what was averaged. spread: lowest and highest of n, of a median.
+    stderr: None if unknown. n: how many values were averaged. spread: for a median, lowest and highest value.
     """
 
     value: float
@@ -42,6 +43,7 @@ class Metric:
     n: Count
     better: Literal["lower", "higher"]
     protocol: Protocol
+    """All of it, not a version number: two perplexities mostly differ by window, text and dtype."""
     spread: Range | None = None
 
 
@@ -53,17 +55,17 @@ class Measured(TypedDict):
 
 
 def has_pairs(metrics: Mapping[str, Mapping[str, Metric]]) -> bool:
-    """Whether each metric of the pruned model is there of the dense one too."""
+    """Return whether the dense model has every metric of the pruned model."""
     return metrics["pruned"].keys() <= metrics["dense"].keys()
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one run was and found.
+    """The config, results and costs of one run.
 
-    parameters: "dense" and "pruned" -> sites, blocks, model. Of the sites: what their units take
-    with them; biases that a compensation adds count in blocks and model.
-    sparsity: measured share removed of each base. widths: site -> [units, kept].
+    parameters: "dense" and "pruned" -> numbers of parameters of the sites, the blocks and the model. Those
+    of the sites go with their units; biases of a compensation count only in the blocks and the model.
+    sparsity: measured fraction removed of each base. widths: site -> [units, kept].
     """
 
     id: str
@@ -74,7 +76,12 @@ class Record:
     widths: Mapping[str, Width]
     unit_cost: Mapping[str, int]
     notes: Notes
-    metrics: Annotated[Measured, has_pairs, "a dense counterpart of each pruned metric"]
+    metrics: Annotated[
+        Mapping[str, Mapping[str, Metric]],
+        Measured,
+        has_pairs,
+        "a dense counterpart of each pruned metric",
+    ]
     seconds: Mapping[str, Finite]
     peak_bytes: Mapping[str, int]
     git: Git | None
@@ -82,7 +89,12 @@ class Record:
     command: str | None = None
     training: Training | None = None
     samples: Mapping[str, Said] | None = None  # by prompt
-    overlaps: list[str] | None = None  # texts that the model is made with and measured on
+    overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too
+
+    @property
+    def trained(self) -> Mapping[str, Any]:
+        """What recovery was and cost; empty if nothing was trained."""
+        return self.training or {}
 
     def save(self, results: str | Path) -> Path:
         path = record_path(results, self.id)
@@ -91,18 +103,18 @@ class Record:
         return path
 
     def text(self) -> str:
-        """The record as JSON, with a checksum of its own."""
-        data = asdict(self)
+        """Return the record as JSON, with its own checksum."""
+        data = as_read(asdict(self))
         return json.dumps(data | {"sha256": checksum(data)}, indent=1) + "\n"
 
     @classmethod
     def load(cls, path: str | Path) -> Record:
-        """Read a record. Raises ValueError if the file is none, OSError if there is no reading it."""
+        """Read a record. Raises ValueError if the file is not one, OSError if it cannot be read."""
         try:
             data = read_json(Path(path))
             written = data.pop("sha256", None) if isinstance(data, dict) else None  # older records have none
             if written is not None and written != checksum(data):
-                raise ValueError("it was altered after it was written: its sha256 is another")
+                raise ValueError("it was altered after it was written: its sha256 does not match")
             return parse(cls, data)
         except ValueError as error:
             raise ValueError(f"{path}: no record of this version of cfsp ({error})") from error
@@ -113,20 +125,20 @@ def write_metrics(path: Path, metrics: Mapping[str, Metric]) -> None:
 
 
 def read_metrics(path: Path) -> dict[str, Metric]:
-    """Read what `write_metrics` wrote. Raises ValueError if the file is anything else."""
+    """Read a file that `write_metrics` wrote. Raises ValueError if it is malformed."""
     try:
-        return parse(Mapping[str, Metric], read_json(path))
+        return dict(parse(Mapping[str, Metric], read_json(path)))
     except ValueError as error:
         raise ValueError(f"no metrics: {error}") from error
 
 
 def make_folder(results: object) -> None:
-    """Make the results folder now rather than after hours. Raises ValueError if that cannot be."""
-    try:
-        Path(results).mkdir(parents=True, exist_ok=True)
-        writable = os.access(results, os.W_OK)
-    except (OSError, TypeError):
-        writable = False
+    """Create the results folder before the work. Raises ValueError if it cannot be written."""
+    writable = False
+    if isinstance(results, str | Path):
+        with suppress(OSError):
+            Path(results).mkdir(parents=True, exist_ok=True)
+            writable = os.access(results, os.W_OK)
     if not writable:
         raise ValueError(f"results={results!r}: expected a folder that can be written")
 
@@ -136,7 +148,7 @@ def record_path(results: str | Path, record_id: str) -> Path:
 
 
 def set_aside(path: Path) -> None:
-    """Rename what is at the path of a record and is none of this run, and name it on stderr."""
+    """Rename a file at the path of a record that is not this run's record, and report it on stderr."""
     if not path.exists():
         return
     try:
@@ -150,6 +162,6 @@ def set_aside(path: Path) -> None:
 
 
 def records(folder: str | Path) -> Iterator[Record]:
-    """All records in a folder, by file name. Raises ValueError at the first that is none."""
+    """Yield all records in a folder, by file name. Raises ValueError at the first bad file."""
     for path in sorted(Path(folder).glob("*.json")):
         yield Record.load(path)

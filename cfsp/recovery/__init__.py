@@ -1,1 +1,1 @@
-"""Recovery: training that gives a pruned model back what it lost."""
+"""Recovery: training after surgery that restores a pruned model's quality."""

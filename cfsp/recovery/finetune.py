@@ -1,29 +1,26 @@
-"""Fine-tuning on Hugging Face's Trainer: any parameters for any objective on any examples."""
+"""Fine-tuning with Hugging Face's Trainer: any parameters, any objective, any examples."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_seed
 from cfsp.data.examples import Split, TrainingData
 from cfsp.data.texts import Text
-from cfsp.recovery.base import Recovered, Recovery, Setting
+from cfsp.recovery.base import Recovered, Recovery
 from cfsp.training.arguments import Training
-from cfsp.training.base import Objective, Parameters
+from cfsp.training.base import Objective, Parameters, Setting
 from cfsp.training.loop import Loop
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Recovery):
-    """Train `parameters` for an `objective` on `data`.
+    """Trains `parameters` for an `objective` on `data`.
 
-    A run that was killed goes on from its last checkpoint, in setting.folder.
+    A killed run resumes from its last checkpoint in setting.folder.
     """
 
     parameters: Parameters
@@ -37,6 +34,7 @@ class Finetune(Recovery):
 
     @property
     def loop(self) -> Loop:
+        """The training loop with these parts."""
         return Loop(self.parameters, self.objective, self.data, self.training, self.seed)
 
     @property
@@ -45,7 +43,7 @@ class Finetune(Recovery):
 
     @property
     def trains_head(self) -> bool:
-        return not self.needs_dense  # whose head would be as new, and teach chance
+        return not self.needs_dense  # the dense model's head would be random too
 
     @property
     def keeps_apart(self) -> bool:
@@ -60,18 +58,10 @@ class Finetune(Recovery):
         return self.loop.prepare(model, tokenizer, statistics)
 
     def run(self, setting: Setting, examples: Split) -> Recovered:
-        """Train from the last whole checkpoint in setting.folder, or from the start.
+        """Train from the last complete checkpoint in setting.folder, or from the start.
 
         Raises:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
         """
-        trained = self.loop.run(
-            setting.model,
-            setting.tokenizer,
-            examples,
-            setting.folder,
-            setting.change,
-            setting.dense,
-            setting.follow,
-        )
+        trained = self.loop.run(setting, examples)
         return Recovered(trained.model, trained.notes, trained.adapters)

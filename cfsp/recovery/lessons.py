@@ -1,66 +1,106 @@
-"""Lessons: what a sub-layer of a pruned block is to learn from the dense block, and how far off it is."""
+"""Lessons: the target and the error of a sub-layer in a pruned block that learns from the dense block."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from cfsp.model.block_states import states_in, states_out
 from cfsp.model.families import Place
-from cfsp.passes.replay import RowStream, forced, tapped
+from cfsp.passes.hidden_states import States
+from cfsp.passes.taps import forced, tapped
+from cfsp.passes.walk import Walk
 
 ORDER = ("attention", "mlp")
-"""Sub-layers in the order in which they learn."""
+"""Kinds of sub-layers, in the order of training."""
 
 
 @dataclass(frozen=True)
 class Goals:
-    """What a dense block gave, beside the pruned block `index` of the stream `pruned` that is to learn it.
+    """Outputs of a dense block, as targets for the next block of the walk `pruned`.
 
-    left: what left it; outputs: kind of sub-layer -> what that gave. [rows, tokens, hidden]
-    added: the mean square of what it added to the stream. apart: sub-layers are compared by what they
-    give themselves, not by what then leaves the block.
+    counted: which tokens are not padding [rows, tokens]. left: the dense block's outputs. outputs: kind of
+    sub-layer -> its outputs. added: the mean square of the block's change of the residual stream. apart:
+    compare the outputs of the sub-layers, not those of the block.
     """
 
-    pruned: RowStream
-    index: int
+    pruned: Walk
+    counted: Tensor
     places: Mapping[str, Place]
-    left: Tensor
-    outputs: Mapping[str, Tensor]
+    left: States
+    outputs: Mapping[str, States]
     added: float
     apart: bool
 
     @classmethod
     def of(
         cls,
-        dense: RowStream,
-        number: int,
-        pruned: RowStream,
-        index: int,
+        dense: Walk,
+        pruned: Walk,
+        counted: Tensor,
         places: Mapping[str, Place],
         kinds: Sequence[str],
         apart: bool,
     ) -> Goals:
-        """Take the dense stream through its block `number`, for these kinds of sub-layers to learn."""
-        after = ORDER[ORDER.index(kinds[0]) + 1 :] if kinds else ()  # what is forced while the first learns
+        """Advance the dense model's walk by one block. Return the targets for these kinds of sub-layers."""
+        after = ORDER[ORDER.index(kinds[0]) + 1 :] if kinds else ()  # forced while the first one learns
         heard = kinds if apart else [kind for kind in after if kind in places]
         paths = {kind: places[kind].consumer for kind in heard}
-        outputs, added = dense.advance(number, list(paths.values()))
-        outputs = {kind: outputs[path] for kind, path in paths.items()}
-        return cls(pruned, index, places, dense.hidden, outputs, added, apart)
+        with adding(dense, counted) as added:
+            given = dense.advance([*paths.values()])
+        outputs = {kind: given[path] for kind, path in paths.items()}
+        return cls(pruned, counted, places, dense.states, outputs, added.mean, apart)
+
+
+@dataclass
+class Mean:
+    """A running mean of values that arrive in parts."""
+
+    total: float = 0.0
+    count: int = 0
+
+    def add(self, values: Tensor) -> None:
+        self.total += values.double().sum().item()
+        self.count += values.numel()
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.count
+
+
+@contextmanager
+def adding(walk: Walk, counted: Tensor) -> Iterator[Mean]:
+    """Yield the mean square of the change that the walk's next block makes, over tokens that count.
+
+    The batches must pass in order.
+    """
+    squares, batches = Mean(), iter(walk.rows)
+
+    def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+        added = states_out(output).float() - states_in(args, kwargs).float()
+        squares.add(added.square().cpu()[counted[list(next(batches))]])
+
+    handle = walk.block.register_forward_hook(hook, with_kwargs=True)
+    try:
+        yield squares
+    finally:
+        handle.remove()
 
 
 class Lesson:
-    """One sub-layer, in a copy of its block in float32 of which nothing else learns."""
+    """One sub-layer to train, in a float32 copy of its block. Nothing else in the copy is trained."""
 
     def __init__(self, goals: Goals, kind: str) -> None:
-        self.goals, self.kind, self.pruned = goals, kind, goals.pruned
-        self.name = f"block {goals.index}, {kind}"
+        self.goals, self.kind, self.pruned, self.counted = goals, kind, goals.pruned, goals.counted
+        self.index, self.original = self.pruned.at, self.pruned.block
+        self.name = f"block {self.index}, {kind}"
         place = goals.places[kind]
-        self.original = self.pruned.replay.blocks[goals.index]
         self.block = copy.deepcopy(self.original).float().requires_grad_(False)
         self.weights = {
             name: weight.requires_grad_()
@@ -74,41 +114,40 @@ class Lesson:
         self.unit = goals.added if not goals.apart else self.mean_square()
 
     def mean_square(self) -> float:
-        """Of the goal, over the tokens that count."""
-        total = sum(
-            self.goal[rows][self.pruned.counted[rows]].double().square().sum().item()
-            for rows in self.pruned.slices
-        )
-        return total / (self.pruned.counted.sum().item() * self.goal.shape[-1])
+        """Return the mean square of the target over the tokens that count."""
+        squares = Mean()
+        for rows in self.pruned.rows:
+            squares.add(self.goal[rows][self.counted[list(rows)]].double().square())
+        return squares.mean
 
-    def error(self, rows: slice | list[int]) -> Tensor:
-        """Mean squared error over the tokens of these rows, in units of what the dense model has. []"""
-        device = self.pruned.device
+    def error(self, rows: Sequence[int]) -> Tensor:
+        """Return the mean squared error on these rows, in units of the dense model's mean square. []"""
+        device = self.pruned.model.device
         given = {path: output[rows].to(device) for path, output in self.given.items()}
         with forced(self.block, given), tapped(self.block, [self.read] if self.read else []) as heard:
-            found = self.pruned.replay.run(self.goals.index, self.pruned.at(rows), self.block)
+            found = self.pruned.call(self.block, rows)
         found = heard[self.read].view_as(found) if self.read else found
-        counted = self.pruned.counted[rows].to(device)
+        counted = self.counted[rows].to(device)
         gap = found[counted] - self.goal[rows].to(device)[counted].float()
         return gap.square().mean() / max(self.unit, 1e-12)
 
     @torch.no_grad()
     def judge(self, first: int) -> float:
-        """The error over all tokens of the rows from the first one on."""
-        batches = [range(max(rows.start, first), rows.stop) for rows in self.pruned.slices]
+        """Return the mean error over the tokens of all rows from index `first` on."""
+        batches = [range(max(rows.start, first), rows.stop) for rows in self.pruned.rows]
         batches = [list(rows) for rows in batches if rows]
-        counts = [self.pruned.counted[rows].sum().item() for rows in batches]
+        counts = [self.counted[rows].sum().item() for rows in batches]
         errors = [self.error(rows).item() * count for rows, count in zip(batches, counts, strict=True)]
         return sum(errors) / sum(counts)
 
     def learned(self) -> dict[str, Tensor]:
-        """The weights as they are, rounded to the dtypes that they have in the model."""
+        """Return name -> a copy of the weight [its axes], rounded to its dtype in the model."""
         dtypes = {name: weight.dtype for name, weight in self.original.named_parameters()}
         return {name: weight.detach().to(dtypes[name], copy=True) for name, weight in self.weights.items()}
 
     @torch.no_grad()
     def put(self, values: Mapping[str, Tensor], first: int) -> float:
-        """Give the model, and the copy, these weights. -> what `judge` then says"""
+        """Copy these weights into the model and the float32 block. -> the error by `judge`"""
         for name, value in values.items():
             self.weights[name].copy_(value)
             self.original.get_parameter(name).copy_(value)

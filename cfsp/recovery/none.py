@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.recovery.base import Recovered, Recovery, Setting
+from cfsp.recovery.base import Recovered, Recovery
+from cfsp.training.base import Setting
 
 
 @dataclass(frozen=True)
 class NoRecovery(Recovery):
-    """Nothing is trained."""
+    """Trains nothing."""
+
+    trains = False
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
     ) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def run(self, setting: Setting, examples: None) -> Recovered:
         return Recovered(setting.model)

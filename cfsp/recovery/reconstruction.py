@@ -1,4 +1,4 @@
-"""Local reconstruction: sub-layer by sub-layer, what is left learns to give what was there."""
+"""Local reconstruction: train one sub-layer after the other to reproduce the dense outputs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,46 +16,49 @@ from torch.nn.utils import get_total_norm
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_scheduler
 
-from cfsp.bars import Task, task
+from cfsp.bars import Work, task
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.data.examples import Examples, Split
 from cfsp.data.texts import Text
 from cfsp.data.windows import Example
 from cfsp.machine.memory import peak_bytes, reset_peak
 from cfsp.model.blocks import block_modules, check_positions, is_causal, places_of
-from cfsp.passes.replay import RowStream
-from cfsp.recovery.base import Recovered, Recovery, Setting
+from cfsp.model.weights import weight_of
+from cfsp.passes.walk import walking
+from cfsp.plans.subject import Follow
+from cfsp.recovery.base import Recovered, Recovery
 from cfsp.recovery.lessons import ORDER, Goals, Lesson
+from cfsp.training.base import Setting
+from cfsp.training.early_stopping import HeldOutCurve, curve_row
 from cfsp.training.resume import keep_block, restore_block
 
 Note = dict[str, Any]
-Follow = Callable[[Mapping[str, float], int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction(Recovery):
-    """Tune each sub-layer alone: min over its weights of E |f(x) - t|², block by block, without labels.
+    """Tunes each sub-layer alone: min over its weights of E |f(x) - t|², block by block, without labels.
 
-    Its weights are those of its linear layers. Norms stay as they are: the scale of one that stands before
-    a linear layer is in what that layer can learn.
+    It tunes the weights of the sub-layer's linear layers. Norms stay the same: a linear layer after a norm
+    can learn the norm's scale.
 
-    x is what enters the block in the pruned model, whose blocks before are tuned already, so that errors
-    do not pile up. Attention and MLP are tuned apart, as Wagner et al. found best (arXiv 2510.14444, whose
-    abstract alone was available; steps and rates are ours). No gradient leaves the block. Errors are in
-    units of the mean square of what the dense model has there.
+    x is the block's input in the pruned model. The blocks before are tuned already, so errors do not
+    accumulate. Attention and MLP are tuned separately, as Wagner et al. found best (arXiv 2510.14444; only
+    the abstract was available, so steps and rates are ours). No gradient leaves the block. Errors are
+    relative to the mean square of the dense model's values.
 
-    target: "stream" compares what leaves the block with what leaves the dense one, in units of what the
-        dense one adds. While attention is tuned, the MLP gives what the dense MLP gives, so attention
-        answers for its own error and those before it, whether the two follow each other or stand side by
-        side. "sublayer" compares what the sub-layer itself gives, the dense one on the dense model's inputs.
+    target: "stream" compares the outputs of the pruned and the dense block, relative to the dense block's
+        change of the residual stream. While attention is tuned, the MLP returns the dense MLP's outputs. So
+        attention corrects only its own error and those before it, also if both run in parallel.
+        "sublayer" compares the sub-layer's outputs with those of the dense one on the dense model's inputs.
     sublayers: "cut" tunes those that lost units, "all" the others too.
-    steps: for each sub-layer, of `batch_size` examples; what no step can reach is not read.
-    evaluate_every: steps between looks at the held-out part. The best weights seen count, those of before
-        the first step among them. patience: looks without better ones before it stops; null: never.
-    hidden_states: where the hidden states of all examples are, in "memory" or on "disk".
+    steps: for each sub-layer, with `batch_size` examples each. Examples beyond the last step are not read.
+    evaluate_every: steps between evaluations on the held-out part. The best weights are kept; they may be
+        those before the first step. patience: evaluations without a better one before it stops; null: never.
+    hidden_states: where to store the hidden states of all examples: in the host's "memory" or on "disk".
 
-    Weights are tuned in float32 and rounded to the model's dtype. transformers' Trainer is no use here:
-    it wants a model that runs from end to end.
+    Weights are tuned in float32 and rounded to the model's dtype. transformers' Trainer does not fit: it
+    needs a model that runs from end to end.
     """
 
     needs_dense = True
@@ -106,12 +109,12 @@ class Reconstruction(Recovery):
         return Split(train[: self.steps * self.batch_size], held_out, split.lost)
 
     def optimizer(self, weights: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, Any]:
-        """Adam and its schedule. Raises ValueError if transformers has no such scheduler."""
+        """Return Adam and its schedule. Raises ValueError if transformers has no such scheduler."""
         adam = torch.optim.Adam(weights, self.learning_rate)
         return adam, get_scheduler(self.scheduler, adam, self.warmup, self.steps)
 
     def run(self, setting: Setting, examples: Split) -> Recovered:
-        """Tune, from the first block that setting.folder has no weights of.
+        """Tune the model, from the first block without weights in setting.folder on.
 
         Raises:
             ValueError: channels of the residual stream were cut; an error or a gradient is NaN or infinite.
@@ -135,114 +138,123 @@ class Reconstruction(Recovery):
             "lost": examples.lost,
             "tokens": sum(len(one["input_ids"]) for one in train) if notes else 0,
             "batch": self.batch_size,
-            **outcome(notes),
+            **sum_of_notes(notes),
             "peak_bytes": peak_bytes(setting.model.device),
         }
-        return Recovered(setting.model.eval(), training)
+        return Recovered(setting.model, training)
 
     def wanted(self, setting: Setting) -> list[list[str]]:
-        """The kinds of sub-layers to tune in every block that is left."""
-        places, dense = places_of(setting.model), block_modules(setting.dense)
+        """Return the kinds of sub-layers to tune in every block that is left."""
+        places, teacher = places_of(setting.model), teacher_of(setting)
+        dense = block_modules(teacher)
         found = []
         for path, number in zip(block_modules(setting.model), setting.change.blocks, strict=True):
             kinds = []
             for kind in (kind for kind in ORDER if kind in places):
                 consumer = places[kind].consumer
-                ours = setting.model.get_submodule(f"{path}.{consumer}").weight
-                theirs = setting.dense.get_submodule(f"{dense[number]}.{consumer}").weight
+                ours = weight_of(setting.model.get_submodule(f"{path}.{consumer}"))
+                theirs = weight_of(teacher.get_submodule(f"{dense[number]}.{consumer}"))
                 if ours.numel() and (self.sublayers == "all" or ours.shape != theirs.shape):
-                    kinds.append(kind)  # what is gone as a whole has no weights to tune
+                    kinds.append(kind)  # a sub-layer that was removed has no weights to tune
             found.append(kinds)
         return found
 
     def tune(self, setting: Setting, examples: Split, wanted: Sequence[Sequence[str]]) -> list[Note]:
-        """Go through the blocks of both models, side by side. -> what tuning each sub-layer was"""
+        """Tune block by block, with both models in step. -> a note for each tuned sub-layer"""
         train, held_out = examples
         ids, counted = rows_of([*train, *held_out])
-        folder = setting.folder / "states" if self.hidden_states == "disk" else None
-        dense = RowStream(setting.dense, ids, counted, self.batch_size, folder, "dense")
-        pruned = RowStream(setting.model, ids, counted, self.batch_size, folder, "pruned")
-        places, apart = places_of(setting.model), self.target == "sublayer"
-        passed, notes = 0, []
+        batches = [{"input_ids": part} for part in ids.split(self.batch_size)]
+        place, folder = {"memory": "host", "disk": "disk"}[self.hidden_states], setting.folder
+        places, apart, notes = places_of(setting.model), self.target == "sublayer", []
         last = max(index for index, kinds in enumerate(wanted) if kinds)
         total, since = self.steps * sum(map(len, wanted)), time.perf_counter()
-        with task("reconstruction", "step", total) as shown:
+        with (
+            walking(teacher_of(setting), batches, place, folder / "states-dense") as dense,
+            walking(setting.model, batches, place, folder / "states-pruned") as pruned,
+            task("reconstruction", "step", total) as shown,
+        ):
             for index, number in enumerate(setting.change.blocks[: last + 1]):
-                for between in range(passed, number):  # blocks that the pruned model lacks
-                    dense.advance(between)
-                passed, kinds = number + 1, wanted[index]
-                goals = Goals.of(dense, number, pruned, index, places, kinds, apart)
-                block, file = pruned.replay.blocks[index], setting.folder / f"block-{index}.safetensors"
-                if (tuned := restore_block(block, file)) is not None:
+                while dense.at < number:  # blocks that the pruned model lacks
+                    dense.advance()
+                kinds, file = wanted[index], folder / f"block-{index}.safetensors"
+                goals = Goals.of(dense, pruned, counted, places, kinds, apart)
+                if (tuned := restore_block(pruned.block, file)) is not None:
                     notes += tuned
                     shown.advance(self.steps * len(kinds))
                 elif kinds:
                     for kind in kinds:
                         lesson, before = Lesson(goals, kind), sum(note["steps"] for note in notes)
                         notes.append(self.teach(lesson, len(train), before, setting.follow, shown))
-                        notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # and what led here
+                        notes[-1]["seconds"] = round(time.perf_counter() - since, 3)  # with the walks before
                         since = time.perf_counter()
-                    keep_block(block, notes[-len(kinds) :], file)
-                pruned.advance(index)
+                    keep_block(pruned.block, notes[-len(kinds) :], file)
+                pruned.advance()
         return notes
 
-    def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, shown: Task) -> Note:
-        """Tune one sub-layer on the first `examples` rows; the others judge. before: steps of the others."""
-        start, losses, curve = time.perf_counter(), [], []
-        batches = shuffled(examples, self.batch_size, f"{self.seed} {lesson.name}")
-        adam, schedule = self.optimizer([*lesson.weights.values()])
+    def teach(self, lesson: Lesson, examples: int, before: int, follow: Follow, shown: Work) -> Note:
+        """Tune one sub-layer on the first `examples` rows; evaluate on the others. before: steps so far."""
+        start, curve, looks, step = time.perf_counter(), [], HeldOutCurve(self.patience), 0
         first = kept = lesson.learned()
-        looks = [{"step": 0, "loss": lesson.judge(examples)}]
-        best = looks[0]
-        for step in range(1, self.steps + 1):
-            rate = schedule.get_last_lr()[0]
-            losses.append(descend(lesson, next(batches), adam, step))
-            schedule.step()
-            shown.advance()
-            if step % self.evaluate_every and step < self.steps:
-                continue
-            looks.append({"step": step, "loss": lesson.judge(examples)})
-            curve.append(
-                {
-                    "step": step,
-                    "loss": sum(losses) / len(losses),
-                    "learning_rate": rate,
-                    "seconds": round(time.perf_counter() - start, 3),
-                }
-            )
-            losses = []
-            told = {"loss": curve[-1]["loss"], "eval_loss": looks[-1]["loss"], "learning_rate": rate}
+        looks.add(0, lesson.judge(examples))
+        for step, loss, rate in self.steps_between_looks(lesson, examples, shown):
+            if looks.add(step, lesson.judge(examples)):
+                kept = lesson.learned()
+            curve.append(curve_row(step, loss, rate, round(time.perf_counter() - start, 3)))
+            told = {"loss": loss, "eval_loss": looks.rows[-1]["loss"], "learning_rate": rate}
             follow(told, before + step)
-            if looks[-1]["loss"] < best["loss"]:
-                best, kept = looks[-1], lesson.learned()
-            if self.patience and step - best["step"] >= self.patience * self.evaluate_every:
+            if looks.should_stop:
                 break
         after = lesson.put(kept, examples)
-        if after > looks[0]["loss"]:  # rounding to the model's dtype took more than training gave
+        if after > looks.rows[0]["loss"]:  # rounding to the model's dtype cost more than training gained
             after = lesson.put(first, examples)
+        best = looks.best
+        assert best is not None, "the first look was before the first step"
         return {
-            "block": lesson.goals.index,
+            "block": lesson.index,
             "kind": lesson.kind,
             "trainable": sum(weight.numel() for weight in lesson.weights.values()),
-            "before": looks[0]["loss"],
+            "before": looks.rows[0]["loss"],
             "after": after,
             "steps": step,
             "best_step": best["step"],
             "curve": curve,
-            "held_out_curve": looks,
+            "held_out_curve": looks.rows,
         }
+
+    def steps_between_looks(
+        self, lesson: Lesson, examples: int, shown: Work
+    ) -> Iterator[tuple[int, float, float]]:
+        """Take all steps. At each evaluation, yield the step, the mean error since the last, and the rate."""
+        batches = shuffled(examples, self.batch_size, f"{self.seed} {lesson.name}")
+        adam, schedule = self.optimizer([*lesson.weights.values()])
+        losses: list[float] = []
+        for step in range(1, self.steps + 1):
+            rate = schedule.get_last_lr()[0]
+            losses.append(take_step(lesson, next(batches), adam, step))
+            schedule.step()
+            shown.advance()
+            if step % self.evaluate_every == 0 or step == self.steps:
+                yield step, sum(losses) / len(losses), rate
+                losses.clear()
+
+
+def teacher_of(setting: Setting) -> PreTrainedModel:
+    """Return the dense model. Raises ValueError if there is none."""
+    if setting.dense is None:
+        raise ValueError("reconstruction learns from the dense model; expected it beside the pruned one")
+    return setting.dense
 
 
 def rows_of(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Tokens, and which of them are no padding, which stands on the right. [rows, tokens] each"""
+    """Return tokens padded on the right, and which of them are not padding. [rows, tokens] each"""
     rows = [torch.tensor(example["input_ids"]) for example in examples]
     sizes = torch.tensor([len(row) for row in rows])
-    ids = pad_sequence(rows, batch_first=True)  # with token 0: nothing that counts sees it
+    ids = pad_sequence(rows, batch_first=True)  # with token 0; no real token attends to it
     return ids, torch.arange(ids.shape[1]) < sizes[:, None]
 
 
 def shuffled(examples: int, size: int, seed: str) -> Iterator[list[int]]:
-    """Full batches of row numbers, epoch after epoch, each in another order."""
+    """Yield full batches of row indices, epoch after epoch, each epoch in another order."""
     dice, order = random.Random(seed), list(range(examples))
     while True:
         dice.shuffle(order)
@@ -250,12 +262,12 @@ def shuffled(examples: int, size: int, seed: str) -> Iterator[list[int]]:
             yield order[first : first + size]
 
 
-def descend(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: int) -> float:
-    """One step downhill. -> the error before it. Raises ValueError before a NaN reaches the weights."""
+def take_step(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: int) -> float:
+    """Take one optimizer step. -> the error before it. Raises ValueError before a NaN reaches weights."""
     error = lesson.error(rows)
     adam.zero_grad()
     error.backward()
-    norm = get_total_norm([weight.grad for weight in lesson.weights.values()])
+    norm = get_total_norm([grad for weight in lesson.weights.values() if (grad := weight.grad) is not None])
     for what, value in (("error", error), ("gradient", norm)):
         if not value.isfinite():
             raise ValueError(
@@ -266,8 +278,8 @@ def descend(lesson: Lesson, rows: list[int], adam: torch.optim.Optimizer, step: 
     return error.item()
 
 
-def outcome(notes: Sequence[Note]) -> dict[str, Any]:
-    """What all of the tuning came to. Steps and seconds of the curves run through."""
+def sum_of_notes(notes: Sequence[Note]) -> dict[str, Any]:
+    """Return the training data of all notes. Steps and seconds run on from curve to curve."""
     steps, seconds, found = 0, 0.0, {"curve": [], "held_out_curve": []}
     for note in notes:
         name = f"block {note['block']}, {note['kind']}"

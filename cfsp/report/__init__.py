@@ -1,1 +1,1 @@
-"""The report: records as one page that needs no network."""
+"""The report: show records as one HTML page that needs no network."""

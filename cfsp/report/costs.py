@@ -1,4 +1,4 @@
-"""Sections on time: latency, and recovery."""
+"""Sections on time: latency and recovery."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from cfsp.records.record import Record
-from cfsp.report.base import MISSING, Cell, Plot, Section, Table, number, share, spread, word
+from cfsp.report.base import MISSING, Cell, Plot, Section, Table, asked, measured, number, spread, word
 from cfsp.report.groups import Measure, Point, Spread, key_of, points
 from cfsp.report.plots.base import Look
 from cfsp.report.plots.latency import latency_by_size, quality_by_latency
@@ -16,7 +16,7 @@ SHAPE = ("batch", "prompt")
 
 
 def by_clock(measures: Sequence[Measure]) -> list[list[Measure]]:
-    """Latencies by all of their protocol but the shape of the input, which panels tell apart."""
+    """Group latencies by their protocol without the input's shape. Each shape has its own panel."""
     groups = defaultdict(list)
     for measure in measures:
         groups[key_of({key: value for key, value in measure.protocol.items() if key not in SHAPE})].append(
@@ -33,7 +33,7 @@ def latency_section(
     names: Mapping[str, str],
     styles: Mapping[str, Look],
 ) -> Section:
-    """Latency against size, and perplexity against the latency of a decoded token of one sequence."""
+    """Plot latency against size, and quality against the latency of decoding one token."""
     figure = latency_by_size(measures, names, styles)
     caption = (
         "Mean over runs of the median round; bars are the range of all rounds. "
@@ -45,7 +45,7 @@ def latency_section(
     for place, quality in enumerate(qualities, start=1):
         if any(record.id in timed for record in quality.records):
             drawn = quality_by_latency(quality, decode, names, styles)
-            label = f"{quality.title} against {decode.title}"
+            label = f"{measured(quality.title)} against {decode.title}"
             plots.append(Plot(f"{section_id}-{place}", drawn, label, "Grey: what nothing beats in both."))
     protocol = {key: value for key, value in measures[0].protocol.items() if key not in SHAPE}
     intro = "Milliseconds of a prompt (prefill) and of a token of all sequences (decode); less is better."
@@ -62,7 +62,7 @@ def latency_table(measures: Sequence[Measure], names: Mapping[str, str]) -> Tabl
             rows.append(
                 [
                     word(point.method),
-                    share(point.sparsity),
+                    asked(point.sparsity),
                     number(round(point.parameters), ",d"),
                     word(measure.title),
                     spread(point.spread(measure.read)),
@@ -73,9 +73,10 @@ def latency_table(measures: Sequence[Measure], names: Mapping[str, str]) -> Tabl
 
 
 def speed(point: Point, name: str) -> Cell:
-    """A point's mean speed-up; missing where one of its runs has none."""
+    """Return a point's mean speed-up. It is missing if one of the runs has none."""
     metrics = [record.metrics["pruned"].get(name) for record in point.records]
-    return spread(Spread.of(one.value for one in metrics)) if all(metrics) else MISSING
+    values = [one.value for one in metrics if one is not None]
+    return spread(Spread.of(values)) if len(values) == len(metrics) else MISSING
 
 
 def recovery_section(
@@ -85,7 +86,7 @@ def recovery_section(
     names: Mapping[str, str],
     styles: Mapping[str, Look],
 ) -> Section:
-    """A figure per objective and data: losses of others are other quantities."""
+    """Plot recovery curves, one figure per objective and data, because other losses are not comparable."""
     groups = defaultdict(list)
     for record in records:
         config = record.config["recovery"]
@@ -113,9 +114,9 @@ def recovery_table(records: Sequence[Record], names: Mapping[str, str]) -> Table
     rows = [
         [
             word(point.method),
-            share(point.sparsity),
+            asked(point.sparsity),
             number(len(point.records), "d"),
-            *(spread(point.spread(lambda one, key=key: one.training[key])) for key in fields),
+            *(spread(point.spread(lambda one, key=key: one.trained[key])) for key in fields),
         ]
         for point in points(records, names)
     ]

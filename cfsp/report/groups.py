@@ -1,4 +1,4 @@
-"""Comparison: records grouped so that only what can be compared meets on one axis."""
+"""Comparison: group records, so that one axis shows only comparable values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite, isnan
 from statistics import fmean, median, stdev
 from typing import Any
 
 from cfsp.records.record import Record
-from cfsp.tables.ranking import best_of, why_no_best
+from cfsp.tables.ranking import ALIKE, best_of, why_no_best
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Point:
-    """The records of one method at one asked sparsity: as a rule the seeds."""
+    """The records of one method at one asked sparsity, usually one per seed."""
 
     method: str
     sparsity: float
@@ -39,11 +39,11 @@ class Point:
 
     @property
     def parameters(self) -> float:
-        """Measured parameters of the whole model, mean over the records."""
+        """Measured number of parameters of the whole model, mean over the records."""
         return fmean(record.parameters["pruned"]["model"] for record in self.records)
 
     def removed(self, base: str) -> float:
-        """Measured share removed of sites, blocks or model, mean over the records."""
+        """Return the measured fraction removed of sites, blocks or model, mean over the records."""
         return fmean(record.sparsity[base] for record in self.records)
 
     def spread(self, read: Callable[[Record], float]) -> Spread:
@@ -52,9 +52,9 @@ class Point:
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity of records that share its protocol and their dense model.
+    """One quantity, for records with the same protocol and dense model.
 
-    names: the metrics that it is the mean of.
+    names: the metrics to average.
     """
 
     title: str
@@ -66,7 +66,7 @@ class Measure:
 
     @property
     def quantity(self) -> str:
-        """What is measured, without what it is measured on."""
+        """The quantity's name without the data set."""
         return self.title.split("/")[0]
 
     def read(self, record: Record) -> float:
@@ -74,26 +74,50 @@ class Measure:
 
 
 def points(records: Iterable[Record], names: Mapping[str, str]) -> list[Point]:
-    """Records by method and asked sparsity. names: record id -> method."""
+    """Group records by method and asked sparsity. names: record id -> method, in the order of the result."""
     cells = defaultdict(list)
     for record in records:
         cells[names[record.id], record.config["sparsity"]].append(record)
-    return [Point(*key, tuple(found)) for key, found in sorted(cells.items(), key=lambda cell: cell[0])]
+    places = {method: place for place, method in enumerate(dict.fromkeys(names.values()))}
+    ordered = sorted(cells, key=lambda cell: (places[cell[0]], cell[1]))
+    return [Point(method, sparsity, tuple(cells[method, sparsity])) for method, sparsity in ordered]
 
 
 def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
-    """The points of each method, the largest model first."""
+    """Return method -> its points, the largest model first. Methods keep their order."""
     lines = defaultdict(list)
-    for point in sorted(found, key=lambda point: -point.parameters):
+    for point in found:
         lines[point.method].append(point)
-    return dict(sorted(lines.items()))
+    return {method: sorted(line, key=lambda point: -point.parameters) for method, line in lines.items()}
+
+
+def ranked(names: Mapping[str, str], measures: Iterable[Measure]) -> dict[str, str]:
+    """Sort names by the first measure at the method's largest sparsity, the best method first.
+
+    Methods whose largest sparsity is smaller follow, then methods without a value.
+    """
+    keys: dict[str, tuple[Any, ...]] = {}
+    for measure in measures:
+        for method, line in by_method(points(measure.records, names)).items():
+            last = max(line, key=lambda point: point.sparsity)
+            keys.setdefault(method, (-last.sparsity, rank_of(last, measure), method))
+    last_key = (inf, inf)
+    return dict(sorted(names.items(), key=lambda item: keys.get(item[1], (*last_key, item[1]))))
+
+
+def rank_of(point: Point, measure: Measure) -> float:
+    """Return a number that is lower for better values; infinite for NaN."""
+    value = point.spread(measure.read).mean
+    if isnan(value):
+        return inf
+    return value if measure.better == "lower" else -value
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What methods reached at one asked sparsity.
+    """Points of methods at one asked sparsity that removed similar fractions.
 
-    best: by `best_of`; empty where none may be called so, and why_none says why.
+    best: by `best_of`; empty if no point may be called the best. why_none: the reason.
     """
 
     sparsity: float
@@ -103,21 +127,38 @@ class Contest:
 
 
 def contests(found: Iterable[Point], measure: Measure) -> list[Contest]:
-    """The points of each asked sparsity, and which of them is best by its mean."""
+    """Return the contests among points, by asked sparsity and measured size. The best has the best mean.
+
+    A gap of more than a percentage point between sizes starts a new contest.
+    """
     shares = defaultdict(list)
     for point in found:
         shares[point.sparsity].append(point)
     made = []
-    for sparsity, rivals in sorted(shares.items()):
-        means = [point.spread(measure.read).mean for point in rivals]
-        removed = [point.removed("model") for point in rivals]
-        best = tuple(rivals[index] for index in best_of(means, removed, measure.better))
-        made.append(Contest(sparsity, tuple(rivals), best, why_no_best(means, removed)))
+    for sparsity, members in sorted(shares.items()):
+        for rivals in by_size(members):
+            means = [point.spread(measure.read).mean for point in rivals]
+            removed = [point.removed("model") for point in rivals]
+            best = tuple(rivals[index] for index in best_of(means, removed, measure.better))
+            made.append(Contest(sparsity, tuple(rivals), best, why_no_best(means, removed)))
     return made
 
 
+def by_size(found: Iterable[Point]) -> list[list[Point]]:
+    """Sort points by removed fraction, and split them at gaps of more than a percentage point."""
+    chains: list[list[Point]] = []
+    before = -inf
+    for point in sorted(found, key=lambda point: point.removed("model")):
+        removed = point.removed("model")
+        if removed - before > ALIKE:
+            chains.append([])
+        chains[-1].append(point)
+        before = removed
+    return chains
+
+
 def by_model(records: Iterable[Record]) -> list[list[Record]]:
-    """Records of one dense model each: of one path, one way to load it and one size."""
+    """Group records by dense model: the same path, options of loading and size."""
     groups = defaultdict(list)
     for record in records:
         model = {key: value for key, value in record.config["model"].items() if key != "device"}
@@ -126,9 +167,9 @@ def by_model(records: Iterable[Record]) -> list[list[Record]]:
 
 
 def studies(records: Sequence[Record]) -> list[list[Record]]:
-    """Records of one dense model each that can be compared: chained by perplexities or tasks they share.
+    """Group the comparable records of each dense model: those linked by shared perplexities or tasks.
 
-    Those that share nothing, because nothing was measured, are together.
+    Records without such a measurement form one group.
     """
     found = []
     for group in by_model(records):
@@ -146,9 +187,9 @@ def studies(records: Sequence[Record]) -> list[list[Record]]:
 
 
 def perplexities(records: Iterable[Record]) -> list[Measure]:
-    """Perplexities of records of one model, a measure per text, protocol and dense value.
+    """Return the perplexities of one model's records, a measure per text, protocol and dense value.
 
-    Values are compared to five digits: two machines differ in the last ones on the same weights.
+    Dense values are compared to five digits, because machines differ in the last digits.
     """
     groups = defaultdict(list)
     for record in records:
@@ -164,9 +205,9 @@ def perplexities(records: Iterable[Record]) -> list[Measure]:
 
 
 def latencies(records: Iterable[Record], stage: str) -> list[Measure]:
-    """Milliseconds of prefill or decode of records of one model, a measure per shape and protocol.
+    """Return the milliseconds of prefill or decode of one model's records, a measure per shape and protocol.
 
-    The dense model's is the median of its own over the records: it is timed beside each.
+    The dense value is the median over the records, because each record timed the dense model too.
     """
     groups = defaultdict(list)
     for record in records:
@@ -177,12 +218,13 @@ def latencies(records: Iterable[Record], stage: str) -> list[Measure]:
     for (name, _), members in sorted(groups.items()):
         dense = median(record.metrics["dense"][name].value for record in members)
         protocol = members[0].metrics["pruned"][name].protocol
-        found.append(Measure(name, (name,), protocol, dense, "lower", tuple(members)))
+        title = f"{stage}, batch {protocol['batch']}, prompt {protocol['prompt']}"
+        found.append(Measure(title, (name,), protocol, dense, "lower", tuple(members)))
     return found
 
 
 def zero_shots(records: Iterable[Record]) -> list[Measure]:
-    """Means of the zero-shot accuracies that papers report, a measure per set of tasks and protocol."""
+    """Return means of the zero-shot accuracies in papers, a measure per set of tasks and protocol."""
     groups = defaultdict(list)
     for record in records:
         chosen = {name: one for name, one in record.metrics["pruned"].items() if one.protocol.get("papers")}
@@ -197,26 +239,26 @@ def zero_shots(records: Iterable[Record]) -> list[Measure]:
         names = tuple(name for name, *_ in key)
         dense = fmean(members[0].metrics["dense"][name].value for name in names)
         protocol = shared([members[0].metrics["pruned"][name].protocol for name in names])
-        title = f"mean of {len(names)} tasks" if len(names) > 1 else names[0]
+        title = names[0] if len(names) == 1 else f"mean of {len(names)} tasks"
         found.append(Measure(title, names, protocol, dense, "higher", tuple(members)))
     return found
 
 
 def shared(protocols: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """What all protocols agree on."""
+    """Return the entries that are equal in all protocols."""
     first, *others = protocols
     return {key: value for key, value in first.items() if all(one.get(key) == value for one in others)}
 
 
 def key_of(data: Any) -> str:
-    """JSON data as something that can be compared and sorted."""
+    """Return JSON data as a text that can be compared and sorted."""
     return json.dumps(data, sort_keys=True)
 
 
 def pareto(pairs: Sequence[tuple[float, float]]) -> list[int]:
-    """Indices of the pairs that no other beats in both, lower being better; by the first number.
+    """Return the indices of the pairs on the Pareto front (lower is better), sorted by the first number.
 
-    Pairs that are not finite never count.
+    Pairs with NaN or infinity are skipped.
     """
     front: list[int] = []
     whole = [index for index, pair in enumerate(pairs) if all(map(isfinite, pair))]

@@ -1,4 +1,4 @@
-"""The overview: what the page is made of, what it could not read, what failed."""
+"""The overview: counts, best methods, protocols, unreadable files and failed runs."""
 
 from __future__ import annotations
 
@@ -8,13 +8,28 @@ from dataclasses import dataclass
 
 from cfsp.records.failures import Failure
 from cfsp.records.record import Record
-from cfsp.report.base import MISSING, Cell, Section, Table, details, number, share, spread, word
+from cfsp.report.base import (
+    MISSING,
+    Cell,
+    Section,
+    Table,
+    asked,
+    details,
+    measured,
+    number,
+    protocol_text,
+    share,
+    spread,
+    word,
+)
 from cfsp.report.groups import Contest, Measure, by_model, contests, points
+from cfsp.report.paths import hide_paths
+from cfsp.report.runs import minute
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The records of one study, named and measured. missing: figures that nothing was found for."""
+    """The records of one study with their names and measures. missing: figures without data."""
 
     title: str
     records: Sequence[Record]
@@ -37,19 +52,30 @@ def overview_section(
     tables = [glance_table(groups), protocol_table(groups), code_table(records)]
     if failures:
         tables.append(failure_table(failures, {record.id for record in records}))
-    notes = [f"Could not be read: {problem}" for problem in unreadable]
-    notes += [
-        f"Nothing to show of {group.title}: {', '.join(group.missing)}." for group in groups if group.missing
-    ]
+    notes = [f"Could not be read: {hide_paths(problem)}" for problem in unreadable]
     intro = (
         "Sparsity is the share that is removed. Methods differ in what they count, so compare them by "
-        "the measured parameters, not by the sparsity they were asked for."
-    )
+        "the measured parameters, not by the sparsity they were asked for. "
+        f"{unmeasured(groups)}"
+    ).rstrip()
     return Section("overview", "Overview", "", intro, facts, tables=tables, notes=notes)
 
 
+def unmeasured(groups: Sequence[Compared]) -> str:
+    """Return a sentence for each set of missing figures. It names the studies unless all lack the set."""
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for group in groups:
+        if group.missing:
+            lacking.setdefault(tuple(group.missing), []).append(group.title)
+    told = []
+    for missing, titles in lacking.items():
+        where = "" if len(titles) == len(groups) else f" of {' and of '.join(titles)}"
+        told.append(f"Not measured{where}: {', '.join(missing)}.")
+    return " ".join(told)
+
+
 def glance_table(groups: Sequence[Compared]) -> Table:
-    """The best method of each asked sparsity by everything that is measured, or why none is the best."""
+    """List the best method of each measure, asked sparsity and size, or the reason why there is none."""
     columns = {
         "study": "the dense model, and what is measured where that takes two",
         "measured": "of what the best is shown",
@@ -61,20 +87,21 @@ def glance_table(groups: Sequence[Compared]) -> Table:
         "runs": "records that the mean is of",
     }
     rows = [
-        [word(group.title), word(measure.title), share(contest.sparsity), *cells]
+        [word(group.title), word(measured(measure.title)), asked(contest.sparsity), *cells]
         for group in groups
         for measure in group.measures
         for contest in contests(points(measure.records, group.names), measure)
         for cells in glance_cells(contest, measure)
     ]
-    caption = "At a glance: the best of each asked sparsity, where removed shares differ by a point at most"
+    caption = "At a glance: the best of each asked sparsity among methods that lost alike shares (to a point)"
     return Table(caption, columns, rows)
 
 
 def glance_cells(contest: Contest, measure: Measure) -> list[list[Cell]]:
-    """The rest of a row for the best, for each of several equal ones; of one row that says why none is."""
+    """Return the last cells of each best method's row, or of one row with the reason why none is best."""
     runs = number(sum(len(point.records) for point in contest.points), "d")
-    none = [Cell(f"– ({contest.why_none})"), MISSING, number(measure.dense), MISSING, runs]
+    lone = share(contest.points[0].removed("model")) if len(contest.points) == 1 else MISSING
+    none = [word(f"– ({contest.why_none})"), MISSING, number(measure.dense), lone, runs]
     return [
         [
             word(point.method),
@@ -99,9 +126,15 @@ def protocol_table(groups: Sequence[Compared]) -> Table:
         [
             word(group.title),
             number(group.records[0].parameters["dense"]["model"], ",d"),
-            word(measure.title),
+            word(measured(measure.title)),
             number(len(measure.records), "d"),
-            word(", ".join(f"{key} {value}" for key, value in measure.protocol.items() if value is not None)),
+            word(
+                ", ".join(
+                    f"{key} {protocol_text(key, value)}"
+                    for key, value in measure.protocol.items()
+                    if value is not None
+                )
+            ),
         ]
         for group in groups
         for measure in group.measures
@@ -117,13 +150,13 @@ def code_table(records: Sequence[Record]) -> Table:
         "device": "",
         "runs": "",
     }
-    found = Counter(code_of(record) for record in records)
+    found = Counter(code_and_machine(record) for record in records)
     rows = [[*map(word, code), number(count, "d")] for code, count in sorted(found.items())]
     return Table("Code and machines", columns, rows)
 
 
-def code_of(record: Record) -> tuple[str, ...]:
-    """Commit, state, versions and device."""
+def code_and_machine(record: Record) -> tuple[str, ...]:
+    """Return commit, state, versions and device."""
     versions = record.environment.get("versions", {})
     state = "unknown" if record.git is None else ("changed" if record.git["dirty"] else "clean")
     return (
@@ -140,7 +173,7 @@ def failure_table(failures: Sequence[Failure], finished: set[str]) -> Table:
     rows = [
         [
             word(failure.id),
-            word(failure.created),
+            word(minute(failure.created)),
             word("yes" if failure.id in finished else "no"),
             word(failure.said),
             Cell("show", details=text),

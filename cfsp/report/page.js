@@ -46,6 +46,15 @@ document.querySelectorAll("table").forEach((table) => {
   table.querySelectorAll("details").forEach((details, place) => { details.dataset.text = place; });
 });
 
+// A table that is larger than its box says so: some systems hide scroll bars.
+const watch = new ResizeObserver((entries) => {
+  entries.forEach(({ target }) => {
+    target.classList.toggle("sideways", target.scrollWidth > target.clientWidth + 1);
+    target.classList.toggle("down", target.scrollHeight > target.clientHeight + 1);
+  });
+});
+document.querySelectorAll("section > .wide").forEach((box) => watch.observe(box));
+
 document.addEventListener("click", (event) => {
   const heading = event.target.closest("th");
   const details = event.target.closest("summary")?.parentElement;

@@ -1,4 +1,4 @@
-"""The page: sections through a template, styles and script inlined."""
+"""The page: render sections with a template, with styles and script inline."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from cfsp.report.base import Section
-from cfsp.report.plots.base import svg
+from cfsp.report.plots.base import svg, themed
 
 FOLDER = Path(__file__).parent
 
 
 def page(title: str, sections: Sequence[Section]) -> str:
-    """HTML that loads nothing. All that comes out of records is escaped by the template."""
+    """Return HTML that loads no other files. The template escapes all texts from records."""
     templates = Environment(
         loader=FileSystemLoader(FOLDER),
         autoescape=True,
@@ -25,11 +25,11 @@ def page(title: str, sections: Sequence[Section]) -> str:
         lstrip_blocks=True,
     )
     templates.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    names = (f"f{number}" for number in count())  # short: figures say theirs at every mark
+    names = (f"f{number}" for number in count())  # short, because a figure repeats its name at every mark
     return templates.get_template("page.html.j2").render(
         title=title,
         chapters=[(model, [*members]) for model, members in groupby(sections, lambda one: one.model)],
         style=Markup((FOLDER / "page.css").read_text()),
         script=Markup((FOLDER / "page.js").read_text()),
-        draw=lambda plot: Markup(svg(plot.figure, next(names))),  # matplotlib escapes the text in it
+        draw=lambda plot: Markup(themed(svg(plot.figure, next(names)))),  # matplotlib escapes the text in it
     )

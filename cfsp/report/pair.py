@@ -1,4 +1,4 @@
-"""Sections that set two models side by side."""
+"""Sections that compare two models."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ FIGURES = {
     "decode_tokens_per_s": ("tokens per second", 1, ",.1f"),
     "peak_mib": ("peak memory, MiB", 1, ",.0f"),
 }
-"""Metric, up to a slash -> what a row is called, the unit in the metric's own, and the form of a number."""
+"""Metric name up to a slash -> name of the row, divisor for the shown unit, and number format."""
 
 SIZES = {"width": "MLP neurons", "heads": "query heads", "groups": "key/value groups"}
 
 
 @dataclass(frozen=True)
 class Side:
-    """One of two models: its name, what was measured, units of every block, and what it says to prompts."""
+    """One of two models: its name, metrics, units of every block, and answers to prompts."""
 
     name: str
     metrics: Mapping[str, Metric]
@@ -37,11 +37,13 @@ class Side:
 
 
 def pair_sections(one: Side, other: Side) -> list[Section]:
-    """What a page or a terminal shows of two models."""
+    """Return the sections that compare two models, for a page or a terminal."""
     intro = f"A is {one.name}, B is {other.name}."
     tables = [figure_table(one, other)]
     sections = [
-        Section("figures", "Figures", "", intro, tiles(one, other), tables=tables, notes=notes(one, other)),
+        Section(
+            "figures", "Figures", "", intro, tiles(one, other), tables=tables, notes=notes_on_pair(one, other)
+        ),
         width_section(one.blocks, other.blocks),
     ]
     if one.said:
@@ -52,7 +54,7 @@ def pair_sections(one: Side, other: Side) -> list[Section]:
 
 
 def tiles(one: Side, other: Side) -> dict[str, str]:
-    """The figures that most people look for first, of B against A."""
+    """Return the most important ratios of B to A."""
     found = {"parameters of A kept": f"{ratio(one, other, 'parameters'):.1%}"}
     for name in one.metrics:
         if name.startswith("perplexity/"):
@@ -66,8 +68,8 @@ def ratio(one: Side, other: Side, name: str) -> float:
     return other.metrics[name].value / one.metrics[name].value
 
 
-def notes(one: Side, other: Side) -> list[str]:
-    """What makes figures of the two differ besides their weights."""
+def notes_on_pair(one: Side, other: Side) -> list[str]:
+    """Return notes on differences between the two measurements besides the weights."""
     found = []
     for name in one.metrics:
         mine, its = one.metrics[name].protocol, other.metrics[name].protocol
@@ -86,20 +88,20 @@ def figure_table(one: Side, other: Side) -> Table:
         for name in [name for name in one.metrics if name.partition("/")[0] == kind]:
             before, after = (side.metrics[name].value / unit for side in (one, other))
             change = Cell(f"{after / before - 1:+.1%}", after / before) if before else MISSING
-            detail = readable(name.partition("/")[2])
+            detail = readable_detail(name.partition("/")[2])
             title = word(f"{label} ({detail})" if detail else label)
             rows.append([title, number(before, form), number(after, form), change])
     return Table("Size, quality and speed. Less is better, except for tokens per second.", columns, rows)
 
 
-def readable(detail: str) -> str:
-    """What a metric is on; of a latency, the shape in words."""
+def readable_detail(detail: str) -> str:
+    """Return a metric's detail, such as its text; for a latency, the shape in words."""
     batch, found, prompt = detail.partition("xp")
     return f"{batch.removeprefix('b')} x {prompt} tokens" if found and prompt.isdecimal() else detail
 
 
 def width_section(one: Sequence[Mapping[str, int]], other: Sequence[Mapping[str, int]]) -> Section:
-    """A row per run of blocks that are alike in both models, a column per kind of unit that differs."""
+    """Return a table with a row per run of equal blocks and a column per kind of unit that differs."""
     kinds = [kind for kind in SIZES if any(kind in sizes for sizes in (*one, *other))]
     same = [kind for kind in kinds if [it.get(kind) for it in one] == [it.get(kind) for it in other]]
     differing = [kind for kind in kinds if kind not in same]
@@ -119,7 +121,7 @@ def width_section(one: Sequence[Mapping[str, int]], other: Sequence[Mapping[str,
 
 
 def kept(before: int | None, after: int | None) -> Cell:
-    """Units in A and in B; nothing where a model has no such block."""
+    """Return the units in A and in B. None: the model has no such block."""
     text = " → ".join("–" if units is None else f"{units:,}" for units in (before, after))
     if not before or after is None:
         return Cell(text)
@@ -129,7 +131,7 @@ def kept(before: int | None, after: int | None) -> Cell:
 def alike(
     one: Sequence[Mapping[str, int]], other: Sequence[Mapping[str, int]]
 ) -> Iterator[tuple[int, int, Mapping[str, int], Mapping[str, int]]]:
-    """Runs of blocks that are the same: first, last, and the sizes in either; empty where one has ended."""
+    """Yield runs of equal blocks: first, last, and the sizes in each model; empty after its last block."""
     count = max(len(one), len(other))
     pairs = [
         tuple(side[place] if place < len(side) else {} for side in (one, other)) for place in range(count)

@@ -1,17 +1,30 @@
-"""Sections on what models can still do: perplexity and zero-shot accuracy."""
+"""Sections on quality: perplexity and zero-shot accuracy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from statistics import fmean
 
-from cfsp.report.base import Cell, Plot, Section, Table, number, share, spread, word
-from cfsp.report.groups import Measure, Point, contests, points
+from cfsp.report.base import (
+    Cell,
+    Plot,
+    Section,
+    Table,
+    asked,
+    measured,
+    number,
+    protocol_text,
+    share,
+    spread,
+    word,
+)
+from cfsp.report.groups import Measure, Point, contests, points, rank_of
 from cfsp.report.plots.base import Look
 from cfsp.report.plots.quality import quality_by_size
 
 CAPTION = (
-    "Mean over seeds; bars are their standard deviation. The star and the dashed line are the dense model."
+    "Mean over seeds; bars are their standard deviation. The star and the dashed line are the dense model. "
+    "Methods in order of the value at the largest sparsity, the best first."
 )
 COLUMNS = {
     "parameters": "measured parameters of the whole model",
@@ -27,10 +40,10 @@ def perplexity_section(
 ) -> Section:
     return Section(
         section_id,
-        measure.title.replace("perplexity/", "Perplexity on "),
+        measured(measure.title).replace("p", "P", 1),
         model,
         "Each line is a method; further left is smaller, lower is better.",
-        measure.protocol | {"dense": f"{measure.dense:.5g}"},
+        chips(measure) | {"dense": f"{measure.dense:,.4g}"},
         [plot(measure, section_id, names, styles)],
         [quality_table(measure, names)],
     )
@@ -45,20 +58,32 @@ def zero_shot_section(
         f"Zero-shot accuracy, {measure.title}",
         model,
         f"Of each task the accuracy that the pruning papers report: {tasks}.",
-        measure.protocol | {"dense": f"{measure.dense:.4g}"},
+        chips(measure) | {"dense": f"{measure.dense:.4g}"},
         [plot(measure, section_id, names, styles)],
         [quality_table(measure, names)],
     )
 
 
+def chips(measure: Measure) -> dict[str, str]:
+    """Return the protocol's entries, without the measure in the heading and those that are off."""
+    told = {key: value for key, value in measure.protocol.items() if key != "measure" and value is not None}
+    return {key: protocol_text(key, value) for key, value in told.items() if value is not False}
+
+
 def plot(measure: Measure, name: str, names: Mapping[str, str], styles: Mapping[str, Look]) -> Plot:
     figure = quality_by_size(measure, names, styles)
-    return Plot(name, figure, f"{measure.title} against measured parameters, a line per method", CAPTION)
+    return Plot(
+        name, figure, f"{measured(measure.title)} against measured parameters, a line per method", CAPTION
+    )
 
 
 def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:
-    """A row per method and sparsity; the best of an asked sparsity stands out, where there is one."""
+    """Return a table with a row per method and sparsity: the largest sparsity first, then the best value.
+
+    The best value of an asked sparsity and size is highlighted, if there is one.
+    """
     found = points(measure.records, names)
+    found.sort(key=lambda point: (-point.sparsity, rank_of(point, measure)))
     tasks = measure.names if len(measure.names) > 1 else ()
     columns = {
         "method": "the shortest name that tells the methods of this study apart",
@@ -70,7 +95,7 @@ def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:
     }
     best = {id(point) for contest in contests(found, measure) for point in contest.best}
     rows = [quality_row(point, measure, tasks, id(point) in best) for point in found]
-    caption = "Methods by asked sparsity; bold: the best, where removed shares differ by a point at most"
+    caption = "Methods by asked sparsity, then value; bold: the best of those that lost alike shares"
     return Table(caption, columns, rows)
 
 
@@ -78,7 +103,7 @@ def quality_row(point: Point, measure: Measure, tasks: tuple[str, ...], best: bo
     value = point.spread(measure.read)
     return [
         word(point.method),
-        share(point.sparsity),
+        asked(point.sparsity),
         spread(value, best),
         number(value.mean / measure.dense, ".3f"),
         number(round(point.parameters), ",d"),

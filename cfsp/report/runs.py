@@ -1,11 +1,11 @@
-"""The section with every run."""
+"""The section that lists every run."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from cfsp.records.record import Metric, Record
-from cfsp.report.base import MISSING, Cell, Section, Table, details, finite, number, share, word
+from cfsp.report.base import MISSING, Cell, Section, Table, asked, details, finite, number, share, word
 from cfsp.report.groups import key_of
 
 COLUMNS = {
@@ -23,7 +23,7 @@ LAST = {"seconds": "of all stages", "created": "UTC", "code": "commit; + if it w
 
 
 def runs_section(records: Sequence[Record], model: str, section_id: str, names: Mapping[str, str]) -> Section:
-    """A row per record with all its metrics."""
+    """Return a section with a row per record and all its metrics."""
     metrics = metric_columns(records)
     columns = COLUMNS | {name: f"{key[0]}, {key[1]}" for key, name in metrics.items()} | LAST
     rows = [run_row(record, names[record.id], metrics) for record in records]
@@ -33,7 +33,7 @@ def runs_section(records: Sequence[Record], model: str, section_id: str, names: 
 
 
 def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
-    """(metric, protocol) -> heading: the metric's name, numbered where it has several protocols."""
+    """Return (metric, protocol) -> heading: the metric's name, numbered if it has several protocols."""
     keys = {
         (name, key_of(metric.protocol)): None
         for record in records
@@ -56,14 +56,14 @@ def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str])
         word(record.id),
         word(method),
         number(config["seed"], "d"),
-        share(config["sparsity"]),
+        asked(config["sparsity"]),
         word(config["sparsity_of"]),
         *(share(record.sparsity[base]) for base in ("sites", "blocks", "model")),
         number(record.parameters["pruned"]["model"], ",d"),
         *(metric_cell(own.get(key)) for key in metrics),
         number(sum(record.seconds.values()), ".1f"),
-        word(record.created),
-        word(code_of(record)),
+        word(minute(record.created)),
+        word(commit_of(record)),
         Cell("show", details=details(record)),
     ]
 
@@ -75,8 +75,13 @@ def metric_cell(metric: Metric | None) -> Cell:
     return Cell(f"{metric.value:,.5g}{error}", finite(metric.value))
 
 
-def code_of(record: Record) -> str:
-    """The commit that a record was made with, and a plus if files differed from it."""
+def minute(created: str) -> str:
+    """Return an ISO time, cut to the minute."""
+    return created[:16].replace("T", " ")
+
+
+def commit_of(record: Record) -> str:
+    """Return the commit that made a record, with a plus if files differed from it."""
     if record.git is None:
         return f"cfsp {record.environment.get('versions', {}).get('cfsp')}"
     return record.git["commit"][:8] + ("+" if record.git["dirty"] else "")

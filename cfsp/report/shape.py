@@ -1,4 +1,4 @@
-"""Sections on what pruning chose: kept widths, and the importance of blocks."""
+"""Sections on the plan: kept widths and the importance of blocks."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def widths_section(
 ) -> Section:
     figure = kept_widths(records, names)
     label = "Share of units kept, a row per method and sparsity, a column per block"
-    caption = "Mean over seeds, in per cent; white: not among the sites to prune."
+    caption = "Mean over seeds, in per cent; blank: not among the sites to prune."
     intro = "How many units of each site are left: dark is what a method thinks it can do without."
     return Section(section_id, "Kept widths", model, intro, {}, [Plot(section_id, figure, label, caption)])
 
 
 def importance_section(records: Sequence[Record], model: str, section_id: str) -> Section:
-    """A bar per calibration: other text or other windows, other statistics."""
+    """Plot a bar per calibration, because statistics depend on the text and the windows."""
     groups = defaultdict(list)
     measured = [record for record in records if block_statistics(record)]
     texts = part_texts([record.config for record in measured], "calibration")

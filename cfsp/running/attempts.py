@@ -22,21 +22,26 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cfsp.checks import UnknownName
+from cfsp.running.plain import plain
 from cfsp.running.sweeps import FILE, Outcome, outcomes
 from cfsp.storage.atomic import writing
 
-ABANDONED = 60.0
-"""Seconds after which a sweep's folder that is empty is one of a killed sweep."""
+CONFIG = "multirun.yaml"
+"""What Hydra was asked, in a sweep's folder."""
+
+ABANDONED = 7 * 86400.0
+"""Seconds after which a sweep's folder without an ended job is deleted: no first job takes so long."""
 
 EXPECTED = (ValueError, UnknownName, OSError, OmegaConfBaseException)
-"""What bad input and bad disks raise; anything else is a fault of the program, whose kind is said too."""
+"""Errors of bad input and bad disks. Any other is a bug, and its type is printed too."""
 
 
 class Attempt:
     """Run one job; report and store its failure.
 
-    The error becomes one line on stderr and a file in `<results>/failures`. HYDRA_FULL_ERROR=1 shows the
-    traceback, which the file has in any case. outcome: what became of the job; the caller sets it.
+    The error becomes one line on stderr and a file in `<results>/failures`, which holds the traceback;
+    HYDRA_FULL_ERROR=1 prints it too. The error is not raised: the job may run in another process than its
+    sweep. outcome: of the job; the caller sets it.
     """
 
     def __init__(self, cfg: DictConfig) -> None:
@@ -51,7 +56,7 @@ class Attempt:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self.outcome = replace(self.outcome, seconds=round(time.perf_counter() - self.start, 3))
-        if not isinstance(error, Exception):  # none, or Ctrl-C, which is no failure and ends everything
+        if not isinstance(error, Exception):  # no error, or Ctrl-C, which ends the whole sweep
             return False
         path = self.store(error)
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
@@ -63,7 +68,7 @@ class Attempt:
 
     @contextmanager
     def storing(self) -> Iterator[None]:
-        """Store a failure of the block at its end, while the run is held: who waits for it may finish it."""
+        """Store a failure of the block while the run is locked: a waiting process may then finish it."""
         try:
             yield
         except Exception as error:  # of any kind, as above
@@ -71,37 +76,37 @@ class Attempt:
             raise
 
     def store(self, error: Exception) -> Path | None:
-        """Write the failure, once. -> its file, if there is one"""
+        """Write the failure once. -> its file, or None if it cannot be written"""
         if self.stored is None or self.stored[0] is not error:
             self.stored = error, keep(error, self.cfg)
         return self.stored[1]
 
 
 class SweepEnd(Callback):
-    """Begins a sweep with its folder and ends it with a table of all jobs, whatever process ran them."""
+    """Makes a sweep's folder, and prints a table of all its jobs at the end, whatever process ran them."""
 
     def __init__(self) -> None:
         self.ended: list[Outcome] = []
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """End in one line where Hydra could not write what it begins a sweep with."""
+        """Exit with one line if the sweep's folder cannot be written."""
         folder = Path(config.hydra.sweep.dir)
         try:
             with writing(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                OmegaConf.save(config, folder / "multirun.yaml")
+                OmegaConf.save(config, folder / CONFIG)
                 (folder / FILE).unlink(missing_ok=True)  # of another sweep that had this folder
         except OSError as error:
             print(f"cfsp: error: {error}: results=FOLDER or hydra.sweep.dir=FOLDER", file=sys.stderr)
             raise SystemExit(1) from error
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Take note of a job of this process: Hydra's own launcher keeps nothing."""
+        """Remember the outcome of a job in this process: Hydra's own launcher stores none."""
         if isinstance(job_return.return_value, Outcome):
             self.ended.append(job_return.return_value)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Show the table. Exit code 1 if a job failed, or if it is not known of all whether they did.
+        """Print the table. Exit with code 1 if a job failed, or if the outcomes cannot be read.
 
         Hydra turns an exception of a callback into a warning, but not SystemExit.
         """
@@ -119,43 +124,45 @@ class SweepEnd(Callback):
 
 
 def remove_abandoned(sweeps: Path) -> None:
-    """Delete the empty folders of sweeps that were killed before their first job."""
+    """Delete the folders of sweeps that were killed before their first job ended."""
     for folder in sweeps.glob("*/"):
-        with suppress(OSError):  # it holds something
-            if time.time() - folder.stat().st_mtime > ABANDONED:
+        with suppress(OSError):  # another process deletes it too
+            held = {path.name for path in folder.iterdir()}
+            if held <= {CONFIG} and time.time() - folder.stat().st_mtime > ABANDONED:
+                (folder / CONFIG).unlink(missing_ok=True)
                 folder.rmdir()
 
 
 def sweep_name() -> str | None:
-    """The name of the sweep's folder, in a job of a sweep."""
+    """Return the name of the sweep's folder; None outside a sweep."""
     hydra_cfg = HydraConfig.get()
     return Path(hydra_cfg.sweep.dir).name if hydra_cfg.mode == RunMode.MULTIRUN else None
 
 
 def command() -> str:
-    """What a user types to run this job alone."""
+    """Return the command line that runs this job alone."""
     return shlex.join(["cfsp", *HydraConfig.get().overrides.task])
 
 
 def one_line(error: Exception) -> str:
-    """The message; of an error that nobody expected, its kind before it."""
+    """Return the message in one line, after the error's type if that is not in `EXPECTED`."""
     kind = "" if isinstance(error, EXPECTED) else f"{type(error).__name__}: "
     return kind + " ".join(str(error).split())
 
 
 def keep(error: Exception, cfg: DictConfig) -> Path | None:
-    """Write the failure; None if the results folder does not take it, which is said on stderr."""
+    """Write the failure. -> its file, or None if the results folder cannot be written"""
     from cfsp.records.failures import Failure
     from cfsp.records.identity import run_id
 
     try:
-        config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+        config = plain(cfg, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException:  # the config itself is what failed
-        config = OmegaConf.to_container(cfg)
+        config = plain(cfg)
     try:
         failure = Failure.of(error, run_id(config), config, command(), sweep_name())
         return failure.save(str(config.get("results", "results")))
-    except ValueError:  # the folder is what failed, and what the error is about
+    except ValueError:  # the folder is at fault, which the error says already
         return None
     except OSError as fault:
         print(f"cfsp: the failure cannot be kept ({fault})", file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from cfsp.checks import UnknownName
 from cfsp.machine.environment import PACKAGE
-from cfsp.options import check_option, declared
+from cfsp.options import check_option, declared, hint
+from cfsp.running.plain import plain
 
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 """Inside the package in a wheel, beside it in a checkout; never the working directory."""
@@ -22,7 +22,7 @@ CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if 
 def build(config: DictConfig | Mapping[str, Any], **overrides: Any) -> Any:
     """Make the object that a config names.
 
-    Raises what its constructor raises, without Hydra's wrapping; ValueError for an unknown option.
+    Raises what its constructor raises, without Hydra's wrapper; ValueError for an unknown option.
     """
     try:
         return instantiate(config, _convert_="object", **overrides)
@@ -34,27 +34,26 @@ def build(config: DictConfig | Mapping[str, Any], **overrides: Any) -> Any:
 
 
 def search_path(config_dir: str | None) -> list[Path]:
-    """Folders of config groups, the user's own first."""
+    """Return the folders of config groups, the user's own first."""
     return [*([Path(config_dir)] if config_dir else []), CONF]
 
 
 def choices(group: str, folders: Sequence[Path] = (CONF,)) -> list[str]:
-    """Names that a config group offers: its YAML files."""
+    """Return the names of a config group's choices: its YAML files."""
     return sorted({path.stem for folder in folders for path in (folder / group).glob("*.yaml")})
 
 
-def read(group: str, name: str, **root: Any) -> DictConfig:
-    """The config `group/name`, resolved; `root` fills interpolations such as ${seed}.
+def choice_config(group: str, name: str, **root: Any) -> DictConfig:
+    """Return the config `group/name`, resolved; `root` fills interpolations such as ${seed}.
 
     Raises:
         KeyError: no such name; the message suggests the nearest.
     """
     if name not in choices(group):
-        near = difflib.get_close_matches(name, choices(group), n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise UnknownName(f"{group} {name!r}: expected one of {', '.join(choices(group))}{hint}")
+        known = choices(group)
+        raise UnknownName(f"{group} {name!r}: expected one of {', '.join(known)}{hint(name, known)}")
     whole = OmegaConf.create({**root, group: OmegaConf.load(CONF / group / f"{name}.yaml")})
-    return OmegaConf.create(OmegaConf.to_container(whole, resolve=True)[group])
+    return OmegaConf.create(dict(plain(whole, resolve=True)[group]))
 
 
 def build_components(names: Mapping[str, Any], options: Mapping[str, Any], **root: Any) -> dict[str, Any]:
@@ -66,7 +65,9 @@ def build_components(names: Mapping[str, Any], options: Mapping[str, Any], **roo
         KeyError: no such name.
         TypeError: an option that no component has, or that two have.
     """
-    configs = {group: read(group, name, **root) for group, name in names.items() if isinstance(name, str)}
+    configs = {
+        group: choice_config(group, name, **root) for group, name in names.items() if isinstance(name, str)
+    }
     accepted = {group: declared(get_class(config["_target_"])) for group, config in configs.items()}
     for option, value in options.items():
         owners = [group for group in accepted if option in accepted[group]]

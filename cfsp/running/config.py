@@ -1,4 +1,7 @@
-"""The config: its top-level keys, what each may hold, and what may stand in one place alone."""
+"""The config: its top-level keys, their types, and the options that repeat another.
+
+A whole config is checked by these types before anything is built; constructors check ranges only.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +24,21 @@ from cfsp.options import check_option, shown, spelled, unknown
 from cfsp.recovery.base import Recovery
 from cfsp.running.build import choices
 from cfsp.running.plugins import Modules
-from cfsp.schedules.base import BASES, SHARE, Schedule
+from cfsp.schedules.base import SHARE, Schedule
 
 
 @dataclass(frozen=True)
 class Config:
-    """What a run is asked for, as conf/config.yaml has it.
+    """The config of a run, as in conf/config.yaml.
 
-    model: a function that loads one and its tokenizer; it has at least the options of `SAID_OF_A_MODEL`.
-    seed: what the seeds of the parts follow unless they are given. These may differ from it, since that is
-    research (other windows for the same training), and a table holds each of them as a seed of its own.
+    model: a function that loads a model and its tokenizer, with at least the options of `SAID_OF_A_MODEL`.
+    seed: the default of the parts' seeds. A part may have another (other windows for the same training);
+    tables treat each as a seed of its own.
     """
 
     sites: Annotated[list[str], "a list of one or more of mlp, attention, query_heads, block, hidden"]
     sparsity: Annotated[float, SHARE]
-    sparsity_of: Literal[BASES]
+    sparsity_of: Literal["sites", "blocks", "model"]  # BASES
     seed: int
     device: Annotated[str, "cpu, or cuda where there is a GPU"]
     results: Annotated[str, "a folder that can be written"]
@@ -58,15 +61,18 @@ class Config:
 
 
 SAME = {"schedule.sparsity": "sparsity", "schedule.sparsity_of": "sparsity_of", "model.device": "device"}
-"""Options that say again what the run says: here for the parts that read them, and never of their own."""
+"""Options that repeat a top-level option for the part that reads them, and must equal it.
+
+They stay in the config because the ids of runs contain them.
+"""
 
 
 SAID_OF_A_MODEL = {"path": str, "revision": str | None, "dtype": str, "head": str}
-"""What a run reads of the model's options, whatever function loads it."""
+"""Options that a run reads of every model, whatever function loads it."""
 
 
 def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
-    """Check all of a config before anything is made. raw: the same with its interpolations.
+    """Check a whole config before anything is built. raw: the config with its interpolations.
 
     Raises:
         ValueError: a key is unknown, missing, of another type than declared, or contradicts another one.
@@ -87,8 +93,8 @@ def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
     for name, kind in SAID_OF_A_MODEL.items():
         if name not in config["model"]:
             raise ValueError(
-                f"model.{name} is missing: expected {spelled(kind)}; records, tables and cards say it of a "
-                "model, so a function of your own takes it too"
+                f"model.{name} is missing: expected {spelled(kind)}; records, tables and cards show it, so "
+                "a function of your own must accept it too"
             )
         check_option(f"model.{name}", config["model"][name], kind)
     for name, source in SAME.items():
@@ -102,12 +108,12 @@ def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
 
 
 def chosen(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """The parts of a group of several that are to be made."""
+    """Return the parts of a group of several that are to be built."""
     return (part for part in group.values() if "_target_" in part)
 
 
 def left_over(group: str, name: str, value: Any) -> bool:
-    """Whether an entry only has options of a part that is not chosen, as a setting gives; said on stderr."""
+    """Return whether an entry only has options of a part that is not chosen, as in a setting; warn if so."""
     left = isinstance(value, Mapping) and "_target_" not in value and name in choices(group)
     if left and is_main():
         print(
@@ -118,7 +124,7 @@ def left_over(group: str, name: str, value: Any) -> bool:
 
 
 def refers_to(raw: Any, name: str) -> bool:
-    """Whether any value is made of a top-level key: ${name} or ${name.more}."""
+    """Return whether any value refers to a top-level key: ${name} or ${name.more}."""
     if isinstance(raw, Mapping):
         return any(refers_to(value, name) for value in raw.values())
     if isinstance(raw, list):

@@ -1,4 +1,4 @@
-"""Parts: what a config names, built."""
+"""Parts: the components of a run, built from its config."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from cfsp.model.blocks import check_positions
 from cfsp.plans.kept import keep_plan, kept_plan
 from cfsp.plans.subject import Subject
 from cfsp.recovery.base import Recovery
-from cfsp.recovery.none import NoRecovery
 from cfsp.running.build import build
 from cfsp.running.config import chosen
 from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.method import Method
 from cfsp.storage.about import About
+from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest, fingerprint_batches
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The components of one run. paired: evaluators that want the dense model beside the pruned one."""
+    """The components of one run. paired: evaluators that need the dense model beside the pruned one."""
 
     schedule: Schedule
     method: Method
@@ -58,13 +58,13 @@ class Parts:
 
     @property
     def need_dense(self) -> bool:
-        """Whether the dense model must outlive surgery."""
+        """Whether the dense model is needed after surgery."""
         return self.recovery.needs_dense or bool(self.paired)
 
     def head(self, model: Mapping[str, Any]) -> dict[str, Any]:
-        """What the task says of the model's head, for loading. model: its config.
+        """Return the options of the model's head for loading, from the task. model: the model's config.
 
-        Raises ValueError if they contradict each other.
+        Raises ValueError if the task and the config contradict each other.
         """
         if self.task.head is None:
             return {}
@@ -77,8 +77,10 @@ class Parts:
         return {"labels": self.task.choices, "head_trained": trained}
 
     def prepare(self, subject: Subject) -> Any:
-        """What the schedule prepares. Raises ValueError if the parts cannot do what is asked."""
+        """Return what the schedule prepares. Raises ValueError if a part cannot work with the model."""
         model, tokenizer = subject.model, subject.tokenizer
+        if tokenizer is None:
+            raise ValueError("a run measures and samples with a tokenizer; expected the model's own")
         check_positions(model, self.calibration.seqlen, "calibration seqlen")
         prepared = self.schedule.prepare(subject, self.method)
         for evaluator in [*self.evaluators, *self.paired]:
@@ -88,7 +90,7 @@ class Parts:
         return prepared
 
     def about(self, model: Mapping[str, Any]) -> About:
-        """What people call the statistics by that this run keeps. model: its config."""
+        """Return the description of this run's statistics in the cache. model: the model's config."""
         calibration, revision = self.calibration, model["revision"]
         return About(
             model=str(model["path"]),
@@ -101,19 +103,23 @@ class Parts:
         )
 
     def overlaps(self) -> list[str]:
-        """What calibration or recovery reads and evaluation measures on."""
+        """Return warnings about texts that evaluation shares with calibration or recovery."""
         read = [text for evaluator in self.evaluators for text in evaluator.reads()] if is_main() else []
         return overlaps([self.calibration.text, *self.recovery.reads()], read)
 
     def plan(self, subject: Subject, batches: Sequence[Batch], prepared: Any, examples: Any) -> Planned:
-        """The plan: made, or, if training was interrupted, the one that it began with.
+        """Make the plan, or return the stored one of an interrupted training, without calibrating again.
 
-        examples: what recovery will train on; with other ones training begins anew.
+        examples: what recovery will train on. A stored plan with other examples is ignored.
         """
-        seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples)]
-        if (kept := kept_plan(subject.folder, digest(seen))) is not None:
+        method = self.method
+        deciding = (self.schedule, method.criterion, method.allocator, method.compensation)
+        code = code_of(*map(type, deciding))  # what an edit of it would plan otherwise is not gone on with
+        seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples), code]
+        folder = subject.folder
+        if folder is not None and (kept := kept_plan(folder, digest(seen))) is not None:
             return Planned(kept)
-        planned = self.schedule.plan(subject, batches, self.method, prepared)
-        if not isinstance(self.recovery, NoRecovery):
-            keep_plan(subject.folder, planned.plan, digest(seen))
+        planned = self.schedule.plan(subject, batches, method, prepared)
+        if folder is not None and self.recovery.trains:
+            keep_plan(folder, planned.plan, digest(seen))
         return planned

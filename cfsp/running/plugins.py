@@ -1,4 +1,4 @@
-"""Plugins: modules of one's own that a run imports first."""
+"""Plugins: a user's modules that a run imports first. They are no part of its id."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ Modules = Annotated[Sequence[str], "a list of modules, such as [my_package.famil
 
 
 def look_here() -> None:
-    """Let modules be imported from the working directory, after all that is installed."""
+    """Put the working directory last on the import path, so that it hides nothing that is installed."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
 
 
 def import_plugins(names: Modules) -> None:
-    """Import modules of one's own.
+    """Import a user's modules.
 
-    What a module defines is known from then on: statistics by their classes, families by their entry in
-    `cfsp.LAYOUTS`.
+    This registers what they define: statistics by their classes, families by their entry in `cfsp.LAYOUTS`.
 
     Raises:
-        ValueError: no list of names, or a module that cannot be found.
+        ValueError: not a list of names, or a module that cannot be imported.
     """
     check_option("plugins", names, Modules)
     for name in names:

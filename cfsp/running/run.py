@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from transformers import set_seed
 
 from cfsp.bars import begin
@@ -22,24 +22,24 @@ from cfsp.records.identity import run_id
 from cfsp.records.record import Record, make_folder
 from cfsp.running.config import check_config
 from cfsp.running.parts import Parts
+from cfsp.running.plain import plain
 from cfsp.running.plugins import import_plugins
 from cfsp.running.run_files import RECORD, RunFiles
 from cfsp.running.stages import STAGES, State
 
 
 def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -> Record:
-    """Prune a model and measure it before and after; a run that is finished is read, not repeated.
+    """Prune a model and measure it before and after, or return the stored record of a finished run.
 
-    The seed fixes everything in it; the caller's random numbers, settings and W&B run go on as if it had
-    not been.
+    The seed makes the run repeatable. The caller's random state, settings and W&B run are restored.
 
-    A model is pushed by `cfsp` and by `cfsp-push`, not from here: `push` is left to the caller.
+    `push` is ignored here: the commands `cfsp` and `cfsp-push` push a model.
 
     command: what the user typed, for the record and the saved model's card. sweep: what loggers group
     this run under.
 
     Raises:
-        ValueError, KeyError: what a component found wrong with its input; no record is written then.
+        ValueError, KeyError: a component rejects its input; no record is written then.
     """
     with left_as_found():
         return obtain(cfg, command, sweep)[0]
@@ -51,15 +51,16 @@ def obtain(
     sweep: str | None,
     storing: AbstractContextManager[None] | None = None,
 ) -> tuple[Record, bool]:
-    """What `run` returns, and whether it was made now rather than read.
+    """Return what `run` does, and whether the record was made now rather than read.
 
-    Of two processes that want the same run one makes it; the other waits, then reads it.
+    If two processes want the same run, one makes it; the other waits, then reads it. Unlike `run`, this
+    does not restore the state of the process: commands have a process of their own.
 
-    storing: what the caller does about an error while the run is still held.
+    storing: a context of the caller that sees an error while the run is still locked.
     """
-    config = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
+    config = plain(cfg, resolve=True, throw_on_missing=True)
     import_plugins(config.get("plugins", []))  # what they define, the config may name
-    check_config(config, OmegaConf.to_container(cfg))
+    check_config(config, plain(cfg))
     if not cfg.results:
         raise ValueError(f"results={cfg.results!r}: expected a folder that can be written")
     name = run_id(config)
@@ -77,7 +78,7 @@ def obtain(
 
 
 def make(cfg: DictConfig, files: RunFiles, job: Job) -> Record:
-    """Make the record of a run that is held."""
+    """Make the record of a locked run."""
     if files.target is not None:
         check_target(files.target, files.may_replace(cfg.overwrite))
     set_seed(cfg.seed)
@@ -97,7 +98,7 @@ def make(cfg: DictConfig, files: RunFiles, job: Job) -> Record:
 
 
 def prune(state: State) -> Record:
-    """Go through all stages; write the record and, if it is wanted, the model."""
+    """Run all stages; write the record and, if asked for, the model."""
     for name, stage in STAGES.items():
         begin(name)
         start = time.perf_counter()
@@ -112,6 +113,7 @@ def prune(state: State) -> Record:
 
 def save_model(state: State, outcome: Record) -> None:
     """Write the model with its record and its card."""
+    assert state.files.target is not None, "it is asked for only where there is one"
     save(
         state.files.target,
         state.model,
@@ -126,7 +128,7 @@ def save_model(state: State, outcome: Record) -> None:
 
 
 def save_folder(cfg: DictConfig, run_id: str) -> Path | None:
-    """Where the pruned model goes, if it is to be kept. Raises ValueError if `save` is no such place."""
+    """Return the folder for the pruned model, None if it is not saved. Raises ValueError for save=""."""
     if cfg.save is False:
         return None
     if cfg.save is True:

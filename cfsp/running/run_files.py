@@ -1,4 +1,4 @@
-"""The files of one run: its record, its model, and what killed attempts left of them."""
+"""The files of one run: its record, its model, and what killed attempts left."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ RECORD = "record.json"
 
 @dataclass(frozen=True)
 class RunFiles:
-    """Where a run keeps what it found. target: the folder of its model, if that is to be kept; no link."""
+    """Where a run stores its results. target: the folder of its model if it is saved, links resolved.
+
+    The model's folder holds a copy of the record and gets its name when both are complete; the record is
+    written after it. A run that saves its model is finished if the two records agree and the model's files
+    match their checksums. If only the record is missing, the copy replaces it.
+    """
 
     results: Path
     id: str
@@ -39,16 +44,16 @@ class RunFiles:
 
     @property
     def training(self) -> Path:
-        """What an interrupted run goes on from."""
+        """The folder from which an interrupted run resumes."""
         return self.results / "recovery" / self.id
 
     @property
     def models(self) -> Path:
-        """Where `save=true` puts the model; nothing else is ever there."""
+        """The folder of the model with `save=true`; nothing else is stored there."""
         return self.results / "models" / self.id
 
     def may_replace(self, overwrite: bool) -> bool:
-        """Whether a model that is at the target may go: it is asked for, or it can only be this run's."""
+        """Return whether a model at the target may be replaced: `overwrite`, or it can only be this run's."""
         return overwrite or self.target == self.models.resolve()
 
     @property
@@ -56,10 +61,10 @@ class RunFiles:
         return self.results / f".{self.id}.lock"
 
     def finished(self) -> Record | None:
-        """The record of a run that is over, together with the very model that it is of, if one is to be kept.
+        """Return the record if the run is finished; if it saves its model, only beside that very model.
 
-        Nothing is written. A run that was killed between its model and its record has its record in the
-        model's folder.
+        Writes nothing and takes no lock, so the folder may be read-only. If the run was killed between
+        writing its model and its record, the record is read from the model's folder.
         """
         found = self._read(self.record)
         if self.target is None:
@@ -70,32 +75,34 @@ class RunFiles:
             return None
 
     def _read_beside(self, found: Record | None) -> Record | None:
-        """The record in the model's folder, if there is one.
+        """Return the record in the model's folder, if there is one.
 
         Raises:
-            ValueError: it is not the one that was found, or the model is not as it was saved.
+            ValueError: it differs from `found`, or the model is not as it was saved.
         """
-        if not (self.target / RECORD).exists():
+        if self.target is None or not (self.target / RECORD).exists():
             return None
         beside = self._read(self.target / RECORD)
         if beside is None or (found is not None and found.text() != beside.text()):
             raise ValueError(f"{self.target} is not the model of {self.record}")
-        check_model(self.target, quick=True)
+        check_model(self.target, quick=True)  # a sweep asks this of every model; load and push read all
         return beside
 
     def _read(self, path: Path) -> Record | None:
-        """A record of this run, if there is one."""
+        """Return the record at `path` if it is this run's."""
         with suppress(ValueError, OSError):
             found = Record.load(path)
             return found if found.id == self.id else None
         return None
 
     def settled(self) -> bool:
-        """Whether nothing is left to do for a finished run, or nothing can be done on a read-only disk."""
+        """Return whether a finished run has nothing to clean up, or the disk is read-only."""
+        if not self.results.exists():  # the model alone is left; its record is written again
+            return False
         return not os.access(self.results, os.W_OK) or (self.record.exists() and not self._left())
 
     def _left(self) -> list[Path]:
-        """What killed or failed attempts left, or a running one has."""
+        """Return the files of killed, failed and running attempts."""
         failure = failure_path(self.results, self.id)
         left = [path for path in (self.lock, failure, self.training) if path.exists()]
         left += [*parts_of(self.record), *parts_of(failure)]
@@ -106,9 +113,9 @@ class RunFiles:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Keep other processes from the same run, and clear away what killed ones were writing.
+        """Lock the run, and delete the partial files of killed processes.
 
-        Of the several processes of one training the main one holds the run for all.
+        The main process of a distributed training holds the lock for all.
         """
         if not is_main():
             yield
@@ -118,15 +125,14 @@ class RunFiles:
                 for path in (self.record, failure_path(self.results, self.id)):
                     clear_parts(path)
                 if self.target is not None and (parts_of(self.target) or lock_of(self.target).exists()):
-                    with alone_in(self.target):  # clears what is there
+                    with alone_in(self.target):  # deletes the partial files
                         pass
             yield
 
     def settle(self) -> Record | None:
-        """Put the files in order, and return what `finished` does.
+        """Clean up the files, and return what `finished` does. The caller must hold the lock.
 
-        Of a finished run nothing is left of its attempts. What is there but is none of this run is named on
-        stderr. Only for who holds the run.
+        Deletes what attempts of a finished run left. Names files that are not this run's on stderr.
         """
         if is_main():
             set_aside(self.record)
@@ -139,7 +145,7 @@ class RunFiles:
         return found
 
     def _say_what_does_not_fit(self) -> None:
-        """Say why a model that is there counts as none."""
+        """Print why a model at the target is not this run's."""
         try:
             if self.target is not None:
                 self._read_beside(self._read(self.record))
@@ -147,12 +153,11 @@ class RunFiles:
             print(f"cfsp: {error}", file=sys.stderr)
 
     def keep(self, record: Record, save_model: Callable[[], None]) -> None:
-        """Write the model, if it is to be kept, then the record; neither is ever beside another's."""
+        """Write the model, if it is saved, then the record; the two on disk never disagree."""
         if self.target is not None:
             if self._read(self.target / RECORD) is not None:
-                self.record.unlink(
-                    missing_ok=True
-                )  # the old pair stays in the folder until the new one is there
+                # The old pair stays in the folder until the new one is there.
+                self.record.unlink(missing_ok=True)
             save_model()
         record.save(self.results)
         older = self._read(self.models / RECORD)
@@ -160,6 +165,6 @@ class RunFiles:
             print(f"cfsp: the model in {self.models} is of an older record of this run", file=sys.stderr)
 
     def tidy(self) -> None:
-        """Delete what a run needs until it is finished."""
+        """Delete what only an unfinished run needs."""
         shutil.rmtree(self.training, ignore_errors=True)
         forget(self.results, self.id)

@@ -1,4 +1,4 @@
-"""Stages: what a run does, one after the other. Each adds what it found to the run's state."""
+"""Stages: the steps of a run, in order. Each adds its results to the run's state."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from cfsp.checkpoints.describe import check_saving
 from cfsp.checkpoints.model_files import local_folder
 from cfsp.data.calibration import Batch
 from cfsp.data.readings import kept_in
-from cfsp.evaluation.measure import join, measure, measure_pairs, say
+from cfsp.evaluation.measure import add_metrics, answers_of, measure, measure_pairs
 from cfsp.loggers.base import Log
 from cfsp.machine.environment import environment, git_state, now
 from cfsp.machine.memory import peak_bytes
 from cfsp.model.find_sites import find_sites
+from cfsp.model.parameter_count import count_parameters
 from cfsp.model.views import unit_cost
 from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
 from cfsp.records.record import Metric, Record
-from cfsp.recovery.base import Recovered, Setting, block_parameters, change_of
+from cfsp.recovery.base import Recovered, block_parameters, change_of
 from cfsp.running.build import build
 from cfsp.running.parts import Parts
 from cfsp.running.run_files import RunFiles
 from cfsp.schedules.base import Planned
-from cfsp.schedules.partial import parameters
 from cfsp.storage.cache import Cache
+from cfsp.training.base import Setting
 
 
 @dataclass
 class State:
-    """A run so far. config: cfg, resolved. What stands below `seconds` is found by the stages."""
+    """The state of a run. config: `cfg`, resolved. The stages set the fields below `seconds`."""
 
     cfg: DictConfig
     config: Mapping[str, Any]
@@ -68,7 +69,7 @@ class State:
     samples: dict[str, dict[str, str]] = field(init=False)
 
     def record(self) -> Record:
-        """What the whole run was and found."""
+        """Return the record of the finished run."""
         before, after = self.sizes["dense"], self.sizes["pruned"]
         return Record(
             id=self.log.job.id,
@@ -92,14 +93,14 @@ class State:
 
 
 def load(state: State) -> None:
-    """Load the model and all texts, and refuse what could not be done before anything costly runs."""
+    """Load the model and all texts; raise errors of bad input before anything costly runs."""
     cfg, parts = state.cfg, state.parts
     cache = replace(Cache.at(cfg.cache), about=parts.about(state.config["model"]))
     with kept_in(cache):
         state.model, state.tokenizer = model, tokenizer = build(cfg.model, **parts.head(cfg.model))
         sites = find_sites(model, state.config["sites"])
         state.subject = Subject(model, sites, cache, tokenizer, state.files.training, state.log.curve)
-        state.sizes, state.block_sizes = {"dense": parameters(model, sites)}, block_parameters(model)
+        state.sizes, state.block_sizes = {"dense": count_parameters(model, sites)}, block_parameters(model)
         state.unit_cost = {site.name: unit_cost(model, site) for site in sites}
         state.prepared = parts.prepare(state.subject)
         if state.files.target is not None:
@@ -116,12 +117,12 @@ def measure_dense(state: State) -> None:
     parts, subject = state.parts, state.subject
     weights = subject.fingerprint
     state.dense = measure(parts.evaluators, state.model, state.tokenizer, subject.cache, weights)
-    state.said = say(parts.samplers, state.model, state.tokenizer)
+    state.said = answers_of(parts.samplers, state.model, state.tokenizer)
     state.log.metrics("dense", state.dense)
 
 
 def plan(state: State) -> None:
-    """Decide what stays."""
+    """Decide which units to keep."""
     state.planned = state.parts.plan(state.subject, state.batches, state.prepared, state.examples)
 
 
@@ -130,11 +131,11 @@ def surgery(state: State) -> None:
     state.original = copy.deepcopy(state.model) if state.parts.need_dense else None
     apply(state.planned.plan, state.subject.sites, state.model)
     sites = find_sites(state.model, state.config["sites"])
-    state.sizes["pruned"] = parameters(state.model, sites)  # before adapters may sit inside
+    state.sizes["pruned"] = count_parameters(state.model, sites)  # before adapters may sit inside
 
 
 def recovery(state: State) -> None:
-    """Train what is left."""
+    """Train the pruned model."""
     change = change_of(state.block_sizes, state.model, state.planned.plan)
     setting = Setting(
         state.model, state.tokenizer, change, state.files.training, state.original, state.log.curve
@@ -144,17 +145,17 @@ def recovery(state: State) -> None:
 
 
 def evaluation(state: State) -> None:
-    """Measure the pruned model, and both where they are measured side by side."""
+    """Measure the pruned model, and both models where evaluators need them side by side."""
     parts, model, tokenizer = state.parts, state.model, state.tokenizer
     cache = state.subject.cache
     state.pruned = measure(parts.evaluators, model, tokenizer, cache, again=state.cfg.overwrite)
     pairs = measure_pairs(parts.paired, state.original, model, tokenizer)
     for found, more in zip((state.dense, state.pruned), pairs, strict=True):
-        join(found, more)
+        add_metrics(found, more)
     state.log.metrics("pruned", state.pruned)
     state.samples = {
         prompt: {"dense": state.said[prompt], "pruned": text}
-        for prompt, text in say(parts.samplers, model, tokenizer).items()
+        for prompt, text in answers_of(parts.samplers, model, tokenizer).items()
     }
 
 
@@ -166,4 +167,4 @@ STAGES: Mapping[str, Callable[[State], None]] = {
     "recovery": recovery,
     "evaluation": evaluation,
 }
-"""What a stage is called on the screen and in `Record.seconds` -> what it does."""
+"""A stage's name on the screen and in `Record.seconds` -> its function, in order."""

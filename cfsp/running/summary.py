@@ -1,4 +1,4 @@
-"""Summary: one record for the terminal."""
+"""Summary: a record or a sweep as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from rich.text import Text
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
+from cfsp.report.paths import model_names
 from cfsp.running.sweeps import Outcome, count_of
 
 WIDTH = 110
-"""Columns of a table in a file."""
+"""Characters per line if stdout is not a terminal."""
 
 
 def summary(record: Record) -> Group:
-    """Before and after, and a bar per site of what was kept."""
-    parts = [before_and_after(record), kept_widths(record)]
+    """Return a record's tables: before and after, a bar of the kept width per site, recovery, samples."""
+    parts = [before_and_after(record), widths_table(record)]
     if record.training:
         parts.append(training_summary(record))
     if record.samples:
@@ -29,7 +30,7 @@ def summary(record: Record) -> Group:
 
 
 def before_and_after(record: Record) -> Table:
-    config = record.config
+    config, path = record.config, str(record.config["model"]["path"])
     names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
     title = ", ".join(f"{part} {name}" for part, name in names.items())
     table = Table(
@@ -37,7 +38,7 @@ def before_and_after(record: Record) -> Table:
         "dense",
         "pruned",
         "change",
-        title=escape(f"{config['model']['path']}: {title}"),
+        title=escape(f"{model_names([path])[path]}: {title}"),
         title_justify="left",
     )
     for base, dense in record.parameters["dense"].items():
@@ -66,8 +67,8 @@ def before_and_after(record: Record) -> Table:
 
 
 def training_summary(record: Record) -> Table:
-    """What recovery cost, and the held-out loss as it went."""
-    training = record.training
+    """Return the cost of recovery and the curve of the held-out loss."""
+    training = record.trained
     table = Table("", "", title="Recovery", title_justify="left", show_header=False)
     table.add_row("trained", f"{training['trainable']:,} parameters on {training['tokens']:,} tokens")
     table.add_row("took", f"{training['steps']:,} steps, {training['seconds']:.0f} s")
@@ -80,7 +81,7 @@ def training_summary(record: Record) -> Table:
 
 
 def sparkline(values: list[float], width: int = 40) -> str:
-    """A curve in one line: the lowest and the highest value are the lowest and the highest bar."""
+    """Draw a curve in one line; its lowest and highest values are the lowest and highest bars."""
     step = max(1, len(values) // width)
     picked = values[::step]
     low, high = min(picked), max(picked)
@@ -89,27 +90,27 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 
 def side_by_side(record: Record) -> Table:
-    """What both models say."""
+    """Return both models' continuations of the prompts."""
     table = Table("prompt", "dense", "pruned", title="Samples", title_justify="left", show_lines=True)
-    for prompt, said in record.samples.items():
+    for prompt, said in (record.samples or {}).items():
         table.add_row(*(Text(text) for text in (prompt, said["dense"], said["pruned"])))
     return table
 
 
-def kept_widths(record: Record) -> Table:
+def widths_table(record: Record) -> Table:
     table = Table("site", "kept", "", "", title="What was kept", title_justify="left")
     for name, (units, kept) in record.widths.items():
-        table.add_row(escape(name), f"{kept} of {units}", f"{kept / units:.0%}", bar(kept / units))
+        table.add_row(escape(name), f"{kept} of {units}", f"{kept / units:.0%}", share_bar(kept / units))
     return table
 
 
-def bar(share: float, width: int = 24) -> str:
-    """A share as a bar that fits a terminal of 80 columns beside the site's name."""
+def share_bar(share: float, width: int = 24) -> str:
+    """Draw a fraction as a bar that fits a terminal of 80 columns beside the site's name."""
     filled = round(share * width)
     return "█" * filled + "░" * (width - filled)
 
 
-def show(record: Record) -> None:
+def show_record(record: Record) -> None:
     """Print a record to stdout."""
     console().print(summary(record))
 
@@ -121,26 +122,26 @@ def show_sweep(found: Sequence[Outcome], results: str) -> None:
 
 
 def console() -> Console:
-    """Stdout; where it is no terminal, wide enough for names."""
+    """Return stdout as a console; if it is not a terminal, wide enough for names."""
     found = Console()
     return found if found.is_terminal else Console(width=WIDTH)
 
 
 def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
-    """What a sweep says of a job that has this record."""
-    name, metric = next(iter(record.metrics["pruned"].items()), (None, None))
+    """Return the outcome of a job with this record."""
+    name = next(iter(record.metrics["pruned"]), None)
     return Outcome(
         state="made" if made else "read",
         file=str(path),
         removed=record.sparsity["model"],
         metric=name,
-        dense=None if metric is None else record.metrics["dense"][name].value,
-        pruned=None if metric is None else metric.value,
+        dense=None if name is None else record.metrics["dense"][name].value,
+        pruned=None if name is None else record.metrics["pruned"][name].value,
     )
 
 
 def sweep_summary(found: Sequence[Outcome], results: str) -> Group:
-    """All jobs of a sweep, and the command that shows more."""
+    """Return a table of all jobs of a sweep, and the command that shows more."""
     metrics = dict.fromkeys(one.metric for one in found if one.metric)
     table = Table(
         "job", "removed", *metrics, "", title=f"{len(found)} jobs: {count_of(found)}", title_justify="left"

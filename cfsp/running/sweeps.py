@@ -1,4 +1,4 @@
-"""Sweeps: what becomes of each job, as lines while they run, a file beside them, and a table at the end."""
+"""Sweeps: the outcomes of jobs, printed as they end and stored in a file."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 from cfsp.bars import duration, speak
 
 FILE = "jobs.jsonl"
-"""In the sweep's folder, a line per job that has ended."""
+"""In the sweep's folder, with a line per job that has ended."""
 
 STATES = ("made", "read", "failed")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one job. state: "made", "read" (its record was there) or "failed".
+    """The outcome of one job. state: "made", "read" (its record existed) or "failed".
 
-    file: its record, or its failure. removed: share of all parameters. metric: the first that was measured,
-    with its value of the dense and of the pruned model. number, name: of the job in its sweep.
+    file: its record, or its failure. removed: fraction of all parameters. metric: the first that was
+    measured, with its values of the dense and the pruned model. number, name: of the job in its sweep.
     """
 
     state: str
@@ -45,7 +45,7 @@ class Outcome:
 
 
 class Sweep:
-    """Says on stdout how far a sweep is, and keeps what became of each job in its folder."""
+    """Prints the progress of a sweep on stdout, and stores each job's outcome in its folder."""
 
     def __init__(self, folder: Path, total: int) -> None:
         self.file, self.total = folder / FILE, total
@@ -54,11 +54,11 @@ class Sweep:
         self.file_is_whole = True
 
     def announce(self, number: int, name: str) -> None:
-        """Say that a job begins."""
+        """Print that a job begins."""
         speak(f"[{number + 1}/{self.total}] {name}{self.left()}")
 
     def end(self, number: int, name: str, outcome: Outcome) -> None:
-        """Say what became of a job, and keep it."""
+        """Print and store the outcome of a job."""
         outcome = replace(outcome, number=number, name=name)
         self.ended.append(outcome)
         try:
@@ -70,7 +70,7 @@ class Sweep:
         speak(f"[{number + 1}/{self.total}] {name}: {outcome}")
 
     def left(self) -> str:
-        """The time that the rest takes if all of it has to be made at the pace so far."""
+        """Return the time left, if the remaining jobs take as long as those made so far."""
         made = sum(one.state == "made" for one in self.ended)
         if not made:
             return ""
@@ -82,21 +82,21 @@ class Sweep:
 
 
 def outcomes(folder: Path) -> list[Outcome]:
-    """What became of the jobs of a sweep, by number; nothing if its launcher kept no file.
+    """Return the outcomes of a sweep's jobs, by number; none if its launcher stored no file.
 
     Raises:
-        ValueError: a line is torn, because the disk was full.
+        ValueError: a line is incomplete, because the disk was full.
     """
     file = folder / FILE
     lines = file.read_text().splitlines() if file.is_file() else []
     try:
         found = [Outcome(**json.loads(line)) for line in lines]
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is not whole; cfsp-tables shows the records") from error
+        raise ValueError(f"{file} is incomplete; cfsp-tables shows the records") from error
     return sorted(found, key=lambda one: one.number)
 
 
 def count_of(found: Sequence[Outcome]) -> str:
-    """How many jobs were made, read, and failed."""
+    """Return how many jobs were made, read and failed, as text."""
     counts = {state: sum(one.state == state for one in found) for state in STATES}
     return ", ".join(f"{count} {state}" for state, count in counts.items() if count)

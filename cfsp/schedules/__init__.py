@@ -1,1 +1,1 @@
-"""Schedules: when statistics are taken and decisions made, and how often."""
+"""Schedules: when and how often to measure statistics and decide what to remove."""

@@ -1,4 +1,4 @@
-"""What a schedule is, and what all schedules share."""
+"""The base class of schedules, and their result."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Budget
 from cfsp.checks import check_choice
+from cfsp.model.parameter_count import count_parameters
 from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
 from cfsp.options import Checked
@@ -19,7 +20,7 @@ from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.decide import check_kinds
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress, parameters
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import probe_once
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
@@ -32,7 +33,7 @@ SHARE = "a share to remove, in [0, 1)"
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, and what training for it was and cost, as JSON data; None if nothing was trained."""
+    """A plan. training: how it was trained and at what cost, as JSON data; None if nothing was trained."""
 
     plan: PrunePlan
     training: dict[str, Any] | None = None
@@ -40,22 +41,22 @@ class Planned:
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule(Checked, ABC):
-    """Turns a model and calibration batches into a plan; changes no shape, and values only where it trains.
+    """Turns a model and calibration batches into a plan. Changes no shape, and no value unless it trains.
 
-    sparsity: the share of the base's parameters to remove, in [0, 1).
+    sparsity: the fraction of the base's parameters to remove, in [0, 1).
     sparsity_of: the base: the chosen "sites", all "blocks", or the whole "model".
-    checkpointing: let gradients cost a second forward pass instead of the memory of activations.
+    checkpointing: recompute activations for gradients instead of storing them.
     """
 
     targets: ClassVar[tuple[str, ...]] = ("own",)
-    """Targets of a compensation that it can give."""
+    """Targets of a compensation that the schedule supports."""
 
     probes: ClassVar[bool] = True
-    """Whether it decides widths in the dense model, which is what can be probed."""
+    """Whether the schedule supports probes: it decides the widths in the dense model."""
 
     @property
     def trains_head(self) -> bool:
-        """Whether a head that is new learns its task."""
+        """Whether it trains a head that the checkpoint lacks."""
         return False
 
     sparsity: Annotated[float, SHARE]
@@ -68,9 +69,9 @@ class Schedule(Checked, ABC):
         check_choice("sparsity_of", self.sparsity_of, BASES)
 
     def prepare(self, subject: Subject, method: Method) -> Any:
-        """Check all that can be checked before anything costly runs, and read what the schedule trains on.
+        """Check everything that can be checked before anything costly runs. Read the training data, if any.
 
-        Returns what `plan` takes as `prepared`. Raises ValueError with what would be accepted.
+        Returns the argument `prepared` of `plan`. Raises ValueError with what would be accepted.
         """
         self.check(subject.sites, method)
         method.allocator.check(subject.sites, self.budget(subject))
@@ -83,20 +84,20 @@ class Schedule(Checked, ABC):
         method: Method,
         prepared: Any = None,
     ) -> Planned:
-        """Decide what every site keeps.
+        """Decide which units every site keeps.
 
-        batches: of calibration. prepared: what `prepare` returned.
+        batches: calibration batches. prepared: what `prepare` returned.
         """
 
     def budget(self, subject: Subject) -> Budget:
-        """What may stay of the sites. Raises ValueError if they are too small."""
+        """Return how many parameters the sites may keep. Raises ValueError if the sites are too small."""
         cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
         whole = Budget.of(subject.sites, cost, 0)
         return replace(whole, keep=whole.total - self.removed(subject.model, subject.sites))
 
     def removed(self, model: PreTrainedModel, sites: Sequence[Site]) -> int:
-        """Parameters that must go. Raises ValueError if the sites are too small."""
-        sizes = parameters(model, sites)
+        """Return the number of parameters to remove. Raises ValueError if the sites are too small."""
+        sizes = count_parameters(model, sites)
         removed = round(self.sparsity * sizes[self.sparsity_of])
         if removed and removed >= sizes["sites"]:
             raise ValueError(
@@ -109,13 +110,13 @@ class Schedule(Checked, ABC):
     def collect(
         self,
         subject: Subject,
-        state: Progress,
+        state: PartlyCut,
         sites: Sequence[Site],
         batches: Iterable[Mapping[str, Tensor]],
         needs: Collection[str],
         last_block: str | None = None,
     ) -> Stats:
-        """The statistics of the model as it is so far, at these of its sites; kept while it is dense."""
+        """Return the partly cut model's statistics at these sites. Those of the dense model are cached."""
         if not needs:  # magnitude needs no forward pass
             return {site.name: {} for site in sites}
         names = {site.name for site in sites}
@@ -132,7 +133,7 @@ class Schedule(Checked, ABC):
         return found
 
     def check(self, sites: Sequence[Site], method: Method) -> None:
-        """Raise ValueError if these cannot work together."""
+        """Raise ValueError if the sites and the method's parts do not work together."""
         criterion, allocator, compensation = method.criterion, method.allocator, method.compensation
         check_kinds(criterion, sites)
         if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
@@ -165,7 +166,7 @@ class Schedule(Checked, ABC):
         stats: Stats,
         place: str = "memory",
     ) -> None:
-        """Add to the statistics what the allocator wants tried on the dense model, if anything."""
+        """Add the results of the allocator's probes of the dense model, if it has any, to the statistics."""
         if method.allocator.probes is None:
             return
         for name, tried in probe_once(subject, batches, method, stats, place).items():
@@ -173,7 +174,7 @@ class Schedule(Checked, ABC):
 
 
 def notes_of(sites: Sequence[Site], stats: Stats) -> dict[str, Any]:
-    """What decided, for people to look at: per-block statistics as lists over blocks, and error curves."""
+    """Return the plan's notes for readers: block statistics as lists over blocks, and error curves."""
     first_of_block = {site.block: site for site in reversed(sites) if site.block is not None}
     columns: dict[str, list[float]] = {}
     for block in sorted(first_of_block):

@@ -1,4 +1,4 @@
-"""Blockwise: every block is judged by what reaches it once the blocks before it are cut."""
+"""Blockwise: score each block on the inputs that it gets from the pruned blocks before it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from cfsp.bars import bar
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS
 from cfsp.model.sites import Site
-from cfsp.passes.stream import PLACES, Stream
+from cfsp.passes.hidden_states import PLACES
+from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts, overlap, score_sites
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import check_residual, target_moments
 
 
 @dataclass(frozen=True, kw_only=True)
 class Blockwise(Schedule):
-    """Widths from the dense model; then, block after block, which units stay, on pruned inputs.
+    """Decides widths in the dense model, then chooses the units block by block on pruned inputs.
 
-    Within a block all sites are judged in one pass, as in the Wanda-sp baseline of FLAP (An et al. 2023,
-    arXiv:2312.11983), which with `allocator=uniform` this is; `apart` judges the MLP by what the cut
-    attention gives it. A compensation's target other than "own" implies it.
+    One pass scores all sites of a block, as in the Wanda-sp baseline of FLAP (An et al. 2023,
+    arXiv:2312.11983); with `allocator=uniform` this is that baseline. With `apart`, the MLP is scored on
+    the output of the cut attention. A compensation's target other than "own" implies `apart`.
 
-    Only hidden states are kept, those before the next block, and of statistics those of one block; an
-    allocator that ranks the units of all sites (global_rank) holds those of all sites.
+    It stores only the hidden states before the next block and the statistics of one block. An allocator
+    that ranks the units of all sites (global_rank) stores the statistics of all sites.
 
-    Cost: one pass for the widths, if the allocator wants statistics; then two passes through each block.
-    For a target one more, of the dense model, and for each site three, one of them dense, instead of one for
-    all: five of a block with one site, eight of one with two.
+    Cost: one pass for the widths, if the allocator needs statistics; then two passes through each block.
+    A target adds one pass of the dense model per block, and takes three passes per site (one of them
+    dense) instead of one for all sites: five for a block with one site, eight with two.
 
-    hidden_states: kept in "memory", on the model's device, or on "disk", in a temporary folder.
+    hidden_states: where to store them: in "memory", on the model's device, on the "host", or on "disk", in
+        a temporary folder.
     """
 
     apart: bool = False
@@ -61,19 +63,19 @@ class Blockwise(Schedule):
         widths, notes = self.widths(subject, batches, method)
         cuts: dict[str, Cut] = {}
         with ExitStack() as stack:
-            pruned = stack.enter_context(Stream(model, batches, self.hidden_states))
+            pruned = stack.enter_context(walking(model, batches, self.hidden_states))
             dense = None
             if target != "own":
-                dense = stack.enter_context(Stream(model, batches, self.hidden_states))
+                dense = stack.enter_context(walking(model, batches, self.hidden_states))
             if target == "residual":
                 check_residual(pruned)
-            last = max(site.block for site in sites)
+            last = max(site.block for site in sites if site.block is not None)
             for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]
                 made = self.cut_block(subject, pruned, dense, own, widths, method)
                 cuts |= {cut.site: cut for cut in made}
                 if block < last:
-                    with Progress(model, own, made).gates():
+                    with PartlyCut(model, own, made).gates():
                         pruned.advance()
                     if dense is not None:
                         dense.advance()
@@ -92,9 +94,9 @@ class Blockwise(Schedule):
         batches: Sequence[Mapping[str, Tensor]],
         method: Method,
     ) -> tuple[dict[str, int], dict[str, Any]]:
-        """Units to keep of every site, by the dense model; and what to note of it."""
+        """Return how many units each site keeps, decided in the dense model, and the notes of the plan."""
         sites, criterion, allocator = subject.sites, method.criterion, method.allocator
-        state = Progress(subject.model, sites)
+        state = PartlyCut(subject.model, sites)
         ranked = allocator.ranks or overlap(sites)
         needs = allocator.needs | (criterion.needs if ranked else frozenset())
         stats = self.collect(subject, state, sites, batches, needs)
@@ -107,24 +109,27 @@ class Blockwise(Schedule):
     def cut_block(
         self,
         subject: Subject,
-        pruned: Stream,
-        dense: Stream | None,
+        pruned: Walk,
+        dense: Walk | None,
         sites: Sequence[Site],
         widths: Mapping[str, int],
         method: Method,
     ) -> list[Cut]:
-        """Decide the sites of the block that the streams have come to."""
+        """Decide the cuts of the sites in the walks' next block."""
         criterion, compensation = method.criterion, method.compensation
         needs = criterion.needs | compensation.needs
         apart = self.apart or dense is not None
-        groups = [[site] for site in sorted(sites, key=lambda site: site.kind == "mlp")] if apart else [sites]
+        mlp_last = sorted(sites, key=lambda site: site.units_are_neurons)
+        groups = [[site] for site in mlp_last] if apart else [sites]
         cuts: list[Cut] = []
         for group in groups if sites else []:
-            state = Progress(pruned.model, sites, cuts)
+            state = PartlyCut(pruned.model, sites, cuts)
             with pruned.resumed():
                 stats = self.collect(subject, state, group, pruned.batches, needs, group[0].blocks[0])
-            for site in group if dense is not None else []:
-                stats[site.name] |= target_moments(dense, pruned, site, compensation.target, state.gates())
+            if dense is not None:
+                for site in group:
+                    made = target_moments(dense, pruned, site, compensation.target, state.gates())
+                    stats[site.name] |= made
             scores = score_sites(state, group, stats, criterion)
             cuts += make_cuts(state, group, scores, widths, stats, method)
         return cuts

@@ -1,4 +1,4 @@
-"""Decisions: from scores to widths, units and cuts, in a model of which some cuts may be decided already."""
+"""Decisions: from scores to widths, units and cuts, in a model that may be partly cut already."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cfsp.model.sites import Site
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
 
 
@@ -29,9 +29,12 @@ def check_kinds(criterion: Criterion, sites: Sequence[Site]) -> None:
 
 
 def score_sites(
-    state: Progress, sites: Sequence[Site], stats: Stats, criterion: Criterion
+    state: PartlyCut, sites: Sequence[Site], stats: Stats, criterion: Criterion
 ) -> dict[str, Tensor]:
-    """Score the units that are left. Raises ValueError if a score is NaN or infinite."""
+    """Return the scores of the units that are left. site name -> [units]
+
+    Raises ValueError if a score is NaN or infinite.
+    """
     check_kinds(criterion, sites)
     scores = {}
     for site in sites:
@@ -42,14 +45,14 @@ def score_sites(
 
 
 def allocate(
-    state: Progress,
+    state: PartlyCut,
     sites: Sequence[Site],
     scores: Mapping[str, Tensor],
     stats: Stats,
     allocator: Allocator,
     removed: int,
 ) -> dict[str, int]:
-    """Widths with which at least `removed` more parameters go, and as few more as can be."""
+    """Return widths that remove at least `removed` more parameters, and as few beyond that as possible."""
     if removed <= 0:
         return {site.name: site.units for site in sites}
     cost = {site.name: state.cost(site) for site in sites}
@@ -57,7 +60,7 @@ def allocate(
     budget = partial(Budget.of, sites, cost)
     if not overlap(sites):
         return allocator.allocate(sites, scores, stats, budget(total - removed))
-    # Where sites share weights or blocks differ, costs do not add up: look for the budget that does.
+    # If sites share weights or blocks differ, the costs do not add up: search for the budget that fits.
     before = state.parameters()
 
     def gone(widths: Mapping[str, int]) -> float:
@@ -78,17 +81,16 @@ def allocate(
 
 
 def overlap(sites: Sequence[Site]) -> bool:
-    """Whether what goes with a unit depends on which other units go."""
-    kinds = {site.kind for site in sites}
-    return "block" in kinds or (
-        len(kinds) > 1 and not kinds <= {"mlp", "attention"} and not kinds <= {"mlp", "query_heads"}
-    )
+    """Return whether the cost of a unit depends on which other units are removed."""
+    modules = [{member.module for member in site.members} for site in sites]
+    shared = sum(map(len, modules)) > len(set().union(*modules))
+    return shared or any(site.units_are_blocks for site in sites)
 
 
 def choose(
     sites: Sequence[Site], scores: Mapping[str, Tensor], widths: Mapping[str, int], allocator: Allocator
 ) -> dict[str, tuple[int, ...]]:
-    """The best units of every site, as many as the widths say; protected ones come first."""
+    """Return each site's units with the highest scores, as many as its width. Protected units come first."""
     chosen = {}
     for site in sites:
         score = scores[site.name].clone()
@@ -99,26 +101,26 @@ def choose(
 
 
 def make_cuts(
-    state: Progress,
+    state: PartlyCut,
     sites: Sequence[Site],
     scores: Mapping[str, Tensor],
     widths: Mapping[str, int],
     stats: Stats,
     method: Method,
 ) -> list[Cut]:
-    """Keep the best units of every site; what stands for the others is the compensation's business."""
+    """Cut every site to its best units. The compensation makes up for the removed ones."""
     keep = choose(sites, scores, widths, method.allocator)
     return [make_cut(state, site, keep[site.name], stats[site.name], method) for site in sites]
 
 
 def make_cut(
-    state: Progress,
+    state: PartlyCut,
     site: Site,
     keep: Sequence[int],
     stat: Mapping[str, Tensor],
     method: Method,
 ) -> Cut:
-    """Cut one site to the units of the best scores, or to what its criterion makes of them."""
+    """Cut one site to these units after the criterion has refined the choice. Compensate for the others."""
     if len(keep) == site.units:
         return state.cut(site, keep)
     view = state.view(site)

@@ -1,4 +1,4 @@
-"""Iterative: prune in steps, and look at what is left before each."""
+"""Iterative: prune in steps, and measure the remaining model before each step."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts, score_sites
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 
 
 @dataclass(frozen=True, kw_only=True)
 class Iterative(Schedule):
-    """`steps` times one shot, each removing an equal share of the parameters from what is left.
+    """Repeats one shot `steps` times. Each step removes the same number of parameters.
 
-    Between the steps the cuts are held as gates, with their fills, and there is one surgery at the
-    end: the plan is the one that as many runs with as many surgeries would come to.
+    Between the steps, gates with fills stand for the cuts. One surgery at the end applies all of them.
+    The plan equals that of as many runs with a surgery each.
 
-    The allocator splits each step over the sites as they are by then. One that goes by the block's
-    importance (`cfsp`) therefore differs more between blocks the more steps there are.
+    The allocator splits each step over the sites that are left. An allocator that uses the importance of
+    blocks (`cfsp`) therefore differs more between blocks with more steps.
 
-    Its iterations are those of LLM-Pruner (Ma et al. 2023, arXiv:2305.11627).
+    Source of the iterations: LLM-Pruner (Ma et al. 2023, arXiv:2305.11627).
     """
 
     steps: int = 4
@@ -48,11 +48,11 @@ class Iterative(Schedule):
         model, sites = subject.model, subject.sites
         batches = list(batches)  # read once per step
         removed = self.removed(model, sites)
-        dense = round(Progress(model, sites).parameters())
+        dense = round(PartlyCut(model, sites).parameters())
         cuts: dict[str, Cut] = {}
         notes = {}
         for step in bar(range(1, self.steps + 1), "prune in steps", "step"):
-            state = Progress(model, sites, cuts.values())
+            state = PartlyCut(model, sites, cuts.values())
             left = [site for site in state.sites if site.units]
             stats = self.collect(subject, state, left, batches, method.needs)
             notes = notes or notes_of(sites, stats)

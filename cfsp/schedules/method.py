@@ -1,4 +1,4 @@
-"""Method: the parts with which a schedule decides."""
+"""Method: the parts that a schedule decides with."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cfsp.criteria.base import Criterion
 
 @dataclass(frozen=True)
 class Method:
-    """Which units matter, how many each site keeps, and what stands for those that go."""
+    """A criterion that scores units, an allocator that sets widths, and a compensation for removed units."""
 
     criterion: Criterion
     allocator: Allocator
@@ -19,5 +19,5 @@ class Method:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Names of the statistics that the parts read."""
+        """Names of the statistics that the parts need."""
         return self.criterion.needs | self.allocator.needs | self.compensation.needs

@@ -13,12 +13,12 @@ from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts, score_sites
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 
 
 @dataclass(frozen=True, kw_only=True)
 class OneShot(Schedule):
-    """Statistics of the dense model, scores, widths, exact top-k."""
+    """Measures the dense model once, then scores the units, sets the widths and takes the exact top-k."""
 
     def plan(
         self,
@@ -28,7 +28,7 @@ class OneShot(Schedule):
         prepared: Any = None,
     ) -> Planned:
         batches, sites = list(batches), subject.sites
-        state = Progress(subject.model, sites)
+        state = PartlyCut(subject.model, sites)
         stats = self.collect(subject, state, sites, batches, method.needs)
         scores = score_sites(state, sites, stats, method.criterion)
         self.probe(subject, batches, method, stats)

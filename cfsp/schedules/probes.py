@@ -1,8 +1,8 @@
-"""Probes: what the whole model loses with the width of one site, and what a unit costs.
+"""Probes: measure the whole model's loss at some widths of one site, and the cost of a unit.
 
-Each site is cut to a few widths as the run's own criterion and compensation would cut it, the others being
-whole, and the model's answers are compared with the dense model's. A pass begins at
-the site's block, from hidden states that are kept.
+The run's criterion and compensation cut one site to a few widths; the other sites stay whole. The loss
+compares the model's output with the dense model's. A pass begins at the site's block, from stored hidden
+states.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Probes
 from cfsp.bars import bar
-from cfsp.model.costs import macs, seconds_of
+from cfsp.model.pass_cost import macs, seconds_of
 from cfsp.model.sites import Site
 from cfsp.passes.modes import evaluating
-from cfsp.passes.stream import Stream
+from cfsp.passes.walk import Walk, walking
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
-from cfsp.statistics.cached import identity
+from cfsp.statistics.cached import origin_of_statistics
 from cfsp.statistics.collect import collect
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
 from cfsp.storage.tensors import read_tensors, write_tensors
 
 ROUNDS = 9
-"""Interleaved pairs of passes that a latency is the median of."""
+"""Number of interleaved pairs of passes; a latency is their median."""
 
 
 def probe_once(
@@ -49,21 +49,21 @@ def probe_once(
     known: Stats,
     place: str = "memory",
 ) -> Stats:
-    """What `probe` returns, from the cache if these parts were tried on this model and text before.
+    """Return the result of `probe`, from the cache if these parts were probed on this model and text before.
 
-    A sweep over sparsities so probes once. Latencies are of this hour and this machine, and never kept;
-    nor is what parts do whose code is in no file.
+    So a sweep over sparsities probes once. Latencies are never cached, because they depend on the machine and
+    its load; nor are results of parts whose code is in no file.
     """
     parts, probes, cache = (method.criterion, method.compensation), method.allocator.probes, subject.cache
     code = code_of(probe, *map(type, parts))
-    if cache.folder is None or probes.cost == "latency" or code is None:
+    if cache.folder is None or probes is None or probes.cost == "latency" or code is None:
         return probe(subject, batches, method, known, place)
     tried = {
         "probes": asdict(probes),
         "parts": [[type(part).__qualname__, repr(vars(part))] for part in parts],
         "code": code,
     }
-    folder = f"statistics/{digest([identity(subject, subject.sites, batches), tried])}"
+    folder = f"statistics/{digest([origin_of_statistics(subject, subject.sites, batches), tried])}"
     with cache.alone(folder):
         kept = cache.get(f"{folder}/probes.safetensors", read_tensors)
         if kept is None:
@@ -86,48 +86,64 @@ def probe(
     known: Stats,
     place: str = "memory",
 ) -> Stats:
-    """What the whole model loses with each site, and what its units cost.
+    """Measure the whole model's loss at some widths of each site, and the cost of the site's units.
 
-    -> site name -> `error_probes` [points, 2]: units kept (rising, the last all), and KL(dense || model) per
-    token in nats; `error_curve` [widths, 2]: the same at every width; and `unit_cost`, in MACs or seconds of
-    a pass, if they are wanted.
+    -> site name -> `error_probes` [points, 2]: units kept (ascending, the last all), and KL(dense || model)
+    per token in nats; `error_curve` [widths, 2]: the same at every width; and `unit_cost`, in MACs or seconds
+    per pass, if the probes ask for it.
 
-    known: statistics of the dense model that are there already. place: of what is kept of all batches, the
-    hidden states and the dense model's answers (`cfsp.passes.stream`).
+    known: the dense model's statistics measured so far. place: where to store the hidden states and the dense
+    model's outputs (`cfsp.passes.hidden_states`).
 
-    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on, and
-    one more. Where statistics are not known, that one is over all batches, and another goes through its block
-    for each site (of gradients: through the whole model and back).
+    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on, plus
+    one pass. If statistics are missing, that pass reads all batches, and each site takes another pass through
+    its block (for gradients: forward and backward through the whole model).
     """
     model, sites, probes = subject.model, subject.sites, method.allocator.probes
+    if probes is None:
+        raise ValueError(
+            f"allocator {type(method.allocator).__name__} probes nothing; expected one that does"
+        )
     chosen, needs = batches[: probes.batches], judging(method)
     if all(needs <= known[site.name].keys() for site in sites):
-        batches = chosen  # what more there is has been read
+        batches = chosen  # nothing needs the others
     stats: Stats = {}
-    with Stream(model, batches, place) as stream:
-        dense = [stream.keep(log_probabilities(model, batch), f"dense.{n}") for n, batch in enumerate(chosen)]
-        for block in bar(range(len(stream.blocks)), "probe widths", "block"):
+    with walking(model, batches, place) as walk:
+        dense = [walk.store.keep(log_probabilities(model, one), f"dense.{n}") for n, one in enumerate(chosen)]
+        for block in bar(range(len(walk.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
-                score, stat = judged(stream, site, method, known[site.name])
-                points = {}
-                for width in widths(site, probes.shares, probes.empty):
-                    cut = cut_alone(stream, site, width, score, stat, method)
-                    with Progress(model, [site], [cut]).gates():
-                        points[width] = divergence(stream, chosen, dense)
-                points[site.units] = 0.0
-                stats[site.name] = {
-                    "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
-                    "error_curve": curve(points, score, site.groups),
-                }
-            if block < len(stream.blocks) - 1:
-                stream.advance()
+                stats[site.name] = probe_site(walk, site, method, known[site.name], dense)
+            if block < len(walk.blocks) - 1:
+                walk.advance()
     for name, price in unit_prices(subject, chosen[0], probes).items():
         stats[name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
 
 
+def probe_site(
+    walk: Walk, site: Site, method: Method, known: Mapping[str, Tensor], dense: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Return `error_probes` [points, 2] and `error_curve` [widths, 2] of one site in the walk's block.
+
+    known: the site's statistics. dense: the dense model's log probabilities on the first batches.
+    """
+    probes = method.allocator.probes
+    assert probes is not None, "the allocator wants them"
+    score, stat = judged(walk, site, method, known)
+    points = {}
+    for width in widths(site, probes.shares, probes.empty):
+        cut = cut_alone(walk, site, width, score, stat, method)
+        with PartlyCut(walk.model, [site], [cut]).gates():
+            points[width] = divergence(walk, walk.batches[: len(dense)], dense)
+    points[site.units] = 0.0
+    return {
+        "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
+        "error_curve": curve(points, score, site.groups),
+    }
+
+
 def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -> dict[str, float]:
-    """Site name -> what a unit costs, alike for all sites of a kind; nothing where parameters count."""
+    """Return site name -> cost of a unit, one value per kind. Empty if the budget counts parameters."""
     prices: dict[str, float] = {}
     for kind in dict.fromkeys(site.kind for site in subject.sites) if probes.cost != "parameters" else ():
         alike = [site for site in subject.sites if site.kind == kind]
@@ -138,50 +154,50 @@ def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -
 
 
 def judging(method: Method) -> frozenset[str]:
-    """Names of the statistics that probes read: those of criterion and compensation."""
+    """Return the names of the statistics that probes need: the criterion's and the compensation's."""
     return method.criterion.needs | method.compensation.needs
 
 
 def judged(
-    stream: Stream,
+    walk: Walk,
     site: Site,
     method: Method,
     known: Mapping[str, Tensor],
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Scores of a site's units in the dense model [units], and its statistics."""
+    """Return the scores of a site's units in the dense model [units], and the site's statistics."""
     needs, stat = judging(method), known
     if not needs <= known.keys():
-        with stream.resumed():
-            stat = collect(stream.model, [site], stream.batches, needs, site.blocks[0])[site.name]
-    return method.criterion.score(Progress(stream.model, [site]).view(site), stat), stat
+        with walk.resumed():
+            stat = collect(walk.model, [site], walk.batches, needs, site.blocks[0])[site.name]
+    return method.criterion.score(PartlyCut(walk.model, [site]).view(site), stat), stat
 
 
 def cut_alone(
-    stream: Stream,
+    walk: Walk,
     site: Site,
     count: int,
     score: Tensor,
     stat: Mapping[str, Tensor],
     method: Method,
 ) -> Cut:
-    """One site cut to its best units, which are not refined: that is for the width that will count."""
-    state, keep = Progress(stream.model, [site]), best_units(score, count, site.groups)
+    """Cut one site to its best units. They are not refined; only the final width is worth that cost."""
+    state, keep = PartlyCut(walk.model, [site]), best_units(score, count, site.groups)
     return state.cut(site, keep, **method.compensation.compensate(state.view(site), stat, keep))
 
 
 def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
-    """The loss at every width that a site can have, from that at a few of them, rising. [widths, 2]
+    """Return the loss at every width of a site, in ascending order, from that at a few. [widths, 2]
 
-    Between two of them it rises as the scores of the units that go add up, above the lowest of them (by
-    greedy OBS: as its squared error does); below the narrowest in a straight line, as steep as between the
-    last two.
+    Between two measured widths, it is linear in the sum of the removed units' scores, each less the lowest
+    score (for greedy OBS: in its squared error). Below the narrowest measured width, it is linear in the
+    width, with the slope between the two narrowest.
     """
     if len(points) == 1:
         return torch.tensor([*points.items()], dtype=torch.float64)
     run = len(score) // groups
     added = (score - score.min()).double().cpu().view(groups, run).sort(dim=1).values.sum(0)
-    added += 1e-6 * added.mean() + torch.finfo(added.dtype).tiny  # strictly rising
-    gone = np.concatenate([[0.0], added.cumsum(0).numpy()])[::-1]  # by units of each group that stay
+    added += 1e-6 * added.mean() + torch.finfo(added.dtype).tiny  # sums increase strictly
+    gone = np.concatenate([[0.0], added.cumsum(0).numpy()])[::-1]  # index: units kept in each group
     steps = [width // groups for width in points]
     losses = [*points.values()]
     found = np.interp(gone, gone[steps][::-1], losses[::-1])
@@ -192,9 +208,9 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
 
 
 def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
-    """Units at these shares, each once, none of them all or nothing; rising.
+    """Return the distinct widths at these fractions, in ascending order, without 0 and all units.
 
-    empty: of an only unit that may go, nothing.
+    empty: return [0] for a site that has only one unit and can lose it.
     """
     step = site.groups
     most = site.units // step - 1
@@ -204,7 +220,7 @@ def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
 
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Of the answers at all tokens that the mask shows, or of each text's. [answers, choices]"""
+    """Return log probabilities, for each token that the mask shows or for each text. [answers, choices]"""
     inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
     logits = getattr(model(**inputs), "logits", None)
     if logits is None:
@@ -213,17 +229,17 @@ def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Te
             "a model with a head, or another allocator"
         )
     mask = inputs.get("attention_mask")
-    if logits.dim() == 3:  # an answer for every token, not one for every text
+    if logits.dim() == 3:  # one answer per token, not per text
         logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
     return logits.float().log_softmax(-1)
 
 
-def divergence(stream: Stream, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[Tensor]) -> float:
-    """KL(dense || model as it is), mean over tokens, in nats."""
+def divergence(walk: Walk, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[Tensor]) -> float:
+    """Return KL(dense || present model), mean over tokens, in nats."""
     total, count = 0.0, 0
     for number, (batch, wanted) in enumerate(zip(batches, dense, strict=True)):
-        with stream.resumed(number):
-            given = log_probabilities(stream.model, batch)
+        with walk.resumed(number):
+            given = log_probabilities(walk.model, batch)
         total += F.kl_div(given, wanted.to(given.device), log_target=True, reduction="sum").item()
         count += len(wanted)
     return total / count
@@ -232,9 +248,9 @@ def divergence(stream: Stream, batches: Sequence[Mapping[str, Tensor]], dense: S
 def unit_price(
     model: PreTrainedModel, sites: Sequence[Site], batch: Mapping[str, Tensor], probes: Probes
 ) -> float:
-    """What a pass over the batch takes less per unit that goes, by a copy that lost half of these sites.
+    """Return a pass's saving per removed unit, measured on a copy without half of these sites' units.
 
-    A straight line through two widths: where a kernel's time is a staircase, it is the mean of its stairs.
+    It is the slope between two widths, so it averages over the steps of a kernel's time.
 
     Raises:
         ValueError: the copy is no faster.

@@ -1,4 +1,4 @@
-"""Targets: what a consumer should give so that the model, pruned so far, is led back to the dense one."""
+"""Targets: the outputs of a consumer that bring the partly pruned model back to the dense one."""
 
 from __future__ import annotations
 
@@ -10,31 +10,34 @@ import torch
 from torch import Tensor, nn
 
 from cfsp.bars import bar
+from cfsp.model.block_states import states_in, states_out
 from cfsp.model.blocks import places_of
 from cfsp.model.sites import Site
-from cfsp.passes.stream import Stream
+from cfsp.model.weights import bias_of
+from cfsp.passes.walk import Walk
 from cfsp.plans.gates import Gates
 from cfsp.statistics.moments import HELD_OUT, full_float32
 
 
 class Seen:
-    """What one batch was at a block and at a consumer in it. Each [batch * tokens, channels], float32."""
+    """One batch's values at a block and at a consumer in it. Each [batch * tokens, channels], float32."""
 
     before: Tensor  # the block's input
     after: Tensor  # its output
     inputs: Tensor  # the consumer's input
-    output: Tensor  # what it gave, without its bias
+    output: Tensor  # the consumer's output without its bias
 
 
-def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates: Gates) -> dict[str, Tensor]:
-    """E[x t^T] over the tokens that count, x the consumer's input and a constant 1 in the pruned model.
+def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Gates) -> dict[str, Tensor]:
+    """Return E[x t^T] over the shown tokens. x: the consumer's input in the pruned model and a constant 1.
 
-    "dense":    t = what the consumer gives in the dense model
-    "residual": t = what takes the residual stream after it to the dense model's: behind an attention
-                y~ + (r~ - r), r the block's input; behind an MLP y + (s~ - s), s the block's output,
-                y what the consumer gives, ~ in the dense model
+    "dense":    t = the consumer's output in the dense model
+    "residual": t = the output that moves the residual stream to the dense model's: after attention
+                y~ + (r~ - r), after an MLP y + (s~ - s). y: the consumer's output, r: the block's
+                input, s: the block's output, ~: in the dense model
 
-    gates: what is decided of this block, held in the pruned model.
+    gates: apply the cuts that are decided in this block to the pruned model.
+    site: has all of its channels, because `Schedule.check` refuses to refit a consumer that sites share.
     -> target_moment, target_moment_held_out [channels + 1, outputs], float64; see `cfsp.statistics.moments`
     """
     total, held_out, count, samples = 0.0, 0.0, 0, 0
@@ -45,11 +48,11 @@ def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates
             pruned.run(number)
         if target == "dense":
             wanted = ideal.output
-        elif site.kind == "mlp":
+        elif site.units_are_neurons:
             wanted = seen.output + ideal.after - seen.after
         else:
             wanted = ideal.output + ideal.before - seen.before
-        shown, held = counted(batch, samples, wanted.device)
+        shown, held = shown_and_held_out(batch, samples, wanted.device)
         inputs = torch.cat([seen.inputs, torch.ones_like(seen.inputs[:, :1])], dim=1)
         with full_float32():
             total = total + (inputs[shown].T @ wanted[shown]).double()
@@ -61,44 +64,47 @@ def target_moments(dense: Stream, pruned: Stream, site: Site, target: str, gates
             )
         samples += len(batch["input_ids"])
         count += int(shown.sum())
-    return {"target_moment": total / count, "target_moment_held_out": held_out / count}
+    found = {"target_moment": total / count, "target_moment_held_out": held_out / count}
+    return {name: torch.as_tensor(value) for name, value in found.items()}
 
 
-def counted(batch: Mapping[str, Tensor], samples: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which tokens the attention mask shows, and which of these are held out. [batch * tokens] x 2, bool"""
+def shown_and_held_out(
+    batch: Mapping[str, Tensor], samples: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return which tokens the mask shows, and which of these are held out. [batch * tokens] x 2, bool"""
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).to(device).bool()
     held = (torch.arange(samples + 1, samples + len(mask) + 1, device=device) % HELD_OUT) == 0
     return mask.flatten(), (mask & held[:, None]).flatten()
 
 
 @contextmanager
-def watching(stream: Stream, site: Site) -> Iterator[Seen]:
-    """See the passes through the stream's next block, in which the site lies."""
+def watching(walk: Walk, site: Site) -> Iterator[Seen]:
+    """Record the values of passes through the walk's next block, which contains the site."""
     seen = Seen()
 
     def tokens(states: Tensor) -> Tensor:
         return states.detach().flatten(0, -2).float()
 
     def of_consumer(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        bias = 0 if module.bias is None else module.bias.detach()
-        seen.inputs, seen.output = tokens(inputs[0]), tokens(output - bias)
+        bias = bias_of(module)
+        seen.inputs = tokens(inputs[0])
+        seen.output = tokens(output if bias is None else output - bias.detach())
 
     def of_block(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-        seen.before = tokens(args[0] if args else kwargs["hidden_states"])
-        seen.after = tokens(output[0] if isinstance(output, tuple) else output)
+        seen.before, seen.after = tokens(states_in(args, kwargs)), tokens(states_out(output))
 
-    consumer = stream.model.get_submodule(site.consumers[0].module)
+    consumer = walk.model.get_submodule(site.consumers[0].module)
     with ExitStack() as stack:
         stack.callback(consumer.register_forward_hook(of_consumer).remove)
-        stack.callback(stream.block.register_forward_hook(of_block, with_kwargs=True).remove)
+        stack.callback(walk.block.register_forward_hook(of_block, with_kwargs=True).remove)
         yield seen
 
 
-def check_residual(stream: Stream) -> None:
-    """Raise ValueError unless a block adds what its sub-layers give to the residual stream as it is.
+def check_residual(walk: Walk) -> None:
+    """Raise ValueError unless a block adds its sub-layers' outputs to the residual stream unchanged.
 
-    Tried on the first batch and block: twice the MLP's output must move the block's output by as much.
-    Behind a norm or a factor (Gemma 2, OLMo2, Granite, BERT) there is no such target for its consumer.
+    The check doubles the MLP's output in the first block on the first batch; the block's output must change
+    by the same amount. After a norm or a factor (Gemma 2, OLMo2, Granite, BERT) this target does not exist.
     """
     given: list[Tensor] = []
     moved: list[Tensor] = []
@@ -108,18 +114,18 @@ def check_residual(stream: Stream) -> None:
         return output * len(given)
 
     def of_block(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
-        moved.append(output[0] if isinstance(output, tuple) else output)
+        moved.append(states_out(output))
 
-    consumer = stream.block.get_submodule(places_of(stream.model)["mlp"].consumer)
+    consumer = walk.block.get_submodule(places_of(walk.model)["mlp"].consumer)
     with ExitStack() as stack:
         stack.callback(consumer.register_forward_hook(double).remove)
-        stack.callback(stream.block.register_forward_hook(of_block).remove)
-        stream.run(0)
-        stream.run(0)
+        stack.callback(walk.block.register_forward_hook(of_block).remove)
+        walk.run(0)
+        walk.run(0)
     step, output = (moved[1] - moved[0]).float(), given[0].float().view_as(moved[0])
-    rounding = torch.finfo(moved[0].dtype).eps * moved[1].float().norm()  # of a stream much larger than this
+    rounding = torch.finfo(moved[0].dtype).eps * moved[1].float().norm()  # the stream may be much larger
     if (step - output).norm() > 0.05 * output.norm() + rounding:
         raise ValueError(
-            f"target=residual: the blocks of a {stream.model.config.model_type} do not simply add what "
+            f"target=residual: the blocks of a {walk.model.config.model_type} do not simply add what "
             "their MLPs give to the residual stream; expected target=own or dense"
         )

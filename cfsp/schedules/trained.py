@@ -1,4 +1,4 @@
-"""Trained: scores on units learn in the training loop which of them the model can do without."""
+"""Trained: train scores on units beside the weights, then cut the units with the lowest scores."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from cfsp.checks import check_seed
 from cfsp.data.examples import Split, TrainingData
@@ -20,23 +21,23 @@ from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, make_cuts
 from cfsp.schedules.method import Method
-from cfsp.schedules.partial import Progress
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.training.arguments import Training
-from cfsp.training.base import Change, Objective, Parameters
+from cfsp.training.base import Change, Objective, Parameters, Setting
 from cfsp.training.loop import Loop
 from cfsp.training.pruner import Pruner
 
 NEAR = 0.02
-"""How far the share that training reached may be from the one that is asked, without a word."""
+"""Difference between the fraction that the masks removed and the requested one, above which to warn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedSchedule(Schedule):
-    """Train the model with a pruner's scores in it, then cut what they close; the weights change too.
+    """Trains the model and a pruner's scores together, then cuts the units with the lowest scores.
 
-    The training is the one of recoveries: `parameters` for an `objective` on `data`. When it ends, the
-        allocator gives each site its width from the scores, exactly as much as is asked for goes, and of
-        the criterion nothing is read. A run that was killed goes on from the last checkpoint.
+    The training is that of recoveries: `parameters` for an `objective` on `data`. After it, the allocator
+    sets each site's width from the scores, so that exactly the requested fraction is removed. The criterion
+    is not used. A killed run resumes from the last checkpoint.
     """
 
     pruner: Pruner
@@ -52,6 +53,7 @@ class TrainedSchedule(Schedule):
 
     @property
     def loop(self) -> Loop:
+        """The training loop with these parts."""
         return Loop(self.parameters, self.objective, self.data, self.training, self.seed, "schedule")
 
     @property
@@ -65,14 +67,25 @@ class TrainedSchedule(Schedule):
         super().check(sites, method)
         if method.compensation.needs:
             raise ValueError(
-                f"schedule {type(self).__name__} trains what stays to do without what goes; expected "
+                f"schedule {type(self).__name__} trains the model to compensate for its cuts; expected "
                 "compensation=none"
             )
 
     def prepare(self, subject: Subject, method: Method) -> Split:
         super().prepare(subject, method)
         self.pruner.check(subject.model, subject.sites)
-        return self.loop.prepare(subject.model, subject.tokenizer, frozenset())
+        setting = self.setting(subject)
+        return self.loop.prepare(setting.model, setting.tokenizer, frozenset())
+
+    def setting(self, subject: Subject, dense: PreTrainedModel | None = None) -> Setting:
+        """Return the input of the training. Raises ValueError if it has no tokenizer or no folder."""
+        if subject.tokenizer is None or subject.folder is None:
+            raise ValueError(
+                f"schedule {type(self).__name__} trains the model; expected a subject with a tokenizer and a "
+                "folder for checkpoints, as in a run"
+            )
+        model, folder = subject.model, subject.folder / "schedule"
+        return Setting(model, subject.tokenizer, unchanged(model), folder, dense, subject.follow)
 
     def plan(
         self,
@@ -85,41 +98,32 @@ class TrainedSchedule(Schedule):
         if prepared is None:
             prepared = self.prepare(subject, method)
         dense = copy.deepcopy(model) if self.objective.needs_dense else None
-        stats = self.collect(subject, Progress(model, sites), sites, batches, method.allocator.needs)
+        stats = self.collect(subject, PartlyCut(model, sites), sites, batches, method.allocator.needs)
         removed = self.removed(model, sites)
         target = 1 - self.budget(subject).share
         pruning = self.pruner.attach(model, sites, target)
-        trained = self.loop.run(
-            model,
-            subject.tokenizer,
-            prepared,
-            subject.folder / "schedule",
-            whole(model),
-            dense,
-            subject.follow,
-            pruning,
-        )
+        trained = self.loop.run(self.setting(subject, dense), prepared, pruning)
         scores = pruning.scores()
         notes = trained.notes | pruning.detach()
-        tell(notes, target)
-        state = Progress(model, sites)
+        warn_of_another_fraction(notes["reached"], target)
+        state = PartlyCut(model, sites)
         widths = allocate(state, sites, scores, stats, method.allocator, removed)
         cuts = make_cuts(state, sites, scores, widths, stats, method)
         return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats)), notes)
 
 
-def whole(model: Any) -> Change:
-    """The change of a model that has lost nothing."""
+def unchanged(model: PreTrainedModel) -> Change:
+    """Return the change of a model that has lost nothing."""
     blocks = range(len(block_modules(model)))
     return Change(tuple(blocks), (0.0,) * len(blocks), None)
 
 
-def tell(notes: Mapping[str, Any], target: float) -> None:
-    """Say on stderr if training closed much less, or more, than is asked for."""
-    if is_main() and abs(notes["reached"] - target) > NEAR:
+def warn_of_another_fraction(reached: float, target: float) -> None:
+    """Warn on stderr if the masks removed a fraction far from the requested one."""
+    if is_main() and abs(reached - target) > NEAR:
         print(
-            f"cfsp: training closed {notes['reached']:.1%} of the sites' parameters, not {target:.1%}: "
-            "the last units are cut or stay by their scores alone; expected more steps, a larger "
+            f"cfsp: training masked {reached:.1%} of the sites' parameters, not {target:.1%}: the scores "
+            "alone decide about the other units; expected more steps, a larger "
             "schedule.pruner.learning_rate, or schedule.pruner.mask=budget",
             file=sys.stderr,
         )

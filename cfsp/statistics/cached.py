@@ -1,4 +1,4 @@
-"""Statistics out of the cache: what was collected once is not collected again."""
+"""Cached statistics: read what was collected before, and collect only the rest."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from cfsp.model.sites import Site
 from cfsp.plans.subject import Subject
 from cfsp.statistics.base import STATISTICS, Stats
-from cfsp.statistics.collect import collect
+from cfsp.statistics.collect import activation_statistic, collect
 from cfsp.storage.code import code_of, is_ours
 from cfsp.storage.fingerprints import digest, fingerprint_batches
 from cfsp.storage.tensors import read_tensors, write_tensors
 
 SHARED = ("input_mean", "input_sq_mean", "input_var", "block_angular")
-"""What criteria, allocators and compensations ask for as a rule. A pass whose outcome is kept collects them
-all, so that a sweep over criteria makes one: beside the model's own work a few vectors cost little.
+"""Statistics that most criteria, allocators and compensations need. A cached pass collects all of them, so a
+sweep over criteria takes one pass. They cost little beside the model's own computation.
 """
 
 
@@ -30,36 +30,42 @@ def collect_once(
     needs: Collection[str],
     checkpointing: bool = False,
 ) -> Stats:
-    """What `collect` returns for some of the subject's sites; only what the cache lacks takes a pass.
+    """Return the result of `collect` for some of the subject's sites. Collect only what the cache lacks.
 
-    An entry is one statistic at all sites. Its name stands for the model, the sites, the tokens, how and
-    where it is computed, and the code that does it. A forward pass that is made collects `SHARED` too.
-    Nothing is kept where a statistic's code is in no file, as in a notebook.
+    An entry is one statistic at all sites. Its name depends on the model, the sites, the tokens, the device,
+    the attention implementation and the code. A forward pass also collects `SHARED`. Nothing is cached if
+    a statistic's code is in no file, as in a notebook.
     """
     entries = {need: entry_name(need) for need in sorted({*needs, *SHARED})}
     cache, model = subject.cache, subject.model
     if cache.folder is None or None in entries.values():
         return collect(model, sites, batches, needs, checkpointing=checkpointing)
     batches = list(batches)
-    folder = f"statistics/{digest(identity(subject, sites, batches))}"
+    folder = f"statistics/{digest(origin_of_statistics(subject, sites, batches))}"
     names = {need: f"{folder}/{entry}.safetensors" for need, entry in entries.items()}
     with cache.alone(folder):
         found = {need: cache.get(names[need], read_tensors) for need in sorted(needs)}
-        missing = {need for need, values in found.items() if values is None}
-        if missing & STATISTICS.keys():
-            beside = [name for name in SHARED if all(STATISTICS[name].modules(site) for site in sites)]
+        there = {need: values for need, values in found.items() if values is not None}
+        missing = found.keys() - there.keys()
+        if any(need in STATISTICS and not STATISTICS[need].backward for need in missing):
+            beside = [
+                name for name in SHARED if all(activation_statistic(name).modules(site) for site in sites)
+            ]
             missing |= {name for name in beside if not cache.has(names[name])}
         made = collect(model, sites, batches, missing, checkpointing=checkpointing) if missing else {}
         if missing:
             cache.describe(folder)
-        for need in sorted(missing, key=lambda need: (need in needs, need)):  # what is asked for is kept last
-            found[need] = {site.name: made[site.name][need] for site in sites}
-            cache.put(names[need], partial(write_tensors, found[need]))
-    return {site.name: {need: found[need][site.name].to(model.device) for need in needs} for site in sites}
+        for need in sorted(missing, key=lambda need: (need in needs, need)):  # stores the needed ones last
+            there[need] = {site.name: made[site.name][need] for site in sites}
+            cache.put(names[need], partial(write_tensors, there[need]))
+    return {site.name: {need: there[need][site.name].to(model.device) for need in needs} for site in sites}
 
 
 def entry_name(need: str) -> str | None:
-    """What a statistic's entry is called: with its code, if that is not ours, which `identity` names."""
+    """Return the name of a statistic's entry; None if its code is in no file.
+
+    A statistic from outside cfsp has its code in the name; `origin_of_statistics` covers cfsp's own.
+    """
     kind = STATISTICS.get(need)
     if kind is None or is_ours(kind):
         return need
@@ -67,10 +73,10 @@ def entry_name(need: str) -> str | None:
     return None if code is None else f"{need}-{code}"
 
 
-def identity(
+def origin_of_statistics(
     subject: Subject, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Any]:
-    """What statistics are of, and the code that makes them: what an older version kept is not read."""
+    """Return what statistics depend on. It includes the code, so entries of older versions are not read."""
     return {
         "model": subject.fingerprint,
         "attention": subject.model.config._attn_implementation,

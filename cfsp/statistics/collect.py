@@ -1,4 +1,4 @@
-"""Collection: everything that criterion and allocator ask of calibration, in one forward pass."""
+"""Collection: measure all statistics that a method needs in one forward pass."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-import cfsp.statistics.blocks
-import cfsp.statistics.moments  # noqa: F401  (these make their statistics known)
+import cfsp.statistics.block_distances
+import cfsp.statistics.moments  # noqa: F401  (these imports register statistics)
 from cfsp.bars import bar
 from cfsp.checks import UnknownName
 from cfsp.model.blocks import check_positions
@@ -18,7 +18,7 @@ from cfsp.model.sites import Site
 from cfsp.passes.forward import check_batch, feed, shown_tokens, stop
 from cfsp.passes.modes import evaluating
 from cfsp.statistics.base import STATISTICS, Statistic, Stats
-from cfsp.statistics.gradients import TAYLOR, backpropagate
+from cfsp.statistics.gradients import backpropagate
 
 
 def collect(
@@ -29,25 +29,24 @@ def collect(
     last_block: str | None = None,
     checkpointing: bool = False,
 ) -> Stats:
-    """Run every batch through the model once and return the statistics asked for at every site.
+    """Run every batch through the model once and return the needed statistics of every site.
 
-    Those that are made of gradients (`cfsp.statistics.gradients`) take a second pass, with a backward one.
+    Statistics of gradients (`cfsp.statistics.gradients`) take a second forward pass and a backward pass.
 
-    last_block: path of the block after which a pass may end, if no later one is asked about.
+    last_block: path of the block after which a pass may end, if no later block is measured.
     batches: dicts with `input_ids` [batch, tokens] and, if tokens are padded, `attention_mask`.
-    checkpointing: compute a block's activations again in the backward pass instead of keeping them.
+    checkpointing: recompute a block's activations in the backward pass instead of storing them.
 
     Raises:
         KeyError: an unknown statistic.
         ValueError: no batches; a batch that is malformed, masks every token or is longer than the
             model's positions; NaN or infinity in a statistic (the message names block and batch).
     """
-    known = sorted((*STATISTICS, *TAYLOR))
-    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in known]
+    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in STATISTICS]
     if unknown:
-        raise UnknownName(f"needs={unknown[0]!r}: expected a set of {', '.join(known)}")
-    observed = {name for name in needs if name in STATISTICS}
-    derived = {name for name in needs if name in TAYLOR}
+        raise UnknownName(f"needs={unknown[0]!r}: expected a set of {', '.join(sorted(STATISTICS))}")
+    derived = {name for name in needs if STATISTICS[name].backward}
+    observed = {*needs} - derived
     if observed and derived:
         batches = list(batches)  # read twice
     stats = observe(model, sites, batches, observed, last_block) if observed else {}
@@ -63,13 +62,13 @@ def observe(
     needs: Collection[str],
     last_block: str | None,
 ) -> Stats:
-    """The statistics of activations, in one forward pass. Raises what `collect` raises."""
+    """Return the statistics of activations, from one forward pass. Raises the errors of `collect`."""
     watchers = assign(sites, needs)
     number = -1
     with evaluating(model), ExitStack() as stack:
         for (path, _), statistic in watchers.items():
             stack.callback(statistic.watch(model.get_submodule(path)).remove)
-        if last_block:  # after the statistics, whose hooks on this block must have run
+        if last_block:  # registered last, because the statistics' hooks on this block must run first
             stack.callback(model.get_submodule(last_block).register_forward_hook(stop).remove)
         for number, batch in enumerate(bar(batches, "calibration", "batch")):
             check_batch(batch, number)
@@ -82,38 +81,49 @@ def observe(
     if number < 0:
         raise ValueError("calibration gave no batches; expected at least one")
     results = {key: statistic.result() for key, statistic in watchers.items()}
-    return {site.name: {name: of_site(site, name, results) for name in needs} for site in sites}
+    return {site.name: {name: value_at_site(site, name, results) for name in needs} for site in sites}
 
 
-def of_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
-    """What was measured at the site's modules: as it is at one module, stacked where units are modules."""
-    found = [results[path, name] for path in STATISTICS[name].modules(site)]
-    return torch.stack(found) if site.kind == "block" else found[0]
+def activation_statistic(name: str) -> type[Statistic]:
+    """Return the class of a statistic of activations."""
+    kind = STATISTICS[name]
+    assert issubclass(kind, Statistic), f"{name} does not say that it is made of gradients"
+    return kind
+
+
+def value_at_site(site: Site, name: str, results: Mapping[tuple[str, str], Tensor]) -> Tensor:
+    """Return a statistic of a site: the value at its one module, or stacked values if units are blocks.
+
+    results: (module, name) -> value, [channels] or []. -> the one module's value, or [units, its axes]
+    """
+    found = [results[path, name] for path in activation_statistic(name).modules(site)]
+    return torch.stack(found) if site.units_are_blocks else found[0]
 
 
 def assign(sites: Sequence[Site], needs: Collection[str]) -> dict[tuple[str, str], Statistic]:
-    """One statistic per module and name; sites that are measured at one module share it."""
+    """Make one statistic per module and name. Sites that are measured at the same module share it."""
     watchers: dict[tuple[str, str], Statistic] = {}
     for site in sites:
         for name in sorted(needs):
-            paths = STATISTICS[name].modules(site)
+            kind = activation_statistic(name)
+            paths = kind.modules(site)
             if not paths:
                 raise ValueError(
                     f"{name} cannot be measured at {site.name}; leave {site.kind!r} out of sites"
                 )
             for path in paths:
                 if (path, name) not in watchers:
-                    watchers[path, name] = STATISTICS[name]()
+                    watchers[path, name] = kind()
     return watchers
 
 
 def check_finite(watchers: Mapping[tuple[str, str], Statistic], batch: int) -> None:
     """Raise ValueError at the first batch that made a statistic NaN or infinite.
 
-    All running results are tested together, which costs a GPU one synchronisation per batch.
+    It tests all running results together, so a GPU synchronises once per batch.
     """
     flags = [statistic.finite() for statistic in watchers.values()]
-    finite = torch.stack([flag.to(flags[0].device) for flag in flags])  # counts lie on the CPU
+    finite = torch.stack([flag.to(flags[0].device) for flag in flags])  # counts are on the CPU
     if not finite.all():
         path, name = list(watchers)[int(finite.logical_not().nonzero()[0])]
         raise ValueError(

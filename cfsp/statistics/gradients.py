@@ -1,10 +1,12 @@
-"""Gradients: what the removal of weights would change of the language-model loss (LLM-Pruner)."""
+"""Gradients: estimate how much the removal of weights changes the model's loss (LLM-Pruner)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,56 +15,119 @@ from transformers import PreTrainedModel
 
 from cfsp.bars import bar
 from cfsp.model.blocks import block_modules, check_positions, is_causal
+from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Site
 from cfsp.model.views import learned_weights
 from cfsp.passes.modes import evaluating
-from cfsp.statistics.base import Stats
+from cfsp.statistics.base import STATISTICS, Quantity, Stats
 
-ORDERS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "vectorize": lambda weight, mean, square: mean * weight,
-    "first": lambda weight, mean, square: (mean * weight).abs(),
-    "second": lambda weight, mean, square: square * weight.square(),
-    "mix": lambda weight, mean, square: (mean * weight - square * weight.square() / 2).abs(),
-}
-"""What a weight counts for, of its gradient's mean and mean square over samples (arXiv:2305.11627)."""
 
-TAYLOR = tuple(f"taylor_{order}" for order in ORDERS)
-"""Names of the statistics: over a unit's places on one axis, ORDERS summed over the other axis.
+class GradientStatistic(Quantity):
+    """Importance of weights, from their gradients' mean and mean square over samples (arXiv:2305.11627).
 
-"vectorize" takes the absolute value after that sum. A site's result is the vectors of its learned
-weights, one after the other. [sum over weights of units * span]; where units are blocks, each place
-is a whole weight.
-"""
+    It is summed over all elements of a place on the unit's axis. A site's result concatenates the vectors of
+    its learned weights. [sum over weights of units * span]; if units are blocks, each place is a whole
+    weight.
+    """
+
+    backward = True
+
+    reads: ClassVar[frozenset[str]] = frozenset({"mean"})
+    """The moments of the gradient that it reads: "mean", "square"."""
+
+    @staticmethod
+    @abstractmethod
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        """Return the importance of every element of a weight, in float32. [the weight's axes]
+
+        moments: the ones in `reads`.
+        """
+
+    @classmethod
+    def of_remaining(cls, value: Tensor, remaining: Remaining) -> Tensor:
+        """Return the elements of the weights that are left. [weights left]"""
+        return value[remaining.learned]
+
+
+class TaylorVectorize(GradientStatistic):
+    """g w; the absolute value is taken of its sum"""
+
+    name = "taylor_vectorize"
+
+    @staticmethod
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        return moments["mean"] * weight
+
+
+class TaylorFirst(GradientStatistic):
+    """|g w|"""
+
+    name = "taylor_first"
+
+    @staticmethod
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        return (moments["mean"] * weight).abs()
+
+
+class TaylorSecond(GradientStatistic):
+    """h w^2"""
+
+    name = "taylor_second"
+    reads = frozenset({"square"})
+
+    @staticmethod
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        return moments["square"] * weight.square()
+
+
+class TaylorMix(GradientStatistic):
+    """|g w - h w^2 / 2|"""
+
+    name = "taylor_mix"
+    reads = frozenset({"mean", "square"})
+
+    @staticmethod
+    def importance(weight: Tensor, moments: Mapping[str, Tensor]) -> Tensor:
+        return (moments["mean"] * weight - moments["square"] * weight.square() / 2).abs()
+
+
+def gradient_statistic(name: str) -> type[GradientStatistic]:
+    """Return the class of a statistic of gradients."""
+    kind = STATISTICS[name]
+    assert issubclass(kind, GradientStatistic), f"{name} says that it is made of gradients"
+    return kind
 
 
 class Moments:
-    """Mean and mean square of one weight's gradient over samples, each sample one backward pass.
+    """Mean and mean square of one weight's gradient over samples. Each sample is one backward pass.
 
-    Every gradient is taken up and freed as soon as it is there, so no more than the largest exists
-    beside what is kept: one float32 per weight; two where both moments are asked for.
+    A hook adds and frees each gradient as soon as it is complete, so at most one exists at a time. The
+    moments take one float32 per element, or two if both are needed.
     """
 
     def __init__(self, weight: nn.Parameter, mean: bool, square: bool):
         self.weight = weight
-        # In half precision a sum over many samples stands still, and squares underflow.
+        # In half precision, a sum over many samples stops growing and squares underflow.
         self.mean = torch.zeros_like(weight, dtype=torch.float32) if mean else None
         self.square = torch.zeros_like(weight, dtype=torch.float32) if square else None
         self.share = 1.0
-        """Of all predicted tokens, those of the current sample."""
+        """The current sample's fraction of all predicted tokens."""
 
     def take(self, weight: nn.Parameter) -> None:
-        """The hook: runs when this weight's gradient of one sample is complete."""
+        """Add the gradient of one sample. A hook that runs when this weight's gradient is complete."""
         gradient, weight.grad = weight.grad, None
+        assert gradient is not None, "the hook runs when there is one"
         if self.mean is not None:
             self.mean.add_(gradient, alpha=self.share)
         if self.square is not None:
             gradient = gradient.float()
             self.square.addcmul_(gradient, gradient, value=self.share)
 
-    def importance(self, order: str) -> Tensor:
-        """ORDERS of every weight, in float32."""
-        moments = (None if moment is None else moment.float() for moment in (self.mean, self.square))
-        return ORDERS[order](self.weight.detach().float(), *moments)
+    def importance(self, name: str) -> Tensor:
+        """Return a statistic's importance of every element, in float32. [the weight's axes]"""
+        kind, there = gradient_statistic(name), {"mean": self.mean, "square": self.square}
+        moments = {one: moment.float() for one in kind.reads if (moment := there[one]) is not None}
+        return kind.importance(self.weight.detach().float(), moments)
 
 
 def backpropagate(
@@ -72,9 +137,9 @@ def backpropagate(
     needs: Collection[str],
     checkpointing: bool = False,
 ) -> Stats:
-    """Site name -> statistic (of TAYLOR) -> vector, from the loss of every sample by itself.
+    """Return site name -> gradient statistic -> vector, from one backward pass per sample.
 
-    The gradient's moments weigh a sample by its predicted tokens. Embeddings and the head stay frozen.
+    The moments weight a sample by its predicted tokens. Embeddings and the head stay frozen.
 
     batches: dicts with `input_ids` [batch, tokens], `attention_mask` if tokens are padded, and
         `labels` if the model does not predict the next token.
@@ -82,66 +147,80 @@ def backpropagate(
     Raises:
         ValueError: no samples, a loss that is NaN or infinite, or no labels where they are needed.
     """
-    orders = {name.removeprefix("taylor_") for name in needs}
-    square = bool(orders & {"second", "mix"})
-    mean = bool(orders - {"second"})
-    moments = {
-        id(weight): Moments(weight, mean, square) for site in sites for weight in site_weights(model, site)
-    }
+    moments = moments_of(model, sites, needs)
     with ExitStack() as stack:
         stack.enter_context(only_gradients_of(model, moments))
         if checkpointing:
             stack.enter_context(checkpointed(model))
-        samples = [sample for batch in batches for sample in split(batch, model)]
-        first = int(is_causal(model))  # nothing predicts a text's first token
-        counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
-        if not sum(counts):
-            raise ValueError("calibration gave no token to predict; expected samples of two or more tokens")
+        samples = [sample for batch in batches for sample in split_samples(batch, model)]
+        shares = predicted_shares(model, samples)
         for number, sample in enumerate(bar(samples, "gradients", "sample")):
             check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
             for moment in moments.values():
-                moment.share = counts[number] / sum(counts)
+                moment.share = shares[number]
             loss = model(**sample, use_cache=False).loss if is_causal(model) else model(**sample).loss
             if loss is None:
                 raise ValueError(
-                    f"a {type(model).__name__} has no loss of these labels; expected another criterion"
+                    f"a {type(model).__name__} computes no loss from these labels; expected another criterion"
                 )
             if not loss.isfinite():
                 raise ValueError(
                     f"calibration sample {number} has a loss of {loss.item()}; check the weights"
                 )
             loss.backward()
-    return {site.name: {name: of_site(model, site, name, moments) for name in needs} for site in sites}
+    return {site.name: {name: vector_of_site(model, site, name, moments) for name in needs} for site in sites}
+
+
+def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[str]) -> dict[int, Moments]:
+    """Return id of a learned weight -> the moments of its gradient that the statistics read."""
+    reads = frozenset().union(*(gradient_statistic(name).reads for name in needs))
+    return {
+        id(weight): Moments(weight, "mean" in reads, "square" in reads)
+        for site in sites
+        for weight in site_weights(model, site)
+    }
+
+
+def predicted_shares(model: PreTrainedModel, samples: Sequence[Mapping[str, Tensor]]) -> list[float]:
+    """Return each sample's fraction of all predicted tokens. Raises ValueError if there are none."""
+    first = int(is_causal(model))  # nothing predicts a text's first token
+    counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
+    if not sum(counts):
+        raise ValueError("calibration gave no token to predict; expected samples of two or more tokens")
+    return [count / sum(counts) for count in counts]
 
 
 def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
-    """The learned weights of a site's units."""
+    """Yield the learned weights of a site's units."""
     for row in learned_weights(model, site):
-        yield from (weight for weight in row if weight is not None) if site.kind == "block" else row[:1]
+        yield from (weight for weight in row if weight is not None) if site.units_are_blocks else row[:1]
 
 
-def of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
-    """One site's vector of TAYLOR."""
-    order, parts = name.removeprefix("taylor_"), []
+def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mapping[int, Moments]) -> Tensor:
+    """Return one site's vector of a statistic. [sum over its weights of units * span]"""
+    parts = []
     for row in learned_weights(model, site):
-        if site.kind == "block":
+        if site.units_are_blocks:
             zero = torch.zeros((), device=model.device)
-            part = torch.stack([zero if w is None else moments[id(w)].importance(order).sum() for w in row])
+            part = torch.stack([zero if w is None else moments[id(w)].importance(name).sum() for w in row])
         else:
             weight, member = row
-            importance = moments[id(weight)].importance(order).movedim(member.dim, 0)
+            importance = moments[id(weight)].importance(name).movedim(member.dim, 0)
             places = member.places(range(site.units)).to(importance.device)
             part = importance.reshape(len(importance), -1).sum(1)[places]
         parts.append(part.abs())
     return torch.cat(parts)
 
 
-def split(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """The samples of a batch, with labels for every token that the attention mask shows."""
+def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
+    """Yield the samples of a batch, with labels for every token that the attention mask shows.
+
+    batch: name -> [batch, tokens]. -> name -> [1, tokens], one sample after the other
+    """
     if not is_causal(model) and "labels" not in batch:
         raise ValueError("this model does not predict the next token; expected labels in every batch")
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-    # With padding on the left nothing predicts the first token that is shown.
+    # With padding on the left, nothing predicts the first shown token.
     shown = mask & torch.cat([mask[:, :1], mask[:, :-1]], dim=1)
     labels = batch.get("labels", batch["input_ids"].masked_fill(~shown, -100))
     for row in range(len(batch["input_ids"])):
@@ -151,7 +230,7 @@ def split(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[
 
 @contextmanager
 def only_gradients_of(model: PreTrainedModel, moments: Mapping[int, Moments]) -> Iterator[None]:
-    """Take gradients of these weights alone, in eval mode, and leave the model as it was."""
+    """Compute gradients of only these weights, in eval mode, and restore the model afterwards."""
     before = [(weight, weight.requires_grad, weight.grad) for weight in model.parameters()]
     handles = []
     try:
@@ -172,9 +251,9 @@ def only_gradients_of(model: PreTrainedModel, moments: Mapping[int, Moments]) ->
 
 @contextmanager
 def checkpointed(model: PreTrainedModel) -> Iterator[None]:
-    """Keep only the blocks' inputs for the backward pass. transformers' own needs training mode."""
+    """Store only the blocks' inputs for the backward pass. transformers' version needs training mode."""
     blocks = [model.get_submodule(path) for path in block_modules(model)]
-    blocks = [block for block in blocks if "forward" not in vars(block)]  # others are passed over
+    blocks = [block for block in blocks if "forward" not in vars(block)]  # a walk skips the others
     try:
         for block in blocks:
             block.forward = partial(checkpoint, block.forward, use_reentrant=False)

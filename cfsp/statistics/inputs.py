@@ -1,4 +1,4 @@
-"""Inputs."""
+"""Inputs: statistics of the consumer's input."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cfsp.statistics.base import Statistic
 
 
 class InputStatistic(Statistic):
-    """Measured at the input of the site's consumer. result: [units * span], float64"""
+    """A statistic of the consumer's input. result: [units * span], float64"""
 
     @staticmethod
     def modules(site: Site) -> tuple[str, ...]:
@@ -28,7 +28,7 @@ class InputStatistic(Statistic):
 
     @abstractmethod
     def update(self, channels: Tensor) -> None:
-        """Take in some tokens. [tokens, channels]"""
+        """Add some tokens. [tokens, channels]"""
 
 
 class InputMean(InputStatistic):
@@ -38,17 +38,19 @@ class InputMean(InputStatistic):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.total = 0, 0.0
+        self.count = 0
+        self.total: Tensor | float = 0.0
 
     def update(self, channels: Tensor) -> None:
         self.count += len(channels)
         self.total = self.total + self.batch_sum(channels).double()
 
     def batch_sum(self, channels: Tensor) -> Tensor:
+        """Return the sum over tokens of the averaged quantity. [tokens, channels] -> [channels]"""
         return channels.sum(0)
 
     def result(self) -> Tensor:
-        return self.total / self.count
+        return torch.as_tensor(self.total / self.count)
 
 
 class InputSquareMean(InputMean):
@@ -61,16 +63,18 @@ class InputSquareMean(InputMean):
 
 
 class InputVariance(InputStatistic):
-    """E[(x - E[x])^2], batches merged pairwise (Chan, Golub and LeVeque 1979).
+    """E[(x - E[x])^2], with batches merged pairwise (Chan, Golub and LeVeque 1979).
 
-    E[x^2] - E[x]^2 would lose its digits where the mean is large.
+    E[x^2] - E[x]^2 would lose precision if the mean is large.
     """
 
     name = "input_var"
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.squares: Tensor | float = 0.0
 
     def update(self, channels: Tensor) -> None:
         count = len(channels)
@@ -85,26 +89,29 @@ class InputVariance(InputStatistic):
         self.count = total
 
     def result(self) -> Tensor:
-        return self.squares / self.count
+        return torch.as_tensor(self.squares / self.count)
 
 
 class InputVarianceReleased(InputStatistic):
     """FLAP's released fluctuation: about tokens per sample times E[(x - E[x])^2], in sample order
 
-    v <- v (k - 1) / k + sum over tokens of (x - m)^2 / (k + 1) at sample k + 1, m the mean of the
-    samples so far, the new one included (a mean that is updated in place through an alias; Welford's
-    formula has the old mean in one factor); 0 after the first sample. An et al. 2023, arXiv:2312.11983.
+    v <- v (k - 1) / k + sum over tokens of (x - m)^2 / (k + 1) at sample k + 1; v = 0 after the first
+    sample. m is the mean of the samples so far, including the new one, because the released code updates
+    it in place through an alias; Welford's formula has the old mean in one factor. An et al. 2023,
+    arXiv:2312.11983.
     """
 
     name = "input_var_released"
 
     def __init__(self) -> None:
         super().__init__()
-        self.samples, self.mean, self.fluctuation = 0, 0.0, 0.0
+        self.samples = 0
+        self.mean: Tensor | float = 0.0
+        self.fluctuation: Tensor | float = 0.0
 
     def watch(self, module: nn.Module) -> RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            channels = inputs[0].shape[-1]  # OPT's MLP sees all samples' tokens as one row
+            channels = inputs[0].shape[-1]  # OPT's MLP gets the tokens of all samples as one row
             samples = inputs[0].detach().reshape(self.rows, -1, channels)
             masks = [None] * self.rows if self.mask is None else self.mask.view(self.rows, -1)
             for sample, mask in zip(samples, masks, strict=True):
@@ -123,4 +130,4 @@ class InputVarianceReleased(InputStatistic):
         self.samples += 1
 
     def result(self) -> Tensor:
-        return self.fluctuation
+        return torch.as_tensor(self.fluctuation)

@@ -1,8 +1,8 @@
-"""Moments: second moments of a consumer's input, from which least squares and OBS follow.
+"""Moments: second moments of a consumer's input, for least squares and OBS.
 
-A constant 1 is appended to the channels, so that one matrix holds second moments, means and the share
-of the tokens that it was made of: [channels + 1, channels + 1], float64. The products of the tokens that
-come at once are float32, their sums float64.
+A constant 1 is appended to the channels. So one matrix holds second moments, means and the fraction of
+tokens that it sums over: [channels + 1, channels + 1], float64. Products within a chunk of tokens are
+float32, their sums float64.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from torch.utils.hooks import RemovableHandle
 from cfsp.statistics.inputs import InputStatistic
 
 TILE = 2048
-"""Channels whose products are made at once: only tiles on and above the diagonal are computed."""
+"""Number of channels in a tile of the matrix. Only tiles on and above the diagonal are computed."""
 
 HELD_OUT = 8
-"""One sample of so many is held out."""
+"""One sample in this many is held out."""
 
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Products of float32 in float32, where TF32 may be allowed: a ridge is less than it errs."""
-    backends = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)
+    """Compute float32 products without TF32, whose error can exceed a ridge."""
+    mkldnn = torch.backends.mkldnn.matmul  # pyright: ignore[reportAttributeAccessIssue]  # made as it is imported
+    backends = (torch.backends.cuda.matmul, mkldnn)
     before = [backend.fp32_precision for backend in backends]
     for backend in backends:
         backend.fp32_precision = "ieee"
@@ -39,7 +40,7 @@ def full_float32() -> Iterator[None]:
 
 
 def warn_of_few_tokens(site: str, stat: Mapping[str, Tensor]) -> None:
-    """Say on stderr that the ridge decides, where moments are of fewer tokens than channels."""
+    """Warn on stderr if there are fewer tokens than channels, so that the ridge decides the solution."""
     tokens, channels = int(stat["input_tokens"]), len(stat["input_second_moment"]) - 1
     if tokens < channels:
         print(
@@ -65,7 +66,7 @@ class SecondMoment(InputStatistic):
         self.add(channels)
 
     def add(self, channels: Tensor) -> None:
-        """Take the products of some tokens into the sum. [tokens, channels]"""
+        """Add the products of some tokens to the sum. [tokens, channels]"""
         size = channels.shape[1]
         if self.total is None:
             self.total = torch.zeros(size + 1, size + 1, dtype=torch.float64, device=channels.device)
@@ -80,18 +81,24 @@ class SecondMoment(InputStatistic):
         self.total[size, size] += len(channels)
 
     def result(self) -> Tensor:
-        upper = self.total.triu_()  # in place: these are the largest matrices of a run
+        """Return the mean over tokens. [channels + 1, channels + 1], float64"""
+        assert self.total is not None, "a pass over no token has raised before"
+        upper = self.total.triu_()  # in place, because these are the largest matrices of a run
         whole = upper.triu(1)
         whole.T.add_(upper).div_(self.count)
         return whole
 
     def finite(self) -> Tensor:
-        """Whether it is so far, by its diagonal: a product that is not finite makes a square that is not."""
+        """Return whether the diagonal is finite so far. [], bool
+
+        A NaN or infinite product implies a NaN or infinite square.
+        """
+        assert self.total is not None, "is asked after a batch"
         return self.total.diagonal().isfinite().all()
 
 
 class SecondMomentHeldOut(SecondMoment):
-    """The part of `input_second_moment` that every 8th sample gives; the difference is that of the others."""
+    """The part of `input_second_moment` from every 8th sample. The difference is from the other samples."""
 
     name = "input_second_moment_held_out"
 
@@ -112,7 +119,7 @@ class SecondMomentHeldOut(SecondMoment):
         return module.register_forward_pre_hook(hook)
 
     def result(self) -> Tensor:
-        if not self.total[-1, -1]:
+        if self.total is None or not self.total[-1, -1]:
             raise ValueError(
                 f"ridge=auto holds out every {HELD_OUT}th calibration sample, and there are {self.samples}; "
                 f"expected {HELD_OUT} or more, or a number"
@@ -121,7 +128,7 @@ class SecondMomentHeldOut(SecondMoment):
 
 
 class InputTokens(InputStatistic):
-    """The number of tokens that the moments are of. result: scalar"""
+    """The number of tokens of the moments. result: scalar"""
 
     name = "input_tokens"
     axes = 0
@@ -134,4 +141,5 @@ class InputTokens(InputStatistic):
         self.count += len(channels)
 
     def result(self) -> Tensor:
+        """Return the number of tokens. []"""
         return torch.tensor(float(self.count))

@@ -1,6 +1,6 @@
-"""Regression on moments: the best consumer for some of its channels, and what losing units costs.
+"""Regression on moments: the best consumer for some of its channels, and the cost of removing units.
 
-Notation: x the consumer's input and a constant 1 [channels + 1], t what it should give [outputs],
+Notation: x the consumer's input and a constant 1 [channels + 1], t its target output [outputs],
 H = E[x x^T] (`cfsp.statistics.moments`), C = E[x t^T] [channels + 1, outputs], W the weights
 [channels, outputs], all float64. The ridge is relative to the mean of H's diagonal over channels.
 """
@@ -13,22 +13,31 @@ import torch
 from torch import Tensor
 
 COMPACT = 0.8
-"""Share of the channels held below which those that are gone are dropped, which copies the others."""
+"""Fraction of units left below which the matrices are copied without the removed ones."""
 
 
 def own_output(moment: Tensor, weight: Tensor) -> Tensor:
-    """C, if the consumer should give what it gives now without its bias: E[x (W^T x)^T]."""
+    """Return C for the consumer's present output without its bias as target: E[x (W^T x)^T].
+
+    moment: H [channels + 1, channels + 1]. weight: [channels, outputs]. -> [channels + 1, outputs]
+    """
     return moment[:, :-1] @ weight
 
 
 def damping(moment: Tensor, ridge: float) -> Tensor:
-    """ridge x mean of H's diagonal; of a consumer that reads nothing but zeros, ridge. scalar"""
+    """Return ridge x mean of H's diagonal; ridge if the consumer's input is always zero. []
+
+    moment: H [channels + 1, channels + 1].
+    """
     mean = moment.diagonal()[:-1].mean()
     return ridge * torch.where(mean > 0, mean, 1.0)
 
 
 def cholesky(matrix: Tensor, ridge: float, what: str = "ridge") -> Tensor:
-    """The factor of a damped matrix. Raises ValueError if it has none. what: the ridge's name for people"""
+    """Return the lower Cholesky factor of a damped matrix. [features, features] -> [features, features]
+
+    what: the ridge's name in an error. Raises ValueError if the matrix is not positive definite.
+    """
     factor, failed = torch.linalg.cholesky_ex(matrix)
     if failed.any():
         raise ValueError(
@@ -46,11 +55,11 @@ def refit(
     constant: bool,
     what: str = "ridge",
 ) -> tuple[Tensor, Tensor | None]:
-    """The weights of the kept channels that minimise E|t - V^T x_K - b|^2 + ridge |V - prior|^2.
+    """Return the weights of the kept channels that minimise E|t - V^T x_K - b|^2 + ridge |V - prior|^2.
 
-    V = (H_KK + ridge I)^-1 (C_K + ridge prior), b one more channel without a ridge.
+    V = (H_KK + ridge I)^-1 (C_K + ridge prior), where b is one more channel without a ridge.
 
-    places: of the kept channels [kept]. prior: towards what the ridge pulls [kept, outputs]; None: 0.
+    places: of the kept channels [kept]. prior: the ridge pulls V towards it [kept, outputs]; None: 0.
     what: the ridge's name in an error.
     -> V [kept, outputs], b [outputs], or None without a constant.
 
@@ -72,7 +81,11 @@ def refit(
 def squared_error(
     moment: Tensor, cross: Tensor, places: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:
-    """E|t - V^T x_K - b|^2 - E|t|^2, which ranks solutions without t. scalar"""
+    """Return E|t - V^T x_K - b|^2 - E|t|^2, which ranks solutions without E|t|^2. []
+
+    moment, cross: H [channels + 1, channels + 1] and C [channels + 1, outputs]. places: of the kept channels
+    [kept]. weight, bias: V [kept, outputs] and b [outputs].
+    """
     if bias is not None:
         places = torch.cat([places, places.new_tensor([len(moment) - 1])])
         weight = torch.cat([weight, bias[None]])
@@ -81,23 +94,26 @@ def squared_error(
 
 
 def centred(moment: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
-    """H and C of the channels about their means: what is left for them beside a constant."""
+    """Return H and C of the centred channels, that is, after a constant has been fitted.
+
+    [channels + 1, channels + 1], [channels + 1, outputs] -> [channels, channels], [channels, outputs]
+    """
     mean, share = moment[:-1, -1:], moment[-1, -1]
     return moment[:-1, :-1] - mean @ mean.T / share, cross[:-1] - mean @ cross[-1:] / share
 
 
 def removal_path(inverse: Tensor, weight: Tensor, span: int, share: float = 0.0) -> tuple[Tensor, Tensor]:
-    """Remove units greedily, always those that cost least, until none is left.
+    """Remove units greedily, the cheapest first, until none is left.
 
-    The cost of a unit with channels P, the others refitted, is tr(W_P^T [(H^-1)_PP]^-1 W_P) (block OBS:
-    Hassibi and Stork 1993; Frantar and Alistarh 2022, arXiv:2208.11580). After each removal
+    A unit with channels P costs tr(W_P^T [(H^-1)_PP]^-1 W_P) if the others are refitted (block OBS: Hassibi
+    and Stork 1993; Frantar and Alistarh 2022, arXiv:2208.11580). After each removal
 
         W    <- W    - H^-1_:P [(H^-1)_PP]^-1 W_P
         H^-1 <- H^-1 - H^-1_:P [(H^-1)_PP]^-1 H^-1_P:
 
-    inverse: of the damped H [channels, channels]. weight: [channels, outputs]. share: of the units left,
-    removed at once before costs are taken anew; 0: one by one.
-    -> the units in the order in which they go, and what each costs [units] x 2
+    inverse: of the damped H [channels, channels]. weight: [channels, outputs]. share: fraction of the units
+    left that is removed before costs are computed again; 0: one unit at a time.
+    -> the units in order of removal, and the cost of each [units] x 2
     """
     inverse, weight = inverse.clone(), weight.clone()
     units = torch.arange(len(inverse) // span, device=inverse.device)
@@ -119,7 +135,7 @@ def removal_path(inverse: Tensor, weight: Tensor, span: int, share: float = 0.0)
 
 
 def removal_costs(inverse: Tensor, weight: Tensor, span: int, out: Tensor | None = None) -> Tensor:
-    """tr(W_P^T [(H^-1)_PP]^-1 W_P) of every unit. out: units that are gone, which cost infinity. [units]"""
+    """Return tr(W_P^T [(H^-1)_PP]^-1 W_P) of every unit; infinity for those in `out`. [units]"""
     blocks = unit_blocks(inverse, span)
     if out is not None and out.any():
         blocks = torch.where(out[:, None, None], torch.eye(span).to(blocks), blocks)
@@ -128,13 +144,13 @@ def removal_costs(inverse: Tensor, weight: Tensor, span: int, out: Tensor | None
 
 
 def unit_blocks(matrix: Tensor, span: int) -> Tensor:
-    """What a matrix over channels has on its diagonal for every unit. [units, span, span]"""
+    """Return every unit's diagonal block of a matrix over channels. [units, span, span]"""
     units = len(matrix) // span
     return matrix.view(units, span, units, span).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
 
 
 def block_costs(blocks: Tensor, weight: Tensor) -> Tensor:
-    """tr(W_P^T B_P^-1 W_P) of every unit, from B [units, span, span] and W [channels, outputs]. [units]"""
+    """Return tr(W_P^T B_P^-1 W_P) of every unit. B: [units, span, span], W: [channels, outputs]. [units]"""
     rows = weight.view(len(blocks), blocks.shape[1], -1)
     if blocks.shape[1] == 1:
         return rows.square().sum((1, 2)) / blocks.flatten()
@@ -142,7 +158,7 @@ def block_costs(blocks: Tensor, weight: Tensor) -> Tensor:
 
 
 def downdate(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
-    """H^-1 and W of the best fit without these channels, in place; nothing is left in their own rows.
+    """Update H^-1 and W in place to the best fit without these channels. Their own rows become zero.
 
     gone: [channels]
     """
@@ -155,11 +171,11 @@ def downdate(inverse: Tensor, weight: Tensor, gone: Tensor) -> None:
 def swap(
     damped: Tensor, cross: Tensor, keep: Sequence[int], span: int, most: int, groups: int = 1
 ) -> tuple[list[int], int]:
-    """Exchange units, one for one, as long as some exchange lowers the error.
+    """Exchange units, one for one, as long as an exchange lowers the error.
 
-    damped: H of channels with its ridge, no constant; cross: C, with what the ridge pulls to. groups: equal
-    runs of units, within which units are exchanged.
-    -> the kept units, rising, and how many exchanges were made
+    damped: H of the channels plus the ridge, without the constant; cross: C plus ridge times the prior.
+    most: maximum number of exchanges. groups: equal runs of units; both units of an exchange are in one run.
+    -> the kept units in ascending order, and the number of exchanges
     """
     inside, run = sorted(keep), len(damped) // span // groups
     for made in range(most):
@@ -174,12 +190,12 @@ def swap(
 def exchange(
     damped: Tensor, cross: Tensor, inside: Sequence[int], outside: Sequence[int], span: int, run: int
 ) -> tuple[int, int] | None:
-    """The unit that comes in and the one that goes. None: no exchange lowers the error.
+    """Return the unit to add and the unit to remove. None: no exchange lowers the error.
 
-    Of those outside, the one that would lower the error most comes first; it comes in if it lowers it by
-    more than the cheapest unit of its run is worth beside it. With A = H_KK^-1, V = A C_K, B = A H_Ku,
-    S = H_uu - H_uK B (what of unit u the kept K do not explain) and R = C_u - B^T C_K (what it could),
-    beside u
+    It tries the units outside in order of how much they would lower the error. Unit u is added if it lowers
+    the error by more than the cheapest unit of its run then costs. With A = H_KK^-1, V = A C_K, B = A H_Ku,
+    S = H_uu - H_uK B (of u, unexplained by the kept K) and R = C_u - B^T C_K (of C, unexplained by K), after
+    adding u
 
         A <- A + B S^-1 B^T,    V <- V - B S^-1 R,    the error falls by tr(R^T S^-1 R).
     """
@@ -203,6 +219,6 @@ def exchange(
 
 
 def channels(units: Sequence[int] | Tensor, span: int, device: torch.device) -> Tensor:
-    """The channels of some units. [units * span]"""
+    """Return the channels of some units. [units * span]"""
     first = torch.as_tensor(units, dtype=torch.long, device=device)[:, None] * span
     return (first + torch.arange(span, device=device)).flatten()

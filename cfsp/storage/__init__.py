@@ -1,1 +1,1 @@
-"""Files that are whole or absent: atomic writes, locks, seals, the cache, names of contents."""
+"""Storage: atomic writes, locks, seals, the cache, and hashes of contents."""

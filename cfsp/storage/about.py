@@ -1,4 +1,4 @@
-"""About: what people call the kept statistics of a run by, in a file beside them."""
+"""About: a readable description of stored statistics, in a file beside them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cfsp.storage.schema import parse, read_json
 
 @dataclass(frozen=True)
 class About:
-    """The model and the text that statistics are of."""
+    """The model and the text that statistics were measured on."""
 
     model: str
     revision: str | None
@@ -26,7 +26,7 @@ class About:
 
     @classmethod
     def load(cls, path: Path) -> About:
-        """Read what `write` wrote. Raises ValueError if it is anything else, OSError if it is not there."""
+        """Read a file that `write` wrote. Raises ValueError if it is malformed, OSError if it is missing."""
         return parse(cls, read_json(path))
 
     def __str__(self) -> str:

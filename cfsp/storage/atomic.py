@@ -1,4 +1,4 @@
-"""Atomic writes: a file or a folder is either whole or not there."""
+"""Atomic writes: a file or a folder is either complete or absent."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from typing import Any
 from safetensors import SafetensorError
 
 TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container|unexpected pos|Parent directory")
-"""What `torch.save` says, as a RuntimeError, where the disk does not take a file."""
+"""Messages of the RuntimeError that `torch.save` raises when a file cannot be written."""
 REMEDIES = {
     **dict.fromkeys(
         (errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "expected more free space there, or another folder"
     ),
     **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "expected a folder that can be written"),
 }
-"""What to do, by the system's number of the error."""
+"""Error number (errno) -> what the user can do."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Raise what a disk does not take as one OSError that names the path and says what to do.
+    """Raise every failure to write `path` as an `Unwritten` that names the path and a remedy.
 
-    Libraries have names of their own for it, and a full disk does not say whose file it was. An error that
-    names another file, such as one that is copied from, is left as it is.
+    Libraries raise different errors for a failed write, and a full disk does not name the file. An error
+    that names another file, such as the source of a copy, is raised unchanged.
     """
     try:
         yield
-    # tokenizers raises a bare Exception if a file cannot be written; anything finer is its own.
+    # tokenizers raises a plain Exception if a file cannot be written; its subclasses mean something else.
     except Exception as error:
         if isinstance(error, Unwritten) or not is_of_a_disk(error) or names_another(path, error):
             raise
@@ -43,31 +43,31 @@ def writing(path: Path) -> Iterator[None]:
 
 
 class Unwritten(OSError):
-    """A path that the disk did not take."""
+    """A path cannot be written."""
 
     @classmethod
     def of(cls, path: Path, error: Exception) -> Unwritten:
-        # safetensors and tokenizers are written in Rust, whose errors hold the number as text.
+        # safetensors and tokenizers are written in Rust; their errors hold the errno as text.
         said = re.search(r"os error (\d+)", str(error))
         number = getattr(error, "errno", None) or (int(said[1]) if said else None)
         reason = os.strerror(number) if number else " ".join(str(error).split())
-        remedy = REMEDIES.get(number, "expected a disk that takes it, with free space")
+        remedy = REMEDIES.get(number or 0, "expected a writable disk with free space")
         made = cls(f"{path} cannot be written ({reason}); {remedy}")
         made.errno = number
         return made
 
 
 def is_of_a_disk(error: Exception) -> bool:
-    """Whether this is how a library says that a file could not be written."""
+    """Return whether this is an error that a library raises when a file cannot be written."""
     if isinstance(error, RuntimeError):
         return TORCH_WRITER.search(str(error)) is not None
     return isinstance(error, OSError | SafetensorError) or type(error) is Exception
 
 
 def names_another(path: Path, error: Exception) -> bool:
-    """Whether an error names files and none of them is the path, a part of it, or in or above it.
+    """Return whether an error names files, none of which is the path, its part file, inside it or above it.
 
-    A copy that fails names both of its ends.
+    A failed copy names both its source and its target.
     """
     given = [getattr(error, name, None) for name in ("filename", "filename2")]
     named = [Path(os.path.abspath(os.fsdecode(one))) for one in given if isinstance(one, str | bytes | Path)]
@@ -75,7 +75,7 @@ def names_another(path: Path, error: Exception) -> bool:
 
 
 def is_of(path: Path, named: Path) -> bool:
-    """Whether a file is the path, one of its parts, or in or above it. Both are absolute."""
+    """Return whether `named` is the path, its part file, inside it or above it. Both are absolute."""
     if not named.is_relative_to(path.parent):
         return path.is_relative_to(named)
     top = next(iter(named.relative_to(path.parent).parts), path.name)
@@ -84,20 +84,20 @@ def is_of(path: Path, named: Path) -> bool:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write that takes the final name when the block ends well, and goes otherwise.
+    """Yield a part file to write; rename it to `path` if the block succeeds, else delete it.
 
-    Makes the folder if need be. What a killed process leaves is a hidden `.part` that nobody reads
-    (`clear_parts`).
+    Create the folder if needed. A killed process leaves a hidden `.part` file, which is never read;
+    `clear_parts` deletes it.
 
     Raises:
-        Unwritten: the disk does not take it.
+        Unwritten: the file cannot be written.
     """
     part = path.with_name(f".{path.name}.{tag()}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield part
-            sync(part)  # on the disk before it has its name: a power cut leaves no stump
+            sync(part)  # before the rename: else a power cut could leave a truncated file
             os.replace(part, path)
         finally:
             part.unlink(missing_ok=True)
@@ -105,10 +105,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_folder(folder: Path) -> Iterator[Path]:
-    """Give a folder to fill that takes the final name when the block ends well, and goes otherwise.
+    """Yield a part folder to fill; rename it to `folder` if the block succeeds, else delete it.
 
     Raises:
-        Unwritten: the disk does not take it.
+        Unwritten: the folder cannot be written.
     """
     part = folder.with_name(f".{folder.name}.{tag()}.part")
     old = part.with_suffix(".old")
@@ -116,7 +116,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         try:
             part.mkdir(parents=True)
             yield part
-            for written in [*part.rglob("*"), part]:  # as above
+            for written in [*part.rglob("*"), part]:  # before the rename, as in `replacing`
                 if not written.is_symlink():
                     sync(written)
             if folder.exists():
@@ -128,7 +128,7 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Return once a file or a folder's list of names is on the disk."""
+    """Flush a file, or a folder's list of names, to the disk."""
     number = os.open(path, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -137,27 +137,27 @@ def sync(path: Path) -> None:
 
 
 def put_back(old: Path, folder: Path) -> None:
-    """Give what was to be replaced its name again, unless that is taken; then it goes."""
+    """Rename the old folder back if no new one has taken its place; else delete it."""
     if old.exists() and not folder.exists():
         old.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def tag() -> str:
-    """What sets the parts of one write apart: no process id, which two machines on one folder may share."""
+    """Return a random name for one write. Process ids repeat between machines that share a folder."""
     return secrets.token_hex(8)
 
 
 def parts_of(path: Path) -> list[Path]:
-    """What killed writes of a file or a folder left beside it; a running write's parts are among them."""
+    """List the parts beside a file or a folder that killed writes left or running writes use."""
     made = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{16}}\.(part|old)")
     return [one for one in path.parent.glob(".*") if made.fullmatch(one.name)]
 
 
 def clear_parts(path: Path) -> None:
-    """Delete what killed writes left, and put back what one was about to replace.
+    """Delete the parts that killed writes left; rename back a folder that one was about to replace.
 
-    Only for who keeps all others from writing it.
+    The caller must keep all others from writing the path.
     """
     for left in parts_of(path):
         if left.suffix == ".old":
@@ -169,10 +169,12 @@ def clear_parts(path: Path) -> None:
 
 
 def reserve(path: Path, size: int) -> None:
-    """Make a file of so many bytes whose room is taken now: a mapped file that finds none kills the process.
+    """Create a file of `size` bytes and allocate its disk space.
+
+    Without the space, writing to the mapped file would kill the process.
 
     Raises:
-        Unwritten: the disk does not take it.
+        Unwritten: the file cannot be written.
     """
     with writing(path), path.open("wb") as file:
         if size and hasattr(os, "posix_fallocate"):

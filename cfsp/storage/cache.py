@@ -1,8 +1,8 @@
-"""Cache: what is costly and the same in many runs, made once and kept on disk under a name of its content.
+"""Cache: costly results that many runs share, computed once and stored under a hash of their content.
 
-An entry is whole or not there, and of several jobs that want the same one makes it while the others
-wait. Beside each lies its seal. An entry that is not as it was sealed, or is another's, is made again, and a
-disk that is full, read-only or without locks costs the entry, not the run.
+An entry is complete or absent. If several jobs want the same entry, one computes it and the others wait.
+Each entry has a seal beside it; an entry that does not match its seal is computed again. If the disk is full,
+read-only or without locks, the entry is not stored and the run goes on.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from cfsp.storage.seals import seal, unseal
 T = TypeVar("T")
 KINDS = ("metrics", "statistics", "texts")
 ABOUT = "about.json"
-"""Beside statistics: which model and text they are of, for people and `cfsp-cache`."""
+"""The file beside statistics that names their model and text, for people and `cfsp-cache`."""
 ABANDONED = 86400.0
-"""Seconds after which nobody writes a part file any more; a younger one may be a running job's."""
+"""Seconds after which a part file counts as abandoned; a younger one may belong to a running job."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Cache:
-    """A folder of entries. folder: None keeps nothing, so everything is made whenever it is asked for.
+    """A folder of entries. folder: None stores nothing, so everything is computed each time.
 
-    about: what the run that asks says of its model and text, kept beside what it makes.
+    about: model and text of the current run, stored beside the statistics that it computes.
     """
 
     folder: Path | None
@@ -50,38 +50,41 @@ class Cache:
 
     @classmethod
     def at(cls, place: object) -> Cache:
-        """From what a config says. Raises ValueError if it is neither a folder nor off."""
+        """Return the cache that a config names. Raises ValueError if it is neither a folder nor off."""
         if place is False or place == "off":
             return cls(None)
         if not isinstance(place, str | Path) or not str(place):
             raise ValueError(f"cache={place!r}: expected a folder or off")
-        with suppress(OSError):  # a folder that cannot be looked at keeps nothing, which `put` says
+        with suppress(OSError):  # the folder cannot be inspected: `put` reports it
             if Path(place).exists() and not Path(place).is_dir():
                 raise ValueError(f"cache={str(place)!r} is a file; expected a folder or off")
         return cls(Path(place))
 
     def get(self, name: str, read: Callable[[Path], T]) -> T | None:
-        """An entry, or None if it is not there or not as it was put, which is said on stderr.
+        """Read an entry. Return None if it is absent, or if it is damaged, which is reported on stderr.
 
-        read: raises ValueError if the file is not what it should be.
+        read: reads the file; raises ValueError if it is malformed.
         """
+        if self.folder is None:
+            return None
+        path = self.folder / name
         try:
-            if self.folder is None or not (self.folder / name).is_file():
+            if not path.is_file():
                 return None
-            unseal(seal_of(self.folder / name), name)
-            return read(self.folder / name)
+            unseal(seal_of(path), name)
+            return read(path)
         except (ValueError, OSError) as error:
-            print(f"cfsp: {self.folder / name} is made again ({error})", file=sys.stderr)
+            print(f"cfsp: {path} is made again ({error})", file=sys.stderr)
             return None
 
     def has(self, name: str) -> bool:
-        """Whether an entry was put there to its end; whether it is still as it was put, `get` says."""
+        """Return whether an entry was stored completely. Only `get` checks that it is undamaged."""
         with suppress(OSError):
             return self.folder is not None and seal_of(self.folder / name).is_file()
         return False
 
     def put(self, name: str, write: Callable[[Path], None]) -> None:
-        """Keep an entry; a disk that does not take it is said on stderr and costs nothing else."""
+        """Store an entry. If the disk cannot be written, report it on stderr and go on."""
         if self.folder is None:
             return
         path = self.folder / name
@@ -90,13 +93,13 @@ class Cache:
                 write(part)
             seal(seal_of(path), name, [path])
         except OSError as error:
-            print(f"cfsp: not kept: {error}", file=sys.stderr)
+            print(f"cfsp: not cached, the run goes on: {error}", file=sys.stderr)
 
     @contextmanager
     def alone(self, name: str) -> Iterator[None]:
-        """Keep other jobs from making the same thing at the same time; a killed one's hold is released.
+        """Keep other jobs from computing the same entry at the same time. A killed job's lock is released.
 
-        name: of an entry, or of a folder of entries that are made together.
+        name: an entry, or a folder of entries that are computed together.
         """
         if self.folder is None:
             yield
@@ -104,61 +107,57 @@ class Cache:
         lock = self.folder / "locks" / f"{name}.lock"
         with holding_if_possible(lock, f"another job makes {name}") as held:
             if held:
-                self._clear_parts(name)
+                clear_entry(self.folder / name)
             yield
 
-    def _clear_parts(self, name: str) -> None:
-        """Delete what a killed job left of an entry, or in a folder of entries."""
-        with suppress(OSError):
-            place = self.folder / name
-            for part in place.glob(".*.part") if place.is_dir() else ():
-                part.unlink(missing_ok=True)
-            for path in (place, seal_of(place)):
-                clear_parts(path)
-
     def describe(self, folder: str) -> None:
-        """Say in an entry's folder what `about` says; what is there stays."""
+        """Write `about` to an entry's folder, unless the file exists."""
         if self.folder is None or self.about is None:
             return
         path = self.folder / folder / ABOUT
-        with suppress(OSError):  # for people: no program misses it
+        with suppress(OSError):  # nothing depends on it
             if not path.exists():
                 with replacing(path) as part:
                     self.about.write(part)
 
     def entries(self, kinds: Collection[str] = KINDS) -> list[Entry]:
-        """All that is kept, the newest first; what other jobs delete meanwhile is left out."""
-        entries = []
-        for kind in kinds if self.folder is not None else ():
+        """List all entries, the newest first. Skip entries that other jobs delete meanwhile."""
+        entries: list[Entry] = []
+        if self.folder is None:
+            return entries
+        for kind in kinds:
             for path in (self.folder / kind).rglob("*.*"):
                 if path.name.startswith(".") or path.name == ABOUT or path.is_dir():
                     continue
                 with suppress(FileNotFoundError):
                     stat = path.stat()
-                    # A clock that was set back, or another machine's, may be behind the file.
+                    # The file may be newer than this clock: from another machine, or the clock was set back.
                     entries.append(Entry(kind, path, stat.st_size, max(0.0, time.time() - stat.st_mtime)))
         return sorted(entries, key=lambda entry: (entry.age, entry.path))
 
     def check(self, entry: Entry) -> None:
-        """Raise ValueError if an entry does not fit its seal; it is not read if it is older than that."""
+        """Raise ValueError if an entry does not match its seal. Do not read it if it is older than that."""
+        assert self.folder is not None, "the entry is from there"
         unseal(seal_of(entry.path), entry.path.relative_to(self.folder).as_posix(), quick=True)
 
     def clear(self, older: float = 0.0, kinds: Collection[str] = KINDS) -> list[Entry]:
-        """Delete entries older than so many seconds, and what killed jobs left; return the entries."""
+        """Delete entries older than `older` seconds, and what killed jobs left. Return these entries."""
+        if self.folder is None:
+            return []
         gone = [entry for entry in self.entries(kinds) if entry.age >= older]
         for entry in gone:
             entry.path.unlink(missing_ok=True)
             seal_of(entry.path).unlink(missing_ok=True)
-        for kind in (*kinds, "locks") if self.folder is not None else ():
+        for kind in (*kinds, "locks"):
             for part in (self.folder / kind).rglob(".*.part"):
                 with suppress(FileNotFoundError):
                     if time.time() - part.stat().st_mtime >= max(older, ABANDONED):
                         part.unlink()
             for mark in (self.folder / kind).rglob(".*.seal"):
-                if not entry_of(mark).exists():  # an entry is there before its seal
+                if not entry_of(mark).exists():  # written before its seal, so it is lost
                     mark.unlink(missing_ok=True)
             for folder in sorted((self.folder / kind).glob("**/"), reverse=True):  # the inner ones first
-                with suppress(OSError):  # it holds something still
+                with suppress(OSError):  # it is not empty
                     if [path.name for path in folder.iterdir()] == [ABOUT]:
                         (folder / ABOUT).unlink()
                     folder.rmdir()
@@ -168,11 +167,20 @@ class Cache:
 OFF = Cache(None)
 
 
+def clear_entry(place: Path) -> None:
+    """Delete what a killed job left of an entry, or in a folder of entries."""
+    with suppress(OSError):
+        for part in place.glob(".*.part") if place.is_dir() else ():
+            part.unlink(missing_ok=True)
+        for path in (place, seal_of(place)):
+            clear_parts(path)
+
+
 def seal_of(path: Path) -> Path:
-    """Where the seal of an entry is: beside it, hidden."""
+    """Return the path of an entry's seal: a hidden file beside it."""
     return path.with_name(f".{path.name}.seal")
 
 
 def entry_of(mark: Path) -> Path:
-    """The entry that a seal is of."""
+    """Return the path of the entry that a seal belongs to."""
     return mark.with_name(mark.name.removeprefix(".").removesuffix(".seal"))

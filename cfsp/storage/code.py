@@ -1,4 +1,4 @@
-"""Code: names for the code that made something, so that what other code made is not read."""
+"""Code: hashes of the code that computed a result, so that results of other code are not reused."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ Part = type | ModuleType | Callable
 
 
 def is_ours(kind: type) -> bool:
-    """Whether a class is part of this package."""
+    """Return whether a class is part of this package."""
     return package_of(kind.__module__) == "cfsp"
 
 
 @cache
 def code_of(*parts: Part) -> str | None:
-    """Name the code of classes, functions and modules; None if one is in no file, as in a notebook.
-
-    Of this package, the files count that define a part, that define what it inherits, and that these import,
-    directly or not. Of another package all files count, because a part may find them without an import.
-    """
+    """Return a hash of the code of some parts; None if one is in no file, as in a notebook."""
     if any(path_of(home_of(part)) is None for part in parts):
         return None
+    files = files_of(*parts)
+    return digest([files[module].read_text() for module in sorted(files)])
+
+
+def files_of(*parts: Part) -> dict[str, Path]:
+    """Find the files that a part's results depend on, by module.
+
+    For a part of this package: the files that define it and its base classes, and all files of this package
+    that these import, directly or not. For a part of another package: all its files, because a part may use
+    them without an import.
+    """
     files: dict[str, Path] = {}
     waiting = {module for part in parts for module in modules_of(part)}
     while waiting:
@@ -38,12 +45,24 @@ def code_of(*parts: Part) -> str | None:
         if module in files or path is None:
             continue
         files[module] = path
-        waiting |= {name for name in imported_by(path, module) if package_of(name) == "cfsp"}
-    return digest([files[module].read_text() for module in sorted(files)])
+        for name in imported_by(path, module):
+            waiting |= modules_behind(name) if package_of(name) == "cfsp" else set()
+    return files
+
+
+def modules_behind(name: str) -> set[str]:
+    """Return the modules that a name of this package may stand for: `cfsp.load` -> cfsp.checkpoints.load.
+
+    `cfsp` itself gives its public names when they are used, so that it stands for all of them.
+    """
+    homes = sys.modules["cfsp"]._HOMES
+    if name == "cfsp":
+        return {"cfsp", *homes.values()}
+    return {name, *(home for public, home in homes.items() if name == f"cfsp.{public}")}
 
 
 def modules_of(part: Part) -> Iterator[str]:
-    """The modules of a part: those of its classes, and all of another package that it is from."""
+    """Yield the modules that define a part and its base classes; for another package, all its modules."""
     homes = [base.__module__ for base in part.__mro__] if isclass(part) else [home_of(part)]
     foreign = package_of(home_of(part))
     yield from (home for home in homes if package_of(home) in ("cfsp", foreign))
@@ -54,19 +73,19 @@ def modules_of(part: Part) -> Iterator[str]:
 
 
 def home_of(part: Part) -> str:
-    """The name of the module that a part is or that defines it."""
+    """Return the name of the module that a part is or that defines it."""
     while isinstance(part, partial):
         part = part.func
     return part.__name__ if ismodule(part) else part.__module__
 
 
 def package_of(module: str) -> str:
-    """The package that a module is in."""
+    """Return the package that a module is in."""
     return module.partition(".")[0]
 
 
 def path_of(module: str) -> Path | None:
-    """The file of a module, imported or not; None if it has none that can be read."""
+    """Return the file of a module, imported or not; None if it has no readable file."""
     file = getattr(sys.modules.get(module), "__file__", None)
     if file is not None:
         return Path(file) if Path(file).is_file() else None
@@ -81,7 +100,7 @@ def path_of(module: str) -> Path | None:
 
 @cache
 def imported_by(path: Path, module: str) -> frozenset[str]:
-    """Names of all that a file imports, anywhere in it: modules, and what may be modules."""
+    """Return the names that a file imports, anywhere in it: modules, and names that may be modules."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -89,7 +108,9 @@ def imported_by(path: Path, module: str) -> frozenset[str]:
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             home = (
-                resolve_name("." * node.level + (node.module or ""), package) if node.level else node.module
+                resolve_name("." * node.level + (node.module or ""), package)
+                if node.level
+                else node.module or ""
             )
             found |= {home, *(f"{home}.{alias.name}" for alias in node.names)}
     return frozenset(found)

@@ -1,4 +1,4 @@
-"""Fingerprints: names for contents: of a model, of batches, of JSON data."""
+"""Fingerprints: hashes of the content of a model, of batches and of JSON data."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""Bytes of an element -> the integers that its bits are read as."""
+"""Bytes of an element -> the integer type that its bits are read as."""
 
 
 @torch.no_grad()
 def fingerprint(model: PreTrainedModel) -> str:
-    """Name a model by its config and, of every weight, name, shape, dtype and the sums of its bits.
+    """Return a hash of a model's config and of every weight's name, shape, dtype and sums of bits.
 
-    The sums run along each axis, in integers, so they are exact, the same on every machine, and several times
-    faster than a hash of all bytes; a change of one element, or of two places, changes them. A fine-tuned or
-    pruned copy differs; the same checkpoint agrees from wherever it was loaded.
+    The sums run along each axis, in integers: they are exact, the same on every machine, and several times
+    faster than a hash of all bytes. Changing one element, or swapping two, changes them. A fine-tuned or
+    pruned copy has another hash; the same checkpoint has the same hash wherever it was loaded from.
     """
     config = model.config.to_dict()
     for place in ("_name_or_path", "transformers_version"):
@@ -38,7 +38,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 
 
 def fingerprint_batches(batches: Iterable[Mapping[str, Tensor]]) -> str:
-    """Name batches by everything in them, and by how they are cut."""
+    """Return a hash of all tensors in the batches, and of how the samples are split into batches."""
     digest = hashlib.sha256()
     for batch in batches:
         for name, tensor in sorted(batch.items()):
@@ -48,5 +48,5 @@ def fingerprint_batches(batches: Iterable[Mapping[str, Tensor]]) -> str:
 
 
 def digest(data: Any) -> str:
-    """Twelve hexadecimal digits that stand for JSON data, whatever the order of its keys."""
+    """Return a hash of JSON data as twelve hexadecimal digits. The order of keys does not matter."""
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Locks: of several processes that want the same thing one makes it, and the others wait."""
+"""Locks: if several processes want the same result, one computes it and the others wait."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from filelock import FileLock, Timeout
 from cfsp.storage.atomic import writing
 
 LOCKLESS = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
-"""What a file system says that has no locks."""
+"""Error numbers (errno) of a file system without locks."""
 
 
 @contextmanager
 def holding(lock: Path, why: str) -> Iterator[None]:
-    """Hold a lock that the system releases with the process; say why one waits, if one waits.
+    """Hold a lock; print `why` while waiting for it. The system releases it when the process ends.
 
-    It is a flock: machines that share a folder exclude each other where the file system carries flocks
-    between them (local disks, NFS since Linux 2.6.12, Lustre mounted with `flock`). The file goes with
-    the hold; one that a killed process left holds nothing and is taken over.
+    The lock is a flock. It works on local disks, and between machines where the file system supports that
+    (NFS since Linux 2.6.12, Lustre mounted with `flock`). The lock file is deleted on release. A file that a
+    killed process left is reused.
 
     Raises:
-        OSError: the lock cannot be made.
+        OSError: the lock file cannot be created.
     """
     hold = FileLock(lock, fallback_to_soft=False)
     with writing(lock):
@@ -38,17 +38,17 @@ def holding(lock: Path, why: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # While it is held: who waits on the file that goes notices, and takes a new one (filelock does).
-        with suppress(OSError):  # it holds nothing, wherever it stays
+        # Delete it while it is held: a waiting filelock notices that the file is gone and takes a new one.
+        with suppress(OSError):  # a file that stays locks nothing
             lock.unlink(missing_ok=True)
         hold.release()
 
 
 @contextmanager
 def holding_if_possible(lock: Path, why: str, only: set[int] | None = None) -> Iterator[bool]:
-    """Hold a lock, or go on without one, which is said on stderr. -> whether it is held
+    """Hold a lock and yield True. If that fails, report it on stderr, go on without it and yield False.
 
-    only: errors of the system (errno) that one may go on after; None: all.
+    only: error numbers (errno) to go on after; others are raised. None: go on after all.
     """
     with ExitStack() as stack:
         try:

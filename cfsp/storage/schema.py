@@ -1,7 +1,7 @@
-"""Schemas: JSON of a file, checked against the annotations of the class that it becomes.
+"""Schemas: check the JSON data of a file against the annotations of the class that it is read into.
 
-A dataclass takes exactly its fields, a TypedDict at least its keys. `Annotated[kind, test, "what"]` is a
-kind whose values pass a test; the text says what would be accepted. A `float` may be NaN or infinite.
+A dataclass takes exactly its fields; a TypedDict takes at least its keys. `Annotated[kind, test, "what"]` is
+a kind whose values must pass a test; the text says what is accepted. A `float` may be NaN or infinite.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
+from inspect import isclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import (
@@ -26,16 +27,18 @@ from typing import (
 )
 
 T = TypeVar("T")
-Reader = Callable[[Any, str], Any]
-"""Takes data and the name of its place, returns what the data becomes, raises ValueError if it is no such."""
+Place = tuple[str | int, ...]
+"""The names and list indices that lead to a value. They become text in errors only, which saves time."""
+Reader = Callable[[Any, Place], Any]
+"""(data, its place) -> the value that is read. Raises ValueError if the data does not fit."""
 
 DEEPEST = 64
-"""Levels of lists and objects in one another: far more than a config has, far fewer than Python can take."""
+"""Most levels of nested lists and objects: far more than a config has, far fewer than Python can handle."""
 NAMES = {float: "a number", int: "a whole number", str: "a text", bool: "true or false"}
 
 
 def load_each(paths: Iterable[Path], load: Callable[[Path], T]) -> tuple[list[T], list[str]]:
-    """What can be read of some files, and for each of the others a line that says what is wrong."""
+    """Load each file. Return the loaded values, and one line of error for each file that failed."""
     found, faults = [], []
     for path in paths:
         try:
@@ -46,12 +49,13 @@ def load_each(paths: Iterable[Path], load: Callable[[Path], T]) -> tuple[list[T]
 
 
 def read_json(path: Path) -> Any:
-    """The JSON data in a file.
+    """Read the JSON data in a file.
 
     Raises:
-        ValueError: a folder, or text that is not UTF-8, not JSON or nested too deep.
-        OSError: the system does not give the file.
+        ValueError: the path is a folder, or the text is not UTF-8, not JSON or nested too deep.
+        OSError: the file cannot be read.
     """
+    text = ""
     try:
         text = path.read_bytes().decode()
         data = json.loads(text)
@@ -83,25 +87,25 @@ def check_depth(data: Any) -> None:
 
 
 def check_unicode(data: Any) -> None:
-    """Raise ValueError if a text holds half of a surrogate pair, which no file can take."""
+    """Raise ValueError if a text holds half of a surrogate pair, which cannot be written to a file."""
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"half a character: {error.object[error.start]!r}") from None
+        raise ValueError(f"half of a surrogate pair: {error.object[error.start]!r}") from None
 
 
 def parse(kind: type[T], data: Any) -> T:
-    """JSON data as a value of a kind. Raises ValueError with the place, the value and what is expected."""
-    return reader(kind)(data, "")
+    """Convert JSON data to `kind`. Raises ValueError with the place, the value and what is expected."""
+    return reader(kind)(data, ())
 
 
 @cache
 def reader(kind: Any) -> Reader:
-    """What reads a kind: a dataclass, a TypedDict, or an annotation of their fields."""
+    """Return the function that reads a kind: a dataclass, a TypedDict, or the annotation of a field."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
         return lambda data, place: data
-    if is_dataclass(kind):
+    if isclass(kind) and is_dataclass(kind):
         needed = [
             one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING
         ]
@@ -113,7 +117,8 @@ def reader(kind: Any) -> Reader:
     if origin is NotRequired:
         return reader(inner[0])
     if origin is Annotated:
-        return read_tested(reader(inner[0]), *inner[1:])
+        read, *tests = inner[1:] if is_typeddict(inner[1]) else inner
+        return read_tested(reader(read), *tests) if tests else reader(read)
     if origin in (Union, UnionType):
         (other,) = [reader(one) for one in inner if one is not NoneType]
         return lambda data, place: None if data is None else other(data, place)
@@ -127,18 +132,18 @@ def reader(kind: Any) -> Reader:
 
 
 def read_object(kinds: Mapping[str, Any], needed: Iterable[str], made: Callable[..., Any] | None) -> Reader:
-    """An object of known keys. made: the class that takes exactly these; None: others may be there too."""
+    """Return a reader of objects with known keys. made: the class to construct; None allows other keys."""
     readers, needed = {name: reader(kind) for name, kind in kinds.items()}, [*needed]
 
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(isinstance(data, dict), data, place, "an object")
         for name in needed:
             if name not in data:
-                raise ValueError(f"{join(place, name)} is missing")
+                raise ValueError(f"{named((*place, name))} is missing")
         if made and data.keys() - readers.keys():
-            raise ValueError(f"{join(place, min(data.keys() - readers.keys()))}: an unknown field")
+            raise ValueError(f"{named((*place, min(data.keys() - readers.keys())))}: an unknown field")
         known = {
-            name: readers[name](value, join(place, name)) if name in readers else value
+            name: readers[name](value, (*place, name)) if name in readers else value
             for name, value in data.items()
         }
         return made(**known) if made else known
@@ -147,23 +152,23 @@ def read_object(kinds: Mapping[str, Any], needed: Iterable[str], made: Callable[
 
 
 def read_mapping(value: Reader) -> Reader:
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(isinstance(data, dict), data, place, "an object")
-        return {name: value(one, join(place, name)) for name, one in data.items()}
+        return {name: value(one, (*place, name)) for name, one in data.items()}
 
     return read
 
 
 def read_list(item: Reader) -> Reader:
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(isinstance(data, list), data, place, "a list")
-        return [item(one, f"{place}[{number}]") for number, one in enumerate(data)]
+        return [item(one, (*place, number)) for number, one in enumerate(data)]
 
     return read
 
 
 def read_tested(inner: Reader, test: Callable[[Any], bool], what: str) -> Reader:
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         found = inner(data, place)
         expect(test(found), data, place, what)
         return found
@@ -172,7 +177,7 @@ def read_tested(inner: Reader, test: Callable[[Any], bool], what: str) -> Reader
 
 
 def read_choice(choices: tuple[str, ...]) -> Reader:
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(isinstance(data, str) and data in choices, data, place, " or ".join(choices))
         return data
 
@@ -180,10 +185,10 @@ def read_choice(choices: tuple[str, ...]) -> Reader:
 
 
 def read_plain(kind: type) -> Reader:
-    """A text, a truth value, or a number of at most 64 bits."""
+    """Return a reader of a text, a boolean, or a number of at most 64 bits."""
     accepted, what = (int, float) if kind is float else (kind,), NAMES[kind]
 
-    def read(data: Any, place: str) -> Any:
+    def read(data: Any, place: Place) -> Any:
         expect(type(data) in accepted, data, place, what)
         expect(type(data) is not int or abs(data) < 2**63, data, place, f"{what} of at most 64 bits")
         return data
@@ -191,13 +196,14 @@ def read_plain(kind: type) -> Reader:
     return read
 
 
-def expect(met: bool, data: Any, place: str, what: str) -> None:
-    """Raise ValueError with the place, the value and what it should be, unless the condition is met."""
+def expect(met: bool, data: Any, place: Place, what: str) -> None:
+    """Raise ValueError with the place, the value and what is expected, unless the condition is met."""
     if not met:
         value = json.dumps(data)
         shown = value if len(value) <= 60 else f"{value[:57]}..."
-        raise ValueError(f"{place + ': ' if place else ''}{shown}; expected {what}")
+        raise ValueError(f"{named(place) + ': ' if place else ''}{shown}; expected {what}")
 
 
-def join(place: str, name: str) -> str:
-    return f"{place}.{name}" if place else name
+def named(place: Place) -> str:
+    """Return a place as text: `metrics.pruned.values[2]`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).removeprefix(".")

@@ -1,4 +1,4 @@
-"""Tensors."""
+"""Tensors: read and write safetensors files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Raises ValueError if the file is no safetensors file."""
+    """Read the tensors [any axes] of a safetensors file. Raises ValueError if it is not one."""
     try:
         return load_file(path)
     except SafetensorError as error:

@@ -1,9 +1,9 @@
-"""Tables: many records side by side, like with like."""
+"""Tables: compare records of the same metric, protocol and dense model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
-from cfsp.tables.frame import find_fields, frame, identity
+from cfsp.tables.frame import columns_of_a_run, find_fields, frame
 from cfsp.tables.ranking import best_of
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
@@ -21,9 +21,9 @@ __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
 class Comparison:
     """One metric of one dense model under one protocol.
 
-    cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (share
-        of all parameters, mean), `source` ("" of our own) and `paper` (a figure to hold against `mean`).
-    differs: what sets this table apart from the others that it was split from.
+    cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (mean
+        fraction of all parameters), `source` ("" for ours) and `paper` (a figure to compare with `mean`).
+    differs: keys of the protocol in which the tables of one call differ.
     """
 
     metric: str
@@ -52,12 +52,13 @@ def comparisons(
     average: bool = False,
     strict: bool = False,
 ) -> list[Comparison]:
-    """A metric by the fields that make rows and columns; a table for each protocol and dense model.
+    """Return tables of a metric, one per protocol and dense model.
 
-    average: runs in one cell may differ in more than their seeds. strict: refuse to split.
+    rows, columns: fields whose values make rows and columns. average: average runs that differ in more
+    than their seeds. strict: raise if there are several tables.
 
     Raises:
-        ValueError: an unknown field, unlike runs in one cell, or what `strict` refuses.
+        ValueError: an unknown field, different runs in one cell, or several tables with `strict`.
     """
     rows, columns = (find_fields([*table.columns], names) for names in (rows, columns))
     if both := set(rows) & set(columns):
@@ -66,12 +67,8 @@ def comparisons(
     table = table[table["metric"] == metric]
     lacking -= table["id"].nunique()
     groups = [group for _, group in table.groupby(["protocol", dense_models(table)], sort=False)]
-    protocols = [json.loads(group["protocol"].iloc[0]) for group in groups]
-    differs = tuple(
-        key
-        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
-        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
-    )
+    protocols = [json.loads(str(group["protocol"].iloc[0])) for group in groups]
+    differs = differing(protocols)
     if strict and len(groups) > 1:
         mixed = table["protocol"].nunique()
         raise ValueError(
@@ -87,12 +84,21 @@ def comparisons(
     return [replace(one, notes=(*one.notes, *note)) for one in made]
 
 
-def dense_models(table: pd.DataFrame) -> pd.Series:
-    """A number per dense model: one size and one figure, up to what machines round differently.
+def differing(protocols: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The keys whose values are not the same in all protocols."""
+    return tuple(
+        key
+        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
+        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
+    )
 
-    Of times the size counts alone: no two measurements of one model agree.
+
+def dense_models(table: pd.DataFrame) -> pd.Series:
+    """Return each row's dense model as its size and the rank of its value, up to rounding differences.
+
+    Paths do not count. For times only the size counts: no two measurements of one model agree.
     """
-    timed = table["protocol"].map(lambda text: json.loads(text).get("measure") == "latency")
+    timed = table["protocol"].map(lambda text: json.loads(str(text)).get("measure") == "latency")
     ordered = table["dense"].mask(timed, 0.0).sort_values()
     figure = (ordered.diff() > 1e-4 * ordered.abs()).cumsum().reindex(table.index)
     sizes = table.get("parameters.dense.model", pd.Series(0, table.index)).fillna(0)
@@ -107,12 +113,13 @@ def comparison(
     columns: list[str],
     average: bool,
 ) -> Comparison:
-    """The table of records that may stand in one."""
+    """Return the table of records with one metric, protocol and dense model."""
     metric = table["metric"].iloc[0]
     fields = [*rows, *columns]
     known = table[fields].astype(object)
-    table = table.assign(**known.where(known.notna(), "-"))
-    run = identity(table.columns)
+    said = known.where(known.notna(), "-")
+    table = table.assign(**{field: said[field] for field in fields})
+    run = columns_of_a_run(table.columns)
     seeds = [name for name in table.columns if name.split(".")[-1] == "seed"]
     repeats = table.duplicated([*run, *seeds, "value"])
     notes = [f"{repeats.sum()} records repeat a run and its figure and count once"] if repeats.any() else []
@@ -125,8 +132,7 @@ def comparison(
         n=("value", "count"),
         removed=("removed.model", "mean"),
     )
-    text = protocol.get("text", "\0")  # of metrics without a text something that no warning begins with
-    warnings = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
+    warnings = overlap_warnings(table, protocol)
     return Comparison(
         metric=metric,
         model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",
@@ -137,17 +143,26 @@ def comparison(
         columns=columns,
         cells=cells.reset_index().assign(source="", paper=float("nan")),
         differs=differs,
-        notes=(*notes, *(f"careful: {warning}" for warning in sorted(warnings))),
+        notes=(*notes, *warnings),
     )
+
+
+def overlap_warnings(table: pd.DataFrame, protocol: Mapping[str, Any]) -> list[str]:
+    """Return warnings of records whose model was made with the text that it is measured on."""
+    text = protocol.get("text", "\0")  # without a text: what no warning begins with
+    found = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
+    return [f"careful: {line}" for line in sorted(found)]
 
 
 def unlike(
     table: pd.DataFrame, fields: list[str], run: list[str], seeds: list[str], average: bool
 ) -> list[str]:
-    """What runs that share a cell differ in besides their seeds.
+    """Return the fields other than seeds in which runs of one cell differ.
+
+    run: fields of `identity`: where and how a run was made, and what else was measured, may differ.
 
     Raises:
-        ValueError: there is anything and it is not to be averaged over, or one run has two figures.
+        ValueError: there are such fields and `average` is false, or one run has two figures.
     """
     found: dict[str, None] = {}
     for key, cell in table.groupby(fields, sort=False):
@@ -169,10 +184,10 @@ def unlike(
 def wide(
     one: Comparison, bold: Callable[[str], str] = str, escape: Callable[[str], str] = str
 ) -> pd.DataFrame:
-    """The table as text: a row per row, a column per column, best rows first and papers' last.
+    """Return the table as text, best rows first and papers' last.
 
-    A cell reads "mean ± standard deviation (−share of all parameters gone)"; the deviation is there if
-    several seeds share it, and [n=...] if they are not as many as in most cells. "-": no such run.
+    A cell reads "mean ± standard deviation (−removed fraction of all parameters)". The deviation is shown
+    for several seeds, and [n=...] if their number differs from most cells'. "-": no such run.
     """
     digits = decimals(one.cells["mean"])
     usual = one.cells["n"].mode().max()
@@ -187,7 +202,7 @@ def wide(
         rank.setdefault(row, {})[column] = sign * cell["mean"]
     heads = sorted({column for row in texts.values() for column in row}, key=sort_key)
     order = sorted(texts, key=lambda row: (row[-1] != "", rank[row].get(heads[-1], float("inf"))))
-    names = [[escape(label(value)) for value in row[:-1]] for row in order]
+    names = [tuple(escape(label(value)) for value in row[:-1]) for row in order]
     index = pd.MultiIndex.from_tuples(names, names=one.rows) if len(one.rows) > 1 else [n[0] for n in names]
     return pd.DataFrame(
         [[texts[row].get(column, "-") for column in heads] for row in order],
@@ -197,7 +212,7 @@ def wide(
 
 
 def is_best(one: Comparison, digits: int) -> pd.Series:
-    """Whether a cell of ours is the best of its column by `best_of`, of values as they are shown."""
+    """Return whether each of our cells is the best of its column by `best_of`, of rounded values."""
     best = pd.Series(False, one.cells.index)
     ours = one.cells[one.cells["source"] == ""]
     for _, column in ours.groupby(one.columns, sort=False):
@@ -206,7 +221,7 @@ def is_best(one: Comparison, digits: int) -> pd.Series:
     return best
 
 
-def cell_text(cell: Mapping[str, Any], digits: int, usual: float) -> str:
+def cell_text(cell: Mapping[Any, Any], digits: int, usual: float) -> str:
     text = f"{cell['mean']:.{digits}f}"
     if cell["n"] > 1:
         text += f" ± {cell['std']:.{digits}f}"
@@ -221,7 +236,7 @@ def cell_text(cell: Mapping[str, Any], digits: int, usual: float) -> str:
 
 
 def decimals(values: Iterable[float]) -> int:
-    """Digits after the point: four for shares and bits, two for perplexities, none for counts."""
+    """Return digits after the point: four for fractions and bits, two for perplexities, none for counts."""
     largest = max((abs(value) for value in values), default=0)
     return 4 if largest < 2 else 2 if largest < 1e6 else 0
 
@@ -231,7 +246,7 @@ def label(value: object) -> str:
 
 
 def heading(fields: list[str], values: tuple[Any, ...]) -> str:
-    """What a column is called: numbers with their field's name, a sparsity in percent."""
+    """Return a column's heading: numbers with their field's name, a sparsity in percent."""
     names = []
     for field, value in zip(fields, values, strict=True):
         if field == "sparsity" and not isinstance(value, str):
@@ -243,7 +258,7 @@ def heading(fields: list[str], values: tuple[Any, ...]) -> str:
 
 
 def sort_key(values: tuple[Any, ...]) -> list[tuple[bool, Any]]:
-    """Numbers before text."""
+    """Return a key that sorts numbers before text."""
     return [(isinstance(value, str), value) for value in values]
 
 
@@ -255,7 +270,7 @@ def compare(
     *,
     average: bool = False,
 ) -> pd.DataFrame:
-    """A metric of the pruned models as text: `wide` of the one table that the records make.
+    """Return a metric of the pruned models as text: `wide` of the one table that the records make.
 
     rows: fields as in `comparisons`, or a function that names each record.
 

@@ -1,4 +1,4 @@
-"""Filters: which rows of a frame count, in the words of Hydra's overrides."""
+"""Filters: select rows of a frame, in the syntax of Hydra's overrides."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ EXPRESSION = re.compile(r"(?P<field>[\w.@/]+)(?P<sign>!=|<=|>=|=|<|>)(?P<text>.*
 class Filter:
     """`field=a,b` keeps rows whose field is any of these, `!=` the others; `<`, `<=`, `>`, `>=` compare.
 
-    Values are what YAML reads, lists in brackets; `*` and `?` in one stand for anything. A row that
-    lacks the field is not equal to any value, and neither below nor above one.
+    Values are YAML, lists in brackets; `*` and `?` are wildcards. A row without the field equals no
+    value, and is neither below nor above one.
     """
 
     field: str
@@ -33,7 +33,7 @@ class Filter:
 
     @classmethod
     def parse(cls, text: str) -> Filter:
-        """Read an expression. Raises ValueError for one that makes no sense."""
+        """Read an expression. Raises ValueError if it is malformed."""
         parts = EXPRESSION.fullmatch(text)
         if parts is None:
             raise ValueError(f"filter {text!r}: expected field=value, or one of != < <= > >= between them")
@@ -44,7 +44,7 @@ class Filter:
         return cls(parts["field"], parts["sign"], values)
 
     def keeps(self, column: pd.Series) -> pd.Series:
-        """Whether each row stays. Raises ValueError where text is compared with a number."""
+        """Return whether to keep each row. Raises ValueError if text is compared with a number."""
         if self.sign in ("=", "!="):
             equal = column.map(lambda found: any(same(found, value) for value in self.values))
             return equal if self.sign == "=" else ~equal
@@ -58,30 +58,33 @@ class Filter:
 
 
 def value(text: str) -> str | float:
-    """One value as it stands in a frame; globs stay text."""
+    """Read one value in the form that it has in a frame; globs stay text."""
     if text[:1] != "[" and set(text) & set("*?"):
         return text
     try:
-        return leaf(OmegaConf.to_container(OmegaConf.create(f"value: {text}"))["value"])
+        whole = OmegaConf.create(f"value: {text}")
+        found = OmegaConf.to_container(whole)
     except (YAMLError, OmegaConfBaseException) as error:
         raise ValueError(f"filter value {text!r}: not YAML ({' '.join(str(error).split())})") from error
+    assert isinstance(found, dict), "YAML of a key is a mapping"
+    return leaf(found["value"])
 
 
 def same(found: object, value: str | float) -> bool:
-    """Whether a row's value is the one that a filter names."""
+    """Return whether a row's value matches a filter's."""
     return found == value or (isinstance(found, str) and isinstance(value, str) and fnmatchcase(found, value))
 
 
 def is_filter(text: str) -> bool:
-    """Whether an argument is a filter rather than a place."""
+    """Return whether an argument is a filter rather than a path."""
     return EXPRESSION.fullmatch(text) is not None
 
 
 def select(frame: pd.DataFrame, filters: Iterable[Filter]) -> pd.DataFrame:
-    """The rows that all filters keep.
+    """Return the rows that all filters keep.
 
     Raises:
-        ValueError: an unknown field, or nothing is left; the message says what there was.
+        ValueError: an unknown field, or no row is left; the message lists the field's values.
     """
     for one in filters:
         find_fields([*frame.columns], [one.field])

@@ -13,7 +13,7 @@ from cfsp.tables.compare import Comparison, wide
 
 
 def render(tables: Iterable[Comparison], form: str) -> str:
-    """The tables, one after the other; `form` is a key of `FORMS`."""
+    """Return the tables, one after the other; `form` is a key of `FORMS`."""
     return FORMS[form]([*tables])
 
 
@@ -21,19 +21,21 @@ def markdown(tables: list[Comparison]) -> str:
     def text(one: Comparison) -> str:
         cells = labelled(one, bold=lambda cell: f"**{cell}**", escape=markdown_text)
         body = cells.to_markdown(index=False, disable_numparse=True)
-        return "\n\n".join([f"**{markdown_text(one.caption)}**", body, *map(markdown_text, notes(one))])
+        return "\n\n".join(
+            [f"**{markdown_text(one.caption)}**", body, *map(markdown_text, notes_on_cells(one))]
+        )
 
     return "\n\n".join(map(text, tables)) + "\n"
 
 
 def latex(tables: list[Comparison]) -> str:
-    """Tables that need `\\usepackage{booktabs}`."""
+    """Return tables that need `\\usepackage{booktabs}`."""
 
     def text(one: Comparison) -> str:
         cells = labelled(one, bold=lambda cell: rf"\textbf{{{cell}}}", escape=latex_text)
         column_format = "l" * len(one.rows) + "r" * (len(cells.columns) - len(one.rows))
         body = cells.to_latex(index=False, column_format=column_format)
-        small = r" \\ ".join(map(latex_text, notes(one)))
+        small = r" \\ ".join(map(latex_text, notes_on_cells(one)))
         return "\n".join(
             [
                 r"\begin{table}",
@@ -52,7 +54,7 @@ def html_page(tables: list[Comparison]) -> str:
     def text(one: Comparison) -> str:
         cells = labelled(one, bold=lambda cell: f"<strong>{cell}</strong>", escape=html.escape)
         body = cells.to_html(index=False, escape=False, border=0)
-        small = "".join(f"<p><small>{html.escape(note)}</small></p>\n" for note in notes(one))
+        small = "".join(f"<p><small>{html.escape(note)}</small></p>\n" for note in notes_on_cells(one))
         caption = f"<figcaption>{html.escape(one.caption)}</figcaption>"
         return f"<figure>\n{caption}\n{body}\n{small}</figure>"
 
@@ -60,7 +62,7 @@ def html_page(tables: list[Comparison]) -> str:
 
 
 def csv(tables: list[Comparison]) -> str:
-    """A row per cell, in order of what names it, numbers as they are; the protocol as JSON."""
+    """Return a row per cell, sorted by the columns before `mean`; numbers in full, the protocol as JSON."""
     frames = [
         one.cells.assign(
             metric=one.metric,
@@ -81,7 +83,7 @@ def csv(tables: list[Comparison]) -> str:
 
 
 def csv_cell(value: object) -> object:
-    """A text escaped; a number is none."""
+    """Escape text; return numbers as they are."""
     return csv_text(value) if isinstance(value, str) else value
 
 
@@ -94,7 +96,7 @@ FORMS: dict[str, Callable[[list[Comparison]], str]] = {
 
 
 def labelled(one: Comparison, bold: Callable[[str], str], escape: Callable[[str], str]) -> pd.DataFrame:
-    """`wide` with the labels of its rows as columns of their own."""
+    """Return `wide` with the labels of its rows as columns."""
     cells = wide(one, bold, escape)
     names = [escape(name) for name in one.rows]
     labels = cells.index.to_frame(index=False)
@@ -102,8 +104,8 @@ def labelled(one: Comparison, bold: Callable[[str], str], escape: Callable[[str]
     return pd.concat([labels, cells.reset_index(drop=True)], axis=1)
 
 
-def notes(one: Comparison) -> list[str]:
-    """What a reader of the cells has to know: what they say, of how many runs, under which protocol."""
+def notes_on_cells(one: Comparison) -> list[str]:
+    """Return the notes below a table: what its cells show, of how many runs, under which protocol."""
     ours = one.cells[one.cells["source"] == ""]["n"]
     counts = sorted(map(int, ours.unique()))
     if counts[-1] == 1:

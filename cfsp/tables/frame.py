@@ -1,4 +1,4 @@
-"""Frames: records as flat rows, with names that people can ask for."""
+"""Frames: records as flat rows with named columns."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from cfsp.records.record import Record
 
 FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
 MEASURED = ("removed", "parameters")
-"""Columns of a frame that say what came out; the others are the run's config."""
+"""Both: columns of a frame that hold results; the others hold the run's config."""
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
-    """A row per record and metric of the pruned model.
+    """Return a row per record and metric of the pruned model.
 
     Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
     (`criterion`, `recovery.parameters`), and under `recovery` what it trains and learns from; `model`,
-    the last part of its path; `removed.sites|blocks|model`, measured shares; `parameters.*` of the
+    the last part of its path; `removed.sites|blocks|model`, measured fractions; `parameters.*` of the
     pruned model, `parameters.dense.*`; `metric`, `value`, `stderr`, `dense` (the dense model's value),
-    `better`, `protocol` (JSON) and `overlaps`. Lists read `a+b`, null, true and false as in YAML.
+    `better`, `protocol` (JSON) and `overlaps`. Lists are written `a+b`; null, true and false as in YAML.
     """
     rows = []
     for record in records:
@@ -52,7 +52,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys of all leaves, and the names of all parts."""
+    """Return all leaves by dotted keys, and the names of all parts."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if key == "_target_":
@@ -68,12 +68,12 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def called(group: str, part: Mapping[str, Any]) -> str:
-    """What a part is called; a model by the last part of its path."""
+    """Return a part's name; a model's is the last part of its path."""
     return Path(part["path"]).name if group == "model" and "path" in part else part_name(part)
 
 
 def leaf(value: Any) -> str | float:
-    """A value of a config as one that can be grouped, compared and shown."""
+    """Convert a config's value to one that can be grouped, compared and shown."""
     if isinstance(value, list | tuple):
         return "+".join(str(leaf(one)) for one in value) or "[]"
     if isinstance(value, bool) or value is None or isinstance(value, Mapping):
@@ -81,8 +81,8 @@ def leaf(value: Any) -> str | float:
     return value
 
 
-def identity(columns: Iterable[str]) -> list[str]:
-    """Columns that say what a run computed, but for its seeds and what else was measured of it."""
+def columns_of_a_run(columns: Iterable[str]) -> list[str]:
+    """Return the columns that say what a run computed, without its seeds and evaluations."""
     where_and_how = {*NOT_IDENTITY, *FOUND, *MEASURED, "evaluation", "id", "model.device"}
     return [
         name
@@ -92,7 +92,7 @@ def identity(columns: Iterable[str]) -> list[str]:
 
 
 def find_fields(columns: Sequence[str], names: str | Iterable[str]) -> list[str]:
-    """Comma-separated names of columns as a list.
+    """Return comma-separated names of columns as a list.
 
     Raises:
         ValueError: there is no such column; the message suggests the nearest.
@@ -105,10 +105,10 @@ def find_fields(columns: Sequence[str], names: str | Iterable[str]) -> list[str]
 
 
 def find_metrics(there: Iterable[str], names: str) -> list[str]:
-    """Metrics by their names, unique beginnings or globs, comma-separated.
+    """Return the metrics for comma-separated names, unique prefixes or globs.
 
     Raises:
-        ValueError: nothing or several are meant; the message says what there is.
+        ValueError: no metric or several match; the message lists them.
     """
     there = list(dict.fromkeys(there))
     found = []
@@ -125,7 +125,7 @@ def find_metrics(there: Iterable[str], names: str) -> list[str]:
 
 
 def suggestions(name: str, there: Sequence[str]) -> str:
-    """What could have been meant: names like it or with it inside, else all."""
+    """Return a hint for an unknown name: similar names and those that contain it, else all names."""
     near = difflib.get_close_matches(name, there, n=5, cutoff=0.5)
     inside = [one for one in there if name in one.split(".") or name in one]
     likely = list(dict.fromkeys([*near, *inside]))[:8]

@@ -1,4 +1,4 @@
-"""Ranking: which of several figures may be called the best."""
+"""Ranking: which of several values may be called the best; tables and the report use this rule alone."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from math import isfinite, isnan
 
 ALIKE = 0.01
-"""By what the shares of all parameters gone may differ among rivals of which one is the best."""
+"""Largest difference between the removed fractions of all parameters at which models are comparable."""
 
 
 def best_of(values: Sequence[float], removed: Sequence[float], better: str) -> list[int]:
-    """Indices of the best of several values, equal ones all; none is NaN or infinite.
+    """Return the indices of the best finite value: several if there are equal ones.
 
-    There is none without a rival, nor where the rivals have lost unlike shares of all parameters: the least
-    pruned would win. removed: the share that each has lost; NaN where it is not known. better: "lower" or
+    Empty with fewer than two values, and if the removed fractions differ too much: the least pruned model
+    would win. removed: each model's removed fraction of all parameters; NaN if unknown. better: "lower" or
     "higher".
     """
     if why_no_best(values, removed):
@@ -23,7 +23,7 @@ def best_of(values: Sequence[float], removed: Sequence[float], better: str) -> l
 
 
 def why_no_best(values: Sequence[float], removed: Sequence[float]) -> str:
-    """Why none of the values can be called the best; "" if one can."""
+    """Return why none of the values can be called the best; "" if one can."""
     rivals = [index for index, value in enumerate(values) if not isnan(value)]
     if len(rivals) < 2:
         return "no rival"

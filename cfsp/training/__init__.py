@@ -1,1 +1,1 @@
-"""Training: one loop, for whatever is trained."""
+"""Training: one loop for everything that is trained."""

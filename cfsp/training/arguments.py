@@ -1,4 +1,4 @@
-"""Arguments."""
+"""The arguments of training."""
 
 from __future__ import annotations
 
@@ -15,20 +15,44 @@ from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.options import Checked
 
 
+class OneDevice(TrainingArguments):
+    """Those of transformers, for one device: several visible GPUs are no wish for DataParallel."""
+
+    @property
+    def n_gpu(self) -> int:
+        return min(super().n_gpu, 1)
+
+
+ALWAYS = {
+    "prediction_loss_only": True,
+    "save_total_limit": 2,
+    "restore_callback_states_from_checkpoint": True,
+    "logging_strategy": "steps",
+    "logging_first_step": True,
+    "logging_nan_inf_filter": False,
+    "include_num_input_tokens_seen": "non_padding",
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+    "disable_tqdm": True,  # `cfsp.bars` shows the steps
+    "report_to": "none",
+}
+"""What transformers' Trainer is told whatever the config says."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training(Checked):
-    """How long, how fast, in what steps.
+    """How long and how fast to train, and in what steps.
 
-    batch_size: examples on one device at a time; `accumulation` of them make an optimizer step.
+    batch_size: examples on one device at a time; `accumulation` batches make an optimizer step.
     max_steps: optimizer steps; null goes by epochs. warmup: steps of linearly rising learning rate.
-    evaluate_every: steps between looks at the held-out part, and between checkpoints.
-    patience: looks without a better held-out loss before it stops; null never stops early. The best
-        model seen is the one that counts, if anything is held out.
+    evaluate_every: steps between evaluations on the held-out part, and between checkpoints.
+    patience: evaluations without a better held-out loss before training stops; null never stops early.
+        If anything is held out, the best model is the result.
     precision: null is the model's own; "bf16" or "fp16" multiply in that and keep weights as they are.
-    checkpointing: less memory for activations, and a second forward pass.
-    arguments: anything else that transformers' TrainingArguments takes, but for deepspeed. With `fsdp`,
-        or under `accelerate launch` with an FSDP config, each process trains a piece of every weight
-        and gets the whole model back when training is over.
+    checkpointing: store fewer activations, at the cost of a second forward pass.
+    arguments: any other option of transformers' TrainingArguments, except deepspeed. With `fsdp`, or under
+        `accelerate launch` with an FSDP config, each process trains a shard of every weight and gets the
+        whole model at the end.
     """
 
     epochs: float
@@ -59,7 +83,7 @@ class Training(Checked):
         check_choice("precision", self.precision, (None, "bf16", "fp16"))
 
     def check(self, device: torch.device) -> None:
-        """Raise ValueError if this device cannot train so, or the trained model would stay in pieces."""
+        """Raise ValueError if this device cannot train so, or the model could not be gathered afterwards."""
         if self.precision == "fp16" and device.type == "cpu":
             raise ValueError(
                 "recovery.training.precision=fp16: a CPU trains in float32 or bfloat16; expected bf16 or null"
@@ -82,21 +106,20 @@ class Training(Checked):
 
     @property
     def sharded(self) -> bool:
-        """Whether each process keeps a piece of every weight while it trains."""
+        """Whether each process holds a shard of every weight while it trains."""
         return bool(self.arguments.get("fsdp")) or asked_for("ACCELERATE_USE_FSDP")
 
     def for_trainer(
         self, folder: Path, device: torch.device, seed: int, held_out: bool, best: bool = True
     ) -> TrainingArguments:
-        """As transformers wants it. Raises ValueError for what it does not accept.
+        """Return transformers' TrainingArguments. Raises ValueError for an option that they do not have.
 
-        best: whether of all checkpoints the best on what is held out counts, or the last.
+        best: whether the result is the checkpoint with the best held-out loss, or the last one.
         """
         options = {"eval_steps": self.evaluate_every, "save_steps": self.evaluate_every, **self.arguments}
-        if self.checkpointing:
-            options["gradient_checkpointing"] = True
+        options |= {"gradient_checkpointing": True} if self.checkpointing else {}
         try:
-            arguments = TrainingArguments(
+            arguments = OneDevice(
                 output_dir=str(folder),
                 num_train_epochs=self.epochs,
                 max_steps=self.max_steps or -1,
@@ -113,37 +136,31 @@ class Training(Checked):
                 load_best_model_at_end=held_out and best,
                 metric_for_best_model="eval_loss" if held_out else None,
                 greater_is_better=False if held_out else None,
-                prediction_loss_only=True,
-                save_total_limit=2,
-                restore_callback_states_from_checkpoint=True,
-                logging_strategy="steps",
                 logging_steps=max(1, self.evaluate_every // 10),
-                logging_first_step=True,
-                logging_nan_inf_filter=False,
-                include_num_input_tokens_seen="non_padding",
-                remove_unused_columns=False,
-                label_names=["labels"],
                 seed=seed,
                 data_seed=seed,
                 use_cpu=device.type == "cpu",
                 dataloader_pin_memory=device.type != "cpu",
-                disable_tqdm=True,  # `cfsp.bars` shows the steps
-                report_to="none",
+                **ALWAYS,
                 **options,
             )
         except TypeError as error:
             raise ValueError(f"recovery.training.arguments: {error}") from error
-        version = (arguments.fsdp_plugin_args or {}).get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))
-        if self.sharded and str(version) != "2":
-            raise ValueError(
-                f"FSDP of version {version}: expected recovery.training.arguments.fsdp_config.version=2, or "
-                "fsdp_version: 2 in the file for accelerate launch"
-            )
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-            arguments._n_gpu = min(arguments.n_gpu, 1)  # several visible GPUs are no wish for DataParallel
+        if self.sharded:
+            check_fsdp_version(arguments)
         return arguments
 
 
+def check_fsdp_version(arguments: TrainingArguments) -> None:
+    """Raise ValueError if weights would be sharded in the old way, from which no whole model is made here."""
+    version = (arguments.fsdp_plugin_args or {}).get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))
+    if str(version) != "2":
+        raise ValueError(
+            f"FSDP of version {version}: expected recovery.training.arguments.fsdp_config.version=2, or "
+            "fsdp_version: 2 in the file for accelerate launch"
+        )
+
+
 def asked_for(variable: str) -> bool:
-    """Whether `accelerate launch` set this."""
+    """Return whether `accelerate launch` set this variable to true."""
     return os.environ.get(variable, "").lower() == "true"

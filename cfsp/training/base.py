@@ -1,25 +1,29 @@
-"""Base."""
+"""The base classes of trained parameters and objectives, and the input of a training."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.data.tasks.base import Task
+from cfsp.model.adapters import Adapters
 from cfsp.options import Checked
+from cfsp.plans.subject import Follow
 
 
 @dataclass(frozen=True)
 class Change:
-    """What pruning did to the blocks that are left, in order.
+    """What pruning did to the remaining blocks, in order.
 
-    blocks: their numbers in the dense model. removed: the share of each one's parameters that is gone.
-    importance: the coarse importance of each, mean angular distance; None if the plan has none.
+    blocks: their indices in the dense model. removed: the removed fraction of each one's parameters.
+    importance: the mean angular distance of each (coarse importance); None if the plan has none.
+    residual_cut: whether channels of the residual stream were removed.
     """
 
     blocks: tuple[int, ...]
@@ -28,11 +32,23 @@ class Change:
     residual_cut: bool = False
 
 
+@dataclass(frozen=True)
+class Setting:
+    """The input of a training. folder: for checkpoints. follow: called with the values of each step."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    change: Change
+    folder: Path
+    dense: PreTrainedModel | None = None
+    follow: Follow = lambda values, step: None
+
+
 class Parameters(Checked, ABC):
-    """Which weights are trained."""
+    """Chooses which weights are trained."""
 
     apart: bool = False
-    """Whether they stay beside the model when training ends."""
+    """Whether the trained weights stay separate from the model when training ends."""
 
     @property
     def needs(self) -> frozenset[str]:
@@ -45,11 +61,11 @@ class Parameters(Checked, ABC):
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, change: Change) -> tuple[nn.Module, dict[str, Any]]:
-        """The module to train, its trainable weights marked, and what a record should say of them."""
+        """Return the module to train, its trainable weights marked, and notes for the record."""
 
     @abstractmethod
-    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, nn.Module | None]:
-        """The model without its wrapping, and the adapters if they are kept apart."""
+    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, Adapters | None]:
+        """Return the model without its wrapper, and the adapters if they are not merged."""
 
 
 class Objective(Checked, ABC):
@@ -58,12 +74,12 @@ class Objective(Checked, ABC):
     needs_dense: bool = False
 
     def of(self, task: Task) -> Objective:
-        """The same objective for a model that is to learn this task. Raises ValueError if there is none."""
+        """Return this objective for a task. Raises ValueError if the task has no such objective."""
         return self
 
     @abstractmethod
     def check(self, change: Change) -> None:
-        """Raise ValueError if a model that was changed so cannot be trained for it."""
+        """Raise ValueError if a model with this change cannot be trained for it."""
 
     @abstractmethod
     def loss(
@@ -74,10 +90,10 @@ class Objective(Checked, ABC):
         change: Change,
         labels_in_step: Tensor | int | None,
     ) -> Tensor:
-        """The loss of one batch.
+        """Return the loss of one batch.
 
-        inputs: input_ids, attention_mask, labels [batch, tokens]; labels of -100 do not count. Of other
-            tasks than language modelling what their collators give.
-        labels_in_step: labels in all batches of one optimizer step; their mean, not the mean of the
-            batches' means, is what gradient accumulation should give. None: this batch's own.
+        inputs: input_ids, attention_mask, labels [batch, tokens]; labels of -100 do not count. Tasks other
+            than language modelling have the labels of their collators.
+        labels_in_step: number of labels in all batches of one optimizer step, by which the loss is
+            divided, so that gradient accumulation changes memory alone. None: this batch's own.
         """

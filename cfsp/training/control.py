@@ -1,4 +1,4 @@
-"""Control: one number steers a penalty until the model has the share that is asked."""
+"""Control: adapt the weight of a penalty until the masks remove the requested fraction."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 class Controller:
     """Multiplies the weight of a penalty by exp(gain * (error + the integral of the error over progress)).
 
-    The papers' penalties reach a share that nobody can tell before; this one reaches the share that is
-    asked, or says how far it came. The error is target * due - measured. Progress, not steps, is what the
-    integral runs over, so that one gain suits short and long training.
+    With the papers' penalties, nobody knows before the training what fraction they will remove. The
+    controller steers towards the requested fraction. The error is target * due - measured. The integral
+    runs over progress, not over steps, so that one gain fits short and long trainings.
 
-    target: the share to be gone at the end. most: the largest factor, and the inverse of the least.
+    target: the fraction to remove by the end. most: the largest factor; the smallest one is its inverse.
     """
 
     target: float
@@ -25,22 +25,23 @@ class Controller:
     progress: float = field(default=0.0)
 
     def step(self, measured: float, due: float, progress: float) -> None:
-        """Take note of the share that is gone. due: how much of the target should be by now, in [0, 1]."""
+        """Update the error. measured: fraction removed now. due: fraction of the target due by now."""
         self.error = self.target * due - measured
         self.integral += self.error * (progress - self.progress)
         self.progress = progress
 
     @property
     def factor(self) -> float:
-        """What the penalty's own weight is multiplied by."""
+        """The number to multiply the penalty's own weight by."""
         bound = math.log(self.most)
         return math.exp(min(max(self.gain * (self.error + self.integral), -bound), bound))
 
 
 def cubic(progress: float, first: float, last: float) -> float:
-    """How much is due: 0 until `first`, 1 from 1 - `last` on, 1 - (1 - x)^3 between (arXiv:1710.01878).
+    """Return what is due: 0 until `first`, 1 from 1 - `last` on, 1 - (1 - x)^3 between (arXiv:1710.01878).
 
-    progress: share of the steps that are done. first, last: shares of the steps before and after the rise.
+    progress: fraction of the steps that are done. first, last: fractions of the steps before and after the
+        rise.
     """
     if progress <= first:
         return 0.0

@@ -1,4 +1,4 @@
-"""The objective of distillation: be as the dense model was."""
+"""The objective of distillation: imitate the dense model."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from cfsp.checks import check_number
-from cfsp.data.tasks.base import Task, asked
+from cfsp.data.tasks.base import Task, without_labels
 from cfsp.data.tasks.language_modelling import LanguageModelling
 from cfsp.training.base import Change, Objective
 
 COLDEST, HOTTEST = math.sqrt(torch.finfo().tiny), math.sqrt(torch.finfo().max)
-"""Temperatures of which T² and 1 / T² are float32, as the loss is; beyond them it is NaN."""
+"""Lowest and highest temperature with T² and 1 / T² in float32, the loss's dtype; beyond, it is NaN."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Distillation(Objective):
     """label_weight CE + logit_weight T² KL(dense || pruned) + hidden_weight E, means over labels.
 
-    CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions, or of
-    those over a task's labels or places, at temperature T (Hinton et al., arXiv 1503.02531); E is the mean
-    over blocks of |h_pruned - h_dense|² / |h_dense|², the hidden states leaving each block that is left;
-    behind the last one it is those after the final norm, the dense model's last against the pruned one's.
-    Each token is in units of its own, so that no term depends on how a step is cut into batches. Where
-    labels are of whole texts, E is the mean over a text's tokens.
+    CE is the cross-entropy of the labels; the KL divergence is of the next-token distributions, or of a
+    task's distributions over its labels or places, at temperature T (Hinton et al., arXiv 1503.02531); E is
+    the mean over the remaining blocks of |h_pruned - h_dense|² / |h_dense|², with h the hidden states after
+    the block. For the last block these are the final hidden states of both models, after the norm. The
+    error is relative for each token, so that no term depends on how a step is split into batches. If a
+    label belongs to a whole text, E is the mean over the tokens of the text.
     """
 
     needs_dense = True
@@ -69,7 +69,9 @@ class Distillation(Objective):
         change: Change,
         labels_in_step: Tensor | int | None,
     ) -> Tensor:
-        tokens, hidden = asked(inputs), self.hidden_weight > 0
+        if dense is None:
+            raise ValueError("distillation learns from the dense model; expected it beside the pruned one")
+        tokens, hidden = without_labels(inputs), self.hidden_weight > 0
         with torch.no_grad():
             teacher = dense(**tokens, output_hidden_states=hidden, **self.task.options)
         student = model(**tokens, output_hidden_states=hidden, **self.task.options)
@@ -78,8 +80,8 @@ class Distillation(Objective):
         number = len(labels) if labels_in_step is None else labels_in_step
         loss = self.label_weight * self.task.cost(ours, labels)
         if self.logit_weight:
-            soft = (F.log_softmax(logits / self.temperature, dim=-1) for logits in (ours, theirs))
-            divergence = F.kl_div(*soft, reduction="sum", log_target=True)
+            soft, goal = (F.log_softmax(logits / self.temperature, dim=-1) for logits in (ours, theirs))
+            divergence = F.kl_div(soft, goal, reduction="sum", log_target=True)
             loss = loss + self.logit_weight * self.temperature**2 * divergence
         if hidden:
             inner = [teacher.hidden_states[block + 1] for block in change.blocks[:-1]]
@@ -94,9 +96,9 @@ class Distillation(Objective):
 
 
 def relative_error(ours: Tensor, theirs: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sum over tokens of the squared error, each in units of what was to be hit. []
+    """Return the weighted sum over tokens of |ours - theirs|^2 / |theirs|^2. []
 
-    ours, theirs: [batch, tokens, hidden]; weights: [batch, tokens], 0 for those that do not count.
+    ours, theirs: [batch, tokens, hidden]; weights: [batch, tokens], 0 for tokens that do not count.
     """
     counts = weights > 0
     ours, theirs = ours[counts].float(), theirs[counts].float()

@@ -13,13 +13,14 @@ from cfsp.training.base import Change, Parameters
 
 @dataclass(frozen=True)
 class Full(Parameters):
-    """All weights are trained, in the dtype that they have."""
+    """Trains all weights, in the dtype that they have."""
 
     def check(self, model: PreTrainedModel) -> None:
-        """Every model has weights."""
+        """Accept every model."""
 
     def attach(self, model: PreTrainedModel, change: Change) -> tuple[nn.Module, dict[str, Any]]:
         return model.requires_grad_(True), {}
 
     def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, None]:
+        assert isinstance(trained, PreTrainedModel), "`attach` wraps nothing"
         return trained, None

@@ -1,43 +1,43 @@
-"""The one training loop: any parameters for any objective on any examples, with or without a pruner."""
+"""The training loop of recoveries and schedules: any parameters, any objective, any examples."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from cfsp.data.examples import Split, TrainingData
 from cfsp.machine.memory import peak_bytes, reset_peak
 from cfsp.machine.process import environment_kept
+from cfsp.model.adapters import Adapters
 from cfsp.model.blocks import check_positions
 from cfsp.training.arguments import Training
-from cfsp.training.base import Change, Objective, Parameters
+from cfsp.training.base import Objective, Parameters, Setting
+from cfsp.training.early_stopping import StopEarly
 from cfsp.training.pruner import Pruning
 from cfsp.training.sharding import gathered, outline
 from cfsp.training.trainer import LossTrainer, outcome
 
-Follow = Callable[[Mapping[str, float], int], None]
-
 
 @dataclass(frozen=True)
 class Trained:
-    """The trained model; what training was and cost, as JSON data; the adapters, if they were kept."""
+    """The trained model. notes: how and at what cost, as JSON data. adapters: None if merged."""
 
     model: PreTrainedModel
     notes: dict[str, Any]
-    adapters: nn.Module | None
+    adapters: Adapters | None
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Train `parameters` for an `objective` on `data`. name: of the config group, for messages.
+    """Trains `parameters` for an `objective` on `data`, with transformers' Trainer.
 
-    Training that was killed goes on from its last whole checkpoint.
+    A killed training resumes from its last checkpoint. name: the config group, for messages.
     """
 
     parameters: Parameters
@@ -50,9 +50,9 @@ class Loop:
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
     ) -> Split:
-        """Read the examples, and check all that can be checked before anything costly runs.
+        """Read the examples. Check everything that can be checked before anything costly runs.
 
-        statistics: what calibration will measure. Raises ValueError with what would be accepted.
+        statistics: names of the statistics to be measured. Raises ValueError with what would be accepted.
         """
         self.data.task.check(model, tokenizer, self.name)
         self.objective.of(self.data.task)
@@ -76,86 +76,88 @@ class Loop:
             )
         return split
 
-    def run(
-        self,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        examples: Split,
-        folder: Path,
-        change: Change,
-        dense: PreTrainedModel | None = None,
-        follow: Follow = lambda values, step: None,
-        pruning: Pruning | None = None,
-    ) -> Trained:
-        """Train from the last whole checkpoint in the folder, or from the start.
+    def run(self, setting: Setting, examples: Split, pruning: Pruning | None = None) -> Trained:
+        """Train from the last complete checkpoint in setting.folder, or from the start.
+
+        pruning: scores in the model that are trained too. The last model is then the result, not the best
+            one on held-out examples: while masks close, earlier models are better because they are larger.
 
         Raises:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
         """
-        objective = self.objective.of(self.data.task)
-        objective.check(change)
-        if model.device.type == "cuda":
-            torch.cuda.set_device(model.device)
-        reset_peak(str(model.device))
-        set_seed(self.seed)  # whatever was drawn before: adapters and batches depend on the seed alone
-        best = pruning is None  # while masks close, earlier models are better for being larger
-        arguments = self.training.for_trainer(folder, model.device, self.seed, bool(examples.held_out), best)
-        dense = None if dense is None else dense.to(arguments.device)
-
-        def loss(
-            wrapped: nn.Module, inputs: Mapping[str, Tensor], labels_in_step: Tensor | int | None
-        ) -> Tensor:
-            return objective.loss(wrapped, inputs, dense, change, labels_in_step)
-
-        before = settings_of(model)
-        module, notes = self.parameters.attach(model, change)
+        self.objective.of(self.data.task).check(setting.change)
+        device, held_out = setting.model.device, bool(examples.held_out)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        reset_peak(str(device))
+        set_seed(self.seed)  # adapters and batches depend only on the seed
+        arguments = self.training.for_trainer(setting.folder, device, self.seed, held_out, pruning is None)
+        grads = [weight.requires_grad for weight in setting.model.parameters()]
+        use_cache = setting.model.config.use_cache  # the Trainer turns it off, and the config is saved
+        module, notes = self.parameters.attach(setting.model, setting.change)
         for group in pruning.groups() if pruning is not None else ():
             for scores in group["params"]:
-                scores.requires_grad_(True)
-        shape = outline(module) if self.training.sharded else None
+                scores.requires_grad_(True)  # adapters freeze all that is there
         trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)
-        with environment_kept():  # accelerate leaves its choices there, for the next one to find
-            trainer = LossTrainer(
-                loss=loss,
-                follow=follow,
-                pruning=pruning,
-                shown_as=self.name,
-                model=module,
-                args=arguments,
-                train_dataset=examples.train,
-                eval_dataset=examples.held_out or None,
-                data_collator=self.data.collator(tokenizer),
-            )
-            if best and examples.held_out and self.training.patience is not None:
-                trainer.add_callback(EarlyStoppingCallback(self.training.patience))
-            trainer.go_on()
-        if shape is not None:
-            trainer.accelerator.free_memory()  # the optimizer's, for the whole model
-            module = gathered(trainer.model, shape)
-        trained, adapters = self.parameters.detach(module)
-        restore_settings(trained, before)
-        found = {
+        module, training = self.train(module, setting, examples, arguments, pruning)
+        model, adapters = self.parameters.detach(module)
+        model.config.use_cache = use_cache
+        for weight, needed in zip(model.parameters(), grads, strict=False):
+            weight.requires_grad_(needed)
+        training = {
             "trainable": trainable,
             "adapters": 0 if adapters is None else trainable,
+            **self.notes_on(examples),
+            **training,
+            "peak_bytes": peak_bytes(device),
+            **notes,
+        }
+        return Trained(model.eval(), training, adapters)
+
+    def notes_on(self, examples: Split) -> dict[str, Any]:
+        """Return notes on the examples, as JSON data."""
+        return {
             "examples": len(examples.train),
             "held_out": len(examples.held_out),
             "data": self.data.labels,
             "lost": examples.lost,
-            **outcome(trainer, arguments),
-            "peak_bytes": peak_bytes(model.device),
-            **notes,
         }
-        return Trained(trained.eval(), found, adapters)
 
+    def train(
+        self,
+        module: nn.Module,
+        setting: Setting,
+        examples: Split,
+        arguments: TrainingArguments,
+        pruning: Pruning | None,
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """Train the weights that require gradients. -> the module, unsharded, and the training's outcome"""
+        shape = outline(module) if self.training.sharded else None
+        objective = self.objective.of(self.data.task)
+        dense = None if setting.dense is None else setting.dense.to(arguments.device)  # pyright: ignore[reportArgumentType]  # decorated without its self
 
-def settings_of(model: PreTrainedModel) -> dict[str, Any]:
-    """What the trainer sets on a model besides weights: a saved model would say so."""
-    grads = [weight.requires_grad for weight in model.parameters()]
-    return {"use_cache": model.config.use_cache, "grads": grads}
+        def loss(
+            model: nn.Module, inputs: Mapping[str, Tensor], labels_in_step: Tensor | int | None
+        ) -> Tensor:
+            return objective.loss(model, inputs, dense, setting.change, labels_in_step)
 
-
-def restore_settings(model: PreTrainedModel, before: dict[str, Any]) -> None:
-    """Give back what `settings_of` found. Adapters that stay apart come last and have no entry."""
-    model.config.use_cache = before["use_cache"]
-    for weight, needed in zip(model.parameters(), before["grads"], strict=False):
-        weight.requires_grad_(needed)
+        with environment_kept():  # accelerate writes settings there, which the next Trainer would read
+            trainer = LossTrainer(
+                loss=loss,
+                follow=setting.follow,
+                pruning=pruning,
+                stage=self.name,
+                model=module,
+                args=arguments,
+                train_dataset=examples.train,
+                eval_dataset=examples.held_out or None,
+                data_collator=self.data.collator(setting.tokenizer),
+            )
+            if pruning is None and examples.held_out and self.training.patience is not None:
+                trainer.add_callback(StopEarly(self.training.patience))
+            trainer.go_on()
+        if shape is not None:
+            trainer.accelerator.free_memory()  # the optimizer's, for the whole model
+            assert trainer.model is not None, "it has been trained"
+            module = gathered(trainer.model, shape)
+        return module, outcome(trainer, arguments)

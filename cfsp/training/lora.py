@@ -1,8 +1,7 @@
-"""Low-rank adapters, with one rank for all blocks or a rank of each block's own."""
+"""Low-rank adapters, with one rank for all blocks or a rank per block."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import warnings
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.blocks import block_modules
+from cfsp.options import hint
 from cfsp.training.base import Change, Parameters
 
 
@@ -26,11 +26,11 @@ class Lora(Parameters):
     rank: mean rank of a block; all adapted layers of a block share its rank, and the ranks of all
         blocks sum to blocks x rank exactly. alpha / rank is the same everywhere.
     proportional_to: what a block's rank follows: "uniform"; the block's coarse "importance", as in
-        CFSP's importance-guided LoRA (arXiv 2409.13199); or the share of its parameters "removed".
+        CFSP's importance-guided LoRA (arXiv 2409.13199); or the fraction of its parameters "removed".
         CFSP's rank formula, base rank, alpha and targets are not known here: its code has no
         recovery. Ours: r_b = max(min_rank, r̄ s_b / s̄), the sum made exact by largest remainders.
     targets: names of linear layers (`q_proj`, ...) or null for all linear layers of the blocks.
-    merge: fold the adapters into the weights when training ends; otherwise they stay apart.
+    merge: add the adapters to the weights when training ends; otherwise they stay separate.
     """
 
     rank: int
@@ -68,7 +68,7 @@ class Lora(Parameters):
         self.layers(model)
 
     def layers(self, model: PreTrainedModel) -> list[list[str]]:
-        """Paths of the layers to adapt, block by block. Raises ValueError if a target is in no block."""
+        """Return paths of the layers to adapt, per block. Raises ValueError if a target is in no block."""
         found = [
             [
                 f"{path}.{name}"
@@ -82,16 +82,14 @@ class Lora(Parameters):
         names = sorted({path.rsplit(".", 1)[-1] for paths in found for path in paths})
         for target in self.targets:
             if target not in names:
-                near = difflib.get_close_matches(str(target), names, n=1)
-                hint = f"; did you mean {near[0]!r}?" if near else ""
                 raise ValueError(
                     f"adapters on {target!r}: no block has a linear layer of that name; expected some of "
-                    f"{', '.join(names)}{hint}"
+                    f"{', '.join(names)}{hint(target, names)}"
                 )
         return [[path for path in paths if path.rsplit(".", 1)[-1] in self.targets] for paths in found]
 
     def ranks(self, change: Change) -> list[int]:
-        """The rank of every block that is left."""
+        """Return the rank of every remaining block."""
         if self.proportional_to == "uniform":
             return [self.rank] * len(change.blocks)
         weights = change.removed if self.proportional_to == "removed" else change.importance
@@ -111,7 +109,7 @@ class Lora(Parameters):
         transposed = any(isinstance(model.get_submodule(path), Conv1D) for path in rank_of)
         config = LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,
+            lora_alpha=self.alpha,  # pyright: ignore[reportArgumentType]  # peft only divides it
             lora_dropout=self.dropout,
             target_modules=sorted(rank_of),
             rank_pattern={patterns[path]: rank for path, rank in rank_of.items()},
@@ -121,18 +119,19 @@ class Lora(Parameters):
             task_type="CAUSAL_LM" if model.can_generate() else None,
         )
         note = {"ranks": ranks, "proportional_to": self.proportional_to, "merged": self.merge}
-        with warnings.catch_warnings():  # peft asks transformers by a name that is to go
+        with warnings.catch_warnings():  # peft uses a deprecated name of transformers
             warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
             return get_peft_model(model, config), note
 
-    def detach(self, trained: PeftModel) -> tuple[PreTrainedModel, PeftModel | None]:
-        if self.merge:
-            return trained.merge_and_unload(), None
-        return trained.get_base_model(), trained
+    def detach(self, trained: nn.Module) -> tuple[PreTrainedModel, PeftModel | None]:
+        assert isinstance(trained, PeftModel), "`attach` makes one"
+        model = trained.merge_and_unload() if self.merge else trained.get_base_model()
+        assert isinstance(model, PreTrainedModel), "`attach` was given one"
+        return model, None if self.merge else trained
 
 
 def own_head(model: PreTrainedModel) -> list[str]:
-    """Modules of a task's head, which learns as a whole; a language model's stays as it is."""
+    """Return the names of a task head's modules, which are trained whole. A language model's head stays."""
     if model.base_model is model or model.get_output_embeddings() is not None:
         return []
     names = [name for name, module in model.named_children() if module is not model.base_model]
@@ -141,10 +140,10 @@ def own_head(model: PreTrainedModel) -> list[str]:
 
 
 def block_ranks(weights: Sequence[float], total: int, least: int) -> list[int]:
-    """Whole ranks in proportion to weights, none below `least`, that sum to `total` exactly.
+    """Return whole ranks in proportion to weights, none below `least`, that sum to `total` exactly.
 
-    Blocks whose share is below `least` get `least`; the others share the rest in proportion, and
-    largest remainders (the first of equals) make the sum exact.
+    Blocks whose share is below `least` get `least`; the others divide the rest in proportion. Largest
+    remainders (the first of equals) make the sum exact.
 
     Raises:
         ValueError: a weight is negative, or all are zero.

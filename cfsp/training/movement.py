@@ -1,8 +1,8 @@
-"""Movement pruning: units and tiles that move towards zero while the model trains are masked."""
+"""Movement pruning: mask units and tiles whose weights move towards zero while the model is trained."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,37 +14,39 @@ from transformers import PreTrainedModel
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.sites import Member, Site
 from cfsp.model.views import unit_cost
+from cfsp.model.weights import weight_of
 from cfsp.training.control import Controller, cubic
-from cfsp.training.gates import RULES, Gate, TileGate, UnitGate
+from cfsp.training.learned_gates import RULES, Gate, TileGate, UnitGate, original_weight
 from cfsp.training.pruner import Pruner, Pruning
 
 KINDS = ("mlp", "attention")
-"""Kinds of sites whose units can be scored so."""
+"""Kinds of sites that it can score."""
 
 MASKS = ("top", "budget", "hard", "soft", "hard_concrete", "magnitude")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Movement(Pruner):
-    """Scores on units (arXiv:2005.07683) or on tiles of weights (arXiv:2109.04838), learned with the weights.
+    """Scores on units (arXiv:2005.07683) or on tiles of weights (arXiv:2109.04838), trained with the weights.
 
-    mask: how scores S become a mask, t being the threshold.
-        top: the highest S of each gate (movement pruning).
-        budget: the highest S of all gates together, for what a unit costs.
-        hard: S > t. soft: sigmoid(S) > t (soft movement pruning, and the paper on blocks).
+    mask: how scores S become a mask. t is the threshold.
+        top: keep the highest S of each gate (movement pruning).
+        budget: keep the highest S per parameter, over all gates.
+        hard: S > t. soft: sigmoid(S) > t (soft movement pruning, and the block pruning paper).
         hard_concrete: a stochastic gate (arXiv:1712.01312).
-        magnitude: the largest mean |W| of each gate; nothing is learned.
+        magnitude: keep the largest mean |W| of each gate. The scores are not trained.
     tiles: kind of site -> side of the square tiles on all of its weights; 1 is plain movement pruning. A kind
         that is not named has one score for each unit.
-    penalties: kind of site -> what its mean open share weighs in the loss (lambda). One controller multiplies
-        all of them until the share that is asked is met; `top`, `budget` and `magnitude` need none.
-    threshold: t at the end of the steps.
-    warmup, cooldown: shares of the steps before masks begin to close, and after they have.
+    penalties: kind of site -> weight in the loss of the mean opening of its gates (lambda). A controller
+        multiplies all of them until the requested fraction is removed. `top`, `budget` and `magnitude` have
+        no penalty.
+    threshold: t at the end of the training.
+    warmup, cooldown: fractions of the steps before masks begin to close, and after they have closed.
     learning_rate: of the scores, which have no weight decay. gain: of the controller.
 
-    Differs from the released code: a neuron's score lies on the consumer alone, which halves its gradient and
-    changes nothing for AdamW. A head goes if its values or its outputs are masked; the release asks for
-    queries, keys and values, of which the first two change what a head gives.
+    Differs from the released code: a neuron's score is on the consumer only. This halves its gradient, which
+    changes nothing for AdamW. A head is removed if its values or its outputs are masked. The release
+    requires masked queries, keys and values; masked queries and keys change a head's output.
     """
 
     mask: str = "soft"
@@ -68,7 +70,7 @@ class Movement(Pruner):
             check_number(name, getattr(self, name), least=0)
         if self.warmup + self.cooldown >= 1:
             raise ValueError(
-                f"warmup={self.warmup:g} and cooldown={self.cooldown:g} are shares of the steps; "
+                f"warmup={self.warmup:g} and cooldown={self.cooldown:g} are fractions of the steps; "
                 "expected a sum below 1"
             )
 
@@ -78,26 +80,31 @@ class Movement(Pruner):
                 raise ValueError(
                     f"movement pruning scores {' and '.join(KINDS)}; leave {site.kind!r} out of sites"
                 )
-            tile = self.tiles.get(site.kind)
-            for path in modules_of(site) if tile else ():
-                shape = tuple(model.get_submodule(path).weight.shape)
-                if any(side % tile for side in shape):
-                    raise ValueError(
-                        f"tiles.{site.kind}={tile}: {path} is {shape[0]} x {shape[1]}; expected a tile that "
-                        "divides both sides"
-                    )
+            if site.kind in self.tiles:
+                self.check_tiles(model, site)
+
+    def check_tiles(self, model: PreTrainedModel, site: Site) -> None:
+        """Raise ValueError unless the tiles of this kind of site divide its weights."""
+        tile = self.tiles[site.kind]
+        for path in layers_of_site(site):
+            rows, columns = weight_of(model.get_submodule(path)).shape
+            if rows % tile or columns % tile:
+                raise ValueError(
+                    f"tiles.{site.kind}={tile}: {path} is {rows} x {columns}; expected a tile that divides "
+                    "both sides"
+                )
 
     def attach(self, model: PreTrainedModel, sites: Sequence[Site], target: float) -> MovementPruning:
         return MovementPruning(self, model, sites, target)
 
 
-def modules_of(site: Site) -> list[str]:
-    """Paths of the linear layers of a site."""
+def layers_of_site(site: Site) -> list[str]:
+    """Return the paths of a site's linear layers."""
     return [*dict.fromkeys(member.module for member in site.members)]
 
 
 class MovementPruning(Pruning):
-    """Movement pruning at work: one gate for each site, or for each weight of a site with tiles."""
+    """Movement pruning of one model: a gate for each site, or for each weight of a site with tiles."""
 
     def __init__(
         self, pruner: Movement, model: PreTrainedModel, sites: Sequence[Site], target: float
@@ -112,15 +119,16 @@ class MovementPruning(Pruning):
         self.gates = {site.name: self.gates_of(site) for site in sites}
 
     def gates_of(self, site: Site) -> dict[str, Gate]:
-        """Attach the gates of one site. -> module -> its gate"""
+        """Attach the gates of one site. -> path of a layer -> its gate"""
         tile, start = self.pruner.tiles.get(site.kind), 2.0 if self.rule == "hard_concrete" else 0.0
         gates: dict[str, Gate] = {}
-        for path in modules_of(site) if tile else [site.consumers[0].module]:
+        for path in layers_of_site(site) if tile else [site.consumers[0].module]:
             module = self.model.get_submodule(path)
+            weight = weight_of(module)
             if tile:
-                gates[path] = TileGate(tile, self.rule, start, module.weight)
+                gates[path] = TileGate(tile, self.rule, start, weight)
             else:
-                gates[path] = UnitGate(site.consumers[0], site.units, self.rule, start, module.weight)
+                gates[path] = UnitGate(site.consumers[0], site.units, self.rule, start, weight)
             gates[path].scores.requires_grad_(self.learned)
             parametrize.register_parametrization(module, "weight", gates[path])
         return gates
@@ -153,34 +161,33 @@ class MovementPruning(Pruning):
                 gate.threshold.fill_(lowest_kept(gate.scores, self.target * self.due))
 
     def weigh(self) -> None:
-        """Score every gate by the mean magnitude of what it stands for."""
+        """Set every score to the mean |W| of its elements."""
         for site in self.sites:
             for path, gate in self.gates[site.name].items():
-                weight = self.model.get_submodule(path).parametrizations.weight.original.abs()
-                gate.scores.copy_(gathered(gate, weight))
+                weight = original_weight(self.model.get_submodule(path))
+                gate.scores.copy_(gate.per_score(weight.abs()))
 
     def close_by_budget(self) -> None:
-        """Give every gate the threshold at which all of them together keep what is due."""
+        """Set the thresholds so that all gates together remove what is due."""
         total = sum(site.units * self.cost[site.name] for site in self.sites)
-        scores, prices = [], []
-        for site, gate in self.all_gates:
-            price = self.cost[site.name] * site.units / gate.scores.numel() / len(self.gates[site.name])
-            scores.append(gate.scores.flatten() / price)
-            prices.append(torch.full_like(scores[-1], price))
-        score, price = torch.cat(scores), torch.cat(prices)
+        priced = [(gate, self.price(site, gate)) for site, gate in self.all_gates]
+        score = torch.cat([gate.scores.flatten() / price for gate, price in priced])
+        price = torch.cat([torch.full_like(gate.scores.flatten(), price) for gate, price in priced])
         order = score.argsort()
         gone = price[order].double().cumsum(0) <= self.target * self.due * total
         last = int(gone.sum())
         cut = score[order[last - 1]] if last else score.new_tensor(-torch.inf)
-        for site, gate in self.all_gates:
-            share = self.cost[site.name] * site.units / gate.scores.numel() / len(self.gates[site.name])
-            gate.threshold.fill_(cut * share)
+        for gate, own in priced:
+            gate.threshold.fill_(cut * own)
+
+    def price(self, site: Site, gate: Gate) -> float:
+        """Return the number of parameters for each score of a gate."""
+        return self.cost[site.name] * site.units / gate.scores.numel() / len(self.gates[site.name])
 
     def penalty(self) -> Tensor:
-        device = self.model.device
+        total = torch.zeros((), device=self.model.device)
         if not self.steered:
-            return torch.zeros((), device=device)
-        total = torch.zeros((), device=device)
+            return total
         kinds = dict.fromkeys(site.kind for site in self.sites)
         for kind in kinds:
             sizes = [gate.rule.size(gate.scores).mean() for site, gate in self.all_gates if site.kind == kind]
@@ -193,36 +200,36 @@ class MovementPruning(Pruning):
         return gone / sum(site.units * self.cost[site.name] for site in self.sites)
 
     def worth(self, gate: Gate) -> Tensor:
-        """What a gate's scores say that its units are worth; of the scores' shape."""
+        """Return the value of a gate's scores for ranking. [the scores' axes]"""
         return gate.rule.size(gate.scores) if self.learned else gate.scores
 
     def unit_masks(self, site: Site) -> Tensor:
-        """How open each unit is: 0 where all that it writes, or all that reads it, is masked. [units]"""
+        """Return how open each unit is: 0 if all that it writes, or all that reads it, is masked. [units]"""
         return self.unit_means(site, lambda gate: (gate.open() > 0).float())
 
-    def unit_means(self, site: Site, value: Any) -> Tensor:
-        """The mean of a gate's values over each unit's places: of the consumer, times that of what it reads.
+    def unit_means(self, site: Site, value: Callable[[Gate], Tensor]) -> Tensor:
+        """Return the mean of a gate's values over each unit's places. [units]
 
-        -> [units]
+        With tiles, the means of the consumer and of the weights whose output it reads are multiplied.
         """
-        gates = self.gates[site.name]
-        consumer = site.consumers[0]
-        found = unit_mean(gates[consumer.module], value, consumer, site.units)
+        gates, consumer = self.gates[site.name], site.consumers[0]
+        members = [consumer]
         if isinstance(gates[consumer.module], TileGate):
-            for member in value_members(site):
-                found = found * unit_mean(gates[member.module], value, member, site.units)
+            members += value_members(site)
+        found = torch.ones((), device=self.model.device)
+        for member in members:
+            gate = gates[member.module]
+            found = found * gate.per_unit(value(gate), member, site.units)
         return found
 
     @torch.no_grad()
     def scores(self) -> dict[str, Tensor]:
+        """Return site name -> the mean worth of each unit. Closed units are below all open ones. [units]"""
         found, closed = {}, {}
         for site in self.sites:
-            score = self.unit_means(
-                site, lambda gate: gate.rule.size(gate.scores) if self.learned else gate.scores
-            )
+            score = self.unit_means(site, self.worth)
             price = self.cost[site.name] if self.pruner.mask == "budget" else 1
             found[site.name], closed[site.name] = score / price, self.unit_masks(site) == 0
-        # A unit that is closed goes before any that is open, whatever their scores.
         most = max(float(score.abs().max()) for score in found.values())
         return {name: score - most * closed[name] for name, score in found.items()}
 
@@ -255,37 +262,15 @@ class MovementPruning(Pruning):
 
 
 def value_members(site: Site) -> list[Member]:
-    """Producers without which a unit gives nothing: all of an MLP's, the values of an attention."""
-    if site.kind == "mlp":
+    """Return the producers without which a unit's output is zero: an MLP's, the values of an attention."""
+    if site.units_are_neurons:
         return [*site.producers]
     span = site.consumers[0].span
     return [member for member in site.producers[-1:] if member.span <= span]
 
 
-def unit_mean(gate: Gate, value: Any, member: Member, units: int) -> Tensor:
-    """The mean of a gate's values over the places of each unit on a member's axis. [units]"""
-    values = value(gate)
-    if isinstance(gate, UnitGate):
-        return values
-    along = values.movedim(member.dim, 0).mean(1).repeat_interleave(gate.tile)  # [axis]
-    places = member.places(range(units)).to(along.device)
-    return along[places].view(units, -1).mean(1)
-
-
-def gathered(gate: Gate, weight: Tensor) -> Tensor:
-    """The mean of a weight's values over what each score stands for; of the scores' shape."""
-    if isinstance(gate, TileGate):
-        rows, columns = gate.scores.shape
-        return weight.view(rows, gate.tile, columns, gate.tile).mean((1, 3))
-    along = weight.movedim(gate.dim, 0).mean(1)
-    found = torch.zeros_like(gate.scores, dtype=weight.dtype)
-    mine = gate.places >= 0
-    found.index_add_(0, gate.places[mine], along[mine])
-    return found / gate.span
-
-
 def lowest_kept(scores: Tensor, share: float) -> Tensor:
-    """A threshold above which all but this share of the scores are. scalar"""
+    """Return a threshold that all scores exceed, except this fraction of them. []"""
     gone = int(share * scores.numel())
     if not gone:
         return scores.new_tensor(-torch.inf)

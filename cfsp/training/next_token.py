@@ -1,4 +1,4 @@
-"""The objective of the labels: of the next token, unless a task asks for something else."""
+"""The objective of the labels: the next token, or the labels of another task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cfsp.training.base import Change, Objective
 
 @dataclass(frozen=True)
 class NextToken(Objective):
-    """Mean cross-entropy of the next token, in nats; of another task, that of its labels."""
+    """Mean cross-entropy of the next token, in nats; for another task, the mean loss of its labels."""
 
     task: Task = field(default_factory=LanguageModelling)
 
@@ -23,7 +23,7 @@ class NextToken(Objective):
         return replace(self, task=task)
 
     def check(self, change: Change) -> None:
-        """Any model will do."""
+        """Accept every model."""
 
     def loss(
         self,

@@ -1,4 +1,4 @@
-"""What a pruner is: how a model learns, in one training loop, which of its units it can do without."""
+"""The base classes of pruners: they learn which units a model does not need while it is trained."""
 
 from __future__ import annotations
 
@@ -14,54 +14,54 @@ from cfsp.options import Checked
 
 
 class Pruning(ABC):
-    """A pruner at work on one model. Its scores are parameters of modules inside the model."""
+    """A pruner inside one model. Its scores are parameters of modules of the model."""
 
     @abstractmethod
     def groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimiser: {"params": [...], "lr": ..., "weight_decay": ...}."""
+        """Return groups for the optimizer: {"params": [...], "lr": ..., "weight_decay": ...}."""
 
     @abstractmethod
     def begin_step(self, progress: float) -> None:
-        """A step begins. progress: share of all steps that are done, in [0, 1]."""
+        """Set the masks for a step. progress: fraction of the steps that are done, in [0, 1]."""
 
     @abstractmethod
     def penalty(self) -> Tensor:
-        """What is added to the loss of a step. scalar"""
+        """Return the term that is added to the loss of a step. []"""
 
-    def after_step(self) -> None:  # noqa: B027 (most methods do nothing here)
-        """The optimiser has stepped: project, where the method does."""
+    def after_step(self) -> None:  # noqa: B027  # most methods do nothing here
+        """Change the scores after the optimizer's step, for example to project them."""
 
     @abstractmethod
     def removed(self) -> float:
-        """The share of the sites' parameters that is gone by the masks as they are now."""
+        """Return the fraction of the sites' parameters that the present masks remove."""
 
     @abstractmethod
     def scores(self) -> dict[str, Tensor]:
-        """Site name -> score of each unit, higher means keep. [units]"""
+        """Return site name -> the score of each unit; higher means keep. [units]"""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
-        """What a restart goes on from, besides the model's weights: its scores, by name."""
+        """Return everything besides the model's weights that a restart needs. name -> scores [as trained]"""
 
     @abstractmethod
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from what `state` gave."""
+        """Restore what `state` returned."""
 
     @abstractmethod
     def detach(self) -> dict[str, Any]:
-        """Take all modules out of the model; masks stay in its weights as zeros.
+        """Remove the pruner's modules from the model. The masks stay in the weights, as zeros.
 
-        Returns what a record should say of the pruning.
+        Returns notes for the record: "reached" is the fraction that the masks removed.
         """
 
 
 class Pruner(Checked, ABC):
-    """Which units learn to go, and by what rule."""
+    """Chooses what is scored, and the rule by which scores become masks."""
 
     @abstractmethod
     def check(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
-        """Raise ValueError if this model cannot be pruned so."""
+        """Raise ValueError if the pruner cannot prune this model."""
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, sites: Sequence[Site], target: float) -> Pruning:
-        """Put scores into the model. target: the share of the sites' parameters that has to go."""
+        """Add scores to the model. target: the fraction of the sites' parameters to remove."""

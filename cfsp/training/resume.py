@@ -1,8 +1,8 @@
-"""Restarts: what a killed training left behind, and what of it may be gone on with.
+"""Restarts: what a killed training left behind, and from what of it a run may resume.
 
-A checkpoint, a plan and a tuned block count once their seal is written, which is last of all, and while they
-agree with it. A plan is sealed with the digest of all that it was made from, and counts only for a run that
-would make it from the same.
+A checkpoint, a plan and a tuned block are valid if their seal exists, which is written last, and they match
+it. The seal of a plan holds the digest of everything that it was made from; a run with other inputs ignores
+the plan.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ STATE = "trainer_state.json"
 
 
 def mark_whole(checkpoint: Path, ended: bool) -> None:
-    """Say that all of a checkpoint is written. ended: whether training was over with it."""
+    """Seal a completely written checkpoint. ended: whether training ended with it."""
     files = [path for path in checkpoint.rglob("*") if path.is_file() and path.name != WHOLE]
     seal(checkpoint / WHOLE, name_of(checkpoint), files, ended=ended)
 
 
 def newest_whole(folder: Path) -> Path | None:
-    """The last checkpoint that is whole; one that was altered since is only seen by `drop_torn`."""
+    """Return the last sealed checkpoint. Only `drop_torn` notices that one was altered since."""
     return next((path for path in checkpoints(folder) if (path / WHOLE).is_file()), None)
 
 
 def has_ended(checkpoint: Path) -> bool:
-    """Whether training was over with this whole checkpoint."""
+    """Return whether training ended with this sealed checkpoint."""
     return read_seal(checkpoint / WHOLE)["notes"]["ended"]
 
 
 def drop_torn(folder: Path) -> None:
-    """Delete checkpoints that are not as they were sealed or have no seal, and name them on stderr.
+    """Delete checkpoints that have no seal or do not match it, and name them on stderr.
 
-    So are those that cannot be gone on from, because what they call the best is gone. A best that a later one
-    took the place of is no loss: training comes to the later one again.
+    Also delete those from which a run cannot resume, because their best checkpoint is gone. A best that a
+    later one replaced is no loss: training reaches the later one again.
     """
     found = checkpoints(folder) if is_main() else []
     lost, best = set(), {}
@@ -70,25 +70,25 @@ def leave_out(path: Path, why: str) -> None:
 
 
 def name_of(path: Path) -> str:
-    """What a kept file is of: the run, whose folder it is in, and its place there."""
+    """Return the name that a file is sealed with: its run, which is its folder, and its place there."""
     return f"{path.parent.name}/{path.name}"
 
 
 def checkpoints(folder: Path) -> list[Path]:
-    """Checkpoints in a folder, the last one first."""
+    """Return the checkpoints in a folder, the last one first."""
     found = [path for path in folder.glob("checkpoint-*") if path.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=lambda path: -int(path.name.removeprefix("checkpoint-")))
 
 
 def keep_block(block: nn.Module, notes: Sequence[Mapping[str, Any]], file: Path) -> None:
-    """Keep the weights of a tuned block, and what tuning it was."""
+    """Store the weights of a tuned block, with notes on its tuning."""
     with replacing(file) as part:
         save_file({name: tensor.contiguous() for name, tensor in block.state_dict().items()}, part)
     seal(file.with_suffix(".json"), name_of(file), [file], tuned=list(notes))
 
 
 def restore_block(block: nn.Module, file: Path) -> list[dict[str, Any]] | None:
-    """Give a block the weights that `keep_block` kept. -> the notes; None if they are not there or altered"""
+    """Load the weights that `keep_block` stored. -> the notes; None if there are none or they were altered"""
     if not file.exists():
         return None
     try:

@@ -1,4 +1,8 @@
-"""Weights in pieces on several devices (FSDP), and the whole model out of them."""
+"""Gather a model whose weights are sharded over several devices (FSDP).
+
+The weights are gathered one by one into an outline of the model that was taken before. The wrapped model
+is never unwrapped, so it does not matter what wrapped it.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +18,14 @@ CHECKPOINTED = "_checkpoint_wrapped_module."
 
 
 def outline(module: nn.Module) -> nn.Module:
-    """A copy without the values of its weights, which are on the meta device; buffers keep theirs."""
+    """Return a copy with its weights on the meta device, without values; buffers keep theirs."""
     return with_weights(module, lambda path, weight: torch.empty_like(weight, device="meta"))
 
 
 def gathered(pieces: nn.Module, outline: nn.Module) -> nn.Module:
-    """The whole model on every process, in the dtypes of its outline; one weight is put together at a time.
+    """Return the whole model on every process, in the dtypes of its outline.
 
-    pieces: what FSDP made of it; outline: `outline` of it before. All processes must call this at once.
+    pieces: the sharded model; outline: `outline` of the model before. All processes must call this together.
     """
     found = {path.replace(CHECKPOINTED, ""): weight for path, weight in pieces.named_parameters()}
 
@@ -33,7 +37,7 @@ def gathered(pieces: nn.Module, outline: nn.Module) -> nn.Module:
 
 
 def with_weights(module: nn.Module, value: Callable[[str, nn.Parameter], Tensor]) -> nn.Module:
-    """A copy with other weights. value: is given a weight's path and the weight; ties stay tied."""
+    """Return a copy with other weights. value: called with a weight's path and weight; ties stay tied."""
     weights = {
         id(weight): nn.Parameter(value(path, weight), requires_grad=weight.requires_grad)
         for path, weight in module.named_parameters()

@@ -1,4 +1,4 @@
-"""Hugging Face's Trainer with a loss of one's own, that stops at what is no number and can be killed."""
+"""Hugging Face's Trainer with a custom loss; it stops on NaN or infinity, and resumes if killed."""
 
 from __future__ import annotations
 
@@ -15,48 +15,55 @@ from torch.distributed.tensor import DTensor
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
-from cfsp.bars import Task
+from cfsp.bars import Work
+from cfsp.plans.subject import Follow
 from cfsp.storage.atomic import writing
+from cfsp.training.early_stopping import curve_row, held_out_curve
 from cfsp.training.pruner import Pruning
 from cfsp.training.resume import drop_torn, has_ended, mark_whole, newest_whole
 
 Loss = Callable[[nn.Module, Mapping[str, Tensor], Tensor | int | None], Tensor]
-"""The loss of a model on a batch, given the labels in all batches of the step."""
+"""The loss of a model on a batch, given the number of labels in all batches of the step."""
 
 PRUNING = "pruning.safetensors"
-"""The scores of a pruner, in a checkpoint."""
+"""Name of the file with a pruner's scores in a checkpoint."""
 
 SKIPS = 20
-"""Steps in a row that a scaler may skip: its scale of 2^16 is halved each time, to 1/16 then."""
+"""Steps in a row that a scaler may skip: each halves its scale, from 2^16 down to 1/16."""
 
 
 class LossTrainer(Trainer):
-    """A Trainer whose loss is a function, and that stops on NaN or infinity.
+    """A Trainer whose loss is a function; it stops if the loss or a gradient is NaN or infinite.
 
-    pruning: scores that learn beside the weights, with a learning rate of their own and a penalty in the
-        loss.
-    shown_as: what the progress is called.
+    pruning: scores that are trained beside the weights, with their own learning rate and a penalty in the
+        loss. stage: the name of the training on the screen and in messages.
     """
 
     def __init__(
         self,
         *,
         loss: Loss,
-        follow: Callable[[Mapping[str, float], int], None],
+        follow: Follow,
         pruning: Pruning | None = None,
-        shown_as: str = "recovery",
+        stage: str = "recovery",
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.loss, self.pruning, self.shown_as = loss, pruning, shown_as
+        self.loss, self.pruning, self.stage = loss, pruning, stage
         self.model_accepts_loss_kwargs = True  # our losses are divided by the labels of the whole step
         self.remove_callback(PrinterCallback)
-        self.watch = Watch(follow, pruning, shown_as, scaled=self.args.fp16)
+        self.watch = Watch(follow, pruning, stage, scaled=self.args.fp16)
         self.add_callback(self.watch)
 
+    @property
+    def folder(self) -> Path:
+        """Where its checkpoints go."""
+        assert self.args.output_dir is not None, "`Training.for_trainer` names it"
+        return Path(self.args.output_dir)
+
     def go_on(self) -> None:
-        """Train from the last whole checkpoint, or from the start; if training was over, load what counts."""
-        folder = Path(self.args.output_dir)
+        """Train from the last valid checkpoint, or from the start; if training had ended, load its result."""
+        folder = self.folder
         drop_torn(folder)
         PartialState().wait_for_everyone()
         last = newest_whole(folder)
@@ -70,10 +77,11 @@ class LossTrainer(Trainer):
             return
         self.state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
+        # No public method loads a checkpoint without training on; this knows adapters and sharded weights.
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))
 
     def create_optimizer(self, *args: Any, **options: Any) -> Any:
-        """The optimiser; scores leave the groups of the weights for those that their pruner wants."""
+        """Make the optimizer. The pruner's scores are in groups of their own, not in those of the weights."""
         optimizer = super().create_optimizer(*args, **options)
         groups = self.pruning.groups() if self.pruning is not None else []
         scores = {id(one) for group in groups for one in group["params"]}
@@ -84,13 +92,13 @@ class LossTrainer(Trainer):
         return optimizer
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        # Of sharded weights nothing is written here, and each process then looks whether the folder of the
-        # best checkpoint is there: made by the first of them, or not yet.
-        Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)
+        # Nothing is written here for sharded weights. Each process then looks for the folder of the best
+        # checkpoint, which the first process may not have made yet.
+        (Path(output_dir) if output_dir else self.folder).mkdir(parents=True, exist_ok=True)
         super().save_model(output_dir, _internal_call)
 
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:
-        with writing(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+        with writing(self.folder / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **options)
 
     def compute_loss(
@@ -104,35 +112,35 @@ class LossTrainer(Trainer):
         if self.pruning is not None and model.training:
             loss = loss + self.pruning.penalty() / self.args.gradient_accumulation_steps
         if not torch.isfinite(loss):
-            raise ValueError(not_finite(self.shown_as, "the loss", self.state.global_step + 1, self.args))
+            raise ValueError(not_finite(self.stage, "the loss", self.state.global_step + 1, self.folder))
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
 class Watch(TrainerCallback):
-    """Refuses gradients that are no numbers, before they reach the weights; keeps the time; tells.
+    """Raises on NaN or infinite gradients before they reach the weights; logs progress and time.
 
     scaled: losses are scaled for float16. A scaler finds its scale by skipping steps whose gradients
-        overflow, so that only many in a row are a fault.
+        overflow, so only many such steps in a row raise.
     """
 
     def __init__(
         self,
-        follow: Callable[[Mapping[str, float], int], None],
+        follow: Follow,
         pruning: Pruning | None = None,
-        shown_as: str = "recovery",
+        stage: str = "recovery",
         scaled: bool = False,
     ) -> None:
-        self.follow, self.pruning, self.shown_as = follow, pruning, shown_as
+        self.follow, self.pruning, self.stage = follow, pruning, stage
         self.allowed = SKIPS if scaled else 0
         self.skipped = 0
-        self.shown: Task | None = None
+        self.shown: Work | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         spent = max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0)
         self.start = time.perf_counter() - spent
-        self.shown = Task(self.shown_as, "step", state.max_steps)
+        self.shown = Work(self.stage, "step", state.max_steps)
         self.shown.advance(state.global_step)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
@@ -140,12 +148,13 @@ class Watch(TrainerCallback):
             self.pruning.begin_step(state.global_step / state.max_steps)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        self.shown.advance()
+        if self.shown is not None:
+            self.shown.advance()
         if self.pruning is not None:
             self.pruning.after_step()
 
     def end(self) -> None:
-        """Take the progress off the screen, however training ended."""
+        """Remove the progress bar, however training ended."""
         if self.shown is not None:
             self.shown.end()
 
@@ -159,7 +168,7 @@ class Watch(TrainerCallback):
             self.follow(told, state.global_step)
 
     def on_save(self, args: Any, state: Any, control: Any, **others: Any) -> None:
-        PartialState().wait_for_everyone()  # each process writes the state of its own dice
+        PartialState().wait_for_everyone()  # each process writes its own random state
         if state.is_world_process_zero:
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
             if self.pruning is not None:
@@ -176,12 +185,12 @@ class Watch(TrainerCallback):
         elif self.skipped < self.allowed:
             self.skipped += 1
         else:
-            raise ValueError(not_finite(self.shown_as, "a gradient", state.global_step + 1, args))
+            step, folder = state.global_step + 1, Path(args.output_dir)
+            raise ValueError(not_finite(self.stage, "a gradient", step, folder))
 
 
-def not_finite(stage: str, what: str, step: int, arguments: TrainingArguments) -> str:
-    """The message of training that broke off."""
-    last = newest_whole(Path(arguments.output_dir))
+def not_finite(stage: str, what: str, step: int, folder: Path) -> str:
+    last = newest_whole(folder)
     kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
     return (
         f"{stage} step {step}: {what} is NaN or infinite; {kept}. Expected a lower "
@@ -190,28 +199,27 @@ def not_finite(stage: str, what: str, step: int, arguments: TrainingArguments) -
 
 
 def outcome(trainer: Trainer, arguments: TrainingArguments) -> dict[str, Any]:
-    """What training came to, from the trainer's own log."""
+    """Return a summary of training, from the trainer's own log."""
     state = trainer.state
-    curve = [row for row in state.log_history if "loss" in row]
-    looks = [row for row in state.log_history if "eval_loss" in row]
-    planned = state.max_steps
+    looks = held_out_curve(state.log_history).rows
     return {
         "steps": state.global_step,
-        "stopped_early": state.global_step < planned,
+        "stopped_early": state.global_step < state.max_steps,
         "best_step": state.best_global_step if looks else None,
         "epochs": round(state.epoch or 0.0, 4),
         "tokens": int(state.num_input_tokens_seen),
         "seconds": max((row["seconds"] for row in state.log_history if "seconds" in row), default=0.0),
         "batch": arguments.train_batch_size * arguments.gradient_accumulation_steps * arguments.world_size,
         "curve": [
-            {
-                "step": row["step"],
-                "loss": row["loss"],
-                "learning_rate": row["learning_rate"],
-                "tokens": row["num_input_tokens_seen"],
-                "seconds": row["seconds"],
-            }
-            for row in curve
+            curve_row(
+                int(row["step"]),
+                row["loss"],
+                row["learning_rate"],
+                row["seconds"],
+                int(row["num_input_tokens_seen"]),
+            )
+            for row in state.log_history
+            if "loss" in row
         ],
-        "held_out_curve": [{"step": row["step"], "loss": row["eval_loss"]} for row in looks],
+        "held_out_curve": looks,
     }

@@ -1,4 +1,4 @@
-"""Write what every allocator keeps of every block: a page, and a .csv to plot from."""
+"""Write how many units each allocator keeps in each block: a page, and a .csv to plot from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ that is of the site. Global ranking goes by the scores of the criterion in brack
 
 
 def allocator(record: Record) -> str:
-    """The allocator and what it goes by."""
+    """Return the allocator's name with its metric or criterion."""
     config = record.config["allocator"]
     name = config["_target_"].rsplit(".", 1)[1]
     if "metric" in config:
@@ -28,7 +28,7 @@ def allocator(record: Record) -> str:
 
 
 def widths() -> pd.DataFrame:
-    """A row per run and site."""
+    """Return a row per run and site."""
     return pd.DataFrame(
         {
             "sites": "+".join(record.config["sites"]),

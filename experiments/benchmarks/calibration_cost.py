@@ -1,4 +1,4 @@
-"""What collecting CFSP's statistics costs, against a bare forward pass over the same batches.
+"""Measure the cost of collecting CFSP's statistics, against a bare forward pass over the same batches.
 
     python experiments/benchmarks/calibration_cost.py [--device cuda] [--markdown FILE]
 
@@ -45,7 +45,7 @@ def make(device: str) -> tuple[LlamaForCausalLM, list[dict[str, torch.Tensor]]]:
 
 @torch.no_grad()
 def bare(model: LlamaForCausalLM, batches: list[dict[str, torch.Tensor]]) -> None:
-    """What `collect` does without a statistic: the model without its head."""
+    """Run what `collect` runs without statistics: the model without its head."""
     for batch in batches:
         model.model(**{name: value.to(model.device) for name, value in batch.items()}, use_cache=False)
 
@@ -68,13 +68,13 @@ def seconds(work: Callable, model: LlamaForCausalLM, batches: list[dict[str, tor
 
 
 def resident(field: str) -> int:
-    """VmRSS (now) or VmHWM (peak since the last reset) of this process, in bytes."""
+    """Return VmRSS (now) or VmHWM (peak since the last reset) of this process, in bytes."""
     (line,) = [row for row in Path("/proc/self/status").read_text().splitlines() if row.startswith(field)]
     return int(line.split()[1]) * 1024
 
 
 def growth(kind: str, device: str) -> int:
-    """Bytes that the peak grows by while batches run. In this process: call it once per process."""
+    """Return by how many bytes the peak grows while batches run. Call it once per process."""
     model, batches = make(device)
     KINDS[kind](model, [{name: value[:1, :8] for name, value in batches[0].items()}])  # loads libraries
     if device != "cpu":
@@ -82,7 +82,7 @@ def growth(kind: str, device: str) -> int:
         before = torch.cuda.memory_allocated()
         KINDS[kind](model, batches)
         return torch.cuda.max_memory_allocated() - before
-    Path("/proc/self/clear_refs").write_text("5")  # making the model had a peak of its own
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of making the model
     before = resident("VmRSS")
     KINDS[kind](model, batches)
     return resident("VmHWM") - before
@@ -90,7 +90,7 @@ def growth(kind: str, device: str) -> int:
 
 def growth_in_a_fresh_process(kind: str, device: str) -> int:
     command = [sys.executable, __file__, "--device", device, "--growth", kind]
-    # Every tensor in a mapping of its own, given back at once: resident memory is what is in use.
+    # Map each tensor separately and unmap it at once, so that resident memory is what is in use.
     exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | exact)
     return int(done.stdout)
@@ -101,7 +101,7 @@ def report(device: str) -> str:
     for work in KINDS.values():
         work(model, batches[:1])  # warm-up
     pairs = []
-    for number in range(PAIRS):  # each kind goes first in every other pair
+    for number in range(PAIRS):  # each kind is first in every other pair
         order = list(KINDS) if number % 2 else list(reversed(KINDS))
         times = {kind: seconds(KINDS[kind], model, batches) for kind in order}
         pairs.append([times[kind] for kind in KINDS])

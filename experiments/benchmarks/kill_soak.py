@@ -1,13 +1,13 @@
-"""Kill sweeps inside their file operations, then run them to the end: nothing may show that they were killed.
+"""Kill sweeps inside their file operations, then finish them; the results must not show the kills.
 
     python experiments/benchmarks/kill_soak.py --kills 200
 
-A sweep of a tiny model is killed inside the n-th time that it opens a file for writing, flushes, renames,
-makes or deletes something below its results folder, n drawn at random; a file that was being written loses
-half. A few kills on, it is run to its end. Then its records and the list of all files must be those of an
-undisturbed sweep, and no record may at any time stand beside another model. Five ways of running are soaked:
-plain, `save=true`, `overwrite=true` over a finished sweep, `recovery=lora`, and joblib, where now a worker is
-killed, now everything.
+A sweep of a tiny model is killed at its n-th file operation below its results folder (opening for writing,
+flushing, renaming, making, deleting), with a random n; a file that is being written loses half. After a few
+kills the sweep runs to its end. Then its records and the list of all files must equal those of an undisturbed
+sweep, and at no time may a record be beside another run's model. Five ways of running are tested: plain,
+`save=true`, `overwrite=true` over a finished sweep, `recovery=lora`, and joblib, where either a worker or
+everything is killed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from hydra.experimental.callback import Callback
 
 HERE = Path(__file__).resolve().parent
 IN_A_ROW = 4
-"""Kills of one folder before the sweep is run to its end."""
+"""Kills of one folder before the sweep runs to its end."""
 TRAINING = [
     *("recovery=lora", "recovery/data=text", "recovery.data.window=16", "recovery.data.held_out=8"),
     *("recovery.training.max_steps=4", "recovery.training.evaluate_every=2", "recovery.training.warmup=0"),
@@ -48,7 +48,7 @@ JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1", "hydra.launcher.th
 
 @dataclass(frozen=True)
 class Scenario:
-    """A way of running. share: of all kills; over: whether it begins on a finished sweep."""
+    """A way of running. share: fraction of all kills; over: whether it starts over a finished sweep."""
 
     arguments: list[str]
     share: float
@@ -65,14 +65,15 @@ SCENARIOS = {
 
 
 class Fatal(Callback):
-    """Ends its process inside a file operation. at: which one, counted from the first job of the process.
+    """Ends its process inside a file operation. Hydra passes it to the processes of all jobs.
 
-    folder: below which operations count; group: whether all processes of the sweep end with it; at=0 counts
-    alone, and says so in the file `counted` when a job ends. Hydra takes it along to wherever jobs run.
+    at: number of that operation, counted from the first job of the process; 0 only counts, and writes the
+    count to the file `counted` when a job ends. folder: operations below it count. group: whether all
+    processes of the sweep end too.
     """
 
     state: dict[str, Any] | None = None
-    """Of this process: an audit hook stays for good, so there is one, whatever the jobs."""
+    """One per process, for all jobs: an audit hook cannot be removed."""
 
     def __init__(self, folder: str, at: int, group: bool, counted: str) -> None:
         self.given = {"folder": folder, "at": at, "group": group, "counted": counted}
@@ -89,7 +90,7 @@ class Fatal(Callback):
 
 
 def heard(event: str, args: tuple[Any, ...]) -> None:
-    """What Python is about to do, of which only changes of files count."""
+    """Handle an audit event of Python; only changes of files count."""
     if event == "open":
         path, _, flags = args
         if isinstance(path, str | bytes | os.PathLike) and flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -110,22 +111,22 @@ def flushed(original: Any) -> Any:
 
 
 def operation(path: str, event: str) -> None:
-    """Count it, and end here if it is the one."""
+    """Count an operation, and end the process if it is number `at`."""
     state, path = Fatal.state, os.path.abspath(path)
     if not path.startswith(state["folder"]):
         return
     state["count"] += 1
     if state["count"] != state["at"]:
         return
-    state["at"] = -1  # what follows are operations of this hook
-    if event == "fsync":
+    state["at"] = -1  # what follows are this hook's own operations
+    if event == "fsync" and os.path.isfile(path):  # a folder is flushed too
         os.truncate(path, os.stat(path).st_size // 2)
     Path(state["counted"]).write_text(event)
     os.killpg(0, signal.SIGKILL) if state["group"] else os.kill(os.getpid(), signal.SIGKILL)
 
 
 def sweep(folder: Path, arguments: list[str], at: int | None, group: bool) -> None:
-    """Run `cfsp -m` in a process group of its own. at: None for no `Fatal`."""
+    """Run `cfsp -m` in its own process group. at: the event to kill it at; None for none."""
     os.setpgid(0, 0)
     import torch
 
@@ -146,12 +147,12 @@ def sweep(folder: Path, arguments: list[str], at: int | None, group: bool) -> No
         ]
     with open("log.txt", "a") as log:
         for stream in (sys.stdout, sys.stderr):
-            os.dup2(log.fileno(), stream.fileno())  # workers have them too
+            os.dup2(log.fileno(), stream.fileno())  # workers inherit them
         main()
 
 
 class Soak:
-    """Sweeps in processes that are forked from one that has imported everything."""
+    """Runs sweeps in processes that are forked from one that has imported everything."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -169,7 +170,7 @@ class Soak:
         return process.exitcode
 
     def soak(self, name: str, kills: int, seed: int) -> Iterator[str]:
-        """Kill so often, and yield a line for everything that is not as it should be."""
+        """Kill this often, and yield a line per fault."""
         scenario, dice = SCENARIOS[name], random.Random(f"{seed} {name}")
         calm = self.place / name / "calm"
         calm.parent.mkdir()
@@ -187,7 +188,7 @@ class Soak:
                 code = self.run(folder, scenario, at, group=name != "joblib" or dice.random() < 0.5)
                 yield from (f"{folder}: {fault}" for fault in strangers(folder))
                 if not (folder / "event").exists():
-                    break  # it came to its end before
+                    break  # it ended before the kill
                 done, events = done + 1, events + Counter([(folder / "event").read_text()])
             else:
                 code = self.run(folder, scenario)
@@ -203,7 +204,7 @@ class Soak:
 
 
 def strangers(folder: Path) -> list[str]:
-    """Models whose own record is not the one in the folder of records."""
+    """Return models whose own record differs from that in the folder of records."""
     found = []
     for model in (folder / "results" / "models").glob("[!.]*/record.json"):
         record = folder / "results" / "records" / f"{model.parent.name}.json"
@@ -213,14 +214,14 @@ def strangers(folder: Path) -> list[str]:
 
 
 def differences(folder: Path, expected: dict[str, Any]) -> Iterator[str]:
-    """Where a sweep came to anything else than the undisturbed one."""
+    """Return the differences between a sweep and the undisturbed one."""
     for what, found in outcome(folder).items():
         if found != expected[what]:
             yield f"{what}: {found}\n  undisturbed: {expected[what]}"
 
 
 def outcome(folder: Path) -> dict[str, Any]:
-    """What a sweep came to: its table, what its records say but of time and place, and all of its files."""
+    """Return a sweep's table, its records without times and places, and the list of its files."""
     from cfsp.records.record import records
     from cfsp.tables.compare import compare
 
@@ -240,7 +241,7 @@ def curves(training: dict[str, Any] | None) -> Any:
 
 
 def tiny(place: Path) -> list[str]:
-    """Make a tiny model and a text; overrides that use them."""
+    """Make a tiny model and a text, and return overrides that use them."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
@@ -266,7 +267,7 @@ def tiny(place: Path) -> list[str]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Soak; exit code 1 if anything is not as it should be."""
+    """Run the test; exit with code 1 if there is a fault."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)

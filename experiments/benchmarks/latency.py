@@ -1,8 +1,8 @@
-"""Does structured pruning make a model faster, as much as its multiplications say?
+"""Measure whether structured pruning makes a model faster, by as much as its MACs shrink.
 
 A Llama with random weights loses half of its MLP neurons and attention heads; prefill and decode are timed
-against the dense model, in turns, and compared with the ratio of MACs. Then widths of the MLP that are
-multiples of less and less.
+against the dense model, in turns, and compared with the ratio of MACs. Then MLP widths are timed that are
+multiples of smaller and smaller numbers.
 
     python experiments/benchmarks/latency.py [--device cuda --dtype bfloat16 --shape llama2-7b]
 """
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def cut(dense: nn.Module, neurons: int, groups: int) -> nn.Module:
-    """A copy with so many neurons and key/value groups in every block."""
+    """Return a copy with this many neurons and key/value groups in every block."""
     pruned = copy.deepcopy(dense)
     wanted = {"mlp": neurons, "attention": groups}
     sites = cfsp.find_sites(pruned, list(wanted))
@@ -87,7 +87,7 @@ def cut(dense: nn.Module, neurons: int, groups: int) -> nn.Module:
 
 
 def compare(dense: nn.Module, pruned: nn.Module, options: argparse.Namespace, name: str) -> list[dict]:
-    """A row per stage and batch."""
+    """Return a row per stage and batch."""
     latency = Latency(options.batches, [options.prompt], NEW_TOKENS, options.repeats, warmup=2)
     _, found = latency.run_pair(dense, pruned, None)
     rows = []
@@ -112,7 +112,7 @@ def compare(dense: nn.Module, pruned: nn.Module, options: argparse.Namespace, na
 
 @torch.no_grad()
 def macs(model: nn.Module, ids: torch.Tensor) -> tuple[float, float]:
-    """MACs of what Latency times: prefill, and one token of every sequence after it."""
+    """Return the MACs of what Latency times: prefill, and one token of every sequence after it."""
     model.set_attn_implementation("eager")
     with FlopCounterMode(display=False) as prefill:
         out = model(input_ids=ids, use_cache=True, logits_to_keep=1)

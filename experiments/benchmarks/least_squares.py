@@ -1,4 +1,4 @@
-"""What greedy OBS with least squares costs at scale: a random Llama of 1.3 B parameters in bfloat16, CPU.
+"""Measure the cost of greedy OBS with least squares: a random Llama of 1.3 B parameters in bfloat16, CPU.
 
     python experiments/benchmarks/least_squares.py > results/tables/least_squares_cost.md
 
@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 import cfsp
 from cfsp.machine.memory import peak_bytes, reset_peak
-from cfsp.passes.stream import Stream
+from cfsp.passes.walk import Walk
 from cfsp.statistics import regression
 from cfsp.statistics.moments import SecondMoment
 
@@ -32,7 +32,7 @@ seconds: dict[str, list[float]] = defaultdict(list)
 
 
 def timed(name: str, work: Callable) -> Callable:
-    """The same, its seconds noted."""
+    """Return the function with its seconds recorded."""
 
     @functools.wraps(work)
     def run(*args, **kwargs):
@@ -46,7 +46,7 @@ def timed(name: str, work: Callable) -> Callable:
 
 
 def operations() -> dict[str, float]:
-    """Of one block: MLP and attention."""
+    """Return the operations of one block: MLP and attention."""
     hidden, width, heads = CONFIG.hidden_size, CONFIG.intermediate_size, CONFIG.num_attention_heads * 64
     groups = CONFIG.num_key_value_heads * 64
     weights = 3 * hidden * width + 2 * hidden * heads + 2 * hidden * groups
@@ -72,7 +72,7 @@ def main() -> None:
     parts |= {"allocator": "uniform", "kinds": ["mlp", "attention"], "sparsity": SPARSITY}
     start = time.perf_counter()
     with (
-        mock.patch.object(Stream, "advance", timed("one pass", Stream.advance)),
+        mock.patch.object(Walk, "advance", timed("one pass", Walk.advance)),
         mock.patch.object(SecondMoment, "add", timed("moments", SecondMoment.add)),
         mock.patch("torch.cholesky_inverse", timed("factorisation", torch.cholesky_inverse)),
         mock.patch("cfsp.criteria.obs.cholesky", timed("factorisation", regression.cholesky)),

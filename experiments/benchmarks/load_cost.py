@@ -1,9 +1,9 @@
-"""What a sweep spends on loading: models and texts, before anything is measured.
+"""Measure the time that a sweep spends on loading models and texts.
 
     python experiments/benchmarks/load_cost.py TEXT [--recovery] [--markdown FILE]
 
 Three sweeps of six jobs on the embedded model calibrate and measure perplexity on TEXT, a .txt file: one in
-one process with an empty cache, one in another that finds the first one's cache, and one of two joblib
+one process with an empty cache, one in a new process with the first one's cache, and one of two joblib
 workers with an empty cache. Each job's seconds of the stage `load` come from its record. --recovery trains
 LoRA on TEXT for a step, so that its examples are read too.
 """
@@ -35,7 +35,7 @@ RECOVERY = (
 
 
 def sweep(text: Path, folder: Path, name: str, *others: str) -> list[float]:
-    """Seconds that each job of a sweep spends on `load`, in the order in which they ended."""
+    """Return the seconds that each job of a sweep spends on `load`, in the order in which they ended."""
     paths = f"paths=[{text.resolve()}]"
     subprocess.run(
         [

@@ -1,11 +1,11 @@
-"""What a page of many runs costs: seconds and bytes, drawn by `cfsp-report`.
+"""Measure the seconds and bytes of a page of many runs by `cfsp-report`.
 
     python experiments/benchmarks/report_cost.py [--runs 2000] [--models 4] [--everything] [--markdown FILE]
 
-A short run of the embedded model is made. Its record is varied: 5 criteria x 4 sparsities x 3 seeds of each
-calibration, and as many calibrations of each model as it takes. The command then runs in this process,
-everything imported, by the processor's clock, because pages are often drawn beside running jobs. With
---everything the run has latencies and a recovery too.
+The record of a short run of the embedded model is varied: 5 criteria x 4 sparsities x 3 seeds per
+calibration, and as many calibrations per model as needed. The command then runs in this process, after all
+imports. CPU time is measured, because pages are often drawn beside running jobs. With --everything the run
+has latencies and a recovery too.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ EVERYTHING = " ".join([PLAIN.replace("[perplexity]", "[perplexity,latency]"), LA
 
 
 def real_record(folder: Path, options: str) -> Record:
-    """A short run of the embedded model."""
+    """Return the record of a short run of the embedded model."""
     sys.argv = ["cfsp", f"results={folder}", *options.split()]
     with tempfile.TemporaryFile("w") as out, redirect_stdout(out):
         cfsp()
@@ -50,7 +50,7 @@ def real_record(folder: Path, options: str) -> Record:
 
 
 def varied(one: Record, models: int) -> Iterator[Record]:
-    """Runs as studies have them, without end: of other methods, sparsities, seeds, models, calibrations."""
+    """Yield variations of a record without end: other methods, sparsities, seeds, models, calibrations."""
     dice = Random(0)
     for samples in count(4):
         for model, (name, target), sparsity, seed in product(
@@ -69,7 +69,7 @@ def varied(one: Record, models: int) -> Iterator[Record]:
 
 
 def measured(one: Record, dice: Random) -> Record:
-    """The record with figures of its own, all of them of the length that figures have."""
+    """Return the record with other figures, of the usual number of digits."""
     share = one.config["sparsity"] * dice.uniform(0.99, 1.01)
     dense = one.parameters["dense"]
     pruned = {base: round(size * (1 - share / 2)) for base, size in dense.items()}

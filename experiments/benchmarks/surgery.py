@@ -1,4 +1,4 @@
-"""What surgery alone costs: a Llama of 1.3 B random parameters in bfloat16, on the CPU.
+"""Measure the cost of surgery alone: a Llama of 1.3 B random parameters in bfloat16, on the CPU.
 
     python experiments/benchmarks/surgery.py > results/tables/surgery.md
 
@@ -37,7 +37,7 @@ CONFIG = LlamaConfig(
 
 
 def make_model() -> LlamaForCausalLM:
-    """Random weights, without the time of a proper initialisation."""
+    """Return a model with random weights, faster than a proper initialisation."""
     with torch.device("meta"):
         model = LlamaForCausalLM(CONFIG).to(torch.bfloat16)
     model.to_empty(device="cpu")
@@ -48,7 +48,7 @@ def make_model() -> LlamaForCausalLM:
 
 
 def make_plan(sites, share: float, fill: bool) -> PrunePlan:
-    """Keep this share of every site, chosen at random."""
+    """Keep this fraction of every site, chosen at random."""
     cuts = []
     for site in sites:
         count = max(round(share * site.units / site.groups), 1) * site.groups
@@ -65,7 +65,7 @@ def resident() -> int:
 
 
 def measure(kinds: list[str], share: float, fill: bool) -> tuple[float, float, int, int]:
-    """Seconds, peak over the model's size, and parameters before and after, of one surgery."""
+    """Return seconds, peak over the model's size, and parameters before and after one surgery."""
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     before = resident()
     model = make_model()
@@ -82,7 +82,9 @@ def measure(kinds: list[str], share: float, fill: bool) -> tuple[float, float, i
 
 
 def main() -> None:
-    ctypes.CDLL("libc.so.6").mallopt(-3, 1 << 16)  # M_MMAP_THRESHOLD: freed tensors go back at once
+    ctypes.CDLL("libc.so.6").mallopt(
+        -3, 1 << 16
+    )  # M_MMAP_THRESHOLD: free tensors return to the system at once
     torch.manual_seed(0)
     print(f"# Surgery on a Llama in bfloat16, CPU, {torch.get_num_threads()} threads\n")
     print("`python experiments/benchmarks/surgery.py`; 20 % of every site, three runs each.\n")

@@ -1,11 +1,11 @@
-"""What a sweep costs, against the one calibration and the evaluations that no sharing saves.
+"""Measure the cost of a sweep, against one calibration and the evaluations, which cannot be shared.
 
     python experiments/benchmarks/sweep_cost.py [--markdown FILE]
 
-A sweep of 4 criteria x 5 sparsities on the embedded model runs in this process with an empty cache, by
-wall clock, everything imported and the texts read by a run before. Its parts are timed apart from it: one
-calibration that collects what all four criteria and the allocator ask for, and each of the 20 evaluations,
-whose seconds the records hold.
+A sweep of 4 criteria x 5 sparsities on the embedded model runs in this process with an empty cache, timed by
+wall clock after all imports; an earlier run has read the texts. Its parts are timed separately: one
+calibration that collects what all four criteria and the allocator need, and each of the 20 evaluations,
+whose seconds are in the records.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cfsp.cli.main import main as cfsp
 from cfsp.data.calibration import RandomWindows
 from cfsp.data.texts import Stdlib
 from cfsp.records.record import Record, records
-from cfsp.running.build import read
+from cfsp.running.build import choice_config
 from cfsp.statistics.cached import SHARED
 
 CRITERIA = ("magnitude", "wanda_sp", "flap", "cfsp")
@@ -34,7 +34,7 @@ SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5)
 
 
 def run(*arguments: str) -> float:
-    """Seconds that the command takes in this process."""
+    """Return the seconds that the command takes in this process."""
     sys.argv = ["cfsp", *arguments]
     start = time.perf_counter()
     with tempfile.TemporaryFile("w") as out, redirect_stdout(out):
@@ -43,9 +43,9 @@ def run(*arguments: str) -> float:
 
 
 def calibration() -> float:
-    """Seconds of one pass for everything that the sweep asks of the calibration text."""
+    """Return the seconds of one pass for everything that the sweep needs of the calibration text."""
     model, tokenizer = load("reference")
-    options = read("calibration", "stdlib", seed=0)
+    options = choice_config("calibration", "stdlib", seed=0)
     windows = RandomWindows(
         Stdlib("calibration"), options.samples, options.seqlen, options.batch_size, options.seed
     )

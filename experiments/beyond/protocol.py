@@ -1,9 +1,9 @@
-"""A few ways to prune MLPs without training, on a model and texts of one's own, in windows of 256 tokens.
+"""Compare a few ways to prune MLPs without training, on your own model and texts, in windows of 256 tokens.
 
     python protocol.py MODEL TRAIN TEST [--characters TRAIN TEST] [--ways WAY...] [--seed N]
 
 Calibration: 64 windows that start at `random.randint(0, tokens - 257)` after `random.seed(N)`. Perplexity:
-over all whole windows of the test text. No special tokens, float32. What is printed is a markdown table.
+over all whole windows of the test text. No special tokens, float32. Prints a markdown table.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ WAYS = {
     "error curves, a constant": CONSTANT | {"allocator": ErrorCurves()},
     "30 swaps too": CONSTANT | {"criterion": OBS(constant=True, swaps=30), "allocator": ErrorCurves()},
 }
-"""Down to the target residual each changes one thing of the one before it; the others change that one."""
+"""Up to the target "residual" each changes one option of the one before; the rest change one of that."""
 
 
 @torch.no_grad()

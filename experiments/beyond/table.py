@@ -37,12 +37,12 @@ MARKERS = {"uniform": "o", "cfsp": "s", "global_rank": "^", "error_curves": "D"}
 
 
 def combination(record: Record) -> str:
-    """Criterion / compensation / allocator."""
+    """Return criterion / compensation / allocator."""
     return " / ".join(part_name(record.config[name]) for name in COMBINATION)
 
 
 def step(record: Record) -> str:
-    """The combination, its schedule, and what is not as it comes."""
+    """Return the combination, its schedule, and options that are not at their defaults."""
     config = record.config
     compensation, criterion = config["compensation"], config["criterion"]
     schedule = part_name(record.config["schedule"])
@@ -58,7 +58,7 @@ def step(record: Record) -> str:
 
 
 def ridge(record: Record) -> str:
-    """How the consumers were fitted, if they were."""
+    """Return how the consumers were fitted, if they were."""
     found = record.config["compensation"].get("ridge")
     return "none" if found is None else f"least squares, ridge {found}"
 
@@ -73,7 +73,7 @@ def read(folder: str) -> list[Record]:
 
 
 def cells(folder: str) -> pd.DataFrame:
-    """One row for each combination, sites and sparsity, over the seeds, from `Comparison.cells`."""
+    """Return a row per combination, sites and sparsity, over the seeds, from `Comparison.cells`."""
     found = read(folder)
     (one,) = comparisons(frame(found), metric_of(found), [*COMBINATION, "sites"], strict=True)
     return one.cells.sort_values(["sites", *COMBINATION, "sparsity"])
@@ -84,7 +84,7 @@ def text(row: Any) -> str:
 
 
 def best(rows: pd.DataFrame) -> str:
-    """Of each criterion and compensation, the allocator that served it best."""
+    """Return the best allocator for each criterion and compensation."""
     first = rows.loc[rows.groupby(["criterion", "compensation", "sparsity"])["mean"].idxmin()]
     texts = [f"{text(row)} {row.allocator}" for row in first.itertuples(index=False)]
     wide = first.assign(text=texts).pivot(
@@ -96,7 +96,7 @@ def best(rows: pd.DataFrame) -> str:
 
 
 def verdict(rows: pd.DataFrame, ours: pd.DataFrame) -> str:
-    """`+experiment=obs` beside the best combination of the grid."""
+    """Return `+experiment=obs` beside the best combination of the grid."""
     table = []
     for own in ours.itertuples(index=False):
         others = rows[(rows.sites == own.sites) & (rows.sparsity == own.sparsity)].sort_values("mean")
@@ -108,9 +108,9 @@ def verdict(rows: pd.DataFrame, ours: pd.DataFrame) -> str:
 
 
 def draw(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> Figure:
-    """Perplexity of every combination at the highest sparsity: models downwards, sites across.
+    """Draw the perplexity of every combination at the highest sparsity: models downwards, sites across.
 
-    Magnitude is left out: it would press all others into one line.
+    Magnitude is left out: its scale would hide the differences of all others.
     """
     figure = Figure(figsize=(4.2 * len(GRIDS), 3.2 * len(grids)), layout="constrained")
     panels = figure.subplots(len(grids), len(GRIDS), squeeze=False)
@@ -131,7 +131,7 @@ def draw(grids: dict[str, pd.DataFrame], ours: dict[str, pd.DataFrame]) -> Figur
 
 
 def panel(axes: Axes, rows: pd.DataFrame) -> None:
-    """The criteria side by side, from the worst to the best; compensations apart within each."""
+    """Draw the criteria side by side, from the worst to the best, with each one's compensations separate."""
     order = rows.groupby("criterion")["mean"].min().sort_values(ascending=False).index
     shift = dict(zip(COLORS, (-0.25, 0, 0.25), strict=True))
     for row in rows.itertuples():

@@ -16,7 +16,7 @@ from cfsp.storage.cache import Cache
 
 
 def calibrated(overrides: Sequence[str], needs: Collection[str]) -> tuple[PreTrainedModel, list[Site], Stats]:
-    """overrides: as on the command line of `cfsp`; a launcher among them does not matter here."""
+    """Load the model and calibrate. overrides: as for the command `cfsp`; a launcher is ignored."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", [one for one in overrides if not one.startswith("hydra")])
     model, tokenizer = build(config.model)

@@ -1,4 +1,4 @@
-"""Whether the fine scores that CFSP's release offers are different rankings: its formulas, word for word.
+"""Check whether the fine scores of CFSP's release rank units differently, with its exact formulas.
 
 Each takes |W| of the projections (down: outputs by neurons, transposed here; up, gate: neurons by
 inputs), divides by the sum over a neuron's own weights and averages over the same weights. n is the
@@ -19,7 +19,7 @@ from cfsp.plans.choose import best_units
 
 
 def own(weight: Tensor) -> Tensor:
-    """A neuron's weights as shares of their sum. [units, other] -> [units, other]"""
+    """Return a neuron's weights as fractions of their sum. [units, other] -> [units, other]"""
     return weight / weight.sum(1, keepdim=True)
 
 
@@ -33,7 +33,7 @@ FORMULAS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def agreement(overrides: Sequence[str]) -> pd.DataFrame:
-    """The share of the neurons kept that the activation alone keeps too, the least of all blocks."""
+    """Return the fraction of kept neurons that the activation alone keeps too; the least of all blocks."""
     model, sites, stats = calibrated(overrides, {"input_sq_mean"})
     rows: dict[str, dict[str, float]] = {}
     for site in sites:

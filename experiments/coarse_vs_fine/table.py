@@ -52,14 +52,14 @@ def read(part: str) -> pd.DataFrame:
 
 
 def factorial(table: pd.DataFrame, sparsity: float, step: int) -> str:
-    """Coarse metrics by fine scores."""
+    """Return the table of coarse metrics by fine scores."""
     part = table[(table.sparsity == sparsity) & (table.step == step)]
     wide = part.pivot(index="coarse", columns="fine", values="perplexity")
     return wide.loc[[*COARSE], [*FINE.values()]].to_markdown(floatfmt=".2f")
 
 
 def adjustment(table: pd.DataFrame) -> str:
-    """The widths' step, under uniform and angular widths."""
+    """Return the table of the widths' steps, under uniform and angular widths."""
     part = table[(table.fine == FINE["paper"]) & table.coarse.isin(["uniform", "angular"])]
     wide = part.pivot(index=["coarse", "sparsity"], columns="step", values="perplexity").reset_index()
     return wide.sort_values(["sparsity", "coarse"], ascending=[True, False]).to_markdown(
@@ -68,20 +68,20 @@ def adjustment(table: pd.DataFrame) -> str:
 
 
 def steepness(table: pd.DataFrame) -> str:
-    """The temperature of angular distances."""
+    """Return the table of the temperatures of angular distances."""
     cells = spread(table.groupby(["sparsity", "temperature"]))
     return cells.unstack("sparsity").reset_index().to_markdown(index=False)
 
 
 def calibration(table: pd.DataFrame) -> str:
-    """Text and samples."""
+    """Return the table of calibration texts and sample counts."""
     method = table.coarse.where(~table.released, "as released") + " / " + table.fine
     cells = spread(table.assign(method=method).groupby(["method", "text", "samples"]))
     return cells.unstack("samples").reset_index().to_markdown(index=False)
 
 
 def spread(groups: DataFrameGroupBy) -> pd.Series:
-    """Mean and standard deviation over seeds, and how far widths are apart."""
+    """Return mean and standard deviation over seeds, and the range of widths."""
     found = groups.agg(
         mean=("perplexity", "mean"),
         std=("perplexity", "std"),
@@ -94,7 +94,7 @@ def spread(groups: DataFrameGroupBy) -> pd.Series:
 
 
 def blocks(overrides: list[str]) -> str:
-    """What the coarse metrics say of the blocks, and the temperatures that make them equally steep."""
+    """Return the coarse metrics per block, and the temperatures that make them equally steep."""
     _, sites, stats = calibrated(overrides, {f"block_{metric}" for metric in METRICS})
     distance = {metric: [float(stats[site.name][f"block_{metric}"]) for site in sites] for metric in METRICS}
     found = temperatures(distance)

@@ -2,8 +2,8 @@
 
     temperature_m = 13.1072 std(I_angular) / std(I_m)      I: the distance per block, std over the blocks
 
-Distances have units of their own: a constant made for angles says nothing about squared differences.
-With equal spreads the metrics differ in which blocks they favour, and in nothing else.
+Distances have different units: a constant for angles does not suit squared differences. With equal
+spreads the metrics differ only in which blocks they favour.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ METRICS = ("angular", "cosine", "mse", "mae")
 
 
 def temperatures(distances: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    """Of three digits, so that the last bits of a statistic do not make another run."""
+    """Return temperatures of three digits, so that rounding in a statistic does not make another run."""
     spread = {metric: pstdev(values) for metric, values in distances.items()}
     return {metric: float(f"{ANGULAR * spread['angular'] / spread[metric]:.3g}") for metric in METRICS} | {
         "angular": ANGULAR

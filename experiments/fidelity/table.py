@@ -23,7 +23,7 @@ METHODS = {
 
 
 def method(record: Record) -> str:
-    """The method, and whether it is as released: what differs then is the allocator."""
+    """Return the method, and whether it is as released, which its allocator shows."""
     config = record.config
     released = part_name(config["allocator"]).endswith("released")
     name = METHODS[part_name(config["criterion"])]

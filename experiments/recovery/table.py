@@ -19,7 +19,7 @@ had other work too."""
 
 
 def recovery(record: Record) -> str:
-    """What trains, how its rank is shared out, and what it learns from."""
+    """Return what is trained, how ranks are distributed, and what it learns from."""
     config = record.config["recovery"]
     if "target" in config:
         return f"reconstruction of {config['sublayers']} sub-layers; learns the dense {config['target']}"
@@ -38,7 +38,7 @@ def learning_rate(record: Record) -> float:
 
 
 def seen(record: Record) -> dict[str, float]:
-    """The windows that were learned from, and how often."""
+    """Return the number of training windows, and of passes over them."""
     training = record.training
     steps = max(part["steps"] for part in training.get("sublayers", [training]))
     shown = steps * training["batch"]
@@ -51,7 +51,7 @@ def perplexity(record: Record) -> float:
 
 
 def costs(trained: list[Record]) -> pd.DataFrame:
-    """Means over the seeds of what each recovery trained; the median of its seconds."""
+    """Return what each recovery trained, as means over the seeds, with the median of its seconds."""
     frame = pd.DataFrame(
         {
             "recovery": recovery(record),
@@ -69,7 +69,7 @@ def costs(trained: list[Record]) -> pd.DataFrame:
 
 
 def paired(trained: list[Record], one: str, other: str) -> pd.DataFrame:
-    """The difference of two recoveries, seed by seed: the calibration windows and batches are the same."""
+    """Return the difference of two recoveries per seed, with equal calibration windows and batches."""
     values = {
         (recovery(record), record.config["sparsity"], record.config["seed"]): perplexity(record)
         for record in trained
@@ -84,7 +84,7 @@ def paired(trained: list[Record], one: str, other: str) -> pd.DataFrame:
 
 
 def rates(found: list[Record]) -> pd.DataFrame:
-    """Perplexity by learning rate, one seed: what the rates of the study were chosen by."""
+    """Return perplexity by learning rate for one seed, from which the study's rates were chosen."""
     frame = pd.DataFrame(
         {
             "recovery": recovery(record),

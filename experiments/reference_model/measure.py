@@ -18,14 +18,14 @@ from cfsp.evaluation.perplexity import Perplexity
 
 
 def unigram_bits(train: list[int], test: list[int], vocabulary: int) -> float:
-    """Total bits of the test tokens under add-one counts of the training tokens."""
+    """Return the total bits of the test tokens under add-one counts of the training tokens."""
     counts = Counter(train)
     total = len(train) + vocabulary
     return -sum(math.log2((counts[token] + 1) / total) for token in test)
 
 
 def trigram_bits(train: list[int], test: list[int], vocabulary: int) -> float:
-    """Total bits under a trigram model with Witten-Bell interpolation (1991) down to uniform."""
+    """Return the total bits under a trigram model with Witten-Bell interpolation (1991) down to uniform."""
     counts: dict[tuple[int, ...], Counter] = defaultdict(Counter)
     for order in range(3):
         for end in range(order, len(train)):

@@ -3,7 +3,7 @@
     python experiments/reference_model/train.py --output cfsp/reference
 
 Needs no network and no GPU; 40 to 60 minutes on two cores. The log goes to `log.jsonl` beside
-this script. What the model reached is measured by `measure.py`.
+this script. `measure.py` measures the model.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ HERE = Path(__file__).parent
 
 
 def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE: any text encodes, and decodes to itself."""
+    """Train a byte-level BPE, which encodes any text and decodes it unchanged."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -46,13 +46,13 @@ def train_tokenizer(documents: list[str]) -> PreTrainedTokenizerFast:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, documents: list[str]) -> torch.Tensor:
-    """One stream of tokens, each document closed by the end token."""
+    """Return one stream of tokens, with the end token after each document."""
     encoded = tokenizer(documents, add_special_tokens=False)["input_ids"]
     return torch.tensor([token for ids in encoded for token in [*ids, tokenizer.eos_token_id]])
 
 
 class RandomWindows(Dataset):
-    """Window i starts at a place that depends on the seed and i only."""
+    """Random windows; the start of window i depends on the seed and i only."""
 
     def __init__(self, streams: dict[str, torch.Tensor], length: int, seed: int):
         self.streams, self.length, self.seed = streams, length, seed
@@ -70,7 +70,7 @@ class RandomWindows(Dataset):
 
 
 class WriteLog(TrainerCallback):
-    """Keep the log as it grows, so that a killed run has one too."""
+    """Writes the log as it grows, so that a killed run has one too."""
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         with (HERE / "log.jsonl").open("a") as file:
@@ -78,7 +78,7 @@ class WriteLog(TrainerCallback):
 
 
 def reference_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """A Llama with grouped-query attention, 3.98 M parameters; MLP width a multiple of 128."""
+    """Return a Llama with grouped-query attention, 3.98 M parameters; MLP width a multiple of 128."""
     return LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,

@@ -1,6 +1,6 @@
-"""Launchers of `cfsp -m`. They stand here because Hydra takes launchers from `hydra_plugins` alone.
+"""Launchers of `cfsp -m`. They are here because Hydra finds launchers only in `hydra_plugins`.
 
-Hydra runs every module here that has no underscore in front whenever it starts, and again if it was
-imported before. So what a launcher needs is imported when it launches, and what travels between
-processes has its class in `_base`.
+At every start Hydra runs all modules here without a leading underscore, even if they were imported before.
+So launchers import what they need when they launch, and classes that are sent to other processes are in
+`_base`.
 """

@@ -1,4 +1,4 @@
-"""What all launchers share: a job that travels to another process, and what is said of one that died."""
+"""Base of all launchers: a job that can run in another process, and the report of a job that died."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 
 @dataclass(frozen=True)
-class Job:
-    """One job of a sweep with all that another process needs to run it."""
+class SweepJob:
+    """One job of a sweep, with everything that another process needs to run it."""
 
     number: int
-    name: str  # what sets it apart from the others
+    name: str  # the overrides that differ between jobs
     overrides: tuple[str, ...]
     context: HydraContext
     config: DictConfig
@@ -35,13 +35,13 @@ class Job:
     folder: str  # where the sweep was started: the config's paths are relative to it
 
     def __call__(self) -> JobReturn:
-        """Run it here."""
+        """Run the job in this process."""
         os.chdir(self.folder)
         Singleton.set_state(self.singletons)
         setup_globals()
         config = self.context.config_loader.load_sweep_config(self.config, [*self.overrides])
-        with open_dict(config.hydra.job) as job:
-            job.id = job.num = self.number
+        with open_dict(config.hydra.job):
+            config.hydra.job.id = config.hydra.job.num = self.number
         done = run_job(
             hydra_context=self.context,
             task_function=self.task,
@@ -53,16 +53,16 @@ class Job:
         return done
 
     def lost(self, reason: str) -> JobReturn:
-        """Report and store that the process died. For Hydra the job is done, so that the others go on."""
+        """Report and store that the job's process died. To Hydra the job is complete, so the others go on."""
         from cfsp.records.failures import Failure
         from cfsp.records.identity import run_id
+        from cfsp.running.plain import plain
         from cfsp.running.sweeps import Outcome
 
         composed = self.context.config_loader.load_sweep_config(self.config, [*self.overrides])
         sweep = Path(composed.hydra.sweep.dir).name
-        config = OmegaConf.to_container(
-            OmegaConf.masked_copy(composed, [*composed.keys() - {"hydra"}]), resolve=True
-        )
+        own = [str(key) for key in composed if key != "hydra"]
+        config = plain(OmegaConf.masked_copy(composed, own), resolve=True)
         command = shlex.join(["cfsp", *self.overrides])
         failure = Failure.of(ChildProcessError(reason), run_id(config), config, command, sweep)
         print(f"cfsp: error: {self.name}: {reason}", file=sys.stderr)
@@ -77,23 +77,25 @@ class Job:
 
 
 class SweepLauncher(Launcher):
-    """Runs the jobs of a sweep and says how far it is; the others go on where one fails or its process dies.
+    """Runs the jobs of a sweep and prints its progress. A job that fails or dies does not stop the others.
 
-    announces: whether jobs run one after the other, so that it can say which one begins.
+    announces: whether jobs run one after the other, so that the launcher can print which one begins.
     """
 
     announces: ClassVar[bool] = False
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        # Hydra's own plug-ins will not do: a killed job ends their whole sweep, joblib's cannot give each
+        # worker its GPU, and Ray's needs an older cloudpickle.
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
-        """What became of every job, in their order; a launcher that cannot start ends in one line."""
-        from cfsp.bars import task  # a launcher is known before the app is
+        """Run all jobs and return their results in order. Exit with one line if no job can be started."""
+        from cfsp.bars import task  # Hydra imports launchers before the app
         from cfsp.running.sweeps import Sweep
 
         setup_globals()
-        # Resolved here, so that all jobs agree on the time in its name.
+        # Resolved once, so that all jobs agree on the time in its name.
         folder = Path(self.config.hydra.sweep.dir)
         folder.mkdir(parents=True, exist_ok=True)
         jobs = self.jobs(job_overrides, initial_job_idx)
@@ -113,14 +115,14 @@ class SweepLauncher(Launcher):
             print(f"cfsp: {self.sweep.interrupted()}", file=sys.stderr)
             raise
         if not self.sweep.file_is_whole and any(one.state == "failed" for one in self.sweep.ended):
-            raise SystemExit(1)  # nothing else would tell
+            raise SystemExit(1)  # the sweep's file does not report the failure
         return [returns[job.number] for job in jobs]
 
-    def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[Job]:
-        """The jobs of a batch, named by what tells them apart."""
+    def jobs(self, job_overrides: Sequence[Sequence[str]], first: int) -> list[SweepJob]:
+        """Make the jobs of a batch, each named by the overrides that not all of them share."""
         shared = set.intersection(*map(set, job_overrides))
         return [
-            Job(
+            SweepJob(
                 number,
                 " ".join(override for override in overrides if override not in shared) or f"job {number + 1}",
                 tuple(overrides),
@@ -134,7 +136,7 @@ class SweepLauncher(Launcher):
         ]
 
     @abstractmethod
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+    def run(self, jobs: Sequence[SweepJob]) -> Iterator[tuple[SweepJob, JobReturn]]:
         """Run all jobs, in any order.
 
         Raises:
@@ -143,7 +145,7 @@ class SweepLauncher(Launcher):
 
 
 def need(module: str, launcher: str) -> ModuleType:
-    """Import what a launcher stands on. Raises ValueError where it is not installed."""
+    """Import the package that a launcher needs. Raises ValueError if it is not installed."""
     try:
         return import_module(module)
     except ModuleNotFoundError:

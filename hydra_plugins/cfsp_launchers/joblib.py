@@ -1,4 +1,4 @@
-"""Jobs side by side in processes of this machine."""
+"""Jobs in parallel processes on this machine."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 from hydra.core.utils import JobReturn
 
 from cfsp.checks import check_integer
-from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher, need
+from hydra_plugins.cfsp_launchers._base import SweepJob, SweepLauncher, need
 
 
 class JoblibLauncher(SweepLauncher):
-    """Worker processes of joblib (loky), each with its GPU and its share of the cores.
+    """Runs jobs in worker processes of joblib (loky), each with its GPU and its share of the cores.
 
-    One pool of one process per worker: a pool of several cannot say which process gets which GPU, and
-    loses all jobs with one. n_jobs: jobs at a time. threads: of each; None divides the cores.
+    Each worker is a pool of one process: a larger pool cannot give each process its own GPU, and loses all
+    jobs when one dies. n_jobs: jobs at a time. threads: threads of a job; None divides the cores.
     """
 
     def __init__(self, n_jobs: int, threads: int | None = None) -> None:
         self.n_jobs, self.threads = n_jobs, threads
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+    def run(self, jobs: Sequence[SweepJob]) -> Iterator[tuple[SweepJob, JobReturn]]:
         loky = need("joblib.externals.loky", "joblib")
         check_integer("hydra.launcher.n_jobs", self.n_jobs, least=1)
         if self.threads is not None:
@@ -51,7 +51,7 @@ class JoblibLauncher(SweepLauncher):
                     try:
                         yield job, future.result()
                     except loky.BrokenProcessPool:
-                        yield job, job.lost("its process was killed, perhaps for want of memory")
+                        yield job, job.lost("its process was killed, perhaps out of memory")
                         pools[worker] = start(loky, environments[worker])
                     begin(worker)
         finally:
@@ -60,18 +60,18 @@ class JoblibLauncher(SweepLauncher):
 
 
 def start(loky: ModuleType, environment: Mapping[str, str]) -> Any:
-    """A worker that leaves Ctrl-C, which reaches all processes of a terminal, to the one that launched it."""
+    """Start a worker that ignores Ctrl-C, which reaches all processes of a terminal: the launcher ends it."""
     return loky.ProcessPoolExecutor(1, env=environment, initializer=signal, initargs=(SIGINT, SIG_IGN))
 
 
 def threads_per_worker(workers: int, cores: int) -> int:
-    """What OMP_NUM_THREADS says, as it does for one process alone, else an equal share of the cores."""
+    """Return OMP_NUM_THREADS if it is set, else an equal share of the cores."""
     said = os.environ.get("OMP_NUM_THREADS", "")
     return int(said) if said.isdecimal() and int(said) else max(1, cores // workers)
 
 
 def visible_gpus() -> list[str]:
-    """The GPUs that a process started here would see, by the names that CUDA_VISIBLE_DEVICES takes."""
+    """List the GPUs that a new process would see, by their names in CUDA_VISIBLE_DEVICES."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [gpu.strip() for gpu in named.split(",") if gpu.strip()]
@@ -81,9 +81,10 @@ def visible_gpus() -> list[str]:
 
 
 def worker_environment(worker: int, threads: int, gpus: Sequence[str]) -> dict[str, str]:
-    """What worker 0, 1, ... is started with: one GPU in turn, and no more threads than its share.
+    """Return the environment variables of worker 0, 1, ...: one GPU in turn, and its number of threads.
 
-    Set before the process starts, because CUDA and OpenMP read it once. Its GPU is its `cuda`.
+    They must be set before the process starts, because CUDA and OpenMP read them once. The worker sees its
+    GPU as `cuda`.
     """
     environment = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
     environment["CFSP_PROGRESS"] = "off"  # bars of several processes in one terminal overwrite each other

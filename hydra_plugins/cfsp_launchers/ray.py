@@ -6,20 +6,20 @@ from collections.abc import Iterator, Sequence
 
 from hydra.core.utils import JobReturn
 
-from hydra_plugins.cfsp_launchers._base import Job, SweepLauncher, need
+from hydra_plugins.cfsp_launchers._base import SweepJob, SweepLauncher, need
 
 
 class RayLauncher(SweepLauncher):
-    """One Ray task per job. Ray chooses nodes and GPUs by what a job asks for, and queues the rest.
+    """Runs each job as a Ray task. Ray assigns nodes and GPUs by what a job requests, and queues the rest.
 
-    address: of a running head, `auto` for the one of this machine, None for a cluster of this machine that
-    ends with the sweep. num_cpus: of a job, and its threads. num_gpus: of a job; 0.5 lets two share one.
+    address: a running head; `auto` is the one on this machine; None starts a local cluster that ends with
+    the sweep. num_cpus: CPUs of a job, and its threads. num_gpus: GPUs of a job; 0.5 lets two share one.
     """
 
     def __init__(self, address: str | None, num_cpus: int, num_gpus: float) -> None:
         self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
 
-    def run(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, JobReturn]]:
+    def run(self, jobs: Sequence[SweepJob]) -> Iterator[tuple[SweepJob, JobReturn]]:
         ray = need("ray", "ray")
         ray.init(address=self.address or "local", logging_level="error")
         try:
@@ -36,6 +36,6 @@ class RayLauncher(SweepLauncher):
             ray.shutdown()
 
 
-def run_job(job: Job) -> JobReturn:
-    """The job as a function, which is what Ray takes."""
+def run_job(job: SweepJob) -> JobReturn:
+    """Run a job. Ray needs a function, not an object."""
     return job()

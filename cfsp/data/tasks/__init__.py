@@ -1,1 +1,1 @@
-"""Tasks: what a model is trained and judged for, one a file."""
+"""Tasks: what a model is trained for and measured on. One task per file."""

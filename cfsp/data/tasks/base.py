@@ -1,4 +1,4 @@
-"""What a task is: what a model is trained and judged for."""
+"""The base classes of tasks: what a model is trained for and measured on."""
 
 from __future__ import annotations
 
@@ -13,60 +13,63 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.data.tables import Table
+from cfsp.data.labelled_rows import LabelledRows
 from cfsp.data.windows import Example
 from cfsp.model.blocks import check_positions
 from cfsp.options import Checked
 
 
 class Task(Checked, ABC):
-    """What a model is trained and judged for.
+    """What a model is trained for and measured on.
 
-    A model decides: on the next token at each place, on a label, on where an answer begins and where it
-    ends. `decisions` says the same of all of them, so that losses need not know which it is.
+    A model decides: about the next token at each place, about a label, about the first and the last token
+    of an answer. `decisions` has one form for all of them, so that losses need not know the task.
     """
 
     head: ClassVar[str | None] = None
-    """What the model has to end in, as model.head calls it; None: whatever it has."""
+    """The head that the model must have, as in model.head; None: any."""
 
     options: ClassVar[Mapping[str, Any]] = {}
-    """How a model is called besides its inputs."""
+    """Arguments of the model besides its inputs."""
 
     @property
     def choices(self) -> Sequence[str] | None:
-        """Names of what the head chooses between; None: they are no labels."""
+        """Names of the labels that the head chooses between; None: it chooses between no labels."""
         return None
 
     @abstractmethod
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-        """Raise ValueError if this model cannot learn the task. what: would train or measure it."""
+        """Raise ValueError if this model cannot learn the task. what: the stage, for messages."""
 
     @abstractmethod
     def decisions(self, output: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """What the model had to decide: logits [decisions, choices] and what is right [decisions]."""
+        """Return the logits of all decisions [decisions, choices], and the right choices [decisions]."""
 
     @abstractmethod
     def weights(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """How many of the decisions each token counts for. [batch, tokens]"""
+        """Return how many decisions each token counts for. [batch, tokens]"""
 
     def cost(self, logits: Tensor, right: Tensor) -> Tensor:
-        """Cross-entropy of decisions, their sum in nats. []"""
+        """Return the cross-entropy, summed over decisions, in nats. []
+
+        logits: [decisions, choices]; right: [decisions].
+        """
         return F.cross_entropy(logits, right, reduction="sum")
 
     def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], decisions: Tensor | int | None) -> Tensor:
-        """The mean cost of a batch. decisions: to divide by; None: this batch's own. []"""
-        logits, right = self.decisions(model(**asked(inputs)), inputs)
+        """Return the mean cost of a batch. decisions: the number to divide by; None: this batch's own. []"""
+        logits, right = self.decisions(model(**without_labels(inputs)), inputs)
         return self.cost(logits.float(), right) / (len(right) if decisions is None else decisions)
 
 
-def asked(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inputs without what the model is to say."""
+def without_labels(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inputs of a model without the labels. name -> [batch, tokens]"""
     return {name: tensor for name, tensor in inputs.items() if name != "labels"}
 
 
 @dataclass(frozen=True)
 class Score:
-    """One number that says how well a model does. stderr: None if unknown; n: what it was taken over."""
+    """The value of a metric. stderr: None if unknown. n: the number of items."""
 
     value: float
     stderr: float | None
@@ -75,9 +78,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Items as a model is asked them. examples: one or several of an item, whose number `items` holds.
+    """Items as examples, the inputs of a model. An item has one example or several.
 
-    dropped, cut: items of which nothing, or not all, fits into the window.
+    items: the index of each example's item. about: what the task keeps about each example.
+    dropped, cut: numbers of items of which nothing, or not everything, fits into the window.
     """
 
     examples: list[Example]
@@ -89,22 +93,22 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledTask(Task):
-    """A task whose examples are rows with an answer.
+    """A task with labelled rows.
 
-    name: what metrics are called by. train, test: rows to learn from and to be judged on. window: tokens of
-        an example, at most.
+    name: in the names of metrics. train: rows to learn from. test: rows to measure on.
+    window: tokens of an example, at most.
     """
 
     name: str
-    train: Table
-    test: Table | None
+    train: LabelledRows
+    test: LabelledRows | None
     window: int
 
     def __post_init__(self) -> None:
         check_integer("task window", self.window, least=8)
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-        wanted = "".join(part.capitalize() for part in self.head.split("_"))
+        wanted = "".join(part.capitalize() for part in str(self.head).split("_"))
         if not type(model).__name__.endswith(f"For{wanted}"):
             raise ValueError(
                 f"{what} is for task {self.name}, which a {type(model).__name__} cannot do; expected "
@@ -112,47 +116,47 @@ class LabelledTask(Task):
             )
         if not tokenizer.is_fast:
             raise ValueError(
-                f"task {self.name} needs a fast tokenizer, which tells where in the text a token lies"
+                f"task {self.name} needs a fast tokenizer, which knows the place of each token in the text"
             )
         self.padding(tokenizer)
         check_positions(model, self.window, "task.window")
 
     @property
     def protocol(self) -> dict[str, Any]:
-        """What else the metrics depend on, as JSON data."""
+        """Everything else that the metrics depend on, as JSON data."""
         return {}
 
     def padding(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        """The id to pad with. Raises ValueError if there is none."""
-        if tokenizer.pad_token_id is None:
+        """Return the id of the pad token. Raises ValueError if there is none."""
+        if not isinstance(found := tokenizer.pad_token_id, int):
             raise ValueError(
                 f"the tokenizer has no pad token, which the examples of task {self.name} need; expected a "
-                "tokenizer_config.json with one, for example its end of a text"
+                "tokenizer_config.json with one, for example its EOS token"
             )
-        return tokenizer.pad_token_id
+        return found
 
     @abstractmethod
-    def items(self, table: Table) -> list[Any]:
-        """What rows ask and what the answer is. Raises ValueError at the first row that has not both."""
+    def items(self, rows: LabelledRows) -> list[Any]:
+        """Return the input and the answer of each row. Raises ValueError at the first row that lacks one."""
 
     @abstractmethod
     def encode(self, tokenizer: PreTrainedTokenizerBase, items: Sequence[Any]) -> Encoded:
-        """Items as a model is asked them: input_ids, token_type_ids if the tokenizer has some, labels."""
+        """Return the items as examples: input_ids, labels, and token_type_ids if the tokenizer has them."""
 
     @abstractmethod
     def answers(self, outputs: Sequence[Any], encoded: Encoded, items: Sequence[Any]) -> list[Any]:
-        """What a model said to each item. outputs: of `output`, one for each example."""
+        """Return the model's answer to each item. outputs: of `outputs_of`, one for each example."""
 
     @abstractmethod
     def scores(self, answers: Sequence[Any], items: Sequence[Any]) -> dict[str, Score]:
-        """How good the answers are."""
+        """Return metric -> its score on these answers."""
 
-    def output(self, output: Any, inputs: Mapping[str, Tensor]) -> list[Any]:
-        """What is kept of a model's output, for each row of a batch."""
+    def outputs_of(self, output: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return what `answers` reads of a model's output, for each row of a batch. Each [choices]"""
         return [*output.logits.float().cpu()]
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> TaskCollator:
-        """What makes a batch of examples."""
+        """Return the function that makes a batch of examples."""
         return TaskCollator(self.padding(tokenizer), tokenizer.pad_token_type_id)
 
     def weights(self, inputs: Mapping[str, Tensor]) -> Tensor:
@@ -160,7 +164,7 @@ class LabelledTask(Task):
         return shown / shown.sum(1, keepdim=True) * (labels.numel() / len(labels))
 
 
-Labelled = Annotated[LabelledTask, "a task with rows of its own, as task=sst2, glue or squad has them"]
+OwnRows = Annotated[LabelledTask, "a task with rows of its own, such as task=sst2, glue or squad"]
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,7 @@ class TaskCollator:
     pad_type: int
 
     def __call__(self, examples: Sequence[Mapping[str, list[Any]]]) -> dict[str, Tensor]:
+        """Make a batch of examples. -> input_ids, attention_mask, token_type_ids [batch, tokens], labels"""
         length = max(len(example["input_ids"]) for example in examples)
 
         def rows(key: str, filler: int) -> Tensor:

@@ -1,10 +1,10 @@
-"""Language modelling: the model says the next token."""
+"""Language modelling: predict the next token."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -16,9 +16,9 @@ from cfsp.model.blocks import is_causal
 
 @dataclass(frozen=True)
 class LanguageModelling(Task):
-    """Say the next token; trained on text, judged by perplexity and zero-shot tasks."""
+    """Predict the next token. Trained on any text; measured by perplexity and zero-shot tasks."""
 
-    options = {"use_cache": False}  # noqa: RUF012
+    options: ClassVar[Mapping[str, Any]] = {"use_cache": False}
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
         if not is_causal(model):
@@ -36,5 +36,5 @@ class LanguageModelling(Task):
         return F.pad((inputs["labels"][:, 1:] != -100).float(), (0, 1))
 
     def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], decisions: Tensor | int | None) -> Tensor:
-        """The model's own: some families' losses are not the plain cross-entropy."""
+        """Return the model's own loss: in some families it is not the plain cross-entropy. []"""
         return model(**inputs, num_items_in_batch=decisions, use_cache=False).loss

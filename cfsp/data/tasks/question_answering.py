@@ -1,4 +1,4 @@
-"""Question answering: where in a context the answer to a question stands."""
+"""Question answering: find the answer to a question in a context."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.data.tables import Labelled, Table, text_in, value_in
+from cfsp.data.labelled_rows import LabelledRow, LabelledRows, text_in, value_in
 from cfsp.data.tasks.base import Encoded, LabelledTask, Score
 from cfsp.data.tasks.metrics import mean
-from cfsp.data.tasks.spans import Window, chosen
+from cfsp.data.tasks.spans import Window, likeliest_span
 from cfsp.data.tasks.squad import best, exact, f1
 
 
 @dataclass(frozen=True)
-class Item:
-    """A question with its context. answers: right ones, none if there is no answer; starts: their places."""
+class Question:
+    """A question with its context. answers: the right ones, possibly none. starts: their places."""
 
     where: str
     question: str
@@ -31,13 +31,13 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionAnswering(LabelledTask):
-    """Mark the answer to a question in its context (SQuAD, arXiv:1606.05250; 2.0, arXiv:1806.03822).
+    """Find the answer to a question in its context (SQuAD, arXiv:1606.05250; 2.0, arXiv:1806.03822).
 
-    A context that is longer than the window goes into several, which overlap by `stride` tokens; where the
-    answer is not wholly in one, its first token stands for no answer. Rows are SQuAD's JSON, or flat ones
-    with question, context and answers, as the hub has them.
+    A context longer than the window is split into windows that overlap by `stride` tokens. If a window does
+    not contain the whole answer, its label is its first token, which stands for no answer. Rows are SQuAD's
+    JSON, or have question, context and answers, as on the hub.
 
-    no_answer: whether a question may have none (SQuAD 2.0). longest: tokens of an answer, at most.
+    no_answer: whether a question may have no answer (SQuAD 2.0). longest: tokens of an answer, at most.
     """
 
     head = "question_answering"
@@ -57,21 +57,21 @@ class QuestionAnswering(LabelledTask):
     def protocol(self) -> dict[str, Any]:
         return {"stride": self.stride, "no_answer": self.no_answer, "longest": self.longest}
 
-    def items(self, table: Table) -> list[Item]:
-        return [self.item(where, row) for where, row in questions(table.rows())]
+    def items(self, rows: LabelledRows) -> list[Question]:
+        return [self.item(where, row) for where, row in questions(rows.rows())]
 
-    def item(self, where: str, row: Mapping[str, Any]) -> Item:
-        """What a row asks. Raises ValueError if an answer does not stand where it is said to."""
+    def item(self, where: str, row: Mapping[str, Any]) -> Question:
+        """Return the question of a row. Raises ValueError if an answer is not at its place in the context."""
         question, context = (text_in(where, row, column) for column in ("question", "context"))
-        texts, starts = answers_of(where, value_in(where, row, "answers"))
+        texts, starts = right_answers(where, value_in(where, row, "answers"))
         if not texts and not self.no_answer:
             raise ValueError(f"{where}: no answer; expected one, or task.no_answer=true")
         for text, start in zip(texts, starts, strict=True):
             if start < 0 or not text or context[start : start + len(text)] != text:
                 raise ValueError(f"{where}: answer {text!r} does not stand at {start} in the context")
-        return Item(where, question, context, texts, starts)
+        return Question(where, question, context, texts, starts)
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Encoded:
+    def encode(self, tokenizer: PreTrainedTokenizerBase, items: Sequence[Question]) -> Encoded:
         self.check_questions(tokenizer, items)
         coded = tokenizer(
             [item.question for item in items],
@@ -100,7 +100,7 @@ class QuestionAnswering(LabelledTask):
         cut = sum(bool(item.answers) for item in items) - len(answered)
         return Encoded(examples, [window.item for window in windows], windows, cut=cut)
 
-    def check_questions(self, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> None:
+    def check_questions(self, tokenizer: PreTrainedTokenizerBase, items: Sequence[Question]) -> None:
         """Raise ValueError if a question leaves no room for its context."""
         coded = tokenizer([item.question for item in items], verbose=False)["input_ids"]
         for item, ids in zip(items, coded, strict=True):
@@ -114,25 +114,26 @@ class QuestionAnswering(LabelledTask):
         return self.logits(output, inputs).flatten(0, 1), inputs["labels"].flatten()
 
     def logits(self, output: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Those of beginning and end; padding is no place. [batch, 2, tokens]"""
+        """Return the logits of the first and the last token, -1e9 for padding. [batch, 2, tokens]"""
         both = torch.stack([output.start_logits, output.end_logits], dim=1).float()
         return both.masked_fill(inputs["attention_mask"][:, None] == 0, -1e9)
 
-    def output(self, output: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+    def outputs_of(self, output: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return the logits of the first and the last token, for each row of a batch. Each [2, tokens]"""
         return [*self.logits(output, inputs).cpu()]
 
-    def answers(self, outputs: Sequence[Any], encoded: Encoded, items: Sequence[Item]) -> list[str]:
+    def answers(self, outputs: Sequence[Any], encoded: Encoded, items: Sequence[Question]) -> list[str]:
         of: dict[int, list[int]] = {}
         for row, number in enumerate(encoded.items):
             of.setdefault(number, []).append(row)
         said = []
         for number, item in enumerate(items):
             windows, logits = ([part[row] for row in of[number]] for part in (encoded.about, outputs))
-            span = chosen(windows, logits, self.longest, self.no_answer)
+            span = likeliest_span(windows, logits, self.longest, self.no_answer)
             said.append("" if span is None else item.context[slice(*span)])
         return said
 
-    def scores(self, answers: Sequence[str], items: Sequence[Item]) -> dict[str, Score]:
+    def scores(self, answers: Sequence[str], items: Sequence[Question]) -> dict[str, Score]:
         measures = {"exact_match": exact, "f1": f1}
         return {
             name: mean([best(measure, said, item.answers) for said, item in zip(answers, items, strict=True)])
@@ -140,8 +141,8 @@ class QuestionAnswering(LabelledTask):
         }
 
 
-def questions(rows: Sequence[Labelled]) -> Iterator[Labelled]:
-    """The questions in rows: those of SQuAD's JSON hold articles, others one question each."""
+def questions(rows: Sequence[LabelledRow]) -> Iterator[LabelledRow]:
+    """Yield the questions in rows. A row of SQuAD's JSON has articles, another row is one question."""
     for where, row in rows:
         if "data" not in row:
             yield where, row
@@ -155,8 +156,8 @@ def questions(rows: Sequence[Labelled]) -> Iterator[Labelled]:
             raise ValueError(f"{where}: not of SQuAD's form ({error!r})") from error
 
 
-def answers_of(where: str, answers: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """Texts and places of answers, a list of both or a mapping to lists. Raises ValueError for neither."""
+def right_answers(where: str, answers: Any) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """Return texts and places of answers, from a list of pairs or a mapping to lists. Raises ValueError."""
     try:
         if isinstance(answers, Mapping):
             texts, starts = answers["text"], answers["answer_start"]

@@ -1,4 +1,4 @@
-"""Sequence classification: a text, or a pair of texts, gets one of a few labels, or a number."""
+"""Sequence classification: predict the label of a text or of a pair of texts, or a number."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_choice
-from cfsp.data.tables import Table, text_in, value_in
+from cfsp.data.labelled_rows import LabelledRows, text_in, value_in
 from cfsp.data.tasks.base import Encoded, LabelledTask, Score
-from cfsp.data.tasks.metrics import OF_LABELS, OF_NUMBERS, mean, scored
+from cfsp.data.tasks.metrics import OF_LABELS, OF_NUMBERS, Metric, mean, scored
+from cfsp.data.windows import Example
 
 
 @dataclass(frozen=True)
-class Item:
-    """One text, or two, and the number of the label; where there are no labels, the number itself."""
+class LabelledTexts:
+    """One text or two, and the index of their label, or the number if there are no labels."""
 
     texts: tuple[str, ...]
     label: float | int
@@ -27,11 +28,12 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class SequenceClassification(LabelledTask):
-    """Give a text, or a pair of texts, its label (GLUE, Wang et al. 2018, arXiv:1804.07461).
+    """Predict the label of a text, or of a pair of texts (GLUE, Wang et al. 2018, arXiv:1804.07461).
 
-    text, text_pair, label: the columns. labels: their names; rows hold these names, or their numbers from 0
-        on. null: the label is a number (STS-B), and the model's only output is to be that number.
-    metrics: any of accuracy, f1 (of label 1), f1_macro, matthews; of numbers pearson, spearman.
+    text, text_pair, label: names of the columns.
+    labels: names of the labels; rows have these names, or indices from 0 on. null: the label is a number
+        (STS-B), which is the model's only output.
+    metrics: any of accuracy, f1 (of label 1), f1_macro, matthews; for numbers pearson, spearman.
     """
 
     head = "sequence_classification"
@@ -49,26 +51,27 @@ class SequenceClassification(LabelledTask):
             )
         for metric in self.metrics:
             check_choice("task.metrics", metric, self.known)
-        if "f1" in self.metrics and len(self.labels) != 2:
-            raise ValueError(f"task.metrics: f1 is of two labels, not {len(self.labels)}; expected f1_macro")
+        if "f1" in self.metrics and len(self.choices) != 2:
+            raise ValueError(f"task.metrics: f1 is of two labels, not {len(self.choices)}; expected f1_macro")
 
     @property
     def choices(self) -> Sequence[str]:
         return [self.label] if self.labels is None else self.labels
 
     @property
-    def known(self) -> Mapping[str, Any]:
+    def known(self) -> Mapping[str, Metric]:
+        """Name -> metric of such labels."""
         return OF_NUMBERS if self.labels is None else OF_LABELS
 
-    def items(self, table: Table) -> list[Item]:
+    def items(self, rows: LabelledRows) -> list[LabelledTexts]:
         columns = [self.text] if self.text_pair is None else [self.text, self.text_pair]
         return [
-            Item(tuple(text_in(where, row, column) for column in columns), self.right(where, row))
-            for where, row in table.rows()
+            LabelledTexts(tuple(text_in(where, row, column) for column in columns), self.right(where, row))
+            for where, row in rows.rows()
         ]
 
     def right(self, where: str, row: Mapping[str, Any]) -> float | int:
-        """The label of a row. Raises ValueError for none, or one that is not of the task's."""
+        """Return the label of a row. Raises ValueError if it is missing, or not one of the task's."""
         value = value_in(where, row, self.label)
         if self.labels is None:
             return number_in(where, self.label, value)
@@ -81,30 +84,33 @@ class SequenceClassification(LabelledTask):
             f"from 0 to {len(self.labels) - 1}"
         )
 
-    def encode(self, tokenizer: PreTrainedTokenizerBase, items: Sequence[Item]) -> Encoded:
-        texts = [[item.texts[place] for item in items] for place in range(len(items[0].texts))]
-        coded = tokenizer(*texts, truncation=True, max_length=self.window, verbose=False)
+    def encode(self, tokenizer: PreTrainedTokenizerBase, items: Sequence[LabelledTexts]) -> Encoded:
+        first = [item.texts[0] for item in items]
+        second = None if self.text_pair is None else [item.texts[1] for item in items]
+        coded = tokenizer(first, second, truncation=True, max_length=self.window, verbose=False)
         keys = [key for key in ("input_ids", "token_type_ids") if key in coded]
-        examples = [
-            {key: coded[key][row] for key in keys} | {"labels": [item.label]}
-            for row, item in enumerate(items)
-        ]
-        cut = sum(bool(one.overflowing) for one in coded.encodings)
+        examples: list[Example] = []
+        for row, item in enumerate(items):
+            labels: list[Any] = [item.label]  # a float if the labels are numbers
+            examples.append({key: coded[key][row] for key in keys} | {"labels": labels})
+        cut = sum(bool(one.overflowing) for one in coded.encodings or [])
         return Encoded(examples, [*range(len(items))], [None] * len(items), cut=cut)
 
     def decisions(self, output: Any, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         return output.logits, inputs["labels"]
 
     def cost(self, logits: Tensor, right: Tensor) -> Tensor:
-        """Cross-entropy, their sum in nats; of numbers the squared error. []"""
+        """Return the cross-entropy, for numbers the squared error, summed over decisions. []"""
         if self.labels is None:
             return F.mse_loss(logits.squeeze(1), right.float(), reduction="sum")
         return super().cost(logits, right)
 
-    def answers(self, outputs: Sequence[Any], encoded: Encoded, items: Sequence[Item]) -> list[float | int]:
+    def answers(
+        self, outputs: Sequence[Any], encoded: Encoded, items: Sequence[LabelledTexts]
+    ) -> list[float | int]:
         return [one.item() if self.labels is None else int(one.argmax()) for one in outputs]
 
-    def scores(self, answers: Sequence[Any], items: Sequence[Item]) -> dict[str, Score]:
+    def scores(self, answers: Sequence[Any], items: Sequence[LabelledTexts]) -> dict[str, Score]:
         right = [item.label for item in items]
         hits = [float(said == label) for said, label in zip(answers, right, strict=True)]
         return {
@@ -114,7 +120,7 @@ class SequenceClassification(LabelledTask):
 
 
 def number_in(where: str, column: str, value: Any) -> float:
-    """A label that is a number. Raises ValueError if it is none."""
+    """Return a label that is a number. Raises ValueError if it is none."""
     try:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):

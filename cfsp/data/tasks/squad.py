@@ -1,4 +1,4 @@
-"""SQuAD's own exact match and F1, as its evaluation scripts (v1.1 and v2.0) define them."""
+"""Exact match and F1 as in SQuAD's evaluation scripts (v1.1 and v2.0)."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 def normalised(text: str) -> str:
-    """Lower case, without punctuation, articles and spare white space, in this order."""
+    """Return a text in lower case, without punctuation, articles and extra white space, in this order."""
     text = text.lower().translate(PUNCTUATION)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
 
 
 def exact(said: str, right: str) -> float:
-    """1 if both are the same once they are normalised, else 0."""
+    """Return 1 if both are the same after normalisation, else 0."""
     return float(normalised(said) == normalised(right))
 
 
 def f1(said: str, right: str) -> float:
-    """The harmonic mean of precision and recall of words; of no answer, 1 if there is none either."""
+    """Return the harmonic mean of precision and recall of words; if one text is empty, whether both are."""
     ours, theirs = normalised(said).split(), normalised(right).split()
     if not ours or not theirs:
         return float(ours == theirs)
@@ -31,9 +31,9 @@ def f1(said: str, right: str) -> float:
 
 
 def best(measure: Callable[[str, str], float], said: str, answers: Sequence[str]) -> float:
-    """The measure against the right answer that is nearest; without answers, silence is right.
+    """Return the highest measure over the right answers. Without answers, an empty text is right.
 
-    As in v2.0, right answers of which nothing is left once normalised do not count.
+    As in v2.0, right answers that are empty after normalisation do not count.
     """
     right = [one for one in answers if normalised(one)] or [""]
     return max(measure(said, one) for one in right)

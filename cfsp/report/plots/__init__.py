@@ -1,1 +1,1 @@
-"""Figures of records, drawn once for pages and papers."""
+"""Figures of records, for pages and papers."""

@@ -1,4 +1,4 @@
-"""What all figures share: their look, a look per method, and how they become SVG, PDF and PNG."""
+"""What all figures share: their style, a look per method, and export to SVG, PDF and PNG."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from cfsp.storage.atomic import replacing
 
-WIDTH = 6.75
-"""Inches: the text of a paper in two columns."""
+WIDTH = 5.5
+"""Inches: the text width of a paper with one column, and narrow enough to be readable on a phone."""
 
-STYLE = {
-    "font.family": "DejaVu Sans",  # by its name: a family is searched for at every text
+STYLE: dict[Any, Any] = {  # matplotlib's stubs type the keys as literals
+    "font.family": "DejaVu Sans",  # a generic family would be searched for at every text
     "font.size": 8,
+    "text.color": "#101828",
     "axes.titlesize": 8,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -47,22 +48,35 @@ STYLE = {
     "pdf.fonttype": 42,  # fonts that publishers accept
     "svg.hashsalt": "cfsp",  # the same bytes for the same records
     "svg.fonttype": "none",  # text as text: a tenth of the bytes, and readers can search and copy it
-    "text.parse_math": False,  # names of methods and files are no formulas
+    "text.parse_math": False,  # names of methods and files are not formulas
 }
 
-styled = rc_context(STYLE)
-"""Decorates what draws a figure."""
+THEME = {
+    "#101828": "ink",
+    "#344054": "soft",
+    "#475467": "soft",
+    "#667085": "edge",
+    "#98a2b3": "edge",
+    "#e4e7ec": "line",
+    "#ffffff": "card",
+}
+"""Colours that the page replaces in dark mode -> their names in its style sheet."""
 
-# Okabe and Ito's colours without yellow and black, and one of Tol's: apart for the colour-blind too.
+styled = rc_context(STYLE)
+"""Decorator for functions that draw a figure."""
+
+# Okabe and Ito's colours without yellow and black, and one of Tol's. The colour-blind can distinguish them.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255")
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")
 DENSE = "#101828"
+THEME |= {colour.lower(): f"c{place}" for place, colour in enumerate(COLOURS)}
+PAINT = re.compile(rf"(?<=[ \"])(?:{'|'.join(THEME)})(?=[;\"])")
 
 
 @dataclass(frozen=True)
 class Look:
-    """How one method is drawn, in every figure."""
+    """The colour, marker and dash of one method in every figure."""
 
     color: str
     marker: str
@@ -74,9 +88,9 @@ class Look:
 
 
 def looks(methods: Iterable[str]) -> dict[str, Look]:
-    """A look for each method: one colour per criterion, and among those of a colour marker and dash.
+    """Return a look for each method: one colour per criterion, then a marker and dash per method.
 
-    Beyond seven first words of names, colours are shared; 32 methods may share one.
+    Colours are shared beyond seven criteria. Looks repeat beyond 32 methods of one colour.
     """
     found: dict[str, Look] = {}
     members: Counter[str] = Counter()
@@ -92,8 +106,10 @@ def looks(methods: Iterable[str]) -> dict[str, Look]:
     return found
 
 
-def grid(rows: int, columns: int, height: float, labels: Sequence[str] = ()) -> tuple[Figure, list[Axes]]:
-    """An empty figure with room for a legend below. height: inches of a row; labels: of the legend."""
+def empty_panels(
+    rows: int, columns: int, height: float, labels: Sequence[str] = ()
+) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure with room for a legend below. height: inches of a row; labels: of the legend."""
     legend = 0.15 * sum(fill(label, 60).count("\n") + 1 for label in labels) / legend_columns(labels)
     figure = Figure((WIDTH, rows * height + legend + 0.15), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False)
@@ -102,11 +118,11 @@ def grid(rows: int, columns: int, height: float, labels: Sequence[str] = ()) -> 
 
 def legend_columns(labels: Sequence[str]) -> int:
     longest = min(60, max(map(len, labels), default=0))
-    return max(1, min(len(labels), 115 // (longest + 9)))
+    return max(1, min(len(labels), 92 // (longest + 9)))
 
 
 def add_legend(figure: Figure, handles: Mapping[str, Line2D]) -> None:
-    """A legend below all panels, as many columns as fit."""
+    """Add a legend below all panels, with as many columns as fit."""
     figure.legend(
         handles.values(),
         [fill(label, 60) for label in handles],
@@ -121,19 +137,22 @@ def method_handles(methods: Iterable[str], styles: Mapping[str, Look]) -> dict[s
 
 
 def show_parameters(axes: Axes, dense: int) -> None:
-    """The x axis in parameters of the whole model, and above it the share removed."""
+    """Label the x axis in parameters of the whole model, and the top axis in per cent removed."""
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     axes.set_xlabel("measured parameters")
 
-    def share(value: Any) -> Any:  # its own inverse, on a scale of dense
+    def share(value: Any) -> Any:  # parameters -> per cent removed
         return 100 * (1 - value / dense)
 
-    top = axes.secondary_xaxis("top", functions=(share, lambda gone: dense * (1 - gone / 100)))
+    def parameters(gone: Any) -> Any:
+        return dense * (1 - gone / 100)
+
+    top = axes.secondary_xaxis("top", functions=(share, parameters))
     top.set_xlabel("removed, % of all parameters")
 
 
 def show_logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """A logarithmic y axis where values span more than a factor of three, with plain numbers at it."""
+    """Make the y axis logarithmic, with plain numbers, if values span more than a factor of three."""
     values = [value for value in values if math.isfinite(value)]
     if min(values) <= 0 or max(values) < 3 * min(values):
         return
@@ -145,7 +164,7 @@ def show_logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 
 def short(count: float) -> str:
-    """A count in K, M or B."""
+    """Return a count in K, M or B."""
     for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
         if abs(count) >= size:
             return f"{count / size:.4g}{unit}"
@@ -154,7 +173,7 @@ def short(count: float) -> str:
 
 @styled
 def svg(figure: Figure, name: str) -> str:
-    """The figure as an SVG element whose ids begin with a name, so that a page can hold several."""
+    """Return the figure as an SVG element. Its ids begin with `name`, so that a page can hold several."""
     file = io.StringIO()
     settle(figure)
     figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
@@ -165,23 +184,31 @@ def svg(figure: Figure, name: str) -> str:
 
 
 IDLE = re.compile(
-    r"(?P<digits>(?<=\.\d\d)\d+)"  # a hundredth of a point is nothing that one could see
-    r"|(?P<font>font-family: [^;\"]+;? ?)"  # the page's style has it once
+    r"(?P<digits>(?<=\.\d\d)\d+)"  # less than a hundredth of a point is invisible; labels are not matched
+    r"|(?P<font>font-family: [^;\"]+;? ?)"  # the page's style sheet sets it once
     r'|(?P<turn> transform="rotate\(-?0 [^"]*\)")'
-    r"|(?P<indent>\n *(?=<)|(?<=>)\n)"
+    r"|(?P<indent>\n *$)"
 )
-"""What nobody misses in matplotlib's SVG."""
+"""Parts of matplotlib's SVG that have no visible effect."""
+
+
+TAG = re.compile(r"<[^>]*>\s*")
 
 
 def slim(element: str) -> str:
-    """SVG without what makes no difference: half of what matplotlib writes."""
-    element = IDLE.sub("", element).replace("\n", " ")
+    """Remove the parts of an SVG element that have no visible effect, about half of its bytes."""
+    element = TAG.sub(lambda found: IDLE.sub("", found[0]), element).replace("\n", " ")
     named = set(re.findall(r'(?:href="#|url\(#)([^")]+)', element))
     return re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in named else "", element)
 
 
+def themed(element: str) -> str:
+    """Replace an SVG element's colours by the page's variables, which change in dark mode."""
+    return PAINT.sub(lambda found: f"var(--{THEME[found[0]]})", element)
+
+
 def settle(figure: Figure) -> None:
-    """Lay a figure out once and for all: matplotlib does so, and draws twice, each time it is written."""
+    """Lay a figure out once. Otherwise matplotlib repeats the layout, and draws twice, at every export."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
@@ -189,8 +216,8 @@ def settle(figure: Figure) -> None:
 
 
 @styled
-def save(figure: Figure, folder: Path, name: str) -> None:
-    """Write a PDF, and a PNG of 300 dots per inch. Bytes depend on the figure alone."""
+def save_figure(figure: Figure, folder: Path, name: str) -> None:
+    """Write a PDF, and a PNG with 300 dots per inch. The bytes depend only on the figure."""
     settle(figure)
     for ending, metadata in (("pdf", {"CreationDate": None}), ("png", {"Software": None})):
         with replacing(folder / f"{name}.{ending}") as part:

@@ -1,4 +1,4 @@
-"""How much blocks matter, as calibration measured it."""
+"""Figure: the importance of blocks, as measured by calibration."""
 
 from __future__ import annotations
 
@@ -7,24 +7,25 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from cfsp.records.record import Record
-from cfsp.report.plots.base import COLOURS, add_legend, grid, styled
+from cfsp.report.plots.base import COLOURS, add_legend, empty_panels, styled
 
 
 def block_statistics(record: Record) -> dict[str, list[float]]:
-    """Statistic -> a value per block; empty if the run needed none."""
+    """Return statistic -> a value per block. Empty if the run needed none."""
     return dict(record.notes.get("block_statistics") or {})
 
 
 @styled
 def importance_by_block(calibrations: Mapping[str, Sequence[Record]]) -> Figure:
-    """A panel per statistic, a bar per block and calibration: the mean over its records, and their range.
+    """Draw a panel per statistic, with a bar per block and calibration: mean and range over its records.
 
-    Values of another number of blocks have a panel of their own.
+    Models with another number of blocks have their own panel.
     """
     found: dict[tuple[str, int], dict[str, list[list[float]]]] = {}
     for label, records in calibrations.items():
@@ -33,7 +34,7 @@ def importance_by_block(calibrations: Mapping[str, Sequence[Record]]) -> Figure:
                 found.setdefault((name, len(values)), {}).setdefault(label, []).append(values)
     colors = dict(zip(calibrations, bar_colors(len(calibrations)), strict=True))
     labels = [*calibrations] if len(calibrations) > 1 else []
-    figure, panels = grid(1, len(found), 2.5, labels)
+    figure, panels = empty_panels(1, len(found), 2.5, labels)
     for axes, ((name, blocks), rows) in zip(panels, sorted(found.items()), strict=True):
         draw_bars(axes, rows, colors)
         axes.set_xticks(range(0, blocks, max(1, blocks // 16)))
@@ -46,7 +47,7 @@ def importance_by_block(calibrations: Mapping[str, Sequence[Record]]) -> Figure:
 
 
 def bar_colors(count: int) -> list[str]:
-    """A colour per calibration; of many, a scale, because they differ in a number as a rule."""
+    """Return a colour per calibration. Many get a colour scale, because they usually differ in a number."""
     if count <= len(COLOURS):
         return [*COLOURS[:count]]
     scale = colormaps["cividis"]
@@ -54,14 +55,19 @@ def bar_colors(count: int) -> list[str]:
 
 
 def draw_bars(axes: Axes, rows: Mapping[str, list[list[float]]], colors: Mapping[str, str]) -> None:
-    """The bars of all calibrations, side by side in their block."""
+    """Draw the bars of all calibrations side by side in each block."""
     width = 0.7 / len(rows)
     for place, (label, found) in enumerate(rows.items()):
         values = np.array(found)  # [records, blocks]
         mean = values.mean(axis=0)
         at = np.arange(values.shape[1]) + (place - (len(rows) - 1) / 2) * width
-        axes.bar(at, mean, width=width, color=colors[label], alpha=0.85)
-        # A mean of equal values may lie beyond them by a rounding.
-        spread = np.maximum(0, [mean - values.min(axis=0), values.max(axis=0) - mean])
-        cap = 2 if len(rows) == 1 else 0
-        axes.errorbar(at, mean, spread, fmt="none", ecolor="#344054", elinewidth=0.9, capsize=cap)
+        add_bars(axes, at, mean, width, colors[label])
+        axes.vlines(at, values.min(axis=0), values.max(axis=0), "#344054", linewidth=0.9)
+
+
+def add_bars(axes: Axes, at: np.ndarray, heights: np.ndarray, width: float, color: str) -> None:
+    """Draw bars as one collection. axes.bar makes an artist per bar, which takes ten times as long."""
+    left, right, zero = at - width / 2, at + width / 2, np.zeros_like(heights)
+    corners = [[left, zero], [left, heights], [right, heights], [right, zero]]
+    axes.add_collection(PolyCollection(np.array(corners).transpose(2, 0, 1), facecolor=color, alpha=0.85))
+    axes.autoscale_view()

@@ -1,8 +1,9 @@
-"""How long a model takes, against its size and against what it can still do."""
+"""Figures: latency against size, and quality against latency."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from cfsp.report.plots.base import (
     DENSE,
     Look,
     add_legend,
-    grid,
+    empty_panels,
     method_handles,
     show_logarithmic,
     show_parameters,
@@ -24,10 +25,11 @@ from cfsp.report.plots.base import (
 def latency_by_size(
     measures: Sequence[Measure], names: Mapping[str, str], styles: Mapping[str, Look]
 ) -> Figure:
-    """A panel per stage and shape; bars are the range of the rounds; the front joins what nothing beats."""
-    methods = sorted({names[record.id] for measure in measures for record in measure.records})
+    """Draw a panel per stage and shape, with the range of the rounds as bars, and the Pareto front."""
+    timed = {names[record.id] for measure in measures for record in measure.records}
+    methods = [method for method in dict.fromkeys(names.values()) if method in timed]
     columns = min(2, len(measures))
-    figure, panels = grid(-(-len(measures) // columns), columns, 2.6, methods)
+    figure, panels = empty_panels(-(-len(measures) // columns), columns, 2.6, methods)
     for axes in panels[len(measures) :]:
         axes.set_visible(False)
     for axes, measure in zip(panels, measures, strict=False):
@@ -40,7 +42,7 @@ def latency_by_size(
             low, high = timed_range(point, measure)
             ends += [low, high]
             bars = [[max(0.0, y - low)], [max(0.0, high - y)]]
-            style = styles[point.method].line | {"linestyle": "none"}
+            style: dict[str, Any] = {**styles[point.method].line, "linestyle": "none"}
             axes.errorbar(x, y, bars, elinewidth=0.8, capsize=1.5, **style)
         axes.plot(dense, measure.dense, "*", color=DENSE, markersize=9)
         show_logarithmic(axes, ends)
@@ -55,15 +57,16 @@ def latency_by_size(
 def quality_by_latency(
     quality: Measure, latency: Measure, names: Mapping[str, str], styles: Mapping[str, Look]
 ) -> Figure:
-    """What a millisecond buys: records that have both measures."""
+    """Draw quality against latency, for records with both measures."""
     timed = {record.id for record in latency.records}
     lines = by_method(points([one for one in quality.records if one.id in timed], names))
-    figure, (axes,) = grid(1, 1, 2.9, [*lines])
+    figure, (axes,) = empty_panels(1, 1, 2.9, [*lines])
     pairs = [(latency.dense, quality.dense)]
     axes.plot(*pairs[0], "*", color=DENSE, markersize=9)
     for method, found in lines.items():
         both = [(point.spread(latency.read).mean, point.spread(quality.read).mean) for point in found]
-        axes.plot(*zip(*both, strict=True), **styles[method].line | {"linestyle": "none"})
+        style: dict[str, Any] = {**styles[method].line, "linestyle": "none"}
+        axes.plot(*zip(*both, strict=True), **style)
         pairs += both
     draw_front(axes, pairs)
     show_logarithmic(axes, [value for _, value in pairs])
@@ -74,13 +77,13 @@ def quality_by_latency(
 
 
 def draw_front(axes: Axes, pairs: Sequence[tuple[float, float]]) -> None:
-    """A step line through what no other beats in both."""
+    """Draw the Pareto front as a step line."""
     front = [pairs[index] for index in pareto(pairs)]
     axes.step(*zip(*front, strict=True), where="post", color="#98a2b3", linewidth=2.5, alpha=0.6, zorder=1)
 
 
 def timed_range(point: Point, measure: Measure) -> tuple[float, float]:
-    """Lowest and highest of all rounds of all records."""
+    """Return the lowest and the highest value of all rounds of all records."""
     metrics = [record.metrics["pruned"][measure.names[0]] for record in point.records]
     ends = [end for metric in metrics for end in metric.spread or [metric.value]]
     return min(ends), max(ends)

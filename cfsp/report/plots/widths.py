@@ -1,4 +1,4 @@
-"""How much of every site is left."""
+"""Figure: the fraction of units that every site keeps."""
 
 from __future__ import annotations
 
@@ -16,25 +16,29 @@ from cfsp.report.groups import Point, points
 from cfsp.report.plots.base import WIDTH, styled
 
 ROWS = 45
-"""What a page can show; of more, only the sparsity that most methods have."""
+"""Maximum number of rows. If there are more, only the sparsity of most methods is shown."""
+
+NUMBERS = 200
+"""Maximum number of cells with a number in them. More would be too dense to read, and slow to lay out."""
 
 
 @styled
 def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
-    """A row per method and sparsity, a column per block, a panel per kind of site; colour: share kept."""
-    rows = readable(points(records, names))
+    """Draw the fraction kept: a panel per kind of site, a row per method and sparsity, a column per block."""
+    rows = readable_rows(points(records, names))
     sites = list(dict.fromkeys(site for record in records for site in record.widths))
     kinds = list(dict.fromkeys(kind_of(site) for site in sites))
     columns = {kind: [site for site in sites if kind_of(site) == kind] for kind in kinds}
     sizes = [len(columns[kind]) for kind in kinds]
-    labels = [fill(f"{row.method}  {row.sparsity:.0%}", 56) for row in rows]
+    labels = [fill(f"{row.method}  {row.sparsity:.0%}", 38) for row in rows]
     lines = max(label.count("\n") + 1 for label in labels)
     figure = Figure((WIDTH, 0.8 + (0.06 + 0.11 * lines) * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True, width_ratios=sizes)[0]
+    images = []
     for axes, kind in zip(panels, kinds, strict=True):
         shares = np.array([[kept_share(row, site) for site in columns[kind]] for row in rows])
         edges = [np.arange(size + 1) - 0.5 for size in reversed(shares.shape)]
-        image = axes.pcolormesh(*edges, shares, cmap="cividis", vmin=0, vmax=1, ec="white", lw=0.5)
+        images.append(axes.pcolormesh(*edges, shares, cmap="cividis", vmin=0, vmax=1, ec="white", lw=0.5))
         axes.set_title(kind)
         axes.grid(visible=False)
         axes.set_xlabel("block")
@@ -43,17 +47,19 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
         axes.set_xticks(range(0, len(blocks), every), blocks[::every])
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        if sum(sizes) <= 16:
+        if len(rows) * sum(sizes) <= NUMBERS:
             annotate(axes, shares)
     panels[0].invert_yaxis()
     panels[0].set_yticks(range(len(rows)), labels)
-    bar = figure.colorbar(image, ax=panels, fraction=0.03, pad=0.01, aspect=40, label="share of units kept")
+    bar = figure.colorbar(
+        images[-1], ax=panels, fraction=0.03, pad=0.01, aspect=40, label="share of units kept"
+    )
     bar.outline.set_visible(False)
     return figure
 
 
-def readable(rows: list[Point]) -> list[Point]:
-    """All rows, or as many as can be read."""
+def readable_rows(rows: list[Point]) -> list[Point]:
+    """Return all rows; if there are more than ROWS, only those of the most common sparsity."""
     if len(rows) > ROWS:
         shares = [row.sparsity for row in rows]
         common = max(set(shares), key=lambda share: (shares.count(share), share))
@@ -62,7 +68,7 @@ def readable(rows: list[Point]) -> list[Point]:
 
 
 def kept_share(row: Point, site: str) -> float:
-    """Mean over the records; NaN where a site was not among those to prune."""
+    """Return the fraction kept, mean over the records. NaN if the site was not to be pruned."""
     shares = [
         kept / units for units, kept in (record.widths.get(site, (1, np.nan)) for record in row.records)
     ]
@@ -70,16 +76,16 @@ def kept_share(row: Point, site: str) -> float:
 
 
 def annotate(axes: Axes, shares: np.ndarray) -> None:
-    """The share in per cent in every cell, dark on light and light on dark."""
+    """Write the fraction in per cent into every cell, dark on light and light on dark."""
     for (row, column), share in np.ndenumerate(shares):
         if not np.isnan(share):
-            color = "white" if share < 0.5 else "#101828"
+            color = "#fefefe" if share < 0.5 else "#111111"  # not in THEME: the cells' colours are fixed
             text = f"{100 * share:.0f}"
             drawn = axes.text(column, row, text, ha="center", va="center", color=color, fontsize=6)
-            drawn.set_in_layout(False)  # it lies inside its cell: no need to measure it
+            drawn.set_in_layout(False)  # it fits in its cell, so the layout need not measure it
 
 
 def block_of(site: str) -> str:
-    """A block's number; all of them for a site that spans the model."""
+    """Return a block's index as text; "all" for a site that spans the model."""
     found = re.search(r"\.(\d+)\.", site)
     return found.group(1) if found else "all"

@@ -1,8 +1,7 @@
-"""What Hydra refuses, in at most three lines that say what would be accepted, before anything runs."""
+"""Typos: explain Hydra's errors in at most three lines that say what is accepted, before anything runs."""
 
 from __future__ import annotations
 
-import difflib
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,11 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cfsp.cli.catalogue import choices_of, groups, leaves
+from cfsp.cli.catalogue import choices_of, groups, leaf_options
 from cfsp.cli.overrides import CommandLine
-from cfsp.options import suggest
+from cfsp.options import hint, suggest
 from cfsp.running.build import CONF, choices
+from cfsp.running.plain import plain
 
 REFUSALS = (HydraException, OmegaConfBaseException)
 
@@ -28,7 +28,7 @@ OTHER_WORK = ("--help", "-h", "--hydra-help", "--info", "-i", "--shell-completio
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Compose what the arguments ask for. Raises ValueError that explains why it cannot be."""
+    """Compose the config that the arguments ask for. Raises ValueError with an explanation if that fails."""
     if {flag.partition("=")[0] for flag in arguments} & {*OTHER_WORK}:
         return
     line = CommandLine.of(arguments)
@@ -43,17 +43,34 @@ def check(arguments: Sequence[str]) -> None:
 
 def show_configs(arguments: Sequence[str]) -> None:
     """Print the config of every job of a sweep. Exit code 1 if one cannot be composed."""
-    line = CommandLine.of(arguments)
+    rest, wanted = without_cfg(arguments)
+    line = CommandLine.of(rest)
     try:
-        check([one for one in arguments if one not in ("--cfg", "-c", "job")])
+        if wanted != "job":
+            raise ValueError(f"--cfg {wanted} of a sweep: expected --cfg job, or no -m")
+        check(rest)
     except ValueError as error:
         raise SystemExit(f"cfsp: error: {error}") from None
     for one in product(*(values(override, line) for override in line.overrides)):
         print(f"# cfsp {shlex.join(one)}\n{OmegaConf.to_yaml(composed(one, line))}---")
 
 
+def without_cfg(arguments: Sequence[str]) -> tuple[list[str], str]:
+    """Return the arguments without `--cfg X`, and X."""
+    rest, wanted, awaited = [], "", False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if awaited:
+            wanted, awaited = argument, False
+        elif name in ("--cfg", "-c"):
+            wanted, awaited = value, not equals
+        else:
+            rest.append(argument)
+    return rest, wanted
+
+
 def composed(overrides: Sequence[str], line: CommandLine) -> DictConfig:
-    """The config of one job."""
+    """Return the config of one job."""
     folders = [folder.absolute() for folder in reversed(line.folders)]
     home = next((one for one in folders if (one / f"{line.config_name}.yaml").is_file()), CONF)
     more = [f"hydra.searchpath=['file://{one}']" for one in folders if one != home]
@@ -62,7 +79,7 @@ def composed(overrides: Sequence[str], line: CommandLine) -> DictConfig:
 
 
 def each_once(line: CommandLine) -> Iterator[list[str]]:
-    """Overrides of single jobs: each choice of a group is there once, of other keys the first value."""
+    """Yield overrides of single jobs that cover each choice of a group once; other keys have one value."""
     alternatives = [values(one, line) for one in line.overrides]
     first = [one[0] for one in alternatives]
     yield first
@@ -72,10 +89,10 @@ def each_once(line: CommandLine) -> Iterator[list[str]]:
 
 
 def values(override: str, line: CommandLine) -> list[str]:
-    """The overrides of single jobs that an override of a sweep stands for.
+    """Return the overrides of single jobs that an override of a sweep stands for.
 
     Raises:
-        ValueError: a sweep whose values cannot be counted.
+        ValueError: the sweep's values cannot be listed.
     """
     parsed = OverridesParser.create().parse_override(override)
     if not parsed.is_sweep_override():
@@ -88,12 +105,12 @@ def values(override: str, line: CommandLine) -> list[str]:
         return [f"{prefix}={value}" for value in parsed.sweep_string_iterator()]
     except HydraException as error:
         raise ValueError(
-            f"{override}: its values cannot be counted ({error}); expected them, or range, choice or glob"
+            f"{override}: its values cannot be listed ({error}); expected values, range, choice or glob"
         ) from error
 
 
 def explain(error: Exception, line: CommandLine) -> str:
-    """The message for an error of composing the config."""
+    """Return the message for an error of composing the config."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         return unreadable(error.override)
@@ -102,7 +119,7 @@ def explain(error: Exception, line: CommandLine) -> str:
     if found := re.match(r"Could not override '([^']+)'", text):
         return unknown_key(found[1], line)
     if found := re.match(r"Could not delete from config\. '([^']+)'", text):
-        return f"~{found[1]}: nothing of that name can be taken out of the config"
+        return f"~{found[1]}: the config has no such key to delete"
     if found := re.match(r"Ambiguous value for argument '([^=]+)=(.*)'", text):
         key, value = found[1], found[2]
         listed = shlex.quote(f"{key}=[{value}]")
@@ -111,7 +128,7 @@ def explain(error: Exception, line: CommandLine) -> str:
 
 
 def unreadable(override: str) -> str:
-    """For an override that Hydra's grammar does not read."""
+    """Return the message for an override that Hydra's grammar cannot parse."""
     key, sign, value = override.partition("=")
     if not sign:
         return f"{override!r}: expected KEY=VALUE, list, describe or help"
@@ -127,7 +144,7 @@ def unreadable(override: str) -> str:
 
 
 def unknown_choice(text: str, folders: Sequence[Path]) -> str:
-    """For a choice that a group does not have."""
+    """Return the message for a choice that a group does not have."""
     found = re.search(r"Could not (?:find|load) '([\w/]+)/([^/']+)'", text)
     if found is None:
         return " ".join(text.split("Config search path")[0].split())
@@ -137,22 +154,20 @@ def unknown_choice(text: str, folders: Sequence[Path]) -> str:
 
 
 def unknown_key(key: str, line: CommandLine) -> str:
-    """For a key that the config does not have."""
+    """Return the message for a key that the config does not have."""
     known = [*known_keys(line), *groups(line.folders)]
     part, dot, name = key.rpartition(".")
     inside = [one.removeprefix(part + dot) for one in known if dot and one.startswith(part + dot)]
-    near = difflib.get_close_matches(name, [*dict.fromkeys(inside)] or [*dict.fromkeys(known)], n=3)
-    hint = f"; did you mean {' or '.join(near)}?" if near else ""
-    return f"{key}: no such option{hint}\n  cfsp --help shows all options"
+    return f"{key}: no such option{hint(name, inside or known, most=3)}\n  cfsp --help shows all options"
 
 
 def known_keys(line: CommandLine) -> list[str]:
-    """Dotted keys of the config with the choices that were made, or of the default one."""
+    """Return the dotted keys of the config with the user's choices, or else of the default one."""
     choices = [one for one in line.overrides if re.match(r"\+?[\w/]+=[\w/\[]", one)]
     for attempt in (choices, []):
         try:
-            whole = OmegaConf.to_container(composed(attempt, line))
+            whole = plain(composed(attempt, line))
         except REFUSALS:
             continue
-        return [*whole, *(key for key, _ in leaves(whole))]
+        return [*whole, *(key for key, _ in leaf_options(whole))]
     return []

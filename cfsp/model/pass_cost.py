@@ -1,4 +1,4 @@
-"""Costs: what a forward pass takes, in multiplications or in seconds."""
+"""Costs: the multiply-accumulates (MACs) of a forward pass, and the time of a function call."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from transformers import PreTrainedModel
 
 @torch.no_grad()
 def macs(model: PreTrainedModel, tokens: int) -> float:
-    """MACs of one forward pass over one sequence."""
+    """Return the number of MACs of one forward pass over one sequence."""
     ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
     attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # plain products, which every version of the counter knows
+    model.set_attn_implementation("eager")  # its matrix products are counted by every torch version
     try:
         with FlopCounterMode(display=False) as counter:
             model(input_ids=ids, use_cache=False)
     finally:
-        model.set_attn_implementation(attention)
+        model.set_attn_implementation(attention)  # pyright: ignore[reportArgumentType]  # set in every model
     return counter.get_total_flops() / 2
 
 
 def seconds_of(work: Callable[[], None], device: torch.device) -> float:
-    """How long it takes, on the device's own clock."""
+    """Return the seconds that `work` takes, by the device's own clock."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         start.record(torch.cuda.current_stream(device))

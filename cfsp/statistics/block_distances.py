@@ -1,4 +1,4 @@
-"""Blocks."""
+"""Block distances: how far each block moves the hidden states."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from cfsp.model.block_states import states_in, states_out
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Statistic
 
 
 class BlockDistance(Statistic):
-    """How far a block moves a token: mean over tokens of a distance of its input and output.
+    """Mean over tokens of the distance between a block's input and output.
 
-    The coarse importance of CFSP (Wang et al. 2024, arXiv:2409.13199, eq. 2); the paper and the
-    released code take a sum over tokens, whose size grows with the calibration set. result: scalar;
-    [units] where the units are blocks
+    It is the coarse importance of CFSP (Wang et al. 2024, arXiv:2409.13199, eq. 2). The paper and the
+    released code sum over tokens, so their value grows with the calibration set. result: scalar; [units]
+    if the units are blocks
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.count, self.total = 0, 0.0
+        self.count = 0
+        self.total: Tensor | float = 0.0
 
     @staticmethod
     def modules(site: Site) -> tuple[str, ...]:
@@ -31,9 +33,8 @@ class BlockDistance(Statistic):
 
     def watch(self, module: nn.Module) -> RemovableHandle:
         def hook(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-            before = args[0] if args else kwargs["hidden_states"]
-            after = output[0] if isinstance(output, tuple) else output
-            for pair in zip(self.chunks(before), self.chunks(after), strict=True):
+            before, after = self.chunks(states_in(args, kwargs)), self.chunks(states_out(output))
+            for pair in zip(before, after, strict=True):
                 distances = self.distance(*pair)
                 self.count += len(distances)
                 self.total = self.total + distances.sum(dtype=torch.float64)
@@ -43,10 +44,11 @@ class BlockDistance(Statistic):
     @staticmethod
     @abstractmethod
     def distance(before: Tensor, after: Tensor) -> Tensor:
-        """[tokens, hidden] x 2 -> [tokens]"""
+        """Return the distance per token. [tokens, hidden] x 2 -> [tokens]"""
 
     def result(self) -> Tensor:
-        return self.total / self.count
+        """Return the mean over tokens. []"""
+        return torch.as_tensor(self.total / self.count)
 
 
 class BlockCosine(BlockDistance):
@@ -90,7 +92,7 @@ class BlockMAE(BlockDistance):
 
 
 class BlockTokens(BlockDistance):
-    """The number of tokens, by which released codes scale what others take a mean of"""
+    """The number of tokens, by which released codes scale a mean"""
 
     name = "block_tokens"
 
@@ -99,9 +101,13 @@ class BlockTokens(BlockDistance):
         return torch.ones(len(before))
 
     def result(self) -> Tensor:
-        return self.total
+        """Return the number of tokens. []"""
+        return torch.as_tensor(self.total)
 
 
 def cosine(before: Tensor, after: Tensor) -> Tensor:
-    """Cosine per token, clamped because rounding can push it out of arccos's domain."""
+    """Return the cosine per token, clamped because rounding can push it out of arccos's domain.
+
+    [tokens, hidden] x 2 -> [tokens]
+    """
     return torch.cosine_similarity(before, after, dim=1).clamp(-1, 1)

@@ -1,4 +1,7 @@
-"""Papers: published figures as data, beside ours or against them."""
+"""Published figures as data, shown below our own or compared with them.
+
+Every figure has a source and says who measured it; one without a source or a window is not included.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -15,8 +19,8 @@ from cfsp.tables.compare import Comparison
 COLUMNS = (
     "method",
     "model",
-    "sparsity",  # a share
-    "sparsity_means",  # of what, in the source's words
+    "sparsity",  # a fraction
+    "sparsity_means",  # a fraction of what, in the source's words
     "metric",
     "window",  # tokens; empty where there is none
     "value",
@@ -30,7 +34,7 @@ TRUST = ("authors", "third party")
 
 
 def find_folder(given: str | None, places: Iterable[str]) -> Path:
-    """The folder that was given, else the nearest `papers/` beside or above the records.
+    """Return the given folder, else the nearest `papers/` beside or above the records.
 
     Raises:
         ValueError: there is none.
@@ -46,28 +50,28 @@ def find_folder(given: str | None, places: Iterable[str]) -> Path:
     raise ValueError(f"papers: {where}; expected --papers=FOLDER, such as a checkout's results/papers")
 
 
-def load(folder: Path) -> pd.DataFrame:
-    """All figures in a folder's .csv files. Raises ValueError for a file with other columns."""
+def load_papers(folder: Path) -> pd.DataFrame:
+    """Return all figures in a folder's .csv files. Raises ValueError for a file with other columns."""
     frames = []
     for path in sorted(folder.glob("*.csv")):
         figures = pd.read_csv(
             path, dtype={"window": "Int64"}, keep_default_na=False, na_values={"window": ""}
         )
         if tuple(figures.columns) != COLUMNS:
-            raise ValueError(f"{path}: columns {', '.join(figures)}; expected {', '.join(COLUMNS)}")
+            raise ValueError(f"{path}: columns {', '.join(figures.columns)}; expected {', '.join(COLUMNS)}")
         frames.append(figures)
     return pd.concat(frames, ignore_index=True)
 
 
 def with_papers(one: Comparison, papers: pd.DataFrame, model: str | None) -> Comparison:
-    """The table with a row below for each method of each source that has figures of the same kind.
+    """Return the table with a row added per method and source that has figures for its model and metric.
 
     Raises:
-        ValueError: its columns are anything but sparsities.
+        ValueError: its columns are not sparsities alone.
     """
     if one.columns != ["sparsity"]:
         raise ValueError(f"papers: columns {', '.join(one.columns)}; expected sparsity alone")
-    found = matching(one, papers, model)
+    found = matching_figures(one, papers, model)
     shown = found[found["sparsity"].isin(one.cells["sparsity"])]
     if shown.empty:
         nothing = f"papers: nothing for {wanted(one, model)} at these sparsities"
@@ -91,10 +95,10 @@ def with_papers(one: Comparison, papers: pd.DataFrame, model: str | None) -> Com
 
 
 def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str) -> Comparison:
-    """The table with a paper's figure to hold against each cell that has a counterpart.
+    """Return the table with a paper's figure beside each cell that has a counterpart.
 
-    pairs: `row=method` with commas, where `row` is any value of the row; other rows are held against
-        the method that their first field names, if any.
+    pairs: comma-separated `row=method`, where `row` is any value of the row; other rows are compared
+        with the method that their first field names, if any.
 
     Raises:
         ValueError: neither rows nor columns are sparsities, a method that no paper has, several rows
@@ -102,7 +106,7 @@ def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str
     """
     if "sparsity" not in (*one.rows, *one.columns):
         raise ValueError("--against: expected sparsity among rows or columns")
-    found = matching(one, papers, model)
+    found = matching_figures(one, papers, model)
     methods = named_methods(pairs, papers)
     fields = [field for field in one.rows if field != "sparsity"]
     figures, meant = [], []
@@ -110,31 +114,34 @@ def against(one: Comparison, papers: pd.DataFrame, model: str | None, pairs: str
     for cell in one.cells.to_dict("records"):
         row = tuple(str(cell[field]) for field in fields)
         method = method_of(row, methods)
-        same = found[(found["method"].map(plain) == plain(method)) & (found["sparsity"] == cell["sparsity"])]
+        alike = found["method"].map(plain_method) == plain_method(method)
+        same = found[alike & (found["sparsity"] == cell["sparsity"])]
         if "authors" in set(same["trust"]):
             same = same[same["trust"] == "authors"]
         if len(same) > 1:
             raise ValueError(f"--against {method}: several figures, of {'; '.join(same['source'])}")
-        if len(same) and held.setdefault(plain(method), row) != row:
-            rows = " and ".join("/".join(values) for values in (held[plain(method)], row))
+        if len(same) and held.setdefault(plain_method(method), row) != row:
+            rows = " and ".join("/".join(values) for values in (held[plain_method(method)], row))
             raise ValueError(f"--against {method}: rows {rows}; expected a pair or a filter for one of them")
         figures.append(same["value"].iloc[0] if len(same) else math.nan)
-        meant += [
-            f"{figure['method']}: sparsity of {figure['sparsity_means']}; {figure['source']}"
-            + (", which is not by its authors" if figure["trust"] == "third party" else "")
-            for figure in same.to_dict("records")
-        ]
+        meant += [meaning_of(figure) for figure in same.to_dict("records")]
     if not meant:
         meant = [f"papers: no counterpart of a row for {wanted(one, model)} at these sparsities"]
     cells = one.cells.assign(paper=figures)
     return replace(one, cells=cells, notes=(*one.notes, *dict.fromkeys(meant)))
 
 
+def meaning_of(figure: Mapping[Any, Any]) -> str:
+    """Return what a published figure's sparsity means, and where the figure stands."""
+    other = ", which is not by its authors" if figure["trust"] == "third party" else ""
+    return f"{figure['method']}: sparsity of {figure['sparsity_means']}; {figure['source']}{other}"
+
+
 def method_of(row: tuple[str, ...], methods: Mapping[str, str]) -> str:
-    """The method that a pair gives one of the row's values, else the row's first value, "" if none.
+    """Return the method that a pair assigns to a value of the row, else the row's first value, or "".
 
     Raises:
-        ValueError: pairs give it several.
+        ValueError: pairs assign several methods.
     """
     named = dict.fromkeys(methods[value] for value in row if value in methods)
     if len(named) > 1:
@@ -143,19 +150,19 @@ def method_of(row: tuple[str, ...], methods: Mapping[str, str]) -> str:
 
 
 def named_methods(pairs: str, papers: pd.DataFrame) -> dict[str, str]:
-    """Row -> method of a paper. Raises ValueError for a pair that is none or an unknown method."""
+    """Return row -> method of a paper. Raises ValueError for a malformed pair or an unknown method."""
     methods = {}
     for pair in filter(None, pairs.split(",")):
         row, sign, method = pair.partition("=")
-        if not sign or plain(method) not in set(papers["method"].map(plain)):
+        if not sign or plain_method(method) not in set(papers["method"].map(plain_method)):
             known = ", ".join(sorted(papers["method"].unique()))
             raise ValueError(f"--against {pair!r}: expected ROW=METHOD with a method of {known}")
         methods[row] = method
     return methods
 
 
-def matching(one: Comparison, papers: pd.DataFrame, model: str | None) -> pd.DataFrame:
-    """Figures of the same model and metric, measured in the same window without overlap."""
+def matching_figures(one: Comparison, papers: pd.DataFrame, model: str | None) -> pd.DataFrame:
+    """Return figures of the same model and metric, measured with the same window without overlap."""
     same = papers[papers["model"].map(model_name) == model_name(model or one.model)]
     same = same[same["metric"] == one.metric.split("@")[0]]
     if "window" not in one.protocol:
@@ -170,11 +177,11 @@ def wanted(one: Comparison, model: str | None) -> str:
     return f"{model or one.model}, {one.metric.split('@')[0]}{window}"
 
 
-def plain(name: str) -> str:
-    """A method's name without the differences of spelling."""
+def plain_method(name: str) -> str:
+    """Return a method's name without differences of spelling."""
     return re.sub(r"[-_ ]+", " ", name).casefold()
 
 
 def model_name(name: str) -> str:
-    """A model's name as hub and papers have it in common: without meta-, -hf and case."""
-    return plain(name).removeprefix("meta ").removesuffix(" hf")
+    """Return a model's name in the form common to hub and papers: without meta-, -hf and case."""
+    return plain_method(name).removeprefix("meta ").removesuffix(" hf")

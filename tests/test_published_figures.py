@@ -9,12 +9,12 @@ import pytest
 
 from cfsp.tables.compare import Comparison, wide
 from cfsp.tables.formats import render
-from cfsp.tables.papers import COLUMNS, TRUST, against, find_folder, load, with_papers
+from cfsp.tables.published_figures import COLUMNS, TRUST, against, find_folder, load_papers, with_papers
 
 FOLDER = Path(__file__).parent.parent / "results" / "papers"
 if not FOLDER.is_dir():
     pytest.skip("reads results/papers, which is not here", allow_module_level=True)
-PAPERS = load(FOLDER)
+PAPERS = load_papers(FOLDER)
 FLAP = "FLAP, arXiv 2312.11983"
 
 
@@ -151,7 +151,7 @@ def test_folder_is_found_above_the_records(tmp_path):
     (tmp_path / "papers" / "a.csv").write_text("method\n")
     assert find_folder(None, [str(tmp_path / "study" / "records")]) == tmp_path / "papers"
     with pytest.raises(ValueError, match=r"a\.csv: columns method; expected method, model"):
-        load(tmp_path / "papers")
+        load_papers(tmp_path / "papers")
     with pytest.raises(ValueError, match="expected --papers=FOLDER"):
         find_folder(str(tmp_path / "none"), [])
 

@@ -1,4 +1,4 @@
-"""What trainings and calibration read where there is a task: its own rows, as the task asks them."""
+"""The training data and the calibration of a task: its own rows as examples."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from transformers import PreTrainedTokenizerBase
 from cfsp.checks import check_integer
 from cfsp.data.calibration import Batch, Calibration
 from cfsp.data.examples import Split, TrainingData
-from cfsp.data.tables import Table
-from cfsp.data.tasks.base import Labelled, TaskCollator
+from cfsp.data.labelled_rows import LabelledRows
+from cfsp.data.tasks.base import OwnRows, TaskCollator
 from cfsp.data.texts import Text
+from cfsp.data.windows import Example
 
 
 @dataclass(frozen=True)
 class TaskExamples(TrainingData):
     """The training rows of a task, split into a training and a held-out part.
 
-    held_out: rows to hold back for early stopping (0: none), drawn by seed.
-    limit: train on so many of the other rows at most; null: on all. What is left out depends on the seed.
+    held_out: number of rows held out for early stopping (0: none), drawn by seed.
+    limit: most rows to train on; null: all. The seed decides which are left out.
     """
 
-    task: Labelled
+    task: OwnRows
     held_out: int
     limit: int | None
     seed: int
@@ -67,13 +68,13 @@ class TaskExamples(TrainingData):
 
 @dataclass(frozen=True)
 class TaskCalibration(Calibration):
-    """`samples` examples of a task, drawn by seed from `text`, whole, padded and masked.
+    """`samples` whole examples of a task, padded and masked, drawn by seed from the rows `text`.
 
-    seqlen: tokens of an example, at most; those of the task's window.
+    seqlen: tokens of an example, at most. It equals the task's window.
     """
 
-    task: Labelled
-    text: Table
+    task: OwnRows
+    text: LabelledRows
     samples: int
     seqlen: int
     batch_size: int
@@ -101,5 +102,6 @@ class TaskCalibration(Calibration):
         return [collate(part) for part in chunks(examples, self.batch_size)]
 
 
-def chunks(rows: Sequence[dict], size: int) -> list[Sequence[dict]]:
+def chunks(rows: Sequence[Example], size: int) -> list[Sequence[Example]]:
+    """Split a list into lists of at most `size`."""
     return [rows[first : first + size] for first in range(0, len(rows), size)]
