@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo paper docs test test-all test-browser test-slurm lint benchmark
+.PHONY: help setup demo paper docs test test-all test-browser test-slurm style lint benchmark
 
 # Two processes of one thread are faster than one of two; LAUNCHER= runs one job after the other.
 LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
@@ -11,8 +11,8 @@ help:
 	@echo "make demo          prune the embedded model by 20 % with CFSP and show what happened"
 	@echo "make paper         the sparsity sweep and CFSP's ablation on the embedded model, results/tables/ and a report"
 	@echo "make docs          the documentation as a site, in site/"
-	@echo "make test          lint and the quick tests, offline: minutes"
-	@echo "make test-all      all tests: the slow ones and every case of the large products too"
+	@echo "make test          ruff and the quick tests, offline: minutes"
+	@echo "make test-all      lint and all tests: the slow ones and every case of the large products too"
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
 	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
 	@echo "make setup         the virtual environment in $(VENV), with the locked versions"
@@ -31,7 +31,7 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 demo: setup
 	FORCE_COLOR=1 $(BIN)/cfsp overwrite=true
 
-test: setup lint
+test: setup style
 	$(BIN)/pytest --numprocesses 2 -m "not browser and not product and not slow"
 
 test-all: setup lint
@@ -48,9 +48,11 @@ test-browser: setup
 test-slurm: setup
 	tests/slurm/start.sh $(BIN)/pytest -m slurm -rs tests/test_launchers.py
 
-lint: setup
+style: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+lint: style
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 benchmark: setup

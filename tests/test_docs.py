@@ -71,7 +71,19 @@ def test_every_choice_has_a_page(group):
         assert re.search(r"^Papers?( and codes?)?:", page, flags=re.MULTILINE), name
 
 
-@pytest.mark.parametrize("line", [line for line in of("cfsp", LINES) if "--config-dir" not in line] + INLINE)
+def reads_the_harness(line: str) -> bool:
+    """Whether a command builds tasks of lm-eval, which takes many seconds."""
+    return "zero_shot.tasks" in line
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(line, marks=[pytest.mark.slow] if reads_the_harness(line) else [])
+        for line in [*of("cfsp", LINES), *INLINE]
+        if "--config-dir" not in line
+    ],
+)
 def test_commands_are_understood(line, desk):
     assert understood(line).method.criterion
 

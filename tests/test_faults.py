@@ -33,9 +33,7 @@ def once(monkeypatch):
     return fail_with
 
 
-@pytest.mark.parametrize(
-    "error", [RuntimeError("out of\nmemory"), AssertionError("a fault"), MemoryError(), KeyError("a fault")]
-)
+@pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), MemoryError(), KeyError("a fault")])
 def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error):
     once(error)
     code, out, err = cfsp("-m", "sparsity=0.2,0.3,0.4")

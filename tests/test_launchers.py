@@ -227,7 +227,8 @@ def test_a_killed_job_is_named_and_the_sweep_goes_on(sweep, text_file, launcher,
     assert (sweep.folder / "results" / "records" / f"{finished}.json").stat().st_mtime_ns == stamp
 
 
-@pytest.mark.parametrize("launcher", ["joblib", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["joblib", "ray"])
 def test_ctrl_c_ends_the_workers_too(sweep, launcher):
     pipe = sweep.folder / "pipe.txt"
     os.mkfifo(pipe)

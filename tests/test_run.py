@@ -146,21 +146,25 @@ def test_every_experiment_runs(tiny, name):
         assert record.sparsity[record.config["sparsity_of"]] == pytest.approx(0.2, abs=0.12)
 
 
-@pytest.mark.parametrize("group", GROUPS)
-def test_every_yaml_builds_and_is_small(group):
-    assert choices(group)
-    for name in choices(group):
-        path = CONF / group / f"{name}.yaml"
-        assert len(path.read_text().splitlines()) < 13
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            task = ["task=sst2"] if name == "task" else []
-            config = compose("config", [*task, f"{group}={name}"])[group]
-        if group == "model":
-            continue  # loads a model; test_reference.py does
-        for node in config.values() if group == "evaluation" else [config]:
-            if OmegaConf.missing_keys(node):
-                node.text.paths = "a.txt"
-            assert type(build(node)).__module__.startswith("cfsp.")
+HARNESS = pytest.param("evaluation", "zero_shot", marks=pytest.mark.slow)  # it reads all of its tasks
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [(group, name) for group in GROUPS for name in choices(group) if name != "zero_shot"] + [HARNESS],
+)
+def test_every_yaml_builds_and_is_small(group, name):
+    path = CONF / group / f"{name}.yaml"
+    assert len(path.read_text().splitlines()) < 13
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        task = ["task=sst2"] if name == "task" else []
+        config = compose("config", [*task, f"{group}={name}"])[group]
+    if group == "model":
+        return  # loads a model; test_reference.py does
+    for node in config.values() if group == "evaluation" else [config]:
+        if OmegaConf.missing_keys(node):
+            node.text.paths = "a.txt"
+        assert type(build(node)).__module__.startswith("cfsp.")
 
 
 def test_records_are_json_without_nan(tiny, tmp_path):
