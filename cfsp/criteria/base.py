@@ -24,6 +24,9 @@ class Criterion(Checked, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     """Names of the statistics that `score` reads: keys of `cfsp.STATISTICS`."""
 
+    learned: ClassVar[bool] = False
+    """Whether a schedule that trains learns the scores, so that `score` is never called."""
+
     kinds: ClassVar[frozenset[str]] = IN_BLOCKS
     """Kinds of sites whose units it can score."""
 

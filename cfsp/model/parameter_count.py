@@ -100,3 +100,11 @@ def count_parameters(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str,
         "blocks": sum(weight.numel() for block in blocks for weight in block.parameters()),
         "model": sum(weight.numel() for weight in model.parameters()),
     }
+
+
+def density(model: PreTrainedModel) -> float:
+    """Return the fraction of the weights in the blocks' matrices that are not zero; 1 without blocks."""
+    blocks = [model.get_submodule(path) for path in block_modules(model)]
+    weights = [weight for block in blocks for weight in block.parameters() if weight.dim() > 1]
+    total = sum(weight.numel() for weight in weights)
+    return sum(int(weight.count_nonzero()) for weight in weights) / total if total else 1.0

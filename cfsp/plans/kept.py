@@ -13,6 +13,13 @@ from cfsp.storage.seals import seal, unseal
 MADE_FROM = "made_from.json"
 
 
+def begin_plan(folder: Path, made_from: str) -> None:
+    """Say what a plan will be made from, before a schedule that trains writes its checkpoints to the folder."""
+    if is_main() and not (folder / MADE_FROM).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        seal(folder / MADE_FROM, made_from, [])
+
+
 def keep_plan(folder: Path, plan: PrunePlan, made_from: str) -> None:
     """Store a plan in case the training that follows is killed. made_from: hash of its inputs."""
     plan.save(folder)
@@ -20,7 +27,7 @@ def keep_plan(folder: Path, plan: PrunePlan, made_from: str) -> None:
 
 
 def kept_plan(folder: Path, made_from: str) -> PrunePlan | None:
-    """Load the plan of an interrupted training; None if there is none.
+    """Load the plan of an interrupted training; None if there is none, or none yet.
 
     If the plan was made from something else or was altered, delete it and the training's checkpoints.
     """
@@ -28,7 +35,7 @@ def kept_plan(folder: Path, made_from: str) -> PrunePlan | None:
         return None
     try:
         unseal(folder / MADE_FROM, made_from)
-        plan = PrunePlan.load(folder)
+        plan = PrunePlan.load(folder) if any(folder.glob("plan.*")) else None
     except ValueError as error:
         if is_main():
             print(f"cfsp: the training in {folder} begins anew ({error})", file=sys.stderr)

@@ -87,7 +87,9 @@ class Record:
     git: Git | None
     environment: Environment
     command: str | None = None
-    training: Training | None = None
+    training: Training | None = None  # of recovery
+    schedule_training: Training | None = None  # of a schedule that learns
+    density: float | None = None  # fraction of the weights in the pruned model's blocks that are not zero
     samples: Mapping[str, Said] | None = None  # by prompt
     overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too
 

@@ -16,7 +16,7 @@ from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
 from cfsp.model.blocks import check_positions
-from cfsp.plans.kept import keep_plan, kept_plan
+from cfsp.plans.kept import begin_plan, keep_plan, kept_plan
 from cfsp.plans.subject import Subject
 from cfsp.recovery.base import Recovery
 from cfsp.running.build import build
@@ -119,7 +119,10 @@ class Parts:
         folder = subject.folder
         if folder is not None and (kept := kept_plan(folder, digest(seen))) is not None:
             return Planned(kept)
+        if folder is not None and self.schedule.learns:
+            begin_plan(folder, digest(seen))
         planned = self.schedule.plan(subject, batches, method, prepared)
-        if folder is not None and self.recovery.trains:
+        # A schedule that learns resumes from its own checkpoints, which hold the weights that go with the plan.
+        if folder is not None and self.recovery.trains and not self.schedule.learns:
             keep_plan(folder, planned.plan, digest(seen))
         return planned

@@ -20,7 +20,7 @@ from cfsp.loggers.base import Log
 from cfsp.machine.environment import environment, git_state, now
 from cfsp.machine.memory import peak_bytes
 from cfsp.model.find_sites import find_sites
-from cfsp.model.parameter_count import count_parameters
+from cfsp.model.parameter_count import count_parameters, density
 from cfsp.model.views import unit_cost
 from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
@@ -87,6 +87,8 @@ class State:
             environment=environment(self.model.device),
             command=self.log.job.command,
             training=self.recovered.training,
+            schedule_training=self.planned.training,
+            density=density(self.model),
             samples=self.samples,
             overlaps=self.overlaps,
         )

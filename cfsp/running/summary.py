@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.markup import escape
@@ -15,6 +16,12 @@ from cfsp.records.record import Record
 from cfsp.report.paths import model_names
 from cfsp.running.sweeps import Outcome, count_of
 
+FULL = 0.9995
+"""Density from which a model is shown as one without zeros: biases and unused embeddings hold some."""
+
+ONCE = {"_target_": "cfsp.schedules.one_shot.OneShot"}
+"""The schedule that a table's title does not name."""
+
 WIDTH = 110
 """Characters per line if stdout is not a terminal."""
 
@@ -22,8 +29,9 @@ WIDTH = 110
 def summary(record: Record) -> Group:
     """Return a record's tables: before and after, a bar of the kept width per site, recovery, samples."""
     parts = [before_and_after(record), widths_table(record)]
-    if record.training:
-        parts.append(training_summary(record))
+    for title, training in (("Schedule", record.schedule_training), ("Recovery", record.training)):
+        if training:
+            parts.append(training_summary(title, training))
     if record.samples:
         parts.append(side_by_side(record))
     return Group(*parts)
@@ -32,6 +40,8 @@ def summary(record: Record) -> Group:
 def before_and_after(record: Record) -> Table:
     config, path = record.config, str(record.config["model"]["path"])
     names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
+    if (schedule := part_name(config.get("schedule", ONCE))) != part_name(ONCE):
+        names = {"schedule": schedule} | names
     title = ", ".join(f"{part} {name}" for part, name in names.items())
     table = Table(
         "",
@@ -50,6 +60,8 @@ def before_and_after(record: Record) -> Table:
             f"{pruned:,}",
             f"{-record.sparsity[base]:+.2%}{asked}",
         )
+    if record.density is not None and record.density < FULL:
+        table.add_row("weights of the blocks that are not zero", "", f"{record.density:.1%}", "")
     for name, metric in record.metrics["pruned"].items():
         dense = record.metrics["dense"][name].value
         change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
@@ -66,10 +78,9 @@ def before_and_after(record: Record) -> Table:
     return table
 
 
-def training_summary(record: Record) -> Table:
-    """Return the cost of recovery and the curve of the held-out loss."""
-    training = record.trained
-    table = Table("", "", title="Recovery", title_justify="left", show_header=False)
+def training_summary(title: str, training: Mapping[str, Any]) -> Table:
+    """Return the cost of a training and the curve of the held-out loss."""
+    table = Table("", "", title=title, title_justify="left", show_header=False)
     table.add_row("trained", f"{training['trainable']:,} parameters on {training['tokens']:,} tokens")
     table.add_row("took", f"{training['steps']:,} steps, {training['seconds']:.0f} s")
     points = training["held_out_curve"] or training["curve"]

@@ -59,6 +59,9 @@ class Schedule(Checked, ABC):
         """Whether it trains a head that the checkpoint lacks."""
         return False
 
+    learns: ClassVar[bool] = False
+    """Whether the schedule trains the model and learns its own scores."""
+
     sparsity: Annotated[float, SHARE]
     sparsity_of: str = "sites"
     checkpointing: bool = False
@@ -135,6 +138,15 @@ class Schedule(Checked, ABC):
     def check(self, sites: Sequence[Site], method: Method) -> None:
         """Raise ValueError if the sites and the method's parts do not work together."""
         criterion, allocator, compensation = method.criterion, method.allocator, method.compensation
+        if criterion.learned != self.learns:
+            raise ValueError(
+                f"criterion {type(criterion).__name__} with schedule {type(self).__name__}; expected "
+                + (
+                    "criterion=learned: this schedule learns its scores"
+                    if self.learns
+                    else "a schedule that learns scores: schedule=movement"
+                )
+            )
         check_kinds(criterion, sites)
         if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
             raise ValueError(

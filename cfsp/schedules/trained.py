@@ -6,7 +6,7 @@ import copy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -36,9 +36,12 @@ class TrainedSchedule(Schedule):
     """Trains the model and a pruner's scores together, then cuts the units with the lowest scores.
 
     The training is that of recoveries: `parameters` for an `objective` on `data`. After it, the allocator
-    sets each site's width from the scores, so that exactly the requested fraction is removed. The criterion
-    is not used. A killed run resumes from the last checkpoint.
+    sets each site's width from the scores, so that exactly the requested fraction is removed. A killed run
+    resumes from the last checkpoint, which holds weights and scores.
     """
+
+    probes: ClassVar[bool] = False
+    learns: ClassVar[bool] = True
 
     pruner: Pruner
     parameters: Parameters

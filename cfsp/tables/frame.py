@@ -15,7 +15,7 @@ from cfsp.records.identity import NOT_IDENTITY, part_name
 from cfsp.records.record import Record
 
 FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
-MEASURED = ("removed", "parameters")
+MEASURED = ("removed", "parameters", "density")
 """Both: columns of a frame that hold results; the others hold the run's config."""
 
 
@@ -25,7 +25,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
     (`criterion`, `recovery.parameters`), and under `recovery` what it trains and learns from; `model`,
     the last part of its path; `removed.sites|blocks|model`, measured fractions; `parameters.*` of the
-    pruned model, `parameters.dense.*`; `metric`, `value`, `stderr`, `dense` (the dense model's value),
+    pruned model, `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`, `value`, `stderr`, `dense` (the dense model's value),
     `better`, `protocol` (JSON) and `overlaps`. Lists are written `a+b`; null, true and false as in YAML.
     """
     rows = []
@@ -36,6 +36,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             **flat(record.sparsity, "removed."),
             **flat(record.parameters.get("pruned", {}), "parameters."),
             **flat(record.parameters.get("dense", {}), "parameters.dense."),
+            "density": record.density,
             "overlaps": "\n".join(record.overlaps or []),
         }
         for name, metric in record.metrics["pruned"].items():

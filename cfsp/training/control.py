@@ -1,47 +1,50 @@
-"""Control: adapt the weight of a penalty until the masks remove the requested fraction."""
+"""Control: one number steers a penalty until the model has lost the share that is asked for."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+RATE = 5.0
+"""An error that lasts for 1 / RATE of the training counts twice."""
 
 
 @dataclass
 class Controller:
-    """Multiplies the weight of a penalty by exp(gain * (error + the integral of the error over progress)).
+    """Multiplies a penalty by exp(gain * (error + RATE * the integral of the error over progress)).
 
-    With the papers' penalties, nobody knows before the training what fraction they will remove. The
-    controller steers towards the requested fraction. The error is target * due - measured. The integral
-    runs over progress, not over steps, so that one gain fits short and long trainings.
+    The penalties of the papers lead to a share that nobody knows beforehand; this one leads to the share that is
+    asked for. The error is target * due - measured. The integral runs over progress in [0, 1], not over steps, so
+    that one gain suits short and long training.
 
-    target: the fraction to remove by the end. most: the largest factor; the smallest one is its inverse.
+    target: the share to remove by the end. most: the largest factor, and the inverse of the smallest.
     """
 
     target: float
     gain: float = 10.0
     most: float = 1e3
-    error: float = field(default=0.0)
-    integral: float = field(default=0.0)
-    progress: float = field(default=0.0)
+    error: float = 0.0
+    integral: float = 0.0
+    progress: float = 0.0
 
     def step(self, measured: float, due: float, progress: float) -> None:
-        """Update the error. measured: fraction removed now. due: fraction of the target due by now."""
+        """Take in the measured share. due: the part of the target that should be removed by now, in [0, 1]."""
         self.error = self.target * due - measured
         self.integral += self.error * (progress - self.progress)
         self.progress = progress
 
     @property
     def factor(self) -> float:
-        """The number to multiply the penalty's own weight by."""
+        """What the penalty is multiplied by."""
         bound = math.log(self.most)
-        return math.exp(min(max(self.gain * (self.error + self.integral), -bound), bound))
+        return math.exp(min(max(self.gain * (self.error + RATE * self.integral), -bound), bound))
 
 
 def cubic(progress: float, first: float, last: float) -> float:
-    """Return what is due: 0 until `first`, 1 from 1 - `last` on, 1 - (1 - x)^3 between (arXiv:1710.01878).
+    """Return the part that is due: 0 until `first`, 1 from 1 - `last` on, 1 - (1 - x)^3 between.
 
-    progress: fraction of the steps that are done. first, last: fractions of the steps before and after the
-        rise.
+    progress: share of the steps that are done. first, last: shares of the steps before and after the rise
+    (Zhu and Gupta, arXiv:1710.01878).
     """
     if progress <= first:
         return 0.0

@@ -17,8 +17,11 @@ class Pruning(ABC):
     """A pruner inside one model. Its scores are parameters of modules of the model."""
 
     @abstractmethod
-    def groups(self) -> list[dict[str, Any]]:
-        """Return groups for the optimizer: {"params": [...], "lr": ..., "weight_decay": ...}."""
+    def groups(self, steps: int) -> list[dict[str, Any]]:
+        """Return groups for the optimizer: {"params": [...], "lr": ..., "weight_decay": ...}.
+
+        steps: number of steps of the training; 0 if it does not matter.
+        """
 
     @abstractmethod
     def begin_step(self, progress: float) -> None:

@@ -49,7 +49,7 @@ class LossTrainer(Trainer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.loss, self.pruning, self.stage = loss, pruning, stage
+        self.loss, self.pruning, self.stage, self.steps = loss, pruning, stage, 0
         self.model_accepts_loss_kwargs = True  # our losses are divided by the labels of the whole step
         self.remove_callback(PrinterCallback)
         self.watch = Watch(follow, pruning, stage, scaled=self.args.fp16)
@@ -80,10 +80,14 @@ class LossTrainer(Trainer):
         # No public method loads a checkpoint without training on; this knows adapters and sharded weights.
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))
 
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        self.steps = num_training_steps
+        super().create_optimizer_and_scheduler(num_training_steps)
+
     def create_optimizer(self, *args: Any, **options: Any) -> Any:
         """Make the optimizer. The pruner's scores are in groups of their own, not in those of the weights."""
         optimizer = super().create_optimizer(*args, **options)
-        groups = self.pruning.groups() if self.pruning is not None else []
+        groups = self.pruning.groups(self.steps) if self.pruning is not None else []
         scores = {id(one) for group in groups for one in group["params"]}
         for group in optimizer.param_groups if scores else ():
             group["params"] = [one for one in group["params"] if id(one) not in scores]
