@@ -1,4 +1,4 @@
-"""Movement pruning: gates, their gradients, the controller, and the exact agreement of masked and cut models."""
+"""Movement pruning: gates, their gradients, the controller, and masked models that agree with cut ones."""
 
 import math
 

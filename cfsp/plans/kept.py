@@ -14,7 +14,7 @@ MADE_FROM = "made_from.json"
 
 
 def begin_plan(folder: Path, made_from: str) -> None:
-    """Say what a plan will be made from, before a schedule that trains writes its checkpoints to the folder."""
+    """Store what a plan will be made from, before a schedule that trains writes checkpoints there."""
     if is_main() and not (folder / MADE_FROM).exists():
         folder.mkdir(parents=True, exist_ok=True)
         seal(folder / MADE_FROM, made_from, [])

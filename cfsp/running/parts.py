@@ -122,7 +122,7 @@ class Parts:
         if folder is not None and self.schedule.learns:
             begin_plan(folder, digest(seen))
         planned = self.schedule.plan(subject, batches, method, prepared)
-        # A schedule that learns resumes from its own checkpoints, which hold the weights that go with the plan.
+        # A schedule that learns resumes from its own checkpoints, which hold the plan's weights.
         if folder is not None and self.recovery.trains and not self.schedule.learns:
             keep_plan(folder, planned.plan, digest(seen))
         return planned

@@ -23,10 +23,11 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return a row per record and metric of the pruned model.
 
     Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
-    (`criterion`, `recovery.parameters`), and under `recovery` what it trains and learns from; `model`,
-    the last part of its path; `removed.sites|blocks|model`, measured fractions; `parameters.*` of the
-    pruned model, `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`, `value`, `stderr`, `dense` (the dense model's value),
-    `better`, `protocol` (JSON) and `overlaps`. Lists are written `a+b`; null, true and false as in YAML.
+    (`criterion`, `recovery.parameters`), and under `recovery` what it trains and learns from; `model`, the
+    last part of its path; `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned
+    model, `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`,
+    `value`, `stderr`, `dense` (the dense model's value), `better`, `protocol` (JSON) and `overlaps`. Lists
+    are written `a+b`; null, true and false as in YAML.
     """
     rows = []
     for record in records:

@@ -13,9 +13,9 @@ RATE = 5.0
 class Controller:
     """Multiplies a penalty by exp(gain * (error + RATE * the integral of the error over progress)).
 
-    The penalties of the papers lead to a share that nobody knows beforehand; this one leads to the share that is
-    asked for. The error is target * due - measured. The integral runs over progress in [0, 1], not over steps, so
-    that one gain suits short and long training.
+    The penalties of the papers lead to a share that nobody knows beforehand; this one leads to the share
+    that is asked for. The error is target * due - measured. The integral runs over progress in [0, 1], not
+    over steps, so that one gain suits short and long training.
 
     target: the share to remove by the end. most: the largest factor, and the inverse of the smallest.
     """
@@ -28,7 +28,7 @@ class Controller:
     progress: float = 0.0
 
     def step(self, measured: float, due: float, progress: float) -> None:
-        """Take in the measured share. due: the part of the target that should be removed by now, in [0, 1]."""
+        """Take in the measured share. due: the part of the target that is due by now, in [0, 1]."""
         self.error = self.target * due - measured
         self.integral += self.error * (progress - self.progress)
         self.progress = progress

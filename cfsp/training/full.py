@@ -18,9 +18,10 @@ from cfsp.training.base import Change, Parameters
 class Full(Parameters):
     """Trains all weights, in the dtype that they have.
 
-    refill: first replace zeros in the blocks' matrices by noise around the matrix's mean, with this fraction of its
-        standard deviation. It fills what masks left empty inside kept units ("hybrid filled", Lagunas et al.,
-        arXiv:2109.04838; the release has 0.01). 0 leaves zeros, which training fills too, but slower.
+    refill: first replace zeros in the blocks' matrices by noise around the matrix's mean, with this
+        fraction of its standard deviation. It fills what masks left empty inside kept units ("hybrid
+        filled", Lagunas et al., arXiv:2109.04838; the release has 0.01). 0 leaves zeros, which training
+        fills too, but slower.
     """
 
     refill: float = 0.0

@@ -1,7 +1,9 @@
 """Gates with scores: masks on weights that are learned, unit by unit or tile by tile.
 
-A gate is a parametrisation (`torch.nn.utils.parametrize`) of a linear layer's weight. Its scores are therefore
-parameters of the model: the optimizer, `state_dict`, checkpoints and FSDP see them. The gradient of a mask passes
+A gate is a parametrisation (`torch.nn.utils.parametrize`) of a linear layer's weight. Its scores are
+therefore
+parameters of the model: the optimizer, `state_dict`, checkpoints and FSDP see them. The gradient of a mask
+    passes
 straight through to its score: dL/dS = dL/dM, the sum of dL/dW' * W over all weights that the score masks
 (Sanh et al., movement pruning, arXiv:2005.07683, section 3).
 """
@@ -20,7 +22,7 @@ from cfsp.model.sites import Member
 
 
 class StraightThrough(torch.autograd.Function):
-    """1 where a score is above the threshold, else 0. The gradient passes as if this were the score itself."""
+    """1 where a score is above the threshold, else 0. The gradient passes as if it were the score."""
 
     @staticmethod
     def forward(ctx: Any, scores: Tensor, threshold: Tensor) -> Tensor:
@@ -82,9 +84,9 @@ class HardConcrete(Rule):
 class Gate(nn.Module, ABC):
     """A mask on the weight of one linear layer.
 
-    scores: one per unit or tile. threshold: set before each step. decided: the final mask, of the scores' shape;
-    it replaces the rule as soon as the gate is settled. channels: final mask of the channels of the weight's axis
-    `dim`; it closes units that other gates have closed.
+    scores: one per unit or tile. threshold: set before each step. decided: the final mask, of the scores'
+        shape; it replaces the rule as soon as the gate is settled. channels: final mask of the channels of
+        the weight's axis `dim`; it closes units that other gates have closed.
     """
 
     scores: nn.Parameter
@@ -102,7 +104,9 @@ class Gate(nn.Module, ABC):
 
     def open(self) -> Tensor:
         """Return the mask of the scores; of their shape."""
-        return self.decided if self.settled else self.rule.mask(self.scores, self.threshold, self.training)
+        if self.settled:
+            return self.decided + 0 * self.scores  # a loss has a gradient even if all weights are frozen
+        return self.rule.mask(self.scores, self.threshold, self.training)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the masked weight; same shape."""
@@ -147,7 +151,7 @@ class UnitGate(Gate):
         self.register_buffer("places", places.to(weight.device), persistent=False)
 
     def spread(self, values: Tensor) -> Tensor:
-        """Return the value of each channel's unit, 1 for channels of other sites. [units] -> [1, axis] or [axis, 1]"""
+        """Return the value of each channel's unit, 1 for other channels. [units] -> [1, axis] or [axis, 1]"""
         return self.along(torch.cat([values, values.new_ones(1)])[self.places])
 
     def mean_of_units(self, values: Tensor, member: Member, units: int) -> Tensor:

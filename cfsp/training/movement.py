@@ -27,8 +27,8 @@ MASKS = ("soft", "hard", "hard_concrete", "top", "budget", "magnitude")
 class Movement(Pruner):
     """Learns scores together with the weights, per unit or per tile (Lagunas et al., arXiv:2109.04838).
 
-    variant: struct scores heads (or key/value groups) and neurons; hybrid scores tiles of the attention's weights
-        and neurons; block scores tiles of all weights.
+    variant: struct scores heads (or key/value groups) and neurons; hybrid scores tiles of the attention's
+        weights and neurons; block scores tiles of all weights.
     tile: side of the square tiles; 1 is plain movement pruning (Sanh et al., arXiv:2005.07683).
     mask: how scores S become a mask; t rises by a cubic schedule.
         soft: sigmoid(S) > t (soft movement pruning; the block pruning paper).
@@ -38,17 +38,17 @@ class Movement(Pruner):
         budget: the highest S per parameter of all gates together.
         magnitude: the largest mean |W| of each gate; nothing is learned.
     threshold: t at the end.
-    penalties: kind of site -> weight of its mean openness in the loss (lambda). One controller multiplies them all
-        until the share that is asked for is removed; top, budget and magnitude need no penalty.
+    penalties: kind of site -> weight of its mean openness in the loss (lambda). One controller multiplies
+        them all until the share that is asked for is removed; top, budget and magnitude need no penalty.
     warmup, cooldown: shares of the steps before masks begin to close, and after they have been decided.
     learning_rate: of the scores, which have no weight decay; None: 20 / steps, but at least the papers' 1e-2,
         because a score falls by at most the rate in a step and closes at -2.2. gain: of the controller.
 
-    When the cool-down begins, the masks are decided for good: exactly the asked share is closed, by the scores, and
-    the weights train on with that. (Differs from the released code, whose share depends on lambda alone.) A
-    neuron's score acts on the consumer only, which halves its gradient; AdamW is invariant to that. A head goes if
-    its values or its outputs are masked; the release also requires masked queries and keys, which change what a
-    head computes but do not make it zero.
+    When the cool-down begins, the masks are decided for good: exactly the asked share is closed, by the
+    scores, and the weights train on with that. (Differs from the released code, whose share depends on
+    lambda alone.) A neuron's score acts on the consumer only, which halves its gradient; AdamW is invariant
+    to that. A head goes if its values or its outputs are masked; the release also requires masked queries
+    and keys, which change what a head computes but do not make it zero.
     """
 
     variant: str = "hybrid"
@@ -76,8 +76,8 @@ class Movement(Pruner):
             raise ValueError(f"threshold={self.threshold:g} with mask={self.mask}; expected one in (0, 1)")
         if self.warmup + self.cooldown >= 1:
             raise ValueError(
-                f"warmup={self.warmup:g} and cooldown={self.cooldown:g} are shares of the steps; expected a sum "
-                "below 1"
+                f"warmup={self.warmup:g} and cooldown={self.cooldown:g} are fractions of the steps; "
+                "expected a sum below 1"
             )
 
     def tile_of(self, site: Site) -> int | None:
@@ -105,8 +105,8 @@ class Movement(Pruner):
                 rows, columns = weight_of(model.get_submodule(path)).shape
                 if tile and (rows % tile or columns % tile):
                     raise ValueError(
-                        f"tile={tile}: {path} is {rows} x {columns}; expected a tile that divides both sides, "
-                        f"for instance {largest_tile(rows, columns, tile)}, or variant=struct"
+                        f"tile={tile}: {path} is {rows} x {columns}; expected a tile that divides both "
+                        f"sides, for instance {largest_tile(rows, columns, tile)}, or variant=struct"
                     )
 
     def attach(self, model: PreTrainedModel, sites: Sequence[Site], target: float) -> MovementPruning:

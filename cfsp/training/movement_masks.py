@@ -154,13 +154,13 @@ class MovementPruning(Pruning):
         return gone / self.total
 
     def unit_masks(self, site: Site) -> Tensor:
-        """Return the part of each unit that is open; 0 if all that it reads or all that it gives is masked. [units]"""
+        """Return the open part of each unit; 0 if all that it reads or gives is masked. [units]"""
         return self.unit_means(
             site, lambda gate: gate.decided if gate.settled else (gate.scores > gate.threshold).float()
         )
 
     def unit_means(self, site: Site, value: Callable[[Gate], Tensor]) -> Tensor:
-        """Return the mean of the gates' values over each unit: of its outputs times of what it reads. [units]"""
+        """Return the mean of the gates' values over each unit's outputs, times that of its inputs. [units]"""
         gates, consumer = self.gates[site.name], site.consumers[0]
         members = [consumer, *(value_members(site) if self.pruner.tile_of(site) else [])]
         found = torch.ones(site.units, device=self.model.device)
@@ -208,7 +208,7 @@ class MovementPruning(Pruning):
 
 
 def value_members(site: Site) -> list[Member]:
-    """Return the producers without which a unit gives nothing: all of an MLP's, the values of an attention."""
+    """Return the producers without which a unit is zero: all of an MLP's, the values of an attention."""
     if site.units_are_neurons:
         return [*site.producers]
     return [*site.producers[-1:]]

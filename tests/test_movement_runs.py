@@ -1,0 +1,151 @@
+"""Runs that learn masks: exact size, records that tell trainings apart, restarts, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from labelled import saved_encoder
+from transformers import AutoModelForCausalLM
+
+import cfsp
+from cfsp.records.record import Record
+
+SHORT = [
+    "schedule=movement",
+    "schedule.pruner.tile=4",
+    "schedule.pruner.learning_rate=0.3",
+    "schedule.training.max_steps=24",
+    "schedule.training.batch_size=4",
+    "schedule.training.warmup=0",
+    "schedule.training.learning_rate=1e-3",
+    "schedule.training.evaluate_every=6",
+]
+
+
+def own_text(text_file, window=16, held_out=8):
+    return [
+        "recovery/data@schedule.data=text",
+        f"schedule.data.sources.text.text.paths={text_file}",
+        f"schedule.data.window={window}",
+        f"schedule.data.held_out={held_out}",
+    ]
+
+
+@pytest.mark.parametrize("variant", ["struct", "hybrid", "block"])
+def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, tmp_path, variant):
+    words = [*SHORT, *own_text(text_file), f"schedule.pruner.variant={variant}", "sites=[mlp,attention]"]
+    record = Record.load(cli(*words, "sparsity=0.5", f"save={tmp_path}/out"))
+    assert 0.5 <= record.sparsity["sites"] < 0.58
+    assert record.training is None
+    training = record.schedule_training
+    assert training["steps"] == 24
+    assert training["asked"] == pytest.approx(0.5)
+    assert 0 <= training["reached"] <= 1
+    assert all(point["loss"] > 0 for point in training["held_out_curve"])
+    assert (record.density < 0.95) == (variant != "struct")
+    mine, tokenizer = cfsp.load(tmp_path / "out")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    tokens = tokenizer("a word", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(mine(**tokens).logits, plain(**tokens).logits)
+
+
+def test_recovery_comes_after_and_fills_the_zeros(cli, text_file):
+    words = [*SHORT, *own_text(text_file), "sites=[mlp,attention]", "sparsity=0.4", "recovery=full"]
+    words += ["recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}"]
+    words += ["recovery.data.window=16", "recovery.data.held_out=8", "recovery.training.max_steps=4"]
+    words += ["recovery.training.batch_size=4", "recovery.parameters.refill=0.01"]
+    record = Record.load(cli(*words))
+    assert (record.schedule_training["steps"], record.training["steps"]) == (24, 4)
+    assert record.training["refilled"] > 0
+    assert record.density > 0.999
+
+
+def test_frozen_weights_stay_as_they_are(cli, text_file, tmp_path, tiny):
+    words = [*SHORT, *own_text(text_file), "recovery/parameters@schedule.parameters=frozen"]
+    words += ["schedule.pruner.mask=budget", "schedule.pruner.variant=struct", "sparsity=0.5"]
+    cli(*words, f"save={tmp_path}/out")
+    pruned, _ = cfsp.load(tmp_path / "out")
+    rows = {tuple(row.tolist()) for row in tiny.model.layers[0].mlp.gate_proj.weight}
+    assert {tuple(row.tolist()) for row in pruned.model.layers[0].mlp.gate_proj.weight} <= rows
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_overrides, text_file, tmp_path):
+    words = [*tiny_overrides(), *SHORT, *own_text(text_file), "sites=[mlp,attention]", "sparsity=0.5"]
+    words += ["schedule.training.max_steps=120"]
+
+    def start(results):
+        command = [sys.executable, "-m", "cfsp", *words, f"results={results}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    killed, deadline = start(tmp_path / "killed"), time.monotonic() + 120
+    pattern = "recovery/*/schedule/checkpoint-18/trainer_state.json"
+    while not list((tmp_path / "killed").glob(pattern)) and time.monotonic() < deadline:
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    again = start(tmp_path / "killed")
+    out, err = again.communicate()
+    assert "begins anew" not in err
+    whole, _ = start(tmp_path / "whole").communicate()
+    found, expected = (Record.load(text.splitlines()[-1]) for text in (out, whole))
+    assert found.widths == expected.widths
+    for key in ("steps", "tokens", "reached", "held_out_curve"):
+        assert found.schedule_training[key] == expected.schedule_training[key], key
+    for name, metric in expected.metrics["pruned"].items():
+        assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
+    assert not list((tmp_path / "killed" / "recovery").iterdir())
+
+
+def test_a_classifier_learns_its_masks_from_its_task(task_run, tmp_path):
+    path = saved_encoder(tmp_path / "bert")
+    code, record, err = task_run(
+        f"model.path={path}",
+        "sites=[mlp,attention]",
+        "sparsity=0.4",
+        *SHORT,
+        "schedule.pruner.variant=struct",
+        "schedule.data.held_out=8",
+        "recovery/objective@schedule.objective=next_token",
+        "schedule.training.max_steps=150",
+        "schedule.training.learning_rate=3e-3",
+    )
+    assert code == 0, err
+    assert record.metrics["pruned"]["accuracy/sst2"].value > 0.9
+    assert record.sparsity["sites"] >= 0.4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["schedule=movement", "criterion=cfsp"], "expected criterion=learned"),
+        (["criterion=learned"], "expected a schedule that learns scores: schedule=movement"),
+        (["schedule=movement", "compensation=least_squares"], "expected compensation=none"),
+        (["schedule=movement", "schedule.pruner.tile=5"], "tile=5: .* expected a tile that divides"),
+        (["schedule=movement", "sites=[query_heads]"], "leave 'query_heads' out of sites"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(cli, text_file, words, message):
+    data = own_text(text_file) if "schedule=movement" in words else []
+    with pytest.raises(ValueError, match=message):
+        cli("sites=[mlp,attention]", *words, *data, "sparsity=0.3")
+
+
+def test_the_table_names_the_schedule(cli, text_file, capsys):
+    from cfsp.cli.tables import main
+
+    record = cli(*SHORT, *own_text(text_file), "sparsity=0.3")
+    config = json.loads(record.read_text())["config"]
+    assert config["criterion"]["_target_"].endswith("Learned")
+    main([str(record.parent)])
+    assert "perplexity" in capsys.readouterr().out
