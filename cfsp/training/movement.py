@@ -37,9 +37,9 @@ class Movement(Pruner):
         magnitude: keep the largest mean |W| of each gate. The scores are not trained.
     tiles: kind of site -> side of the square tiles on all of its weights; 1 is plain movement pruning. A kind
         that is not named has one score for each unit.
-    penalties: kind of site -> weight in the loss of the mean opening of its gates (lambda). A controller
-        multiplies all of them until the requested fraction is removed. `top`, `budget` and `magnitude` have
-        no penalty.
+    penalties: kind of site -> weight in the loss of the mean opening of its gates (lambda); 1 for a kind that
+        is not named. A controller multiplies all of them until the requested fraction is removed. `top`,
+        `budget` and `magnitude` have no penalty.
     threshold: t at the end of the training.
     warmup, cooldown: fractions of the steps before masks begin to close, and after they have closed.
     learning_rate: of the scores, which have no weight decay. gain: of the controller.
@@ -51,7 +51,7 @@ class Movement(Pruner):
 
     mask: str = "soft"
     tiles: Mapping[str, int] = field(default_factory=dict)
-    penalties: Mapping[str, float] = field(default_factory=lambda: {"mlp": 1.0, "attention": 1.0})
+    penalties: Mapping[str, float] = field(default_factory=dict)
     threshold: float = 0.1
     warmup: float = 0.1
     cooldown: float = 0.4
