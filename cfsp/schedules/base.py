@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Budget
 from cfsp.checks import check_choice
+from cfsp.data.texts import Text
 from cfsp.model.parameter_count import count_parameters
 from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
@@ -54,6 +55,9 @@ class Schedule(Checked, ABC):
     probes: ClassVar[bool] = True
     """Whether the schedule supports probes: it decides the widths in the dense model."""
 
+    trains: ClassVar[bool] = False
+    """Whether it changes the model's weights, so that a stored plan alone does not repeat its result."""
+
     @property
     def trains_head(self) -> bool:
         """Whether it trains a head that the checkpoint lacks."""
@@ -67,6 +71,10 @@ class Schedule(Checked, ABC):
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity={self.sparsity!r}: expected {SHARE}")
         check_choice("sparsity_of", self.sparsity_of, BASES)
+
+    def reads(self) -> Sequence[Text]:
+        """Return the texts that it trains on."""
+        return []
 
     def prepare(self, subject: Subject, method: Method) -> Any:
         """Check everything that can be checked before anything costly runs. Read the training data, if any.
