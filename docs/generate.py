@@ -22,8 +22,8 @@ import cfsp
 DOCS = Path(__file__).parent
 CONF = DOCS.parent / "conf"
 GROUPS = (
-    "task model calibration criterion allocator compensation schedule recovery recovery/parameters "
-    "recovery/objective recovery/data recovery/training evaluation logger hydra/launcher"
+    "task model calibration criterion allocator compensation schedule schedule/pruner recovery "
+    "recovery/parameters recovery/objective recovery/data recovery/training evaluation logger hydra/launcher"
 ).split()
 
 COMMON = {

@@ -25,7 +25,12 @@ from cfsp.schedules.blockwise import Blockwise
 from cfsp.schedules.one_shot import OneShot
 
 PARTS = [name for name in declared(Config) if (CONF / name).is_dir()]
-NESTED = [f"recovery/{path.name}" for path in (CONF / "recovery").iterdir() if path.is_dir()]
+NESTED = [
+    f"{group}/{path.name}"
+    for group in ("recovery", "schedule")
+    for path in (CONF / group).iterdir()
+    if path.is_dir()
+]
 CHOICES = [(group, name) for group in (*PARTS, *NESTED) for name in choices(group)]
 
 
@@ -50,7 +55,10 @@ def check(config: DictConfig) -> None:
 
 def chosen(group: str, name: str) -> DictConfig:
     task = ["task=sst2"] if name == "task" else []
-    return composed(*task, *(["recovery=lora"] if "/" in group else []), f"{group}={name}")
+    outer = {"recovery": ["recovery=lora"], "schedule": ["schedule=movement"]}.get(
+        group.partition("/")[0], []
+    )
+    return composed(*task, *(outer if "/" in group else []), f"{group}={name}")
 
 
 def leaves(config: Mapping, path: str = "") -> Iterator[tuple[str, object]]:

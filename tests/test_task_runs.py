@@ -172,3 +172,34 @@ def test_a_trained_schedule_learns_the_task_while_it_prunes(task_run, tmp_path):
     assert "newly initialised" in err
     assert record.sparsity["sites"] >= 0.4
     assert record.metrics["pruned"]["accuracy/sst2"].n == 32
+
+
+def test_a_killed_recovery_goes_on_from_the_weights_that_the_schedule_trained(
+    task_run, tmp_path, monkeypatch
+):
+    from cfsp.recovery.finetune import Finetune
+
+    path, seen = saved_encoder(tmp_path / "bert"), []
+    whole = Finetune.run
+
+    def run(self, setting, examples):
+        seen.append({name: weight.clone() for name, weight in setting.model.state_dict().items()})
+        if len(seen) == 1:
+            raise ValueError("killed")
+        return whole(self, setting, examples)
+
+    monkeypatch.setattr(Finetune, "run", run)
+    words = ["schedule=movement", "recovery/objective@schedule.objective=next_token", "allocator=uniform"]
+    words += ["schedule.data.held_out=8", "schedule.training.max_steps=6", "recovery=full", "sparsity=0.4"]
+    words += ["recovery.data.held_out=8", "recovery.training.max_steps=2", f"model.path={path}"]
+    assert task_run(*words)[0] == 1
+    code, _, err = task_run(*words)
+    assert code == 0, err
+    first, second = seen
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_a_schedule_that_trains_is_of_a_run():
+    with pytest.raises(ValueError, match="made of choices of other groups, which only a run composes"):
+        cfsp.plan(encoder(), [], schedule="movement")

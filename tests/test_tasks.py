@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 from labelled import encoder, encoder_tokenizer
+from tokenizers import normalizers
 
 from cfsp.data.labelled_rows import LabelledRows
 from cfsp.data.tasks.base import TaskCollator
 from cfsp.data.tasks.task_data import TaskCalibration, TaskExamples
 from cfsp.evaluation.task import TaskScores
 from cfsp.records.identity import run_id
+from cfsp.storage.code import files_of
 
 
 def test_rows_of_a_tsv_are_as_glue_has_them(tmp_path):
@@ -138,3 +140,30 @@ def test_language_modelling_changes_no_id():
     plain = "cfsp.data.tasks.language_modelling.LanguageModelling"
     assert run_id(config | {"task": {"_target_": plain}}) == run_id(config)
     assert run_id(config | {"task": {"_target_": plain, "x": 1}}) != run_id(config)
+
+
+def test_other_metrics_and_other_code_are_measured_anew(classify):
+    model, tokenizer = encoder(), encoder_tokenizer()
+    more = replace(classify, metrics=["accuracy", "matthews"])
+    one, two = (TaskScores(task, batch_size=8) for task in (classify, more))
+    assert one.protocol(model, tokenizer) != two.protocol(model, tokenizer)
+    metrics = {**one.run(model, tokenizer)}, {**two.run(model, tokenizer)}
+    assert metrics[0]["accuracy/toy"] == metrics[1]["accuracy/toy"]
+    assert "cfsp.data.tasks.metrics" in files_of(*map(type, one.depends_on()))
+
+
+def test_other_tokens_are_another_protocol(classify):
+    model, scores = encoder(), TaskScores(classify, batch_size=8)
+    before = scores.protocol(model, encoder_tokenizer())
+    other = encoder_tokenizer()
+    other.backend_tokenizer.normalizer = normalizers.Replace("good", "bad")
+    assert scores.protocol(model, other)["tokens_sha256"] != before["tokens_sha256"]
+    assert scores.protocol(model, encoder_tokenizer()) == before
+
+
+def test_outputs_that_are_nan_are_refused(classify):
+    model = encoder()
+    with torch.no_grad():
+        model.classifier.weight.fill_(torch.nan)
+    with pytest.raises(ValueError, match="task toy: an output is NaN or infinite"):
+        TaskScores(classify, batch_size=8).run(model, encoder_tokenizer())

@@ -24,6 +24,10 @@ class Evaluator(Checked, ABC):
         """Return the texts that it measures on; calibration and recovery should read none of them."""
         return []
 
+    def depends_on(self) -> Sequence[object]:
+        """Return the parts whose code its metrics depend on, besides what that code imports."""
+        return [self]
+
     @abstractmethod
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """Return everything besides the weights that the result depends on, as JSON data.

@@ -34,7 +34,7 @@ def measure(
     weights = weights or fingerprint(model)
     protocols = [evaluator.protocol(model, tokenizer) for evaluator in evaluators]
     for evaluator, protocol in zip(evaluators, protocols, strict=True):
-        code = code_of(type(evaluator))
+        code = code_of(*map(type, evaluator.depends_on()))
         kept = OFF if code is None else cache
         name = f"metrics/{digest([weights, protocol, code])}.json"
         with kept.alone(name):

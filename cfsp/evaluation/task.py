@@ -9,13 +9,15 @@ from functools import cached_property
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.data.labelled_rows import LabelledRows
-from cfsp.data.tasks.base import OwnRows, without_labels
+from cfsp.data.tasks.base import Encoded, OwnRows, without_labels
 from cfsp.data.texts import Text
+from cfsp.data.windows import fingerprint_examples
 from cfsp.evaluation.base import Evaluator
 from cfsp.passes.modes import evaluating
 from cfsp.records.record import Metric
@@ -51,28 +53,42 @@ class TaskScores(Evaluator):
     def reads(self) -> list[Text]:
         return [self.test]
 
+    def depends_on(self) -> Sequence[object]:
+        return [self, self.task]
+
     @cached_property
     def items(self) -> Sequence[Any]:
         """The items, read once: both models are measured on the same rows, even if the file changes."""
         return self.task.items(self.test)[: self.limit]
 
+    def encoded(self, tokenizer: PreTrainedTokenizerBase) -> Encoded:
+        """Return the items as examples. The last ones are kept: a run asks for them several times."""
+        held = vars(self).get("_encoded")
+        if held is None or held[0] is not tokenizer:
+            held = vars(self)["_encoded"] = (tokenizer, self.task.encode(tokenizer, self.items))
+        return held[1]
+
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Return what the metrics depend on, and which there are; each metric's own protocol lacks these."""
         self.task.check(model, tokenizer, "evaluation")
         return {
             "measure": "task",
             "task": self.task.name,
             "text": self.test.label,
             "text_sha256": hashlib.sha256(repr(self.items).encode()).hexdigest()[:16],
+            "tokens_sha256": fingerprint_examples([self.encoded(tokenizer).examples]),
             "window": self.task.window,
             **self.task.protocol,
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "device": model.device.type,
+            "metrics": [*self.task.metrics],
         }
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
         protocol = self.protocol(model, tokenizer)
-        encoded = self.task.encode(tokenizer, self.items)
+        del protocol["metrics"]  # so that tables compare runs with other metrics beside this one
+        encoded = self.encoded(tokenizer)
         answers = self.task.answers(self.outputs(model, tokenizer, encoded.examples), encoded, self.items)
         return {
             f"{name}/{self.task.name}": Metric(score.value, score.stderr, score.n, "higher", protocol)
@@ -82,10 +98,13 @@ class TaskScores(Evaluator):
     @torch.no_grad()
     def outputs(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Any]
-    ) -> list[Any]:
-        """Return the model's output for each example. A batch has examples of similar lengths."""
+    ) -> list[Tensor]:
+        """Return the model's output for each example. A batch has examples of similar lengths. Each [choices]
+
+        Raises ValueError if an output is NaN or infinite.
+        """
         collate = self.task.collator(tokenizer)
-        found: dict[int, Any] = {}
+        found: dict[int, Tensor] = {}
         order = sorted(range(len(examples)), key=lambda row: len(examples[row]["input_ids"]))
         batches = [order[first : first + self.batch_size] for first in range(0, len(order), self.batch_size)]
         with evaluating(model):
@@ -94,4 +113,9 @@ class TaskScores(Evaluator):
                 inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
                 output = model(**without_labels(inputs))
                 found |= dict(zip(rows, self.task.outputs_of(output, inputs), strict=True))
+        if not all(one.isfinite().all() for one in found.values()):
+            raise ValueError(
+                f"task {self.task.name}: an output is NaN or infinite; check the weights, or use "
+                "model.dtype=float32"
+            )
         return [found[row] for row in range(len(examples))]

@@ -48,11 +48,18 @@ def choice_config(group: str, name: str, **root: Any) -> DictConfig:
 
     Raises:
         KeyError: no such name; the message suggests the nearest.
+        ValueError: the choice is made of choices of other groups.
     """
     if name not in choices(group):
         known = choices(group)
         raise UnknownName(f"{group} {name!r}: expected one of {', '.join(known)}{hint(name, known)}")
-    whole = OmegaConf.create({**root, group: OmegaConf.load(CONF / group / f"{name}.yaml")})
+    config = OmegaConf.load(CONF / group / f"{name}.yaml")
+    if "defaults" in config:
+        raise ValueError(
+            f"{group} {name!r} is made of choices of other groups, which only a run composes: cfsp "
+            f"{group}={name}; expected another name, or an object"
+        )
+    whole = OmegaConf.create({**root, group: config})
     return OmegaConf.create(dict(plain(whole, resolve=True)[group]))
 
 

@@ -103,26 +103,27 @@ class Parts:
         )
 
     def overlaps(self) -> list[str]:
-        """Return warnings about texts that evaluation shares with calibration or recovery."""
+        """Return warnings about texts that evaluation shares with calibration or a training."""
         read = [text for evaluator in self.evaluators for text in evaluator.reads()] if is_main() else []
-        return overlaps([self.calibration.text, *self.recovery.reads()], read)
+        return overlaps([self.calibration.text, *self.schedule.reads(), *self.recovery.reads()], read)
 
     def plan(self, subject: Subject, batches: Sequence[Batch], prepared: Any, examples: Any) -> Planned:
         """Make the plan, or return the stored one of an interrupted training, without calibrating again.
 
-        examples: what recovery will train on. A stored plan with other examples is ignored.
+        examples: what recovery will train on. A stored plan with other examples is ignored. A schedule that
+            trains stores no plan: it resumes from its own checkpoints, which have the weights too.
         """
-        method = self.method
+        method, trains = self.method, self.schedule.trains
         deciding = (self.schedule, method.criterion, method.allocator, method.compensation)
         code = code_of(*map(type, deciding))  # what an edit of it would plan otherwise is not gone on with
         seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples), code]
+        made_from = digest([*seen, fingerprint_examples(prepared)] if trains else seen)
         folder = subject.folder
-        if folder is not None and (kept := kept_plan(folder, digest(seen))) is not None:
+        if folder is not None and (kept := kept_plan(folder, made_from)) is not None:
             return Planned(kept)
-        if folder is not None and self.schedule.learns:
-            begin_plan(folder, digest(seen))
+        if folder is not None and trains:
+            begin_plan(folder, made_from)
         planned = self.schedule.plan(subject, batches, method, prepared)
-        # A schedule that learns resumes from its own checkpoints, which hold the plan's weights.
-        if folder is not None and self.recovery.trains and not self.schedule.learns:
-            keep_plan(folder, planned.plan, digest(seen))
+        if folder is not None and self.recovery.trains and not trains:
+            keep_plan(folder, planned.plan, made_from)
         return planned

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Budget
 from cfsp.checks import check_choice
+from cfsp.data.texts import Text
 from cfsp.model.parameter_count import count_parameters
 from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
@@ -54,13 +55,13 @@ class Schedule(Checked, ABC):
     probes: ClassVar[bool] = True
     """Whether the schedule supports probes: it decides the widths in the dense model."""
 
+    trains: ClassVar[bool] = False
+    """Whether it trains the model and learns its own scores, so that a plan alone does not repeat its result."""
+
     @property
     def trains_head(self) -> bool:
         """Whether it trains a head that the checkpoint lacks."""
         return False
-
-    learns: ClassVar[bool] = False
-    """Whether the schedule trains the model and learns its own scores."""
 
     sparsity: Annotated[float, SHARE]
     sparsity_of: str = "sites"
@@ -70,6 +71,10 @@ class Schedule(Checked, ABC):
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity={self.sparsity!r}: expected {SHARE}")
         check_choice("sparsity_of", self.sparsity_of, BASES)
+
+    def reads(self) -> Sequence[Text]:
+        """Return the texts that it trains on."""
+        return []
 
     def prepare(self, subject: Subject, method: Method) -> Any:
         """Check everything that can be checked before anything costly runs. Read the training data, if any.
@@ -138,12 +143,12 @@ class Schedule(Checked, ABC):
     def check(self, sites: Sequence[Site], method: Method) -> None:
         """Raise ValueError if the sites and the method's parts do not work together."""
         criterion, allocator, compensation = method.criterion, method.allocator, method.compensation
-        if criterion.learned != self.learns:
+        if criterion.learned != self.trains:
             raise ValueError(
                 f"criterion {type(criterion).__name__} with schedule {type(self).__name__}; expected "
                 + (
                     "criterion=learned: this schedule learns its scores"
-                    if self.learns
+                    if self.trains
                     else "a schedule that learns scores: schedule=movement"
                 )
             )

@@ -41,7 +41,7 @@ class TrainedSchedule(Schedule):
     """
 
     probes: ClassVar[bool] = False
-    learns: ClassVar[bool] = True
+    trains: ClassVar[bool] = True
 
     pruner: Pruner
     parameters: Parameters
@@ -68,6 +68,11 @@ class TrainedSchedule(Schedule):
 
     def check(self, sites: Sequence[Any], method: Method) -> None:
         super().check(sites, method)
+        if self.parameters.apart or self.training.sharded:
+            raise ValueError(
+                f"schedule {type(self).__name__} cuts the weights that it trained; expected "
+                "schedule.parameters.merge=true, and training without fsdp"
+            )
         if method.compensation.needs:
             raise ValueError(
                 f"schedule {type(self).__name__} trains the model to compensate for its cuts; expected "

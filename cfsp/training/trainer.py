@@ -113,12 +113,12 @@ class LossTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         loss = self.loss(model, inputs, num_items_in_batch)
-        if self.pruning is not None and model.training:
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
+        if self.pruning is not None and model.training:  # every process has the whole penalty
             loss = loss + self.pruning.penalty() / self.args.gradient_accumulation_steps
         if not torch.isfinite(loss):
             raise ValueError(not_finite(self.stage, "the loss", self.state.global_step + 1, self.folder))
-        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         return (loss, {"loss": loss}) if return_outputs else loss
 
 

@@ -99,6 +99,9 @@ class LabelledTask(Task):
     window: tokens of an example, at most.
     """
 
+    metrics: ClassVar[Sequence[str]]
+    """Names of the metrics."""
+
     name: str
     train: LabelledRows
     test: LabelledRows | None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from cfsp.data.tasks.squad import best, exact, f1
 class Question:
     """A question with its context. answers: the right ones, possibly none. starts: their places."""
 
-    where: str
+    where: str = field(repr=False)  # the same questions in another file are the same text
     question: str
     context: str
     answers: tuple[str, ...]
@@ -41,6 +41,7 @@ class QuestionAnswering(LabelledTask):
     """
 
     head = "question_answering"
+    metrics: ClassVar[Sequence[str]] = ("exact_match", "f1")
     stride: int
     no_answer: bool
     longest: int
@@ -134,10 +135,9 @@ class QuestionAnswering(LabelledTask):
         return said
 
     def scores(self, answers: Sequence[str], items: Sequence[Question]) -> dict[str, Score]:
-        measures = {"exact_match": exact, "f1": f1}
         return {
             name: mean([best(measure, said, item.answers) for said, item in zip(answers, items, strict=True)])
-            for name, measure in measures.items()
+            for name, measure in zip(self.metrics, (exact, f1), strict=True)
         }
 
 

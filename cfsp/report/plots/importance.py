@@ -69,5 +69,6 @@ def add_bars(axes: Axes, at: np.ndarray, heights: np.ndarray, width: float, colo
     """Draw bars as one collection. axes.bar makes an artist per bar, which takes ten times as long."""
     left, right, zero = at - width / 2, at + width / 2, np.zeros_like(heights)
     corners = [[left, zero], [left, heights], [right, heights], [right, zero]]
-    axes.add_collection(PolyCollection(np.array(corners).transpose(2, 0, 1), facecolor=color, alpha=0.85))
+    bars = np.array(corners).transpose(2, 0, 1)  # [bars, 4, 2], which matplotlib draws faster than a list
+    axes.add_collection(PolyCollection(bars, facecolor=color, alpha=0.85))  # pyright: ignore[reportArgumentType]  # declared as a list
     axes.autoscale_view()
