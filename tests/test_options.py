@@ -29,7 +29,7 @@ NESTED = [
     f"{group}/{path.name}"
     for group in ("recovery", "schedule")
     for path in (CONF / group).iterdir()
-    if path.is_dir()
+    if path.is_dir() and path.name != "base"  # of which choices are made
 ]
 CHOICES = [(group, name) for group in (*PARTS, *NESTED) for name in choices(group)]
 

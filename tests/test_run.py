@@ -136,10 +136,21 @@ def test_nothing_is_written_by_a_run_that_fails(tiny, tmp_path, monkeypatch):
     assert not (tmp_path / "results" / "records").exists()
 
 
+TRAINED = [
+    "schedule.pruner.tile=4",
+    "schedule.training.max_steps=4",
+    "schedule.data.window=16",
+    "sparsity=0.2",
+]
+"""What makes an experiment that trains short."""
+
+
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_runs(tiny, name):
-    rounding = ["allocator.round_to=8"] if name.startswith("cfsp") else []  # 128 is too wide here
-    cfg = tiny(f"+experiment={name}", "allocator.protect=[]", *rounding)
+    own = ["allocator.round_to=8"] if name.startswith("cfsp") else []  # 128 is too wide here
+    own += TRAINED if name in ("block_pruning", "hybrid_filled") else []
+    own += ["recovery.training.max_steps=2", "recovery.data.window=16"] if name == "hybrid_filled" else []
+    cfg = tiny(f"+experiment={name}", "allocator.protect=[]", *own)
     record = run(cfg)
     assert 0 < record.sparsity[record.config["sparsity_of"]]
     if not name.endswith("released"):  # which may miss

@@ -19,7 +19,7 @@ class Learned(Criterion):
     learned: ClassVar[bool] = True
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
-        """Raise ValueError: only a schedule that trains has these scores."""
+        """Raise ValueError: only a schedule that trains has these scores [units]."""
         raise ValueError(
             f"{view.name}: criterion=learned has no scores of its own; expected schedule=movement"
         )

@@ -56,7 +56,7 @@ class Schedule(Checked, ABC):
     """Whether the schedule supports probes: it decides the widths in the dense model."""
 
     trains: ClassVar[bool] = False
-    """Whether it trains the model and learns its own scores, so that a plan alone does not repeat its result."""
+    """Whether it trains the model and learns its scores, so that a plan alone does not repeat its result."""
 
     @property
     def trains_head(self) -> bool:

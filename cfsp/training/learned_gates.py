@@ -38,7 +38,7 @@ class Rule(ABC):
 
     @abstractmethod
     def mask(self, scores: Tensor, threshold: Tensor, training: bool) -> Tensor:
-        """Return the mask of scores, in [0, 1]; same shape."""
+        """Return the mask of scores, in [0, 1]. [scores] -> [scores]"""
 
     @abstractmethod
     def openness(self, scores: Tensor) -> Tensor:
@@ -103,13 +103,13 @@ class Gate(nn.Module, ABC):
         self.register_buffer("channels", torch.ones(weight.shape[dim], device=device))
 
     def open(self) -> Tensor:
-        """Return the mask of the scores; of their shape."""
+        """Return the mask. [units] or [rows / tile, columns / tile], as the scores are"""
         if self.settled:
             return self.decided + 0 * self.scores  # a loss has a gradient even if all weights are frozen
         return self.rule.mask(self.scores, self.threshold, self.training)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """Return the masked weight; same shape."""
+        """Return the masked weight. [rows, columns] -> [rows, columns]"""
         masked = weight * self.spread(self.open()).to(weight.dtype)
         return masked * self.along(self.channels).to(weight.dtype) if self.settled else masked
 
@@ -124,7 +124,7 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def spread(self, values: Tensor) -> Tensor:
-        """Return values of the scores' shape, to broadcast to the weight's shape."""
+        """Return a value per score, to broadcast to the weight. [scores] -> [rows, columns] or one axis"""
 
     @abstractmethod
     def mean_of_units(self, values: Tensor, member: Member, units: int) -> Tensor:
@@ -132,7 +132,7 @@ class Gate(nn.Module, ABC):
 
     @abstractmethod
     def mean_of_weights(self, weight: Tensor) -> Tensor:
-        """Return the mean of a weight over the places of each score; of the scores' shape."""
+        """Return the mean of a weight over the places of each score. [rows, columns] -> [scores]"""
 
 
 class UnitGate(Gate):
@@ -186,7 +186,7 @@ class TileGate(Gate):
 
 
 def lowest_kept(scores: Tensor, share: float) -> Tensor:
-    """Return the threshold that this share of the scores does not exceed. scalar"""
+    """Return the threshold that this share of the scores does not exceed. []"""
     gone = min(int(share * scores.numel() + 1e-6), scores.numel())
     if not gone:
         return scores.new_tensor(-torch.inf)

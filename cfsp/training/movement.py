@@ -3,46 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel
 
-from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.sites import Site
 from cfsp.model.weights import weight_of
-from cfsp.training.movement_masks import MovementPruning, modules_of
+from cfsp.training.movement_masks import MovementPruning, scored_layers
+from cfsp.training.movement_options import KINDS, MovementOptions
 from cfsp.training.pruner import Pruner
-
-KINDS = ("mlp", "attention")
-"""Kinds of sites that the pruner can score."""
-
-TILED: Mapping[str, tuple[str, ...]] = {"struct": (), "hybrid": ("attention",), "block": KINDS}
-"""Variant -> kinds of sites that have a score per tile; the others have one per unit."""
-
-MASKS = ("soft", "hard", "hard_concrete", "top", "budget", "magnitude")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Movement(Pruner):
+class Movement(MovementOptions, Pruner):
     """Learns scores together with the weights, per unit or per tile (Lagunas et al., arXiv:2109.04838).
-
-    variant: struct scores heads (or key/value groups) and neurons; hybrid scores tiles of the attention's
-        weights and neurons; block scores tiles of all weights.
-    tile: side of the square tiles; 1 is plain movement pruning (Sanh et al., arXiv:2005.07683).
-    mask: how scores S become a mask; t rises by a cubic schedule.
-        soft: sigmoid(S) > t (soft movement pruning; the block pruning paper).
-        hard: S > t.
-        hard_concrete: a random gate that can be exactly 0 or 1 (L0, arXiv:1712.01312).
-        top: the highest S of each gate (movement pruning).
-        budget: the highest S per parameter of all gates together.
-        magnitude: the largest mean |W| of each gate; nothing is learned.
-    threshold: t at the end.
-    penalties: kind of site -> weight of its mean openness in the loss (lambda). One controller multiplies
-        them all until the share that is asked for is removed; top, budget and magnitude need no penalty.
-    warmup, cooldown: shares of the steps before masks begin to close, and after they have been decided.
-    learning_rate: of the scores, which have no weight decay; None: 20 / steps, but at least the papers' 1e-2,
-        because a score falls by at most the rate in a step and closes at -2.2. gain: of the controller.
 
     When the cool-down begins, the masks are decided for good: exactly the asked share is closed, by the
     scores, and the weights train on with that. (Differs from the released code, whose share depends on
@@ -51,49 +26,6 @@ class Movement(Pruner):
     and keys, which change what a head computes but do not make it zero.
     """
 
-    variant: str = "hybrid"
-    tile: int = 32
-    mask: str = "soft"
-    threshold: float = 0.1
-    penalties: Mapping[str, float] = field(default_factory=lambda: {"mlp": 10.0, "attention": 10.0})
-    warmup: float = 0.1
-    cooldown: float = 0.4
-    learning_rate: float | None = None
-    gain: float = 10.0
-
-    def __post_init__(self) -> None:
-        check_choice("variant", self.variant, tuple(TILED))
-        check_choice("mask", self.mask, MASKS)
-        check_integer("tile", self.tile, least=1)
-        for kind, weight in self.penalties.items():
-            check_choice("penalties", kind, KINDS)
-            check_number(f"penalties.{kind}", weight, least=0)
-        for name in ("threshold", "warmup", "cooldown", "gain"):
-            check_number(name, getattr(self, name), least=0)
-        if self.learning_rate is not None:
-            check_number("learning_rate", self.learning_rate, least=0)
-        if self.mask != "hard" and not 0 < self.threshold < 1:
-            raise ValueError(f"threshold={self.threshold:g} with mask={self.mask}; expected one in (0, 1)")
-        if self.warmup + self.cooldown >= 1:
-            raise ValueError(
-                f"warmup={self.warmup:g} and cooldown={self.cooldown:g} are fractions of the steps; "
-                "expected a sum below 1"
-            )
-
-    def tile_of(self, site: Site) -> int | None:
-        """Return the side of a site's tiles; None if its units are scored."""
-        return self.tile if site.kind in TILED[self.variant] else None
-
-    def rate(self, steps: int) -> float:
-        """Return the learning rate of the scores in a training of so many steps."""
-        return max(1e-2, 20 / max(steps, 1)) if self.learning_rate is None else self.learning_rate
-
-    def threshold_at(self, due: float) -> float:
-        """Return the threshold of scores when this part of the schedule is due, in [0, 1]."""
-        if self.mask == "hard":
-            return self.threshold * (2 * due - 1)
-        return math.log(share / (1 - share)) if (share := self.threshold * due) else -math.inf
-
     def check(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
         for site in sites:
             if site.kind not in KINDS:
@@ -101,7 +33,7 @@ class Movement(Pruner):
                     f"movement pruning scores {' and '.join(KINDS)}; leave {site.kind!r} out of sites"
                 )
             tile = self.tile_of(site)
-            for path in modules_of(site) if tile else ():
+            for path in scored_layers(site) if tile else ():
                 rows, columns = weight_of(model.get_submodule(path)).shape
                 if tile and (rows % tile or columns % tile):
                     raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +15,8 @@ from cfsp.model.views import unit_cost
 from cfsp.model.weights import weight_of
 from cfsp.training.control import Controller, cubic
 from cfsp.training.learned_gates import Gate, Given, HardConcrete, Step, TileGate, UnitGate, lowest_kept
+from cfsp.training.movement_options import MovementOptions
 from cfsp.training.pruner import Pruning
-
-if TYPE_CHECKING:
-    from cfsp.training.movement import Movement
 
 STEERED = ("soft", "hard", "hard_concrete")
 """Masks whose threshold is fixed, so that a penalty decides how many scores fall below it."""
@@ -31,7 +29,7 @@ STARTS = {"hard_concrete": 2.0}
 """Mask -> score that every gate begins with; the others begin with 0."""
 
 
-def modules_of(site: Site) -> list[str]:
+def scored_layers(site: Site) -> list[str]:
     """Return the paths of a site's linear layers."""
     return [*dict.fromkeys(member.module for member in site.members)]
 
@@ -40,7 +38,7 @@ class MovementPruning(Pruning):
     """One gate per site, or one per weight of a site with tiles."""
 
     def __init__(
-        self, pruner: Movement, model: PreTrainedModel, sites: Sequence[Site], target: float
+        self, pruner: MovementOptions, model: PreTrainedModel, sites: Sequence[Site], target: float
     ) -> None:
         self.pruner, self.model, self.sites, self.target = pruner, model, sites, target
         self.learned, self.steered = pruner.mask != "magnitude", pruner.mask in STEERED
@@ -55,7 +53,7 @@ class MovementPruning(Pruning):
         rule, start = RULES.get(self.pruner.mask, Step()), STARTS.get(self.pruner.mask, 0.0)
         consumer, tile = site.consumers[0], self.pruner.tile_of(site)
         gates: dict[str, Gate] = {}
-        for path in modules_of(site) if tile else [consumer.module]:
+        for path in scored_layers(site) if tile else [consumer.module]:
             module = self.model.get_submodule(path)
             weight = weight_of(module)
             dim = next(member.dim for member in site.members if member.module == path)
@@ -171,13 +169,13 @@ class MovementPruning(Pruning):
 
     @torch.no_grad()
     def scores(self) -> dict[str, Tensor]:
+        """Return site name -> score of each unit [units]; closed units are below all open ones."""
         found = {
             site.name: self.unit_means(
                 site, lambda gate: gate.rule.openness(gate.scores) if self.learned else gate.scores
             )
             for site in self.sites
         }
-        # Closed units come after all open ones, whatever their scores.
         most = max(float(score.abs().max()) for score in found.values()) + 1
         return {site.name: found[site.name] - most * (self.unit_masks(site) == 0) for site in self.sites}
 
