@@ -8,9 +8,12 @@ from families import FAMILIES, batches, kinds_of, make
 from torch.nn.utils import parametrize
 
 import cfsp
+from cfsp.model.parameter_count import density
 from cfsp.model.weights import weight_of
 from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.training.base import Change
 from cfsp.training.control import Controller, cubic
+from cfsp.training.full import Full
 from cfsp.training.learned_gates import HardConcrete, Step, TileGate, UnitGate, lowest_kept
 from cfsp.training.movement import Movement
 
@@ -205,3 +208,28 @@ def test_what_cannot_work_is_refused(options, message):
     model = make("bert")
     with pytest.raises(ValueError, match=message):
         Movement(**{"variant": "block", **options}).check(model, sites_of(model))
+
+
+def test_density_counts_zeros_of_the_matrices_of_blocks():
+    model = make("llama")
+    assert density(model) == 1
+    weight = model.model.layers[0].mlp.gate_proj.weight
+    total = sum(one.numel() for one in model.model.layers.parameters() if one.dim() > 1)
+    with torch.no_grad():
+        weight[:3] = 0
+        model.lm_head.weight.zero_()  # of no block
+    assert density(model) == pytest.approx(1 - 3 * weight.shape[1] / total)
+
+
+def test_refilling_replaces_zeros_alone():
+    model = make("llama")
+    weight = model.model.layers[0].mlp.gate_proj.weight
+    with torch.no_grad():
+        weight[:3] = 0
+    before = weight.clone()
+    torch.manual_seed(0)
+    _, notes = Full(refill=0.01).attach(model, Change((0, 1), (0.0, 0.0), None))
+    assert notes == {"refilled": 3 * weight.shape[1]}
+    assert torch.equal(weight[3:], before[3:])
+    assert (weight[:3] - before.mean()).abs().max() < 0.06 * before.std()
+    assert Full().attach(make("llama"), Change((0, 1), (0.0, 0.0), None))[1] == {}

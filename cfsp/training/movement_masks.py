@@ -97,7 +97,7 @@ class MovementPruning(Pruning):
         found = [*self.all_gates()]
         if not self.learned:
             for _, path, gate in found:
-                original = self.model.get_submodule(path).parametrizations["weight"].original
+                original = self.model.get_parameter(f"{path}.parametrizations.weight.original")
                 gate.scores.copy_(gate.mean_of_weights(original.abs()))
         if self.pruner.mask in ("top", "magnitude"):
             for _, _, gate in found:
