@@ -118,7 +118,7 @@ class LossTrainer(Trainer):
         if self.pruning is not None and model.training:  # every process has the whole penalty
             loss = loss + self.pruning.penalty() / self.args.gradient_accumulation_steps
         if not torch.isfinite(loss):
-            raise ValueError(not_finite(self.stage, "the loss", self.state.global_step + 1, self.folder))
+            raise ValueError(not_finite("the loss", self.state.global_step + 1, self.folder, self.stage))
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -190,10 +190,10 @@ class Watch(TrainerCallback):
             self.skipped += 1
         else:
             step, folder = state.global_step + 1, Path(args.output_dir)
-            raise ValueError(not_finite(self.stage, "a gradient", step, folder))
+            raise ValueError(not_finite("a gradient", step, folder, self.stage))
 
 
-def not_finite(stage: str, what: str, step: int, folder: Path) -> str:
+def not_finite(what: str, step: int, folder: Path, stage: str = "recovery") -> str:
     last = newest_whole(folder)
     kept = f"the last good checkpoint is {last}" if last else "there was no checkpoint yet"
     return (
