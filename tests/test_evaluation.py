@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from families import FAMILIES, make
+from families import FAMILIES, make, words
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp.evaluation.latency
@@ -51,6 +51,20 @@ def test_size_counts_what_is_there(name):
 def latency(**options):
     defaults = {"batch_sizes": [1, 2], "prompts": [4], "new_tokens": 3, "repeats": 3, "warmup": 1}
     return Latency(**{**defaults, **options})
+
+
+def test_latency_of_an_encoder_is_that_of_one_pass():
+    dense, pruned = make("bert"), make("bert", seed=1)
+    found = latency(batch_sizes=[2]).run_pair(dense, pruned, words())
+    assert set(found[1]) == {
+        "forward_ms/b2xp4",
+        "forward_tokens_per_s/b2xp4",
+        "forward_speedup/b2xp4",
+        "peak_mib/b2xp4",
+        "weights_mib",
+    }
+    assert found[1]["forward_ms/b2xp4"].protocol["new_tokens"] == 0
+    assert found[1]["forward_ms/b2xp4"].n == 3
 
 
 def test_latency_has_both_models_in_turns(tiny_checkpoint, monkeypatch):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any, Literal
@@ -27,7 +27,7 @@ class Latency(PairedEvaluator):
     Prefill is one pass over `prompt` random tokens that fills the cache and gives the first new token
     (the time to first token). Decode is each of the `new_tokens` after it, greedy. A metric is the median
     of `repeats` rounds, after `warmup` rounds that do not count; its spread is their range. On a GPU, CUDA
-    events take the time.
+    events take the time. A model that does not predict the next token has one stage, `forward`: one pass.
     """
 
     batch_sizes: Sequence[int]
@@ -46,13 +46,12 @@ class Latency(PairedEvaluator):
             check_integer(f"latency {name}", getattr(self, name), least)
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        if not is_causal(model):
-            raise ValueError(f"latency needs a causal language model, not {type(model).__name__}")
-        check_positions(model, max(self.prompts) + self.new_tokens, "latency prompt + new_tokens")
+        new = self.new_tokens if is_causal(model) else 0
+        check_positions(model, max(self.prompts) + new, "latency prompt + new_tokens")
         on_gpu = model.device.type == "cuda"
         return {
             "measure": "latency",
-            "new_tokens": self.new_tokens,
+            "new_tokens": new,
             "repeats": self.repeats,
             "warmup": self.warmup,
             "clock": "CUDA events" if on_gpu else "perf_counter",
@@ -67,7 +66,7 @@ class Latency(PairedEvaluator):
     ) -> tuple[dict[str, Metric], dict[str, Metric]]:
         """Return for b sequences of p tokens (`b1xp128`): `prefill_ms`, `decode_ms` (one token of every
         sequence), `prefill_tokens_per_s`, `decode_tokens_per_s`, `prefill_speedup`, `decode_speedup`
-        (dense time / time, round by round), `peak_mib`; and `weights_mib`.
+        (dense time / time, round by round), `peak_mib`; and `weights_mib`. Of other models `forward_*`.
         """
         models = (dense, pruned)
         found: tuple[dict[str, Metric], ...] = ({}, {})
@@ -81,7 +80,7 @@ class Latency(PairedEvaluator):
                 ]
                 shape = {"batch": batch, "prompt": prompt}
                 for place, metrics in enumerate(found):
-                    figures = self.figures(times, place, batch, prompt)
+                    figures = self.figures(self.stages(dense, prompt), times, place, batch)
                     figures["peak_mib"] = [peaks[place] / 2**20]
                     for name, values in figures.items():
                         better = "lower" if name.endswith(("ms", "mib")) else "higher"
@@ -90,9 +89,15 @@ class Latency(PairedEvaluator):
             metrics["weights_mib"] = metric([weight_bytes(model) / 2**20], "lower", protocol)
         return found
 
-    def rounds(self, models: Sequence[PreTrainedModel], ids: Tensor) -> list[list[tuple[float, float]]]:
-        """Return the seconds of prefill and of decode, per model and counted round."""
-        times: list[list[tuple[float, float]]] = [[], []]
+    def stages(self, model: PreTrainedModel, prompt: int) -> dict[str, tuple[int, int]]:
+        """Return stage -> its number of passes, and of tokens per sequence."""
+        if not is_causal(model):
+            return {"forward": (1, prompt)}
+        return {"prefill": (1, prompt), "decode": (self.new_tokens, self.new_tokens)}
+
+    def rounds(self, models: Sequence[PreTrainedModel], ids: Tensor) -> list[list[tuple[float, ...]]]:
+        """Return the seconds of each stage, per model and counted round."""
+        times: list[list[tuple[float, ...]]] = [[], []]
         label = f"latency {ids.shape[0]} x {ids.shape[1]}"
         for number in bar(range(self.warmup + self.repeats), label, "round"):
             order = (0, 1) if number % 2 else (1, 0)
@@ -103,8 +108,10 @@ class Latency(PairedEvaluator):
         return times
 
     @torch.no_grad()
-    def generate(self, model: PreTrainedModel, ids: Tensor) -> tuple[float, float]:
-        """Return the seconds of prefill, and of all tokens after the first."""
+    def generate(self, model: PreTrainedModel, ids: Tensor) -> tuple[float, ...]:
+        """Return the seconds of prefill, and of all tokens after the first; or those of one pass."""
+        if not is_causal(model):
+            return (seconds_of(lambda: model(input_ids=ids), model.device),)
         state: dict[str, Any] = {}
 
         def prefill() -> None:
@@ -119,13 +126,16 @@ class Latency(PairedEvaluator):
         return seconds_of(prefill, model.device), seconds_of(decode, model.device)
 
     def figures(
-        self, times: list[list[tuple[float, float]]], place: int, batch: int, prompt: int
+        self,
+        stages: Mapping[str, tuple[int, int]],
+        times: list[list[tuple[float, ...]]],
+        place: int,
+        batch: int,
     ) -> dict[str, list[float]]:
-        """Return name -> the figure of every round."""
+        """Return name -> the figure of every round. stages: what `stages` returned."""
         found = {}
-        for index, (stage, tokens) in enumerate((("prefill", prompt), ("decode", self.new_tokens))):
+        for index, (stage, (calls, tokens)) in enumerate(stages.items()):
             seconds = [one[index] for one in times[place]]
-            calls = self.new_tokens if stage == "decode" else 1
             found[f"{stage}_ms"] = [1000 * one / calls for one in seconds]
             found[f"{stage}_tokens_per_s"] = [batch * tokens / one for one in seconds]
             found[f"{stage}_speedup"] = [

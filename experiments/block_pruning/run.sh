@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# MiniLM-L6 on SST-2 without 60 and 80 % of its encoder's linear weights: learned masks against one-shot methods.
+#   python experiments/real_models/fetch.py models minilm                     # once
+#   experiments/block_pruning/run.sh dense                                     # once: the fine-tuned dense model
+#   experiments/block_pruning/run.sh learned one_shot latency [OVERRIDES]
+# Data: data/glue/sst2_train.tsv, data/glue/sst2_dev.tsv; README.md says where from. SEEDS (0), STEPS (1895) may be set.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PATH="$PWD/.venv/bin:$PATH"
+results=results/block_pruning
+dense=models/MiniLM-L6-sst2
+steps=${STEPS:-1895}
+seeds=${SEEDS:-0}
+
+task=(task=sst2 task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv task.window=64
+      model.dtype=float32 "sites=[mlp,attention]" cache=results/cache)
+
+fine_tuning() { # PREFIX RATE: the same training for everybody
+    echo "$1.training.max_steps=$steps" "$1.training.batch_size=32" "$1.training.learning_rate=$2" \
+        "$1.training.warmup=100" "$1.training.evaluate_every=200" "$1.data.held_out=320"
+}
+
+make_dense() {
+    cfsp "${task[@]}" results=$results model.path=models/MiniLM-L6 sparsity=0 recovery=full \
+        $(fine_tuning recovery 1e-4) recovery.training.patience=null save=$dense "$@"
+}
+
+learned() { # block pruning's variants, distilled from the dense model
+    cfsp -m "${task[@]}" results=$results model.path=$dense schedule=movement allocator.allow_empty=true \
+        seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct,hybrid sparsity=0.6,0.8 "$@"
+}
+
+masks() { # how scores become masks, and without a teacher: struct at 80 %
+    cfsp -m "${task[@]}" results=$results model.path=$dense schedule=movement allocator.allow_empty=true \
+        seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct sparsity=0.8 \
+        schedule.pruner.mask=budget,magnitude "$@"
+    cfsp -m "${task[@]}" results=$results model.path=$dense schedule=movement allocator.allow_empty=true \
+        seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct sparsity=0.8 \
+        recovery/objective@schedule.objective=next_token "$@"
+}
+
+one_shot() { # cut first, then the same steps with the same teacher
+    local here=("${task[@]}" results=$results model.path=$dense seed=$seeds recovery=full
+        recovery/objective=distillation_with_labels $(fine_tuning recovery 1e-4) recovery.training.patience=null)
+    cfsp -m "${here[@]}" criterion=magnitude,cfsp allocator=uniform sparsity=0.6,0.8 "$@"
+    cfsp -m "${here[@]}" criterion=obs allocator=uniform compensation=least_squares sparsity=0.6,0.8 "$@"
+}
+
+case ${1:?expected dense, learned, masks, one_shot or table} in
+dense) shift; make_dense "$@" ;;
+table) python experiments/block_pruning/table.py ;;
+*)
+    parts=()
+    while [[ $# -gt 0 && $1 != *=* ]]; do parts+=("$1"); shift; done
+    for part in "${parts[@]}"; do "$part" "$@"; done
+    ;;
+esac
