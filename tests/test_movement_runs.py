@@ -10,6 +10,7 @@ import time
 import pytest
 import torch
 from labelled import saved_encoder
+from pages import understood
 from transformers import AutoModelForCausalLM
 
 import cfsp
@@ -149,3 +150,11 @@ def test_the_table_names_the_schedule(cli, text_file, capsys):
     assert config["criterion"]["_target_"].endswith("Learned")
     main([str(record.parent)])
     assert "perplexity" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["squad_v1", "squad_v2 model.path=my/bert", "mnli model.path=my/bert"])
+def test_the_papers_recipes_are_understood(name):
+    parts = understood(f"cfsp +experiment=paper/block_pruning/{name}")
+    assert parts.schedule.trains
+    assert parts.schedule.data.task is not None
+    assert parts.schedule.objective.temperature == 2

@@ -21,7 +21,7 @@ fine_tuning() { # PREFIX RATE: the same training for everybody
 }
 
 make_dense() {
-    cfsp "${task[@]}" results=$results model.path=models/MiniLM-L6 sparsity=0 recovery=full \
+    cfsp "${task[@]}" results=$results model.path=models/MiniLM-L6 sparsity=0 criterion=magnitude allocator=uniform recovery=full \
         $(fine_tuning recovery 1e-4) recovery.training.patience=null save=$dense "$@"
 }
 
