@@ -1,5 +1,8 @@
 """Tiny random models of every family, with sizes chosen so that no two axes agree by accident."""
 
+from collections.abc import Iterable
+
+import pytest
 import torch
 import transformers as t
 from tokenizers import Tokenizer
@@ -94,6 +97,15 @@ FAMILIES = {
     ),
 }
 DECODERS = [name for name in FAMILIES if name not in ("bert", "roberta")]
+DISTINCT = ("llama", "qwen2", "gemma3_text", "phi3", "gpt2", "bloom", "falcon", "bert")
+"""Families that differ most: biases, tied weights, fused and interleaved weights, transposed ones, encoders."""
+
+
+def most_distinct(families: Iterable[str]) -> list:
+    """All families as test cases; those that are much like a distinct one are marked `product`."""
+    return [
+        pytest.param(name, marks=[] if name in DISTINCT else pytest.mark.product) for name in families
+    ]
 
 
 def make(family: str, seed: int = 0) -> t.PreTrainedModel:

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import transformers
-from families import FAMILIES, batches, kinds_of, make, words
+from families import FAMILIES, batches, kinds_of, make, most_distinct, words
 from test_surgery import kind_sets, logits, ones_for, random_plan
 from transformers import AutoModel, AutoModelForCausalLM
 
@@ -52,7 +52,7 @@ def auto_class(family):
     return getattr(transformers, name)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", most_distinct(FAMILIES))
 def test_loads_bit_for_bit_with_transformers_and_with_cfsp(family, tokenizer, tmp_path, tokens):
     makers = [lambda kinds=kinds: cut(family, kinds) for kinds in kind_sets(make(family))]
     makers += [lambda: cut(family, kinds_of(make(family)), fill=True), lambda: emptied(family)]

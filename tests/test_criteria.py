@@ -58,6 +58,10 @@ MLP = Weights(DOWN.T[:, None], [UP[:, None], GATE[:, None]])
 STAT = {"input_sq_mean": NORM.double() ** 2, "input_var": torch.tensor([4.0, 1.0, 0.0, 9.0]).double()}
 
 
+SCORING = [name for name in choices("criterion") if name != "learned"]
+"""Criteria with scores of their own."""
+
+
 def close(found, expected):
     torch.testing.assert_close(found.double(), torch.tensor(expected).double(), rtol=1e-5, atol=1e-6)
 
@@ -141,7 +145,7 @@ def scores_of(name, model, sites):
     return [criterion.score(UnitView(model, site), stats[site.name]) for site in sites]
 
 
-@pytest.mark.parametrize("name", choices("criterion"))
+@pytest.mark.parametrize("name", SCORING)
 def test_one_finite_score_per_unit_on_every_family(name, model):
     if name == "taylor" and not is_causal(model):
         pytest.skip("taylor needs a model that predicts the next token")
@@ -153,7 +157,7 @@ def test_one_finite_score_per_unit_on_every_family(name, model):
         assert len(score.unique()) > 1
 
 
-@pytest.mark.parametrize("name", [name for name in choices("criterion") if name not in ("chance", "depth")])
+@pytest.mark.parametrize("name", [name for name in SCORING if name not in ("chance", "depth")])
 @pytest.mark.parametrize("kind", ["mlp", "attention"])
 def test_permuting_units_permutes_scores(name, kind):
     model = make("gpt2")

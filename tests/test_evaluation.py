@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from families import FAMILIES, make, words
+from families import FAMILIES, make, most_distinct, words
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp.evaluation.latency
@@ -91,7 +91,7 @@ def test_latency_has_both_models_in_turns(tiny_checkpoint, monkeypatch):
     assert found[1]["prefill_ms/b2xp4"].protocol["threads"] == torch.get_num_threads()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", most_distinct(FAMILIES))
 def test_latency_runs_on_every_family(name):
     model = make(name)
     dense, pruned = latency(batch_sizes=[1]).run_pair(model, model, words())

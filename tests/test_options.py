@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,12 @@ def own_model(**options):
 
 
 def composed(*overrides) -> DictConfig:
+    """The config of a run; files that it lacks are there in name."""
+    return copy.deepcopy(composed_once(*overrides))
+
+
+@cache
+def composed_once(*overrides) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides))
     for key in OmegaConf.missing_keys(config):
