@@ -41,8 +41,11 @@ def without_homes(config: Any) -> Any:
 def part_name(config: Mapping[str, Any]) -> str:
     """Return the name of a part on the command line, made from the name of its class.
 
-    A recovery with parameters and an objective is named after both: lora, importance_lora, distill.
+    A recovery with parameters and an objective is named after both: lora, importance_lora, distill. A
+    schedule with a pruner is named after that: movement.
     """
+    if "pruner" in config:
+        return part_name(config["pruner"])
     if {"parameters", "objective"} <= config.keys():
         return recovery_name(config["parameters"], config["objective"])
     name = config["_target_"].rsplit(".", 1)[-1]
