@@ -140,6 +140,12 @@ def test_distillation_of_a_classifier_is_its_formula(classify):
         (
             "BertForSequenceClassification",
             "[PAD]",
+            ["schedule=movement", "recovery/parameters@schedule.parameters=lora"],
+            "adapters cannot be merged",
+        ),
+        (
+            "BertForSequenceClassification",
+            "[PAD]",
             ["recovery=full", "recovery/data=stdlib"],
             "recovery/data=task",
         ),

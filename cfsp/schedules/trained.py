@@ -68,10 +68,10 @@ class TrainedSchedule(Schedule):
 
     def check(self, sites: Sequence[Any], method: Method) -> None:
         super().check(sites, method)
-        if self.parameters.apart or self.training.sharded:
+        if self.parameters.wraps or self.training.sharded:
             raise ValueError(
-                f"schedule {type(self).__name__} cuts the weights that it trained; expected "
-                "schedule.parameters.merge=true, and training without fsdp"
+                f"schedule {type(self).__name__} masks the weights that it trains; adapters cannot be merged "
+                "into them; expected recovery/parameters@schedule.parameters=full, without fsdp"
             )
         if method.compensation.needs:
             raise ValueError(

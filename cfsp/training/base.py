@@ -47,6 +47,9 @@ class Setting:
 class Parameters(Checked, ABC):
     """Chooses which weights are trained."""
 
+    wraps: bool = False
+    """Whether the model's layers are inside other modules while it is trained."""
+
     apart: bool = False
     """Whether the trained weights stay separate from the model when training ends."""
 

@@ -33,6 +33,7 @@ class Lora(Parameters):
     merge: add the adapters to the weights when training ends; otherwise they stay separate.
     """
 
+    wraps = True
     rank: int
     alpha: float
     dropout: float
