@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+
+from matplotlib import rc_context
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record, records
 from cfsp.report.groups import perplexities
-from cfsp.report.plots.base import looks, svg
+from cfsp.report.plots.base import STYLE, looks
 from cfsp.report.plots.quality import quality_by_size
 from cfsp.storage.atomic import replacing
 from cfsp.tables.compare import comparisons
@@ -25,6 +28,10 @@ brackets.
 """
 
 
+WORST = 10
+"""The figure leaves out runs whose perplexity is more than this many times that of the dense model."""
+
+
 def method(record: Record) -> str:
     """Return the criterion, and what it is combined with if that is not the default."""
     names = [part_name(record.config[part]) for part in ("criterion", "compensation", "allocator")]
@@ -32,18 +39,20 @@ def method(record: Record) -> str:
 
 
 def main() -> None:
-    """Write results/tables/real_models.md and .csv, and results/figures/real_models.svg."""
+    """Write results/tables/real_models.md and .csv, and results/figures/real_models.png."""
     found = [*records(RESULTS / "real_models" / "records")]
     names = {record.id: method(record) for record in found}
     (measure,) = perplexities(found)
-    figure = quality_by_size(measure, names, looks(names.values()))
+    good = [record for record in found if measure.read(record) < WORST * measure.dense]
+    figure = quality_by_size(replace(measure, records=good), names, looks(names.values()))
     table = frame(found)
     (one,) = comparisons(table.assign(method=table["id"].map(names)), measure.names[0], "method")
     written = {
-        "figures/real_models.svg": svg(figure, "real_models"),
         "tables/real_models.md": INTRODUCTION + render([one], "markdown"),
         "tables/real_models.csv": render([one], "csv"),
     }
+    with rc_context(STYLE), replacing(RESULTS / "figures" / "real_models.png") as part:
+        figure.savefig(part, format="png", dpi=160, metadata={"Software": None})
     for name, text in written.items():
         with replacing(RESULTS / name) as part:
             part.write_text(text)
