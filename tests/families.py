@@ -103,9 +103,7 @@ DISTINCT = ("llama", "qwen2", "gemma3_text", "phi3", "gpt2", "bloom", "falcon", 
 
 def most_distinct(families: Iterable[str]) -> list:
     """All families as test cases; those that are much like a distinct one are marked `product`."""
-    return [
-        pytest.param(name, marks=[] if name in DISTINCT else pytest.mark.product) for name in families
-    ]
+    return [pytest.param(name, marks=[] if name in DISTINCT else pytest.mark.product) for name in families]
 
 
 def make(family: str, seed: int = 0) -> t.PreTrainedModel:

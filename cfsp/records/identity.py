@@ -42,8 +42,7 @@ def part_name(config: Mapping[str, Any]) -> str:
     """Return the name of a part on the command line, made from the name of its class.
 
     A recovery with parameters and an objective is named after both: lora, importance_lora, distill. A
-    schedule
-    that trains is named after its pruner: movement.
+    schedule with a pruner is named after that: movement.
     """
     if "pruner" in config:
         return part_name(config["pruner"])
