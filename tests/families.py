@@ -98,7 +98,7 @@ FAMILIES = {
 }
 DECODERS = [name for name in FAMILIES if name not in ("bert", "roberta")]
 DISTINCT = ("llama", "qwen2", "gemma3_text", "phi3", "gpt2", "bloom", "falcon", "bert")
-"""Families that differ most: biases, tied weights, fused and interleaved weights, transposed ones, encoders."""
+"""Families that differ most: biases; tied, fused, interleaved and transposed weights; an encoder."""
 
 
 def most_distinct(families: Iterable[str]) -> list:
