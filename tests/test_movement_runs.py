@@ -154,7 +154,7 @@ def test_the_table_names_the_schedule(cli, text_file, capsys):
 
 @pytest.mark.parametrize("name", ["squad_v1", "squad_v2 model.path=my/bert", "mnli model.path=my/bert"])
 def test_the_papers_recipes_are_understood(name):
-    parts = understood(f"cfsp +experiment=paper/block_pruning/{name}")
+    parts = understood(f"cfsp +experiment=block_pruning/{name}")
     assert parts.schedule.trains
     assert parts.schedule.data.task is not None
     assert parts.schedule.objective.temperature == 2

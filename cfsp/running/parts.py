@@ -115,7 +115,9 @@ class Parts:
         """
         method, trains = self.method, self.schedule.trains
         deciding = (self.schedule, method.criterion, method.allocator, method.compensation)
-        code = code_of(*map(type, deciding))  # what an edit of it would plan otherwise is not gone on with
+        code = code_of(
+            *map(type, (*deciding, *self.schedule.made_with))
+        )  # what an edit of it would plan otherwise is not gone on with
         seen = [subject.fingerprint, fingerprint_batches(batches), fingerprint_examples(examples), code]
         made_from = digest([*seen, fingerprint_examples(prepared)] if trains else seen)
         folder = subject.folder

@@ -125,12 +125,15 @@ def measure_dense(state: State) -> None:
 
 def plan(state: State) -> None:
     """Decide which units to keep."""
+    trains = state.parts.schedule.trains  # the same model: what needs the dense one later needs a copy now
+    state.original = copy.deepcopy(state.model) if trains and state.parts.need_dense else None
     state.planned = state.parts.plan(state.subject, state.batches, state.prepared, state.examples)
 
 
 def surgery(state: State) -> None:
     """Cut the model."""
-    state.original = copy.deepcopy(state.model) if state.parts.need_dense else None
+    if state.original is None and state.parts.need_dense:
+        state.original = copy.deepcopy(state.model)
     apply(state.planned.plan, state.subject.sites, state.model)
     sites = find_sites(state.model, state.config["sites"])
     state.sizes["pruned"] = count_parameters(state.model, sites)  # before adapters may sit inside

@@ -72,6 +72,11 @@ class Schedule(Checked, ABC):
             raise ValueError(f"sparsity={self.sparsity!r}: expected {SHARE}")
         check_choice("sparsity_of", self.sparsity_of, BASES)
 
+    @property
+    def made_with(self) -> tuple[object, ...]:
+        """Parts whose code decides what the schedule does, besides its own."""
+        return ()
+
     def reads(self) -> Sequence[Text]:
         """Return the texts that it trains on."""
         return []

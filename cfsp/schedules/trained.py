@@ -19,7 +19,7 @@ from cfsp.model.blocks import block_modules
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
-from cfsp.schedules.decide import allocate, make_cuts
+from cfsp.schedules.decide import allocate, choose
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.training.arguments import Training
@@ -53,6 +53,10 @@ class TrainedSchedule(Schedule):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_seed("schedule.seed", self.seed)
+
+    @property
+    def made_with(self) -> tuple[object, ...]:
+        return (self.pruner, self.parameters, self.objective, self.data, self.data.task, self.training)
 
     @property
     def loop(self) -> Loop:
@@ -106,17 +110,22 @@ class TrainedSchedule(Schedule):
         if prepared is None:
             prepared = self.prepare(subject, method)
         dense = copy.deepcopy(model) if self.objective.needs_dense else None
-        stats = self.collect(subject, PartlyCut(model, sites), sites, batches, method.allocator.needs)
-        removed = self.removed(model, sites)
-        target = 1 - self.budget(subject).share
-        pruning = self.pruner.attach(model, sites, target)
-        trained = self.loop.run(self.setting(subject, dense), prepared, pruning)
-        scores = pruning.scores()
-        notes = trained.notes | pruning.detach()
-        warn_of_another_fraction(notes["reached"], target)
         state = PartlyCut(model, sites)
-        widths = allocate(state, sites, scores, stats, method.allocator, removed)
-        cuts = make_cuts(state, sites, scores, widths, stats, method)
+        stats = self.collect(subject, state, sites, batches, method.allocator.needs)
+        removed, target = self.removed(model, sites), 1 - self.budget(subject).share
+
+        def decide(scores: Mapping[str, Tensor]) -> Mapping[str, tuple[int, ...]]:
+            widths = allocate(state, sites, scores, stats, method.allocator, removed)
+            return choose(sites, scores, widths, method.allocator)
+
+        pruning = self.pruner.attach(model, sites, target, decide)
+        trained = self.loop.run(self.setting(subject, dense), prepared, pruning)
+        keep = pruning.decided()
+        notes = trained.notes | pruning.detach()
+        notes["met"] = abs(notes["reached"] - target) <= NEAR
+        warn_of_another_fraction(notes["reached"], target)
+        after = PartlyCut(model, sites)
+        cuts = [after.cut(site, keep[site.name]) for site in sites]
         return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats)), notes)
 
 

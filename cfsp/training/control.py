@@ -30,7 +30,8 @@ class Controller:
     def step(self, measured: float, due: float, progress: float) -> None:
         """Take in the measured share. due: the part of the target that is due by now, in [0, 1]."""
         self.error = self.target * due - measured
-        self.integral += self.error * (progress - self.progress)
+        if abs(math.log(self.factor)) < math.log(self.most) or self.error * self.integral < 0:
+            self.integral += self.error * (progress - self.progress)  # not while the factor is at its bound
         self.progress = progress
 
     @property

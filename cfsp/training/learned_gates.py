@@ -1,11 +1,9 @@
 """Gates with scores: masks on weights that are learned, unit by unit or tile by tile.
 
 A gate is a parametrisation (`torch.nn.utils.parametrize`) of a linear layer's weight. Its scores are
-therefore
-parameters of the model: the optimizer, `state_dict`, checkpoints and FSDP see them. The gradient of a mask
-    passes
-straight through to its score: dL/dS = dL/dM, the sum of dL/dW' * W over all weights that the score masks
-(Sanh et al., movement pruning, arXiv:2005.07683, section 3).
+therefore parameters of the model: the optimizer, `state_dict` and checkpoints see them. The gradient of a
+mask passes straight through to its score: dL/dS = dL/dM, the sum of dL/dW' * W over all weights that the
+score masks (Sanh et al., movement pruning, arXiv:2005.07683, section 3).
 """
 
 from __future__ import annotations
@@ -40,6 +38,10 @@ class Rule(ABC):
     def mask(self, scores: Tensor, threshold: Tensor, training: bool) -> Tensor:
         """Return the mask of scores, in [0, 1]. [scores] -> [scores]"""
 
+    def final(self, scores: Tensor) -> Tensor:
+        """Return the value of an open gate once masks are decided. [scores] -> [scores]"""
+        return torch.ones_like(scores)
+
     @abstractmethod
     def openness(self, scores: Tensor) -> Tensor:
         """Return how open each gate is, in [0, 1], differentiable; same shape. Penalties are means of it."""
@@ -65,17 +67,24 @@ class Given(Step):
 class HardConcrete(Rule):
     """M = min(1, max(0, s (r - l) + l)) with a concrete random s (Louizos et al., L0, arXiv:1712.01312).
 
-    In training the noise is drawn anew in every forward pass. Otherwise the mask is 1{S > t}.
+    In training the noise is drawn anew in every forward pass. Otherwise an open gate has the value without
+    noise, clamp(sigmoid(S) (r - l) + l), and is closed if S <= t.
     """
 
     LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 
     def mask(self, scores: Tensor, threshold: Tensor, training: bool) -> Tensor:
         if not training:
-            return (scores > threshold).to(scores)
+            return (scores > threshold).to(scores) * self.final(scores)
         noise = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)
-        drawn = torch.sigmoid((noise.logit() + scores) / self.TEMPERATURE)
+        return self.stretched(torch.sigmoid((noise.logit() + scores) / self.TEMPERATURE))
+
+    def stretched(self, drawn: Tensor) -> Tensor:
+        """Stretch values to [l, r], then clamp them to [0, 1]. [scores] -> [scores]"""
         return (drawn * (self.HIGH - self.LOW) + self.LOW).clamp(0, 1)
+
+    def final(self, scores: Tensor) -> Tensor:
+        return self.stretched(torch.sigmoid(scores))
 
     def openness(self, scores: Tensor) -> Tensor:
         return torch.sigmoid(scores - self.TEMPERATURE * math.log(-self.LOW / self.HIGH))
@@ -115,8 +124,12 @@ class Gate(nn.Module, ABC):
 
     def settle(self) -> None:
         """Freeze the mask as it is now."""
-        self.decided.copy_(self.scores > self.threshold)
+        self.decided.copy_((self.scores > self.threshold) * self.rule.final(self.scores))
         self.settled = True
+
+    @abstractmethod
+    def reopen(self, member: Member, units: Sequence[int]) -> None:
+        """Open the final mask for these units."""
 
     def along(self, values: Tensor) -> Tensor:
         """Return values of the channels, to broadcast to the weight. [axis] -> [1, axis] or [axis, 1]"""
@@ -154,6 +167,9 @@ class UnitGate(Gate):
         """Return the value of each channel's unit, 1 for other channels. [units] -> [1, axis] or [axis, 1]"""
         return self.along(torch.cat([values, values.new_ones(1)])[self.places])
 
+    def reopen(self, member: Member, units: Sequence[int]) -> None:
+        self.decided[[*units]] = 1
+
     def mean_of_units(self, values: Tensor, member: Member, units: int) -> Tensor:
         return values
 
@@ -174,6 +190,10 @@ class TileGate(Gate):
     def spread(self, values: Tensor) -> Tensor:
         """Return the value of each weight's tile. [rows / tile, columns / tile] -> [rows, columns]"""
         return values.repeat_interleave(self.tile, 0).repeat_interleave(self.tile, 1)
+
+    def reopen(self, member: Member, units: Sequence[int]) -> None:
+        tiles = (member.places(units) // self.tile).unique().to(self.decided.device)
+        self.decided.movedim(member.dim, 0)[tiles] = 1
 
     def mean_of_units(self, values: Tensor, member: Member, units: int) -> Tensor:
         along = values.movedim(member.dim, 0).mean(1).repeat_interleave(self.tile)  # [axis]

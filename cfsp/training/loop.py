@@ -95,7 +95,7 @@ class Loop:
         grads = [weight.requires_grad for weight in setting.model.parameters()]
         use_cache = setting.model.config.use_cache  # the Trainer turns it off, and the config is saved
         module, notes = self.parameters.attach(setting.model, setting.change)
-        for group in pruning.groups(0) if pruning is not None else ():
+        for group in pruning.groups() if pruning is not None else ():
             for scores in group["params"]:
                 scores.requires_grad_(True)  # adapters freeze all that is there
         trainable = sum(weight.numel() for weight in module.parameters() if weight.requires_grad)

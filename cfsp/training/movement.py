@@ -12,18 +12,20 @@ from cfsp.model.sites import Site
 from cfsp.model.weights import weight_of
 from cfsp.training.movement_masks import MovementPruning, scored_layers
 from cfsp.training.movement_options import KINDS, MovementOptions
-from cfsp.training.pruner import Pruner
+from cfsp.training.pruner import Decide, Pruner
 
 
 @dataclass(frozen=True, kw_only=True)
 class Movement(MovementOptions, Pruner):
     """Learns scores together with the weights, per unit or per tile (Lagunas et al., arXiv:2109.04838).
 
-    When the cool-down begins, the masks are decided for good: exactly the asked share is closed, by the
-    scores, and the weights train on with that. (Differs from the released code, whose share depends on
-    lambda alone.) A neuron's score acts on the consumer only, which halves its gradient; AdamW is invariant
-    to that. A head goes if its values or its outputs are masked; the release also requires masked queries
-    and keys, which change what a head computes but do not make it zero.
+    When the cool-down begins, the masks are decided for good: the allocator closes exactly the asked share,
+    by the scores, and the weights train on with the cut that is made.
+
+    Differs from the released code: the share does not depend on lambda alone. A neuron's score acts on the
+    consumer's column only, not on the producers' rows too, so its gradient lacks their part and a penalty
+    weighs about twice as much beside it. A head goes if its values or its outputs are masked; the release
+    also requires masked queries and keys, which change what a head computes but do not make it zero.
     """
 
     def check(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
@@ -41,8 +43,10 @@ class Movement(MovementOptions, Pruner):
                         f"sides, for instance {largest_tile(rows, columns, tile)}, or variant=struct"
                     )
 
-    def attach(self, model: PreTrainedModel, sites: Sequence[Site], target: float) -> MovementPruning:
-        return MovementPruning(self, model, sites, target)
+    def attach(
+        self, model: PreTrainedModel, sites: Sequence[Site], target: float, decide: Decide
+    ) -> MovementPruning:
+        return MovementPruning(self, model, sites, target, decide)
 
 
 def largest_tile(rows: int, columns: int, most: int) -> int:

@@ -16,7 +16,7 @@ from cfsp.model.weights import weight_of
 from cfsp.training.control import Controller, cubic
 from cfsp.training.learned_gates import Gate, Given, HardConcrete, Step, TileGate, UnitGate, lowest_kept
 from cfsp.training.movement_options import MovementOptions
-from cfsp.training.pruner import Pruning
+from cfsp.training.pruner import Decide, Pruning
 
 STEERED = ("soft", "hard", "hard_concrete")
 """Masks whose threshold is fixed, so that a penalty decides how many scores fall below it."""
@@ -34,13 +34,22 @@ def scored_layers(site: Site) -> list[str]:
     return [*dict.fromkeys(member.module for member in site.members)]
 
 
+SLOPE = 4.0
+"""How sharply a score counts as closed for the controller: near its threshold it counts in part."""
+
+
 class MovementPruning(Pruning):
     """One gate per site, or one per weight of a site with tiles."""
 
     def __init__(
-        self, pruner: MovementOptions, model: PreTrainedModel, sites: Sequence[Site], target: float
+        self,
+        pruner: MovementOptions,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        target: float,
+        decide: Decide,
     ) -> None:
-        self.pruner, self.model, self.sites, self.target = pruner, model, sites, target
+        self.pruner, self.model, self.sites, self.target, self.decide = pruner, model, sites, target, decide
         self.learned, self.steered = pruner.mask != "magnitude", pruner.mask in STEERED
         self.cost = {site.name: unit_cost(model, site) for site in sites}
         self.total = sum(site.units * self.cost[site.name] for site in sites)
@@ -71,11 +80,13 @@ class MovementPruning(Pruning):
             for path, gate in self.gates[site.name].items():
                 yield site, path, gate
 
-    def groups(self, steps: int) -> list[dict[str, Any]]:
+    def groups(self) -> list[dict[str, Any]]:
         if not self.learned:
             return []
-        scores = [gate.scores for _, _, gate in self.all_gates()]
-        return [{"params": scores, "lr": self.pruner.rate(steps), "weight_decay": 0.0}]
+        return [{"params": [gate.scores for _, _, gate in self.all_gates()], "weight_decay": 0.0}]
+
+    def rate(self, steps: int) -> float:
+        return self.pruner.rate(steps)
 
     @torch.no_grad()
     def begin_step(self, progress: float) -> None:
@@ -88,12 +99,12 @@ class MovementPruning(Pruning):
         elif self.steered:
             for _, _, gate in self.all_gates():
                 gate.threshold.fill_(pruner.threshold_at(self.due))
-            self.control.step(self.removed(), self.due, progress)
+            self.control.step(self.nearly_closed(), self.due, progress)
         else:
             self.close(self.target * self.due)
 
     def close(self, share: float) -> None:
-        """Set the thresholds so that this share of the scores is masked: of each gate, or of all together."""
+        """Set the thresholds so that this share is masked: of each gate's scores, or of all parameters."""
         found = [*self.all_gates()]
         if not self.learned:
             for _, path, gate in found:
@@ -104,32 +115,60 @@ class MovementPruning(Pruning):
                 gate.threshold.copy_(lowest_kept(gate.scores, share))
             return
         prices = [self.price(site, gate) for site, _, gate in found]
-        values = [gate.scores.flatten() / price for (_, _, gate), price in zip(found, prices, strict=True)]
-        threshold = lowest_kept(torch.cat(values), share)
-        for (_, _, gate), price in zip(found, prices, strict=True):
-            gate.threshold.copy_(threshold * price)
+        worths = [self.worth(site, gate).flatten() for site, _, gate in found]
+        worth = torch.cat(worths)
+        weights = torch.cat([torch.full_like(one, price) for one, price in zip(worths, prices, strict=True)])
+        order = worth.argsort(stable=True)
+        gone = int((weights[order].double().cumsum(0) <= share * weights.double().sum() + 1e-6).sum())
+        least = worth[order[gone - 1]] if gone else worth.new_tensor(-torch.inf)
+        for (_, _, gate), one in zip(found, worths, strict=True):
+            closed = one <= least
+            gate.threshold.fill_(gate.scores.flatten()[closed].max() if closed.any() else -torch.inf)
 
     def price(self, site: Site, gate: Gate) -> float:
-        """Return what a score of this gate is divided by before scores of different gates are compared."""
-        if self.pruner.mask != "budget":
-            return 1.0
-        weights = site.units * self.cost[site.name] / len(self.gates[site.name])
-        return weights / gate.scores.numel() * len([*self.all_gates()]) / self.total
+        """Return the number of parameters that one score stands for."""
+        return float(gate.tile**2) if isinstance(gate, TileGate) else float(self.cost[site.name])
+
+    def worth(self, site: Site, gate: Gate) -> Tensor:
+        """Return what gates are compared by: their scores; for `budget`, openness per parameter. [scores]"""
+        if self.pruner.mask == "budget":
+            return gate.rule.openness(gate.scores) / self.price(site, gate)
+        return gate.scores.detach()
+
+    def nearly_closed(self) -> float:
+        """Return the share of the parameters whose scores are below their threshold, smoothed around it."""
+        closed = whole = 0.0
+        for site, _, gate in self.all_gates():
+            price = self.price(site, gate)
+            closed = closed + price * torch.sigmoid(SLOPE * (gate.threshold - gate.scores)).sum()
+            whole += price * gate.scores.numel()
+        return float(closed) / whole
 
     def settle(self) -> None:
-        """Decide the masks for good, such that the share that is asked for is removed."""
+        """Decide for good: as many units are closed as are asked for, by the scores, and no others.
+
+        First thresholds that close at least so many; they say which tiles inside kept units stay closed.
+        """
         self.reached, low, high = self.removed(), 0.0, 1.0
         for _ in range(24):
             middle = (low + high) / 2
             self.close(middle)
             low, high = (low, middle) if self.removed() >= self.target else (middle, high)
         self.close(high)
+        keep, dead = (
+            self.decide(self.scores()),
+            {site.name: self.open_share(site) == 0 for site in self.sites},
+        )
         for site in self.sites:
-            closed, consumer = self.unit_masks(site) == 0, site.consumers[0]
+            kept = torch.zeros(site.units, dtype=torch.bool)
+            kept[[*keep[site.name]]] = True
             for gate in self.gates[site.name].values():
                 gate.settle()
-            places = consumer.places(closed.nonzero().flatten().tolist())
-            self.gates[site.name][consumer.module].channels[places] = 0
+            again = (kept & dead[site.name].cpu()).nonzero().flatten().tolist()
+            gates, consumer = self.gates[site.name], site.consumers[0]
+            for member in self.read(site) if again else ():
+                gates[member.module].reopen(member, again)
+            gates[consumer.module].channels[consumer.places((~kept).nonzero().flatten().tolist())] = 0
         self.settled = True
 
     def penalty(self) -> Tensor:
@@ -138,46 +177,58 @@ class MovementPruning(Pruning):
             return total
         kinds = [*dict.fromkeys(site.kind for site in self.sites)]
         for kind in kinds:
-            open_ = [
-                gate.rule.openness(gate.scores).mean()
-                for site, _, gate in self.all_gates()
-                if site.kind == kind
-            ]
-            total = total + self.pruner.penalties.get(kind, 0.0) / len(kinds) * torch.stack(open_).mean()
+            found = [gate for site, _, gate in self.all_gates() if site.kind == kind]
+            openness = torch.stack([gate.rule.openness(gate.scores).mean() for gate in found]).mean()
+            total = total + self.pruner.penalties.get(kind, 0.0) / len(kinds) * openness
         return self.due * self.control.factor * total
 
     @torch.no_grad()
     def removed(self) -> float:
-        gone = sum(float((self.unit_masks(site) == 0).sum()) * self.cost[site.name] for site in self.sites)
+        gone = sum(float((self.open_share(site) == 0).sum()) * self.cost[site.name] for site in self.sites)
         return gone / self.total
 
-    def unit_masks(self, site: Site) -> Tensor:
+    def open_share(self, site: Site) -> Tensor:
         """Return the open part of each unit; 0 if all that it reads or gives is masked. [units]"""
-        return self.unit_means(
-            site, lambda gate: gate.decided if gate.settled else (gate.scores > gate.threshold).float()
-        )
+        if self.settled:
+            consumer = site.consumers[0]
+            channels = self.gates[site.name][consumer.module].channels
+            return channels[consumer.places(range(site.units))].view(site.units, -1).amax(1)
+        return self.unit_means(site, lambda gate: (gate.scores > gate.threshold).float())
 
     def unit_means(self, site: Site, value: Callable[[Gate], Tensor]) -> Tensor:
         """Return the mean of the gates' values over each unit's outputs, times that of its inputs. [units]"""
-        gates, consumer = self.gates[site.name], site.consumers[0]
-        members = [consumer, *(value_members(site) if self.pruner.tile_of(site) else [])]
         found = torch.ones(site.units, device=self.model.device)
-        for member in members:
-            gate = gates[member.module]
+        for member in self.read(site):
+            gate = self.gates[site.name][member.module]
             found = found * gate.mean_of_units(value(gate), member, site.units)
         return found
 
-    @torch.no_grad()
+    def read(self, site: Site) -> list[Member]:
+        """Return the members without whose weights a unit is zero: its outputs, and with tiles its values."""
+        return [site.consumers[0], *(value_members(site) if self.pruner.tile_of(site) else [])]
+
     def scores(self) -> dict[str, Tensor]:
-        """Return site name -> score of each unit [units]; closed units are below all open ones."""
+        """Return site name -> score of each unit [units], as masks compare them; closed ones come last."""
         found = {
-            site.name: self.unit_means(
-                site, lambda gate: gate.rule.openness(gate.scores) if self.learned else gate.scores
+            site.name: sum(
+                (
+                    gate.mean_of_units(self.worth(site, gate), member, site.units)
+                    for member in self.read(site)
+                    for gate in [self.gates[site.name][member.module]]
+                ),
+                torch.zeros(site.units, device=self.model.device),
             )
+            / len(self.read(site))
             for site in self.sites
         }
-        most = max(float(score.abs().max()) for score in found.values()) + 1
-        return {site.name: found[site.name] - most * (self.unit_masks(site) == 0) for site in self.sites}
+        most = 2 * max(float(score.abs().max()) for score in found.values()) + 1
+        return {site.name: found[site.name] - most * (self.open_share(site) == 0) for site in self.sites}
+
+    @torch.no_grad()
+    def decided(self) -> dict[str, tuple[int, ...]]:
+        if not self.settled:
+            self.settle()
+        return {site.name: tuple(self.open_share(site).nonzero().flatten().tolist()) for site in self.sites}
 
     def state(self) -> dict[str, Tensor]:
         control = self.control
@@ -193,8 +244,6 @@ class MovementPruning(Pruning):
 
     @torch.no_grad()
     def detach(self) -> dict[str, Any]:
-        if not self.settled:
-            self.settle()
         for _, path, _ in self.all_gates():
             parametrize.remove_parametrizations(self.model.get_submodule(path), "weight")
         return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -12,16 +12,20 @@ from transformers import PreTrainedModel
 from cfsp.model.sites import Site
 from cfsp.options import Checked
 
+Decide = Callable[[Mapping[str, Tensor]], Mapping[str, tuple[int, ...]]]
+"""Site name -> score of each unit [units], higher means keep. Returns the units to keep."""
+
 
 class Pruning(ABC):
     """A pruner inside one model. Its scores are parameters of modules of the model."""
 
     @abstractmethod
-    def groups(self, steps: int) -> list[dict[str, Any]]:
-        """Return groups for the optimizer: {"params": [...], "lr": ..., "weight_decay": ...}.
+    def groups(self) -> list[dict[str, Any]]:
+        """Return groups for the optimizer: {"params": [...], "weight_decay": ...}."""
 
-        steps: number of steps of the training; 0 if it does not matter.
-        """
+    @abstractmethod
+    def rate(self, steps: int) -> float:
+        """Return the learning rate of the scores in a training of so many steps."""
 
     @abstractmethod
     def begin_step(self, progress: float) -> None:
@@ -39,8 +43,8 @@ class Pruning(ABC):
         """Return the fraction of the sites' parameters that the present masks remove."""
 
     @abstractmethod
-    def scores(self) -> dict[str, Tensor]:
-        """Return site name -> the score of each unit; higher means keep. [units]"""
+    def decided(self) -> dict[str, tuple[int, ...]]:
+        """Return site name -> the units to keep; decide now if that has not happened yet."""
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -66,5 +70,8 @@ class Pruner(Checked, ABC):
         """Raise ValueError if the pruner cannot prune this model."""
 
     @abstractmethod
-    def attach(self, model: PreTrainedModel, sites: Sequence[Site], target: float) -> Pruning:
-        """Add scores to the model. target: the fraction of the sites' parameters to remove."""
+    def attach(self, model: PreTrainedModel, sites: Sequence[Site], target: float, decide: Decide) -> Pruning:
+        """Add scores to the model.
+
+        target: the fraction of the sites' parameters to remove. decide: chooses the units that stay.
+        """

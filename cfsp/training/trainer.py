@@ -32,6 +32,10 @@ SKIPS = 20
 """Steps in a row that a scaler may skip: each halves its scale, from 2^16 down to 1/16."""
 
 
+OF_SCORES = "of_scores"
+"""Marks the groups of a pruner's scores in the optimizer."""
+
+
 class LossTrainer(Trainer):
     """A Trainer whose loss is a function; it stops if the loss or a gradient is NaN or infinite.
 
@@ -49,7 +53,7 @@ class LossTrainer(Trainer):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.loss, self.pruning, self.stage, self.steps = loss, pruning, stage, 0
+        self.loss, self.pruning, self.stage = loss, pruning, stage
         self.model_accepts_loss_kwargs = True  # our losses are divided by the labels of the whole step
         self.remove_callback(PrinterCallback)
         self.watch = Watch(follow, pruning, stage, scaled=self.args.fp16)
@@ -80,20 +84,24 @@ class LossTrainer(Trainer):
         # No public method loads a checkpoint without training on; this knows adapters and sharded weights.
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))
 
-    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
-        self.steps = num_training_steps
-        super().create_optimizer_and_scheduler(num_training_steps)
-
     def create_optimizer(self, *args: Any, **options: Any) -> Any:
         """Make the optimizer. The pruner's scores are in groups of their own, not in those of the weights."""
         optimizer = super().create_optimizer(*args, **options)
-        groups = self.pruning.groups(self.steps) if self.pruning is not None else []
+        groups = self.pruning.groups() if self.pruning is not None else []
         scores = {id(one) for group in groups for one in group["params"]}
         for group in optimizer.param_groups if scores else ():
             group["params"] = [one for one in group["params"] if id(one) not in scores]
         for group in groups:
-            optimizer.add_param_group(group)
+            optimizer.add_param_group({**group, "lr": 0.0, OF_SCORES: True})
         return optimizer
+
+    def create_scheduler(self, num_training_steps: int, *args: Any, **options: Any) -> Any:
+        """Make the scheduler. The learning rate of scores depends on the number of steps, known only now."""
+        if self.pruning is not None and self.optimizer is not None:
+            for group in self.optimizer.param_groups:
+                if group.get(OF_SCORES):
+                    group["lr"] = self.pruning.rate(num_training_steps)
+        return super().create_scheduler(num_training_steps, *args, **options)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         # Nothing is written here for sharded weights. Each process then looks for the folder of the best

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# MiniLM-L6 on SST-2 without 60 and 80 % of its encoder's linear weights: learned masks against one-shot methods.
+# MiniLM-L6 on SST-2 without 60 and 80 % of its heads' and neurons' weights: learned masks against one-shot methods.
+# It has not been run to its end yet.
 #   python experiments/real_models/fetch.py models minilm                     # once
 #   experiments/block_pruning/run.sh dense                                     # once: the fine-tuned dense model
-#   experiments/block_pruning/run.sh learned one_shot latency [OVERRIDES]
+#   experiments/block_pruning/run.sh learned one_shot masks [OVERRIDES]
 # Data: data/glue/sst2_train.tsv, data/glue/sst2_dev.tsv; README.md says where from. SEEDS (0), STEPS (1895) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -12,7 +13,8 @@ dense=models/MiniLM-L6-sst2
 steps=${STEPS:-1895}
 seeds=${SEEDS:-0}
 
-task=(task=sst2 task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv task.window=64
+speed='evaluation=[task,latency] evaluation.latency.batch_sizes=[1,32] evaluation.latency.prompts=[32]'
+task=($speed task=sst2 task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv task.window=64
       model.dtype=float32 "sites=[mlp,attention]" cache=results/cache)
 
 fine_tuning() { # PREFIX RATE: the same training for everybody
@@ -27,7 +29,7 @@ make_dense() {
 
 learned() { # block pruning's variants, distilled from the dense model
     cfsp -m "${task[@]}" results=$results model.path=$dense schedule=movement allocator.allow_empty=true \
-        seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct,hybrid sparsity=0.6,0.8 "$@"
+        seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct,hybrid,block sparsity=0.4,0.6,0.8 "$@"
 }
 
 masks() { # how scores become masks, and without a teacher: struct at 80 %
@@ -42,8 +44,8 @@ masks() { # how scores become masks, and without a teacher: struct at 80 %
 one_shot() { # cut first, then the same steps with the same teacher
     local here=("${task[@]}" results=$results model.path=$dense seed=$seeds recovery=full
         recovery/objective=distillation_with_labels $(fine_tuning recovery 1e-4) recovery.training.patience=null)
-    cfsp -m "${here[@]}" criterion=magnitude,cfsp allocator=uniform sparsity=0.6,0.8 "$@"
-    cfsp -m "${here[@]}" criterion=obs allocator=uniform compensation=least_squares sparsity=0.6,0.8 "$@"
+    cfsp -m "${here[@]}" criterion=magnitude,cfsp allocator=uniform sparsity=0.4,0.6,0.8 "$@"
+    cfsp -m "${here[@]}" criterion=obs allocator=uniform compensation=least_squares sparsity=0.4,0.6,0.8 "$@"
 }
 
 case ${1:?expected dense, learned, masks, one_shot or table} in
