@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -123,13 +124,23 @@ def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
             print(f"cfsp: {hint}", file=sys.stderr)
         print(path, flush=True)
     if is_main() and cfg.save:
-        print(f"cfsp: the model is in {save_folder(cfg, record.id)}", file=sys.stderr)
+        folder = save_folder(cfg, record.id)
+        print(f"cfsp: the model is in {folder}{how_to_load(folder)}", file=sys.stderr)
     if is_main() and cfg.push is not None and (folder := save_folder(cfg, record.id)) is not None:
         print(f"cfsp: pushing it to {cfg.push}", file=sys.stderr)
         address = push(folder, cfg.push, cfg.private)
         forget(cfg.results, record.id)  # the failure of an earlier push
         print(f"cfsp: the model is at {address}", file=sys.stderr)
     return outcome_of(record, path, made)
+
+
+def how_to_load(folder: Path | None) -> str:
+    """Return what loading a saved model takes besides its folder; nothing if all blocks are equal."""
+    from cfsp.checkpoints.describe import MODELING_FILE
+
+    if folder is None or not (folder / MODELING_FILE).is_file():
+        return ""
+    return "; its blocks differ, so load it with trust_remote_code=True"
 
 
 def check_places(cfg: DictConfig, sweep: str | None) -> None:
