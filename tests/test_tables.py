@@ -98,7 +98,7 @@ def test_unlike_runs_do_not_share_a_cell():
     pair = [record("a", 0.2, 4, allocator="u"), record("a", 0.2, 6, allocator="v", seed=1)]
     with pytest.raises(
         ValueError,
-        match=r"criterion=a, sparsity=0\.2: they differ in allocator; .*--rows criterion,allocator\)",
+        match=r"criterion=a, sparsity=0\.2: they differ in allocator; .*--average",
     ):
         only(pair)
     averaged = only(pair, average=True)

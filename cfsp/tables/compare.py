@@ -124,7 +124,7 @@ def comparison(
     repeats = table.duplicated([*run, *seeds, "value"])
     notes = [f"{repeats.sum()} records repeat a run and its figure and count once"] if repeats.any() else []
     table = table[~repeats]
-    if mixed := unlike(table, rows, fields, run, seeds, average):
+    if mixed := unlike(table, fields, run, seeds, average):
         notes.append(f"careful: averaged over {', '.join(mixed)}, not over seeds alone")
     cells = table.groupby(fields, sort=False).agg(
         mean=("value", "mean"),
@@ -155,12 +155,7 @@ def overlap_warnings(table: pd.DataFrame, protocol: Mapping[str, Any]) -> list[s
 
 
 def unlike(
-    table: pd.DataFrame,
-    rows: list[str],
-    fields: list[str],
-    run: list[str],
-    seeds: list[str],
-    average: bool,
+    table: pd.DataFrame, fields: list[str], run: list[str], seeds: list[str], average: bool
 ) -> list[str]:
     """Return the fields other than seeds in which runs of one cell differ.
 
@@ -177,8 +172,7 @@ def unlike(
         if heads and not average:
             raise ValueError(
                 f"unlike runs share the cell {where}: they differ in {', '.join(heads)}; "
-                f"expected them among the rows (--rows {','.join([*rows, *heads])}), a filter on them, or "
-                "--average"
+                "expected them among --rows or --columns, a filter on them, or --average"
             )
         if not heads and seeds and cell.duplicated(seeds).any():
             twice = ", ".join(cell["id"][cell.duplicated(seeds, keep=False)])
