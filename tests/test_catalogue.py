@@ -6,7 +6,7 @@ import pytest
 
 from cfsp.cli.catalogue import Choice, choices_of, groups
 from cfsp.cli.main import main
-from cfsp.cli.typos import without_cfg
+from cfsp.cli.overrides import without_flag
 from cfsp.running.build import search_path
 
 EVERY = [choice for group in groups(search_path(None)) for choice in choices_of(group, search_path(None))]
@@ -70,14 +70,38 @@ def test_choices_of_ones_own_are_listed(typed, tmp_path):
     _, out, _ = typed("list", "criterion", "--config-dir", "conf")
     assert "ratio" in out
     assert "Activation over weight" in out
+    assert typed("--config-dir", "conf", "list", "criterion")[1] == out
     assert [*Choice("criterion", "ratio", mine / "ratio.yaml").options()] == [("eps", "1.0", "guards zero")]
+
+
+def test_a_choice_of_ones_own_is_described_wherever_its_folder_is_named(typed, tmp_path):
+    mine = tmp_path / "conf" / "criterion"
+    mine.mkdir(parents=True)
+    (mine / "ratio.yaml").write_text("# Activation over weight.\n_target_: cfsp.criteria.flap.FLAP\n")
+    before, after = (
+        ("--config-dir", "conf", "describe", "criterion=ratio"),
+        ("criterion=ratio", "--help", "-cd=conf"),
+    )
+    for words in (before, after):
+        _, out, _ = typed(*words)
+        assert out.startswith("criterion=ratio\nActivation over weight")
+    (mine / "ratio.yaml").write_text("_target_: not_here.Ratio\n")
+    _, _, err = typed("--config-dir", "conf", "describe", "criterion=ratio")
+    assert "No module named 'not_here'" in err
+    assert "PYTHONPATH=FOLDER" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["sparsty=0.3"], "sparsty: no such option; did you mean sparsity"),
-        (["criterion=flap", "criterion.metrc=ifv"], "criterion.metrc: no such option; did you mean metric?"),
+        (
+            ["criterion=flap", "criterion.metrc=ifv"],
+            "criterion.metrc: no such option; did you mean criterion.metric?",
+        ),
+        (["criterion=flap", "criterion.metrc=ifv"], "\n  cfsp describe criterion=flap shows its options"),
+        (["allocator.roundto=8"], "did you mean allocator.round_to?\n  cfsp describe allocator=cfsp shows"),
+        (["evaluation.perplexity.windw=8"], "\n  cfsp describe evaluation=perplexity shows its options"),
         (["criterion=flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["-m", "criterion=cfsp,flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["evaluation=[perplexty]"], "evaluation=perplexty: no such choice; did you mean perplexity"),
@@ -141,4 +165,4 @@ def test_the_shell_completes_choices_and_options(typed, monkeypatch):
     ],
 )
 def test_the_config_that_is_asked_for_is_no_override(arguments, rest, wanted):
-    assert without_cfg(arguments) == (rest, wanted)
+    assert without_flag(arguments, ("--cfg", "-c")) == (rest, wanted)

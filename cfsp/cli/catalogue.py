@@ -9,11 +9,10 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cfsp.options import suggest
+from cfsp.options import imported, suggest
 from cfsp.running.plugins import look_here
 
 WIDTH = 110
@@ -164,10 +163,9 @@ def print_options(rows: Sequence[tuple[str, str, str]]) -> None:
 
 
 def docstring(target: str) -> str:
-    """Return the docstring of a class or function."""
+    """Return the docstring of a class or function. Raises ValueError if it cannot be imported."""
     look_here()
-    module, _, name = target.rpartition(".")
-    return inspect.getdoc(getattr(import_module(module), name)) or ""
+    return inspect.getdoc(imported("_target_", target)) or ""
 
 
 def groups(folders: Sequence[Path]) -> list[str]:

@@ -15,7 +15,7 @@ from yaml import YAMLError
 
 from cfsp.bars import lines
 from cfsp.cli.catalogue import describe_choice, list_choices
-from cfsp.cli.overrides import understood
+from cfsp.cli.overrides import understood, without_flag
 from cfsp.cli.typos import check, show_configs
 from cfsp.running.attempts import Attempt, command, sweep_name
 from cfsp.running.build import CONF
@@ -54,20 +54,18 @@ def main() -> None:
 
 def answer(arguments: list[str]) -> bool:
     """Answer `cfsp list`, `cfsp describe` and `cfsp --help GROUP`. -> whether it was any of these"""
-    words = [argument for argument in arguments if argument not in ("-h", "--help")]
-    if arguments[:1] == ["describe"]:
-        describe_choice(arguments[1:])
-    elif arguments[:1] == ["list"]:
-        list_choices(arguments[1:])
-    elif words and "=" in words[0] and len(words) < len(arguments):
-        describe_choice(words[:1])
-    elif (
-        words
-        and re.fullmatch(r"[a-z_/]+", words[0])
-        and words[0] not in COMMANDS
-        and len(words) < len(arguments)
-    ):
-        list_choices(words)
+    rest, config_dir = without_flag(arguments, ("--config-dir", "-cd"))
+    own = [] if config_dir is None else ["--config-dir", config_dir]
+    words = [argument for argument in rest if argument not in ("-h", "--help")]
+    asked = len(words) < len(rest)
+    if rest[:1] == ["describe"]:
+        describe_choice([*rest[1:], *own])
+    elif rest[:1] == ["list"]:
+        list_choices([*rest[1:], *own])
+    elif words and "=" in words[0] and asked:
+        describe_choice([words[0], *own])
+    elif words and re.fullmatch(r"[a-z_/]+", words[0]) and words[0] not in COMMANDS and asked:
+        list_choices([*words, *own])
     elif {"-m", "--multirun"} & {*arguments} and any(re.match(r"(--cfg|-c)(=|$)", one) for one in arguments):
         show_configs(arguments)
     else:
