@@ -14,6 +14,7 @@ from transformers.utils import logging
 from cfsp.checkpoints.describe import block_sizes
 from cfsp.checkpoints.load import REFERENCE, load
 from cfsp.checks import check_integer
+from cfsp.cli.early import from_hub
 from cfsp.cli.exits import one_line_exits
 from cfsp.cli.terminal import show_sections
 from cfsp.data.texts import Files, Stdlib
@@ -97,7 +98,7 @@ def compare_models(options: argparse.Namespace) -> list[Section]:
     names = short_names(options.models)
     loaded: list[tuple[PreTrainedModel, PreTrainedTokenizerBase]] = []
     for name, path in zip(names, options.models, strict=True):
-        announce(f"loading {name}")
+        announce(f"loading {name}{from_hub(path)}")
         loaded.append(load(path, device=options.device, dtype=options.dtype))
     evaluators, timers, samples = measures(options, [model for model, _ in loaded])
     for model, tokenizer in loaded:  # before anything costly

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
 from pathlib import Path
 
 import hydra
@@ -42,6 +43,8 @@ def main() -> None:
         sys.argv[1:] = understood(arguments)
         check(sys.argv[1:])
     except ValueError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exception(error)
         print(f"cfsp: error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     try:
@@ -120,7 +123,7 @@ def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
         if not made:
             hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
             print(f"cfsp: {hint}", file=sys.stderr)
-        print(path, flush=True)
+        print(f"The record of this run, with its config and all figures:\n{path}", flush=True)
     if is_main() and cfg.save:
         folder = save_folder(cfg, record.id)
         print(f"cfsp: the model is in {folder}{how_to_load(folder)}", file=sys.stderr)

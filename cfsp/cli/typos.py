@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cfsp.cli.catalogue import DEFAULT, choices_of, groups, leaf_options, main_config
+from cfsp.cli.early import check_early
 from cfsp.cli.overrides import CommandLine, without_flag
 from cfsp.options import hint, suggest
 from cfsp.running.build import CONF, choices
@@ -28,17 +29,22 @@ OTHER_WORK = ("--help", "-h", "--hydra-help", "--info", "-i", "--shell-completio
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Compose the config that the arguments ask for. Raises ValueError with an explanation if that fails."""
+    """Compose the config that the arguments ask for, and check early what a single run will check.
+
+    Raises:
+        ValueError: that fails; the message explains it.
+    """
     if {flag.partition("=")[0] for flag in arguments} & {*OTHER_WORK}:
         return
     line = CommandLine.of(arguments)
     if line.config_dir is not None and not Path(line.config_dir).is_dir():
         raise ValueError(f"--config-dir {line.config_dir}: expected a folder of config groups")
     try:
-        for one in each_once(line) if line.sweeps else [line.overrides]:
-            composed(one, line)
+        configs = [composed(one, line) for one in (each_once(line) if line.sweeps else [line.overrides])]
     except REFUSALS as error:
         raise ValueError(explain(error, line)) from error
+    if not line.sweeps and without_flag(arguments, ("--cfg", "-c"))[1] is None:
+        check_early(configs[0])
 
 
 def show_configs(arguments: Sequence[str]) -> None:
