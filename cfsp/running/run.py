@@ -102,7 +102,8 @@ def make(cfg: DictConfig, files: RunFiles, job: Job) -> Record:
 def prune(state: State) -> Record:
     """Run all stages; write the record and, if asked for, the model."""
     for name, stage in STAGES.items():
-        begin(name)
+        if name != "recovery" or state.parts.recovery.trains:
+            begin(name)
         start = time.perf_counter()
         stage(state)
         state.seconds[name] = round(time.perf_counter() - start, 3)
