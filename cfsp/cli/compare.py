@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from cfsp.bars import begin, lines, speak
 from cfsp.checkpoints.describe import block_sizes
 from cfsp.checkpoints.load import REFERENCE, load
 from cfsp.checks import check_integer
@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     logging.set_verbosity_error()
     with one_line_exits("cfsp-compare"):
-        sections = compare_models(options)
+        with lines("cfsp-compare", to_stderr=True):
+            sections = compare_models(options)
         show_sections(sections)
         if options.output:
             title = f"{options.models[1].rstrip('/').rpartition('/')[2]}: compared"
@@ -161,8 +162,9 @@ def disk_metrics(path: str) -> dict[str, Metric]:
 
 
 def announce(text: str) -> None:
-    """Print one line about the current step, also where no progress bar is shown."""
-    print(f"cfsp-compare: {text}", file=sys.stderr, flush=True)
+    """Print one line about the current step, beside the progress bar or among the lines in its place."""
+    if not begin(text):
+        speak(f"cfsp-compare: {text}", to_stderr=True)
 
 
 if __name__ == "__main__":
