@@ -208,3 +208,4 @@ def test_the_command_says_how_an_uneven_model_loads(cfsp, allocator, told):
     assert code == 0
     assert err[-1].startswith("cfsp: the model is in small")
     assert ("trust_remote_code=True" in err[-1]) == told
+    assert len({path.stat().st_mode for path in Path("small").iterdir()}) == 1  # also of the weights
