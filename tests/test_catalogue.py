@@ -42,13 +42,22 @@ def test_list_shows_every_group_or_one(typed):
         "which units of a site matter; default cfsp",
         "  wanda_sp",
         "arXiv:2306.11695",
-        "recovery/data",
+        "recovery/data  what a recovery trains on",
+        "experiment/paper/flap",
+        "+setting=CHOICE",
     ):
         assert words in out
     for asked in (("list", "criterion"), ("--help", "criterion"), ("criterion", "--help")):
         _, out, _ = typed(*asked)
         assert "wanda_sp" in out
         assert "allocator" not in out.splitlines()[0]
+
+
+def test_every_group_says_in_a_line_what_it_is(typed):
+    _, out, _ = typed("list")
+    shown = [line for line in out.splitlines() if line and line[0] != " "][:-2]
+    assert [line.split("  ")[0] for line in shown] == groups(search_path(None))
+    assert all(len(line.split("  ")) == 2 for line in shown)
 
 
 def test_describe_shows_options_with_meaning_default_and_source(typed):
@@ -72,6 +81,13 @@ def test_choices_of_ones_own_are_listed(typed, tmp_path):
     assert "Activation over weight" in out
     assert typed("--config-dir", "conf", "list", "criterion")[1] == out
     assert [*Choice("criterion", "ratio", mine / "ratio.yaml").options()] == [("eps", "1.0", "guards zero")]
+    for text, title in (
+        ("# conf/criterion/ratio.yaml\n# Weight.\n_target_: my.Ratio\n", "Weight"),
+        ("_target_: my.Ratio\n", "my.Ratio"),
+        ("eps: 1.0\n", ""),
+    ):
+        (mine / "ratio.yaml").write_text(text)
+        assert Choice("criterion", "ratio", mine / "ratio.yaml").title == title
 
 
 def test_a_choice_of_ones_own_is_described_wherever_its_folder_is_named(typed, tmp_path):
