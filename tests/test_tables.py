@@ -94,6 +94,16 @@ def test_protocols_make_tables_of_their_own_that_say_what_differs():
     assert [one.caption.split(":")[0] for one in made] == [f"{NAME}, window a", f"{NAME}, window b"]
 
 
+def test_a_table_of_all_windows_says_so_and_notes_count_in_english():
+    some, whole = record("a", 0.2, 5), record("a", 0.2, 6)
+    protocol = some.metrics["pruned"][NAME].protocol
+    some.metrics["pruned"][NAME] = replace(some.metrics["pruned"][NAME], protocol=protocol | {"windows": 32})
+    lacking = record("b", 0.2, 5, name="size")
+    made = comparisons(frame([some, whole, lacking]), NAME, "criterion")
+    assert [one.caption.split(":")[0] for one in made] == [f"{NAME}, windows 32", f"{NAME}, windows all"]
+    assert made[0].notes == (f"1 record has no {NAME}",)
+
+
 def test_unlike_runs_do_not_share_a_cell():
     pair = [record("a", 0.2, 4, allocator="u"), record("a", 0.2, 6, allocator="v", seed=1)]
     with pytest.raises(
