@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from cfsp.bars import bar
 from cfsp.checks import check_integer

@@ -114,7 +114,7 @@ def comparison(
     run = columns_of_a_run(table.columns)
     seeds = [name for name in table.columns if name.split(".")[-1] == "seed"]
     repeats = table.duplicated([*run, *seeds, "value"])
-    again = counted(repeats.sum(), "record repeats", "records repeat")
+    again = counted(int(repeats.sum()), "record repeats", "records repeat")
     notes = [f"{again} a run and its figure; each run counts once"] if repeats.any() else []
     table = table[~repeats]
     if mixed := unlike(table, fields, run, seeds, average):
