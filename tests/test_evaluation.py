@@ -12,7 +12,7 @@ from cfsp.checkpoints.load import load
 from cfsp.data.instructions import Conversations
 from cfsp.data.overlaps import overlaps
 from cfsp.data.texts import Files
-from cfsp.evaluation.latency import Latency
+from cfsp.evaluation.latency import Latency, cache_of
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.samples import Samples
 from cfsp.evaluation.size import Size
@@ -51,6 +51,16 @@ def test_size_counts_what_is_there(name):
 def latency(**options):
     defaults = {"batch_sizes": [1, 2], "prompts": [4], "new_tokens": 3, "repeats": 3, "warmup": 1}
     return Latency(**{**defaults, **options})
+
+
+def test_a_cache_goes_on_under_the_name_that_it_came_with(tiny, tokens, recwarn):
+    ids = tokens["input_ids"][:, :8] % tiny.config.vocab_size
+    with torch.no_grad():
+        whole = tiny(input_ids=ids).logits[:, -1]
+        before = tiny(input_ids=ids[:, :-1], use_cache=True)
+        last = tiny(input_ids=ids[:, -1:], **cache_of(before)).logits[:, -1]
+    torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-4)
+    assert not [one for one in recwarn if one.category is FutureWarning]
 
 
 def test_latency_has_both_models_in_turns(tiny_checkpoint, monkeypatch):
