@@ -22,8 +22,11 @@ help:
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: requirements.lock pyproject.toml
+	@echo "setup, 1 of 3: the virtual environment $(VENV)"
 	$(PYTHON) -m venv $(VENV)
+	@echo "setup, 2 of 3: torch and the rest of requirements.lock, gigabytes and minutes"
 	$(BIN)/pip install --quiet --requirement requirements.lock
+	@echo "setup, 3 of 3: cfsp"
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 

@@ -69,13 +69,17 @@ def task(what: str, unit: str, total: int | None) -> Iterator[Work]:
 
 
 @contextmanager
-def lines() -> Iterator[None]:
-    """Print lines if stdout is not a terminal: each `begin`, and work in progress after a long silence."""
+def lines(program: str = "cfsp", to_stderr: bool = False) -> Iterator[None]:
+    """Print lines if stdout is not a terminal: each `begin`, and running work after a long silence.
+
+    program: what each line begins with. to_stderr: print on stderr, if that is not a terminal.
+    """
     other_rank = os.environ.get("RANK", "0") != "0"  # only rank 0 of torchrun prints
-    if sys.stdout.isatty() or is_off() or other_rank or _printers:
+    is_terminal = (sys.stderr if to_stderr else sys.stdout).isatty()
+    if is_terminal or is_off() or other_rank or _printers:
         yield
         return
-    printer = Printer()
+    printer = Printer(program, to_stderr)
     _printers.append(printer)
     try:
         yield
@@ -85,22 +89,24 @@ def lines() -> Iterator[None]:
         _under_way.clear()  # work that an error ended
 
 
-def begin(stage: str) -> None:
-    """Print the stage that begins now and the time since the start. Does nothing outside `lines`."""
+def begin(stage: str) -> bool:
+    """Print the stage that begins now and the time since the start. -> whether: not outside `lines`"""
     for printer in _printers:
         printer.begin(stage)
+    return bool(_printers)
 
 
-def speak(line: str) -> None:
-    """Print a line to stdout. Ignores a full disk and a closed pipe."""
+def speak(line: str, to_stderr: bool = False) -> None:
+    """Print a line to stdout or stderr. Ignores a full disk and a closed pipe."""
     with suppress(OSError):
-        print(line, flush=True)
+        print(line, file=sys.stderr if to_stderr else sys.stdout, flush=True)
 
 
 class Printer:
     """Prints stages, and from its own thread a line after each long silence."""
 
-    def __init__(self) -> None:
+    def __init__(self, program: str, to_stderr: bool) -> None:
+        self.program, self.to_stderr = program, to_stderr
         self.start = self.last = time.monotonic()
         self._stage = "start"
         self._over = threading.Event()
@@ -122,7 +128,7 @@ class Printer:
 
     def _print(self, line: str) -> None:
         self.last = time.monotonic()
-        speak(f"cfsp: {duration(self.last - self.start)}: {line}")
+        speak(f"{self.program}: {duration(self.last - self.start)}: {line}", self.to_stderr)
 
 
 _under_way: list[Work] = []

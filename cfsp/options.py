@@ -44,6 +44,12 @@ WORDS = {
 """Type -> its name in messages, singular and plural."""
 
 
+IMPORTABLE = (
+    "run where its package lies, install it, or name the folder that holds it: PYTHONPATH=FOLDER cfsp ..."
+)
+"""What makes a user's module importable."""
+
+
 class Checked:
     """A class made from options. Its constructor raises ValueError for an option of the wrong type."""
 
@@ -140,10 +146,13 @@ def check_part(name: str, config: Mapping[str, Any], declared_type: Any = Any) -
             raise ValueError(f"{name}.{one.name} is missing: expected {spelled(types[one.name])}")
 
 
-def hint(name: object, known: Iterable[str], most: int = 1) -> str:
-    """The end of an error about an unknown name: "; did you mean 'x'?", or nothing if none is near."""
+def hint(name: object, known: Iterable[str], most: int = 1, before: str = "") -> str:
+    """The end of an error about an unknown name: "; did you mean 'x'?", or nothing if none is near.
+
+    before: what to put before each name that is shown.
+    """
     near = difflib.get_close_matches(str(name), [*dict.fromkeys(known)], n=most)
-    quoted = [repr(one) for one in near] if most == 1 else near
+    quoted = [repr(before + one) if most == 1 else before + one for one in near]
     return f"; did you mean {' or '.join(quoted)}?" if near else ""
 
 
@@ -163,6 +172,10 @@ def imported(name: str, path: Any) -> Callable[..., Any]:
     """Import the class or function at a dotted path. Raises ValueError if there is none."""
     try:
         found = resolve_name(path)
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"{name}={shown(path)}: expected a class or function that can be imported ({error}); {IMPORTABLE}"
+        ) from error
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise ValueError(
             f"{name}={shown(path)}: expected a class or function that can be imported ({error})"

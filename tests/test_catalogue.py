@@ -6,7 +6,7 @@ import pytest
 
 from cfsp.cli.catalogue import Choice, choices_of, groups
 from cfsp.cli.main import main
-from cfsp.cli.typos import without_cfg
+from cfsp.cli.overrides import without_flag
 from cfsp.running.build import search_path
 
 EVERY = [choice for group in groups(search_path(None)) for choice in choices_of(group, search_path(None))]
@@ -42,13 +42,22 @@ def test_list_shows_every_group_or_one(typed):
         "which units of a site matter; default cfsp",
         "  wanda_sp",
         "arXiv:2306.11695",
-        "recovery/data",
+        "recovery/data  what a recovery trains on",
+        "experiment/paper/flap",
+        "+setting=CHOICE",
     ):
         assert words in out
     for asked in (("list", "criterion"), ("--help", "criterion"), ("criterion", "--help")):
         _, out, _ = typed(*asked)
         assert "wanda_sp" in out
         assert "allocator" not in out.splitlines()[0]
+
+
+def test_every_group_says_in_a_line_what_it_is(typed):
+    _, out, _ = typed("list")
+    shown = [line for line in out.splitlines() if line and line[0] != " "][:-2]
+    assert [line.split("  ")[0] for line in shown] == groups(search_path(None))
+    assert all(len(line.split("  ")) == 2 for line in shown)
 
 
 def test_describe_shows_options_with_meaning_default_and_source(typed):
@@ -70,14 +79,45 @@ def test_choices_of_ones_own_are_listed(typed, tmp_path):
     _, out, _ = typed("list", "criterion", "--config-dir", "conf")
     assert "ratio" in out
     assert "Activation over weight" in out
+    assert typed("--config-dir", "conf", "list", "criterion")[1] == out
     assert [*Choice("criterion", "ratio", mine / "ratio.yaml").options()] == [("eps", "1.0", "guards zero")]
+    for text, title in (
+        ("# conf/criterion/ratio.yaml\n# Weight.\n_target_: my.Ratio\n", "Weight"),
+        ("_target_: my.Ratio\n", "my.Ratio"),
+        ("eps: 1.0\n", ""),
+    ):
+        (mine / "ratio.yaml").write_text(text)
+        assert Choice("criterion", "ratio", mine / "ratio.yaml").title == title
+
+
+def test_a_choice_of_ones_own_is_described_wherever_its_folder_is_named(typed, tmp_path):
+    mine = tmp_path / "conf" / "criterion"
+    mine.mkdir(parents=True)
+    (mine / "ratio.yaml").write_text("# Activation over weight.\n_target_: cfsp.criteria.flap.FLAP\n")
+    before, after = (
+        ("--config-dir", "conf", "describe", "criterion=ratio"),
+        ("criterion=ratio", "--help", "-cd=conf"),
+    )
+    for words in (before, after):
+        _, out, _ = typed(*words)
+        assert out.startswith("criterion=ratio\nActivation over weight")
+    (mine / "ratio.yaml").write_text("_target_: not_here.Ratio\n")
+    _, _, err = typed("--config-dir", "conf", "describe", "criterion=ratio")
+    assert "No module named 'not_here'" in err
+    assert "PYTHONPATH=FOLDER" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["sparsty=0.3"], "sparsty: no such option; did you mean sparsity"),
-        (["criterion=flap", "criterion.metrc=ifv"], "criterion.metrc: no such option; did you mean metric?"),
+        (
+            ["criterion=flap", "criterion.metrc=ifv"],
+            "criterion.metrc: no such option; did you mean criterion.metric?",
+        ),
+        (["criterion=flap", "criterion.metrc=ifv"], "\n  cfsp describe criterion=flap shows its options"),
+        (["allocator.roundto=8"], "did you mean allocator.round_to?\n  cfsp describe allocator=cfsp shows"),
+        (["evaluation.perplexity.windw=8"], "\n  cfsp describe evaluation=perplexity shows its options"),
         (["criterion=flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["-m", "criterion=cfsp,flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["evaluation=[perplexty]"], "evaluation=perplexty: no such choice; did you mean perplexity"),
@@ -141,4 +181,4 @@ def test_the_shell_completes_choices_and_options(typed, monkeypatch):
     ],
 )
 def test_the_config_that_is_asked_for_is_no_override(arguments, rest, wanted):
-    assert without_cfg(arguments) == (rest, wanted)
+    assert without_flag(arguments, ("--cfg", "-c")) == (rest, wanted)

@@ -14,9 +14,11 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from cfsp import bars
+from cfsp.running.sweeps import Outcome, Sweep
 
 ROOT = Path(__file__).parent.parent
-STAGES = ["load", "dense evaluation", "plan", "surgery", "recovery", "evaluation"]
+STAGES = ["load", "dense evaluation", "plan", "surgery", "evaluation"]
+"""Without a recovery."""
 
 
 def test_help_teaches_and_needs_no_torch():
@@ -42,7 +44,8 @@ finally:
 def test_prints_stages_table_and_path_without_a_terminal(cfsp, tmp_path):
     code, out, err = cfsp()
     assert (code, err) == (0, [])
-    *said, path = out.splitlines()
+    *said, about, path = out.splitlines()
+    assert about == "The record of this run, with its config and all figures:"
     assert [line.split(": ")[2] for line in said if line.startswith("cfsp: ")] == STAGES
     for word in ("dense", "pruned", "asked 20.0%", "perplexity/files:text.txt", "What was kept"):
         assert any(word in line for line in said)
@@ -90,6 +93,40 @@ def test_a_failing_job_does_not_stop_the_sweep(cfsp, tmp_path):
     assert "3 jobs: 2 made, 1 failed" in out
     assert "sparsity=1.0: sparsity=1.0: expected a share to remove" in out
     assert len([*(tmp_path / "results" / "failures").iterdir()]) == 1
+
+
+def test_the_time_left_leaves_out_what_the_first_job_did_for_all(tmp_path, monkeypatch):
+    clock = iter([0.0, 100.0, 110.0, 130.0])  # the start, then the end of each job
+    monkeypatch.setattr("cfsp.running.sweeps.time.monotonic", lambda: next(clock))
+    sweep, told = Sweep(tmp_path, 5), []
+    for number in range(3):
+        sweep.end(number, "x", Outcome("made", removed=0.2))
+        told.append(sweep.left())
+    assert told == [
+        " (1 ended, 6 min 40 s left or less)",
+        " (2 ended, about 30 s left)",
+        " (3 ended, about 30 s left)",
+    ]
+
+
+def test_what_needs_no_torch_is_refused_without_it():
+    code = """
+import sys
+from cfsp.cli.typos import check
+for wrong in ("sparsity=30", "model.path=./nowhere"):
+    try:
+        check([wrong])
+    except ValueError as error:
+        print(error)
+check(["model.path=owner/nowhere"])
+check(["model.path=./nowhere", "--cfg", "job"])
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    share, path, hub = done.stdout.splitlines()
+    assert share == "sparsity=30: expected a share to remove, in [0, 1)"
+    assert path.startswith("model path './nowhere' cannot be loaded: expected a folder")
+    assert hub == "cfsp: owner/nowhere: there is no such folder here, so it is taken from the hub"
 
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "misfit"])

@@ -12,6 +12,7 @@ from pages import blocks, call, commands, is_far, of, tiny, tiny_arguments, unde
 
 from cfsp.cli import cache, report, tables
 from cfsp.cli.main import main
+from cfsp.statistics.collect import STATISTICS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -162,6 +163,12 @@ def test_the_drawing_is_as_its_script_draws_it():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (DOCS / "data_path.svg").read_text() == module.drawing()
+
+
+def test_the_page_of_criteria_has_every_statistic():
+    listed = set(re.findall(r"`((?:input|block|taylor)_\w+)`", PAGES["extend/criterion.md"]))
+    ours = {name for name, kind in STATISTICS.items() if kind.__module__.startswith("cfsp.")}
+    assert ours <= listed
 
 
 def test_every_page_is_in_the_map():

@@ -12,7 +12,7 @@ from cfsp.checkpoints.load import load
 from cfsp.data.instructions import Conversations
 from cfsp.data.overlaps import overlaps
 from cfsp.data.texts import Files
-from cfsp.evaluation.latency import Latency
+from cfsp.evaluation.latency import Latency, cache_of
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.samples import Samples
 from cfsp.evaluation.size import Size
@@ -65,6 +65,16 @@ def test_latency_of_an_encoder_is_that_of_one_pass():
     }
     assert found[1]["forward_ms/b2xp4"].protocol["new_tokens"] == 0
     assert found[1]["forward_ms/b2xp4"].n == 3
+
+
+def test_a_cache_goes_on_under_the_name_that_it_came_with(tiny, tokens, recwarn):
+    ids = tokens["input_ids"][:, :8] % tiny.config.vocab_size
+    with torch.no_grad():
+        whole = tiny(input_ids=ids).logits[:, -1]
+        before = tiny(input_ids=ids[:, :-1], use_cache=True)
+        last = tiny(input_ids=ids[:, -1:], **cache_of(before)).logits[:, -1]
+    torch.testing.assert_close(last, whole, rtol=1e-4, atol=1e-4)
+    assert not [one for one in recwarn if one.category is FutureWarning]
 
 
 def test_latency_has_both_models_in_turns(tiny_checkpoint, monkeypatch):

@@ -148,6 +148,7 @@ def test_what_is_said_twice_has_to_agree_but_for_seeds(group, name):
         ),
         (["allocator._target_=cfsp.criteria.cfsp.CFSP"], "allocator._target_=.*: expected an Allocator"),
         (["allocator._target_=no.such.Class"], "expected a class or function that can be imported"),
+        (["allocator._target_=no.such.Class"], "run where its package lies, install it, or .*PYTHONPATH="),
         (["+allocator._partial_=true"], "allocator._partial_=True: no such option"),
         (["~model.dtype"], "model.dtype is missing: expected text; records, tables and cards"),
         (OWN_MODEL, "model.path is missing: expected text; records, tables and cards show it"),

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
+from typing import ClassVar
 
 import outside
 import pytest
@@ -21,6 +23,23 @@ from cfsp.running.plugins import import_plugins, look_here
 from cfsp.statistics.cached import collect_once
 from cfsp.storage.cache import Cache
 from cfsp.storage.code import code_of
+
+
+@dataclass(frozen=True)
+class Wanting(cfsp.Criterion):
+    """A criterion whose statistic nobody defined."""
+
+    seed: int = 0
+    needs: ClassVar[frozenset[str]] = frozenset({"input_nothing"})
+
+    def score(self, view, stat):
+        return stat["input_nothing"]
+
+
+def test_an_unknown_statistic_is_named_before_the_model_is_loaded(cli, monkeypatch):
+    monkeypatch.setattr("cfsp.running.stages.build", lambda *_: pytest.fail("loaded"))
+    with pytest.raises(KeyError, match="needs='input_nothing': expected a set of .*plugins="):
+        cli("evaluation=[]", "criterion=chance", "criterion._target_=test_plugins.Wanting")
 
 
 def collected(cache, model, sites, batches, needs):
@@ -120,7 +139,7 @@ def test_objects_in_python(package):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (["my_pruning.nowhere"], "plugins: my_pruning.nowhere cannot be imported .*working directory"),
+        (["my_pruning.nowhere"], "plugins: my_pruning.nowhere cannot be imported .*PYTHONPATH=FOLDER"),
         ("my_pruning", r"plugins='my_pruning': expected a list of modules"),
         (5, "plugins=5: expected a list of modules"),
     ],

@@ -1,10 +1,11 @@
 """The README: short, and what it shows works as it stands there."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
-from pages import blocks, call, commands, of, tiny, tiny_arguments
+from pages import blocks, call, commands, of, tiny_arguments
 
 from cfsp.cli import report, tables
 from cfsp.cli.main import main
@@ -21,7 +22,7 @@ def test_it_is_short():
 @pytest.mark.parametrize("line", of("cfsp", LINES))
 def test_commands_run(line, desk, monkeypatch, capsys):
     assert call(monkeypatch, main, "cfsp", tiny_arguments(line)) == 0, capsys.readouterr().err
-    assert [*desk.glob("results/records/*.json")]
+    assert [*desk.rglob("results/records/*.json")]
 
 
 def test_commands_of_tables_run(desk, monkeypatch, capsys):
@@ -35,12 +36,19 @@ def test_commands_of_tables_run(desk, monkeypatch, capsys):
         )
 
 
-def test_commands_that_read_records_run(desk, monkeypatch, capsys):
-    sweep = ["-m", "criterion=cfsp,flap", "sparsity=0.3,0.5", "allocator=uniform", *tiny("")]
-    assert call(monkeypatch, main, "cfsp", sweep) == 0
-    for name, module in (("cfsp-tables", tables), ("cfsp-report", report)):
-        (line,) = of(name, LINES)
-        assert call(monkeypatch, module.main, name, line.split()[1:]) == 0, capsys.readouterr().err
+def test_the_block_on_one_s_own_model_works_from_top_to_bottom(desk, monkeypatch, capsys):
+    (block,) = [text for language, text in blocks(README) if language == "sh" and "my/train" in text]
+    pruned, swept, table, page = commands(f"```sh\n{block}```")
+    assert call(monkeypatch, main, "cfsp", tiny_arguments(pruned)) == 0, capsys.readouterr().err
+    assert (desk / "my/own_smaller_model/model.safetensors").is_file()
+    few = [re.sub(r"^sparsity=.*", "sparsity=0.2,0.3", word) for word in tiny_arguments(swept)]
+    few = [re.sub(r"^criterion=.*", "criterion=wanda_sp,cfsp", word) for word in few]
+    assert call(monkeypatch, main, "cfsp", few) == 0, capsys.readouterr().err
+    assert "4 jobs: 3 made, 1 read" in capsys.readouterr().out
+    for line, module in ((table, tables), (page, report)):
+        assert call(monkeypatch, module.main, shlex.split(line)[0], shlex.split(line)[1:]) == 0
+    assert "perplexity/files:test.txt" in capsys.readouterr().out
+    assert (desk / "my/report.html").is_file()
 
 
 def test_a_saved_model_generates_as_shown(desk, monkeypatch, capsys):

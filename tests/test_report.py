@@ -9,7 +9,7 @@ from random import Random
 import pytest
 from studies import latency, record, study, training, zero_shot
 
-from cfsp.cli.report import main, report
+from cfsp.cli.report import main, report, study_titles
 from cfsp.report.base import number, spread
 from cfsp.report.groups import Spread, contests, pareto, perplexities, points, studies, zero_shots
 from cfsp.report.names import method_names
@@ -267,3 +267,9 @@ def test_help_teaches(capsys):
         main(["--help"])
     assert exit_code.value.code == 0
     assert "cfsp-report results/records" in capsys.readouterr().out
+
+
+def test_studies_of_one_model_and_text_are_named_by_what_differs():
+    groups = studies([record(), record(window=64)])
+    assert study_titles(groups) == ["tiny on x, window 128", "tiny on x, window 64"]
+    assert study_titles([groups[0], groups[0]]) == ["tiny on x", "tiny on x (2)"]

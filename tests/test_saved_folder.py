@@ -200,3 +200,12 @@ def test_what_cannot_be_saved_is_said_before_anything_is_measured(
         pytest.raises(ValueError, match="cannot say what this model is: model.norm.variance_epsilon"),
     ):
         run(compose("config", overrides))
+
+
+@pytest.mark.parametrize(("allocator", "told"), [("cfsp", True), ("uniform", False)])
+def test_the_command_says_how_an_uneven_model_loads(cfsp, allocator, told):
+    code, _, err = cfsp("evaluation=[]", "save=small", "sparsity=0.25", f"allocator={allocator}")
+    assert code == 0
+    assert err[-1].startswith("cfsp: the model is in small")
+    assert ("trust_remote_code=True" in err[-1]) == told
+    assert len({path.stat().st_mode for path in Path("small").iterdir()}) == 1  # also of the weights

@@ -6,6 +6,7 @@ import pytest
 import torch
 from families import DECODERS, all_kinds, batches, kinds_of, make
 
+from cfsp.evaluation.latency import cache_of
 from cfsp.model.blocks import places_of
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
@@ -107,6 +108,10 @@ def test_an_emptied_site_computes_nothing_and_counts_nothing(family, tokens):
         ids, settings = tokens["input_ids"], {"max_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
         cached, plain = (model.generate(ids, use_cache=use, **settings) for use in (True, False))
         assert torch.equal(cached, plain)
+        with torch.no_grad():  # positions now come from the cache alone
+            before = model(input_ids=ids[:, :-1], use_cache=True)
+            last = model(input_ids=ids[:, -1:], **cache_of(before)).logits[:, -1]
+        torch.testing.assert_close(last, logits(model, {"input_ids": ids})[:, -1], rtol=1e-4, atol=2e-4)
 
 
 def test_parameters_removed_are_units_times_cost(model):

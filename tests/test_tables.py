@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -93,9 +94,22 @@ def test_protocols_make_tables_of_their_own_that_say_what_differs():
     assert [one.caption.split(":")[0] for one in made] == [f"{NAME}, window a", f"{NAME}, window b"]
 
 
+def test_a_table_of_all_windows_says_so_and_notes_count_in_english():
+    some, whole = record("a", 0.2, 5), record("a", 0.2, 6)
+    protocol = some.metrics["pruned"][NAME].protocol
+    some.metrics["pruned"][NAME] = replace(some.metrics["pruned"][NAME], protocol=protocol | {"windows": 32})
+    lacking = record("b", 0.2, 5, name="size")
+    made = comparisons(frame([some, whole, lacking]), NAME, "criterion")
+    assert [one.caption.split(":")[0] for one in made] == [f"{NAME}, windows 32", f"{NAME}, windows all"]
+    assert made[0].notes == (f"1 record has no {NAME}",)
+
+
 def test_unlike_runs_do_not_share_a_cell():
     pair = [record("a", 0.2, 4, allocator="u"), record("a", 0.2, 6, allocator="v", seed=1)]
-    with pytest.raises(ValueError, match=r"criterion=a, sparsity=0\.2: they differ in allocator;"):
+    with pytest.raises(
+        ValueError,
+        match=r"criterion=a, sparsity=0\.2: they differ in allocator; .*--average",
+    ):
         only(pair)
     averaged = only(pair, average=True)
     assert averaged.cells["mean"].tolist() == [5.0]
@@ -172,7 +186,9 @@ def test_names_of_metrics_and_fields():
     there = ["perplexity/a:test", "perplexity/b:test", "acc/boolq"]
     assert find_metrics(there, "acc,perplexity/b") == ["acc/boolq", "perplexity/b:test"]
     assert find_metrics(there, "perplexity/*") == there[:2]
-    with pytest.raises(ValueError, match="may be perplexity/a:test, perplexity/b:test"):
+    assert find_metrics(there) == there[:2]
+    assert find_metrics(there[2:]) == ["acc/boolq"]
+    with pytest.raises(ValueError, match=r"may be perplexity/a:test, .* or --metric 'perplexity\*' for all"):
         find_metrics(there, "perplexity")
     with pytest.raises(ValueError, match="did you mean acc/boolq"):
         find_metrics(there, "acc/bolq")
@@ -211,6 +227,13 @@ def test_command_writes_a_file(saved, tmp_path, capsys):
     main([saved(record("cfsp", 0.2, 5)), "--output", str(tmp_path / "made" / "table.md")])
     assert "5.00" in (tmp_path / "made" / "table.md").read_text()
     assert capsys.readouterr().out == ""
+
+
+def test_command_shows_a_table_for_every_perplexity(saved, capsys):
+    pair = record("cfsp", 0.2, 5), record("cfsp", 0.3, 6, name="perplexity/y")
+    main([saved(*pair, record("cfsp", 0.4, 1, name="size"))])
+    out = capsys.readouterr().out
+    assert re.findall(r"\*\*(\S+): .*, dense", out) == ["perplexity/x", "perplexity/y"]
 
 
 def test_command_finds_folders_by_globs(saved, tmp_path, capsys):

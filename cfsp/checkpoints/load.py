@@ -138,9 +138,11 @@ def reading_model(path: str | Path) -> Iterator[None]:
     try:
         yield
     except LIBRARY_ERRORS as error:
+        is_here = str(path) == "reference" or Path(path).exists()
+        where = "" if is_here else "there is no such folder; the hub: "
         raise ValueError(
-            f"model path {str(path)!r} cannot be loaded ({first_line(error)}); expected a folder with a "
-            "config.json, weights and a tokenizer, or a hub id that can be reached"
+            f"model path {str(path)!r} cannot be loaded ({where}{first_line(error)}); expected a folder "
+            "with a config.json, weights and a tokenizer, or a hub id that can be reached"
         ) from error
 
 

@@ -9,16 +9,29 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from cfsp.options import suggest
+from cfsp.options import imported, suggest
 from cfsp.running.plugins import look_here
 
 WIDTH = 110
 DEFAULT = re.compile(r"- (?P<group>\w+): *(?P<choice>[\w\[\],]+) *# *(?P<meaning>.*)")
 OPTION = re.compile(r"(?P<indent> *)(?P<key>\w+): *(?P<value>.*?)(?: +# (?P<meaning>.*))?")
+MEANINGS = {
+    "experiment": "a whole method; chosen with a plus",
+    "experiment/paper/cfsp": "the rows of CFSP's table; chosen with a plus",
+    "experiment/paper/flap": "the rows of FLAP's table; chosen with a plus",
+    "experiment/paper/llm_pruner_20": "the rows of LLM-Pruner's table at 20 %; chosen with a plus",
+    "experiment/paper/llm_pruner_50": "the rows of LLM-Pruner's table at 50 %; chosen with a plus",
+    "recovery/data": "what a recovery trains on",
+    "recovery/objective": "the loss that a recovery lowers",
+    "recovery/parameters": "which weights a recovery trains",
+    "recovery/training": "steps, batches and learning rate of a recovery",
+    "setting": "model, texts and windows of an experiment; chosen with a plus",
+}
+"""Group that the main config does not have -> what it is."""
+
 LIST_EPILOG = """examples:
   cfsp list                        all groups and their choices
   cfsp list criterion              the choices of one group
@@ -44,14 +57,16 @@ class Choice:
     def comment(self) -> str:
         """The comment at the head of the file."""
         lines = self.path.read_text().splitlines()
-        lines = lines[1:] if lines and lines[0].startswith("# @package") else lines
+        is_no_word = lines and (lines[0].startswith("# @package") or lines[0].endswith(f"/{self.path.name}"))
+        lines = lines[1:] if is_no_word else lines  # a first line may be the path of the file
         head = lines[: next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))]
         return " ".join(line.lstrip("# ") for line in head)
 
     @property
     def title(self) -> str:
-        """The first sentence of the comment."""
-        return re.split(r"(?<!\bal)\.(?:\s|$)", self.comment, maxsplit=1)[0]
+        """The first sentence of the comment; without a comment, the class or function."""
+        first = re.split(r"(?<!\bal)\.(?:\s|$)", self.comment, maxsplit=1)[0]
+        return first or self.target or ""
 
     @property
     def target(self) -> str | None:
@@ -100,24 +115,23 @@ def list_choices(arguments: Sequence[str]) -> None:
 
     folders = search_path(options.config_dir)
     known = groups(folders)
-    if options.group is None:
-        chosen = [group for group in known if not group.startswith("experiment/")]
-    else:
-        chosen = [pick("group", options.group, known)]
-    meanings = {found["group"]: found for found in map(DEFAULT.search, main_config()) if found}
+    chosen = known if options.group is None else [pick("group", options.group, known)]
+    meanings = MEANINGS | {
+        found["group"]: f"{found['meaning']}; default {found['choice']}"
+        for found in map(DEFAULT.search, main_config())
+        if found
+    }
     for group in chosen:
-        about = (
-            f"  {meanings[group]['meaning']}; default {meanings[group]['choice']}"
-            if group in meanings
-            else ""
-        )
-        print(f"{group}{about}")
+        print(f"{group}  {meanings.get(group, '')}".rstrip())
         choices = choices_of(group, folders)
         width = max(len(choice.name) for choice in choices)
         for choice in choices:
             print(hanging(f"  {choice.name:{width}}  ", choice.title))
         print()
-    print("cfsp describe GROUP=CHOICE tells more; cfsp GROUP=CHOICE or cfsp +experiment=CHOICE chooses it.")
+    print(
+        "cfsp describe GROUP=CHOICE tells more; cfsp GROUP=CHOICE chooses it. Groups without a default take a"
+    )
+    print("plus: cfsp +experiment=CHOICE, cfsp +setting=CHOICE, and groups of your own.")
 
 
 def describe_choice(arguments: Sequence[str]) -> None:
@@ -170,10 +184,9 @@ def print_options(rows: Sequence[tuple[str, str, str]]) -> None:
 
 
 def docstring(target: str) -> str:
-    """Return the docstring of a class or function."""
+    """Return the docstring of a class or function. Raises ValueError if it cannot be imported."""
     look_here()
-    module, _, name = target.rpartition(".")
-    return inspect.getdoc(getattr(import_module(module), name)) or ""
+    return inspect.getdoc(imported("_target_", target)) or ""
 
 
 def groups(folders: Sequence[Path]) -> list[str]:

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from cfsp.checkpoints.load import load
 from cfsp.checks import check_integer, check_number
+from cfsp.cli.early import from_hub
 from cfsp.data.chats import conversation_tokens, has_template
 from cfsp.model.blocks import check_positions, is_causal, max_positions
 from cfsp.running.plugins import import_plugins, look_here
@@ -26,6 +27,7 @@ examples:
   cfsp-chat my/smaller_model --device cuda --temperature 0.7
   cfsp-chat my/smaller_model --prompt 'The capital of France is'
   cat question.txt | cfsp-chat my/smaller_model > answer.txt
+      what is piped in (stdin) is one prompt, and the answer is all that goes to stdout
 
 A model whose tokenizer has a chat template gets your lines as turns of a conversation. Any other
 continues the text, which is your lines and its answers. The model's own generation config decides
@@ -63,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = made.add_argument
     add("model", metavar="DIR", help="a saved model; a hub id or 'reference' will do too")
-    add("--prompt", metavar="TEXT", help="answer this and end; by default stdin, where it is no terminal")
+    add("--prompt", metavar="TEXT", help="answer this and end; without it, text from a pipe (stdin)")
     add("--max-new-tokens", type=int, metavar="N", help=f"tokens of an answer (the model's own, or {LENGTH})")
     add("--temperature", type=float, metavar="T", help="0: the likeliest token; else sample with T")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ... (cpu)")
@@ -78,7 +80,7 @@ def opened(options: argparse.Namespace) -> Talk:
         check_integer("max-new-tokens", options.max_new_tokens, least=1)
     look_here()
     import_plugins(options.plugin)
-    print(f"cfsp-chat: loading {options.model}", file=sys.stderr)
+    print(f"cfsp-chat: loading {options.model}{from_hub(options.model)}", file=sys.stderr)
     model, tokenizer = load(options.model, device=options.device, dtype=options.dtype)
     if not is_causal(model):
         raise ValueError(f"{options.model} is a {type(model).__name__}; expected a causal language model")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,9 +10,11 @@ from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from cfsp.bars import begin, lines, speak
 from cfsp.checkpoints.describe import block_sizes
 from cfsp.checkpoints.load import REFERENCE, load
 from cfsp.checks import check_integer
+from cfsp.cli.early import from_hub
 from cfsp.cli.exits import one_line_exits
 from cfsp.cli.terminal import show_sections
 from cfsp.data.texts import Files, Stdlib
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     logging.set_verbosity_error()
     with one_line_exits("cfsp-compare"):
-        sections = compare_models(options)
+        with lines("cfsp-compare", to_stderr=True):
+            sections = compare_models(options)
         show_sections(sections)
         if options.output:
             title = f"{options.models[1].rstrip('/').rpartition('/')[2]}: compared"
@@ -97,7 +99,7 @@ def compare_models(options: argparse.Namespace) -> list[Section]:
     names = short_names(options.models)
     loaded: list[tuple[PreTrainedModel, PreTrainedTokenizerBase]] = []
     for name, path in zip(names, options.models, strict=True):
-        announce(f"loading {name}")
+        announce(f"loading {name}{from_hub(path)}")
         loaded.append(load(path, device=options.device, dtype=options.dtype))
     evaluators, timers, samples = measures(options, [model for model, _ in loaded])
     for model, tokenizer in loaded:  # before anything costly
@@ -160,8 +162,9 @@ def disk_metrics(path: str) -> dict[str, Metric]:
 
 
 def announce(text: str) -> None:
-    """Print one line about the current step, also where no progress bar is shown."""
-    print(f"cfsp-compare: {text}", file=sys.stderr, flush=True)
+    """Print one line about the current step, beside the progress bar or among the lines in its place."""
+    if not begin(text):
+        speak(f"cfsp-compare: {text}", to_stderr=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+import traceback
+from pathlib import Path
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -14,7 +16,7 @@ from yaml import YAMLError
 
 from cfsp.bars import lines
 from cfsp.cli.catalogue import describe_choice, list_choices
-from cfsp.cli.overrides import understood
+from cfsp.cli.overrides import understood, without_flag
 from cfsp.cli.typos import check, show_configs
 from cfsp.running.attempts import Attempt, command, sweep_name
 from cfsp.running.build import CONF
@@ -41,6 +43,8 @@ def main() -> None:
         sys.argv[1:] = understood(arguments)
         check(sys.argv[1:])
     except ValueError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            traceback.print_exception(error)
         print(f"cfsp: error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
     try:
@@ -53,20 +57,18 @@ def main() -> None:
 
 def answer(arguments: list[str]) -> bool:
     """Answer `cfsp list`, `cfsp describe` and `cfsp --help GROUP`. -> whether it was any of these"""
-    words = [argument for argument in arguments if argument not in ("-h", "--help")]
-    if arguments[:1] == ["describe"]:
-        describe_choice(arguments[1:])
-    elif arguments[:1] == ["list"]:
-        list_choices(arguments[1:])
-    elif words and "=" in words[0] and len(words) < len(arguments):
-        describe_choice(words[:1])
-    elif (
-        words
-        and re.fullmatch(r"[a-z_/]+", words[0])
-        and words[0] not in COMMANDS
-        and len(words) < len(arguments)
-    ):
-        list_choices(words)
+    rest, config_dir = without_flag(arguments, ("--config-dir", "-cd"))
+    own = [] if config_dir is None else ["--config-dir", config_dir]
+    words = [argument for argument in rest if argument not in ("-h", "--help")]
+    asked = len(words) < len(rest)
+    if rest[:1] == ["describe"]:
+        describe_choice([*rest[1:], *own])
+    elif rest[:1] == ["list"]:
+        list_choices([*rest[1:], *own])
+    elif words and "=" in words[0] and asked:
+        describe_choice([words[0], *own])
+    elif words and re.fullmatch(r"[a-z_/]+", words[0]) and words[0] not in COMMANDS and asked:
+        list_choices([*words, *own])
     elif {"-m", "--multirun"} & {*arguments} and any(re.match(r"(--cfg|-c)(=|$)", one) for one in arguments):
         show_configs(arguments)
     else:
@@ -121,15 +123,25 @@ def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
         if not made:
             hint = f"read, not run: the record is of {record.created}; overwrite=true runs it again"
             print(f"cfsp: {hint}", file=sys.stderr)
-        print(path, flush=True)
+        print(f"The record of this run, with its config and all figures:\n{path}", flush=True)
     if is_main() and cfg.save:
-        print(f"cfsp: the model is in {save_folder(cfg, record.id)}", file=sys.stderr)
+        folder = save_folder(cfg, record.id)
+        print(f"cfsp: the model is in {folder}{how_to_load(folder)}", file=sys.stderr)
     if is_main() and cfg.push is not None and (folder := save_folder(cfg, record.id)) is not None:
         print(f"cfsp: pushing it to {cfg.push}", file=sys.stderr)
         address = push(folder, cfg.push, cfg.private)
         forget(cfg.results, record.id)  # the failure of an earlier push
         print(f"cfsp: the model is at {address}", file=sys.stderr)
     return outcome_of(record, path, made)
+
+
+def how_to_load(folder: Path | None) -> str:
+    """Return what loading a saved model takes besides its folder; nothing if all blocks are equal."""
+    from cfsp.checkpoints.describe import MODELING_FILE
+
+    if folder is None or not (folder / MODELING_FILE).is_file():
+        return ""
+    return "; its blocks differ, so load it with trust_remote_code=True"
 
 
 def check_places(cfg: DictConfig, sweep: str | None) -> None:

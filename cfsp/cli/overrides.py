@@ -87,6 +87,20 @@ def understood(arguments: Sequence[str]) -> list[str]:
     return [waiting(one) if one in parsed and lies_in(parsed[one], swept) else one for one in arguments]
 
 
+def without_flag(arguments: Sequence[str], flags: Sequence[str]) -> tuple[list[str], str | None]:
+    """Return the arguments without a flag that takes a value, and the value; None if it is not given."""
+    rest, found, awaited = [], None, False
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if awaited:
+            found, awaited = argument, False
+        elif name in flags:
+            found, awaited = value, not equals
+        else:
+            rest.append(argument)
+    return rest, found
+
+
 def is_override(argument: str) -> bool:
     """Return whether an argument sets a key; `--flag=value` and `~key=value` do not."""
     return re.match(r"[+\w]", argument) is not None and "=" in argument

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cfsp.records.failures import Failure, read_failures
+from cfsp.records.protocols import differing, in_words
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
 from cfsp.report.base import Section, measured
@@ -123,17 +124,28 @@ def all_sections(
 
 
 def study_titles(groups: Sequence[Sequence[Record]]) -> list[str]:
-    """The name of each dense model; where several studies share it, what is measured too."""
+    """The name of each dense model; where several studies share it, what is measured, and how it differs."""
     paths = [str(group[0].config["model"]["path"]) for group in groups]
     names = model_names(paths)
     titles: list[str] = []
     for path, group in zip(paths, groups, strict=True):
         first = next((one.title for one in [*perplexities(group), *zero_shots(group)]), "not measured")
         where = measured(f", {first}").replace(", perplexity on ", " on ")
-        title = names[path] if paths.count(path) == 1 else f"{names[path]}{where}"
-        taken = sum(other == title or other.startswith(f"{title} (") for other in titles)
-        titles.append(f"{title} ({taken + 1})" if taken else title)
-    return titles
+        titles.append(names[path] if paths.count(path) == 1 else f"{names[path]}{where}")
+    return apart(titles, groups)
+
+
+def apart(titles: Sequence[str], groups: Sequence[Sequence[Record]]) -> list[str]:
+    """Return the titles; equal ones with what tells the protocols of their studies apart, or a number."""
+    firsts = [next(iter([*perplexities(group), *zero_shots(group)]), None) for group in groups]
+    found: list[str] = []
+    for title, first in zip(titles, firsts, strict=True):
+        rivals = [one.protocol for name, one in zip(titles, firsts, strict=True) if name == title and one]
+        keys = [key for key in differing(rivals) if key != "text" and not key.endswith("_sha256")]
+        named = title + "".join(f", {in_words(first.protocol, key)}" for key in keys if first)
+        taken = sum(other == named or other.startswith(f"{named} (") for other in found)
+        found.append(f"{named} ({taken + 1})" if taken else named)
+    return found
 
 
 def study_sections(

@@ -20,7 +20,7 @@ from cfsp.tables.published_figures import against, find_folder, load_papers, wit
 EXAMPLES = """
 examples:
   cfsp-tables results/records
-      criteria by sparsity, the one perplexity that was measured
+      criteria by sparsity, a table for every perplexity that was measured
   cfsp-tables results/records --rows criterion,allocator --metric perplexity/wikitext2
   cfsp-tables results/*/records criterion=cfsp,flap 'sparsity>=0.3' seed!=2
       only these; filters read like Hydra's overrides, globs too: 'allocator=*_released'
@@ -35,8 +35,9 @@ examples:
       that tells the row from the others will do: --rows criterion,criterion.order --against first=...
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
-gone. Runs that differ in more than their seeds do not share a cell; protocols and dense models do not
-share a table. The exit code is 1 if a file is not a record; it is named, and the others are shown.
+gone. Runs that differ in more than their seeds do not share a cell, unless --average averages them, and a
+line below the table says over what. Protocols and dense models do not share a table. The exit code is 1
+if a file is not a record; it is named, and the others are shown.
 """
 
 
@@ -63,7 +64,11 @@ def parser() -> argparse.ArgumentParser:
     add("places", nargs="+", metavar="PLACE|FILTER", help="folders or globs of records, then field=value")
     add("--rows", default="criterion", metavar="FIELDS", help="what makes a row (criterion)")
     add("--columns", default="sparsity", metavar="FIELDS", help="what makes a column (sparsity)")
-    add("--metric", default="perplexity", help="name, unique beginning or glob; several with commas")
+    add(
+        "--metric",
+        metavar="NAMES",
+        help="name, unique beginning or glob; several with commas (all perplexities)",
+    )
     add(
         "--format",
         default="markdown",

@@ -15,8 +15,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cfsp.cli.catalogue import choices_of, groups, leaf_options
-from cfsp.cli.overrides import CommandLine
+from cfsp.cli.catalogue import DEFAULT, choices_of, groups, leaf_options, main_config
+from cfsp.cli.early import check_early
+from cfsp.cli.overrides import CommandLine, without_flag
 from cfsp.options import hint, suggest
 from cfsp.running.build import CONF, choices
 from cfsp.running.plain import plain
@@ -28,22 +29,27 @@ OTHER_WORK = ("--help", "-h", "--hydra-help", "--info", "-i", "--shell-completio
 
 
 def check(arguments: Sequence[str]) -> None:
-    """Compose the config that the arguments ask for. Raises ValueError with an explanation if that fails."""
+    """Compose the config that the arguments ask for, and check early what a single run will check.
+
+    Raises:
+        ValueError: that fails; the message explains it.
+    """
     if {flag.partition("=")[0] for flag in arguments} & {*OTHER_WORK}:
         return
     line = CommandLine.of(arguments)
     if line.config_dir is not None and not Path(line.config_dir).is_dir():
         raise ValueError(f"--config-dir {line.config_dir}: expected a folder of config groups")
     try:
-        for one in each_once(line) if line.sweeps else [line.overrides]:
-            composed(one, line)
+        configs = [composed(one, line) for one in (each_once(line) if line.sweeps else [line.overrides])]
     except REFUSALS as error:
         raise ValueError(explain(error, line)) from error
+    if not line.sweeps and without_flag(arguments, ("--cfg", "-c"))[1] is None:
+        check_early(configs[0])
 
 
 def show_configs(arguments: Sequence[str]) -> None:
     """Print the config of every job of a sweep. Exit code 1 if one cannot be composed."""
-    rest, wanted = without_cfg(arguments)
+    rest, wanted = without_flag(arguments, ("--cfg", "-c"))
     line = CommandLine.of(rest)
     try:
         if wanted != "job":
@@ -53,20 +59,6 @@ def show_configs(arguments: Sequence[str]) -> None:
         raise SystemExit(f"cfsp: error: {error}") from None
     for one in product(*(values(override, line) for override in line.overrides)):
         print(f"# cfsp {shlex.join(one)}\n{OmegaConf.to_yaml(composed(one, line))}---")
-
-
-def without_cfg(arguments: Sequence[str]) -> tuple[list[str], str]:
-    """Return the arguments without `--cfg X`, and X."""
-    rest, wanted, awaited = [], "", False
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if awaited:
-            wanted, awaited = argument, False
-        elif name in ("--cfg", "-c"):
-            wanted, awaited = value, not equals
-        else:
-            rest.append(argument)
-    return rest, wanted
 
 
 def composed(overrides: Sequence[str], line: CommandLine) -> DictConfig:
@@ -157,8 +149,23 @@ def unknown_key(key: str, line: CommandLine) -> str:
     """Return the message for a key that the config does not have."""
     known = [*known_keys(line), *groups(line.folders)]
     part, dot, name = key.rpartition(".")
-    inside = [one.removeprefix(part + dot) for one in known if dot and one.startswith(part + dot)]
-    return f"{key}: no such option{hint(name, inside or known, most=3)}\n  cfsp --help shows all options"
+    head = part + dot
+    inside = [one.removeprefix(head) for one in known if head and one.startswith(head)]
+    meant = hint(name, inside, most=3, before=head) if inside else hint(key, known, most=3)
+    return f"{key}: no such option{meant}\n  {what_shows(key, line)}"
+
+
+def what_shows(key: str, line: CommandLine) -> str:
+    """Return which command shows the options beside a key."""
+    group, _, below = key.partition(".")
+    given = dict(one.lstrip("+").split("=", 1) for one in line.overrides if "=" in one)
+    usual = {found["group"]: found["choice"] for found in map(DEFAULT.search, main_config()) if found}
+    there = {choice.name for choice in choices_of(group, line.folders)}
+    names = (given.get(group), below.partition(".")[0], usual.get(group))
+    for name in names if below else ():
+        if name in there:
+            return f"cfsp describe {group}={name} shows its options"
+    return "cfsp --help shows all options"
 
 
 def known_keys(line: CommandLine) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.generic import ModelOutput
 
 from cfsp.bars import bar
 from cfsp.checks import check_integer
@@ -116,12 +117,12 @@ class Latency(PairedEvaluator):
 
         def prefill() -> None:
             out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
-            state.update(cache=out.past_key_values, token=out.logits[:, -1:].argmax(-1))
+            state.update(cache=cache_of(out), token=out.logits[:, -1:].argmax(-1))
 
         def decode() -> None:
             for _ in range(self.new_tokens):
-                out = model(input_ids=state["token"], past_key_values=state["cache"], use_cache=True)
-                state.update(cache=out.past_key_values, token=out.logits[:, -1:].argmax(-1))
+                out = model(input_ids=state["token"], use_cache=True, **state["cache"])
+                state.update(cache=cache_of(out), token=out.logits[:, -1:].argmax(-1))
 
         return seconds_of(prefill, model.device), seconds_of(decode, model.device)
 
@@ -142,6 +143,15 @@ class Latency(PairedEvaluator):
                 dense[index] / one for dense, one in zip(times[0], seconds, strict=True)
             ]
         return found
+
+
+def cache_of(out: ModelOutput) -> dict[str, Any]:
+    """Return the cache that a pass filled, under the name by which the next pass takes it.
+
+    transformers called it `past_key_values` before 5.24.
+    """
+    name = "cache" if "cache" in out else "past_key_values"
+    return {name: out[name]}
 
 
 def metric(values: list[float], better: Literal["lower", "higher"], protocol: dict[str, Any]) -> Metric:

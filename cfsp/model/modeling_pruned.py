@@ -36,6 +36,10 @@ class Constant(nn.Linear):
         return constant.expand(*input.shape[:-1], -1)
 
 
+CACHES = ("cache", "past_key_values", "layer_past")
+"""What an attention's cache is called, by family and by version: transformers 5.24 renamed it."""
+
+
 class SkippedAttention(nn.Module):
     """What is left of an attention without heads: the bias of its output layer.
 
@@ -48,13 +52,14 @@ class SkippedAttention(nn.Module):
         self.output_name, self.layer_idx = name, layer_idx
         self.add_module(name, output)
 
-    def forward(self, hidden_states, *args, past_key_values=None, **kwargs):
+    def forward(self, hidden_states, *args, **kwargs):
         """[batch, tokens, hidden] -> the same shape, and empty attention weights [batch, 0, tokens, seen]"""
         batch, tokens = hidden_states.shape[:2]
         seen = tokens
-        if past_key_values is not None:
+        cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
+        if cache is not None:
             nothing = hidden_states.new_zeros(batch, 1, tokens, 1)
-            seen = past_key_values.update(nothing, nothing, self.layer_idx)[0].shape[2]
+            seen = cache.update(nothing, nothing, self.layer_idx)[0].shape[2]
         weights = hidden_states.new_zeros(batch, 0, tokens, seen)
         return self.get_submodule(self.output_name)(hidden_states[..., :0]), weights
 

@@ -144,8 +144,8 @@ def protocol_table(groups: Sequence[Compared]) -> Table:
 
 def code_table(records: Sequence[Record]) -> Table:
     columns = {
-        "code": "commit of cfsp",
-        "state": "whether files differed from the commit",
+        "code": "commit of cfsp; – where cfsp was installed and not run from a checkout",
+        "state": "whether files differed from the commit; unknown without one",
         **dict.fromkeys(("cfsp", "torch", "transformers"), "version"),
         "device": "",
         "runs": "",

@@ -5,23 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from math import floor, log10
 
 from cfsp.records.record import Metric
 from cfsp.report.base import MISSING, Cell, Section, Table, number, word
 
 FIGURES = {
-    "parameters": ("parameters", 1, ",.0f"),
-    "disk_bytes": ("size on disk, MB", 1e6, ",.1f"),
-    "bytes_on_disk": ("weights in memory, MB", 1e6, ",.1f"),
-    "macs_per_token": ("multiplications per token, M", 1e6, ",.1f"),
-    "perplexity": ("perplexity", 1, ",.2f"),
-    "bits_per_byte": ("bits per byte", 1, ",.3f"),
-    "prefill_ms": ("first token, ms", 1, ",.1f"),
-    "decode_ms": ("each token after it, ms", 1, ",.1f"),
-    "decode_tokens_per_s": ("tokens per second", 1, ",.1f"),
-    "peak_mib": ("peak memory, MiB", 1, ",.0f"),
+    "parameters": ("parameters", 1, 0),
+    "disk_bytes": ("size on disk, MB", 1e6, 1),
+    "bytes_on_disk": ("weights in memory, MB", 1e6, 1),
+    "macs_per_token": ("multiplications per token, M", 1e6, 1),
+    "perplexity": ("perplexity", 1, 2),
+    "bits_per_byte": ("bits per byte", 1, 3),
+    "prefill_ms": ("first token, ms", 1, 1),
+    "decode_ms": ("each token after it, ms", 1, 1),
+    "decode_tokens_per_s": ("tokens per second", 1, 1),
+    "peak_mib": ("peak memory, MiB", 1, 0),
 }
-"""Metric name up to a slash -> name of the row, divisor for the shown unit, and number format."""
+"""Metric name up to a slash -> name of the row, divisor for its unit, and least digits after the point."""
 
 SIZES = {"width": "MLP neurons", "heads": "query heads", "groups": "key/value groups"}
 
@@ -84,14 +85,20 @@ def notes_on_pair(one: Side, other: Side) -> list[str]:
 def figure_table(one: Side, other: Side) -> Table:
     columns = {"figure": "", "A": one.name, "B": other.name, "B against A": "change from A to B"}
     rows = []
-    for kind, (label, unit, form) in FIGURES.items():
+    for kind, (label, unit, digits) in FIGURES.items():
         for name in [name for name in one.metrics if name.partition("/")[0] == kind]:
             before, after = (side.metrics[name].value / unit for side in (one, other))
             change = Cell(f"{after / before - 1:+.1%}", after / before) if before else MISSING
+            form = f",.{max(digits, 2 - magnitude(before), 2 - magnitude(after))}f"
             detail = readable_detail(name.partition("/")[2])
             title = word(f"{label} ({detail})" if detail else label)
             rows.append([title, number(before, form), number(after, form), change])
     return Table("Size, quality and speed. Less is better, except for tokens per second.", columns, rows)
+
+
+def magnitude(value: float) -> int:
+    """Return the power of ten of a number's first digit; a number below a millionth counts as one."""
+    return floor(log10(max(abs(value), 1e-6)))
 
 
 def readable_detail(detail: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Annotated
 
-from cfsp.options import check_option
+from cfsp.options import IMPORTABLE, check_option
 
 Modules = Annotated[Sequence[str], "a list of modules, such as [my_package.families]"]
 
@@ -32,7 +32,4 @@ def import_plugins(names: Modules) -> None:
         try:
             import_module(name)
         except ImportError as error:
-            raise ValueError(
-                f"plugins: {name} cannot be imported ({error}); expected a module that is installed, on "
-                "PYTHONPATH, or in the working directory"
-            ) from error
+            raise ValueError(f"plugins: {name} cannot be imported ({error}); {IMPORTABLE}") from error

@@ -26,6 +26,7 @@ from cfsp.running.plain import plain
 from cfsp.running.plugins import import_plugins
 from cfsp.running.run_files import RECORD, RunFiles
 from cfsp.running.stages import STAGES, State
+from cfsp.statistics.collect import check_needs
 
 
 def run(cfg: DictConfig, command: str | None = None, sweep: str | None = None) -> Record:
@@ -85,6 +86,7 @@ def make(cfg: DictConfig, files: RunFiles, job: Job) -> Record:
     check_device(local_device(cfg.device))
     reset_peak(local_device(cfg.device))
     parts = Parts.of(cfg)
+    check_needs(parts.method.needs)  # a statistic that is not known would fail after the dense evaluation
     if parts.recovery.keeps_apart and files.target is None:
         raise ValueError(
             "recovery.parameters.merge=false keeps adapters beside a saved model; expected save=true, "
@@ -100,7 +102,8 @@ def make(cfg: DictConfig, files: RunFiles, job: Job) -> Record:
 def prune(state: State) -> Record:
     """Run all stages; write the record and, if asked for, the model."""
     for name, stage in STAGES.items():
-        begin(name)
+        if name != "recovery" or state.parts.recovery.trains:
+            begin(name)
         start = time.perf_counter()
         stage(state)
         state.seconds[name] = round(time.perf_counter() - start, 3)

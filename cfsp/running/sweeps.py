@@ -7,7 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 
 from cfsp.bars import duration, speak
 
@@ -51,6 +53,7 @@ class Sweep:
         self.file, self.total = folder / FILE, total
         self.start = time.monotonic()
         self.ended: list[Outcome] = []
+        self.made_at: list[float] = []
         self.file_is_whole = True
 
     def announce(self, number: int, name: str) -> None:
@@ -61,6 +64,8 @@ class Sweep:
         """Print and store the outcome of a job."""
         outcome = replace(outcome, number=number, name=name)
         self.ended.append(outcome)
+        if outcome.state == "made":
+            self.made_at.append(time.monotonic())
         try:
             with self.file.open("a") as file:
                 file.write(json.dumps(asdict(outcome)) + "\n")
@@ -70,12 +75,18 @@ class Sweep:
         speak(f"[{number + 1}/{self.total}] {name}: {outcome}")
 
     def left(self) -> str:
-        """Return the time left, if the remaining jobs take as long as those made so far."""
-        made = sum(one.state == "made" for one in self.ended)
-        if not made:
+        """Return the time left, if the remaining jobs take as long as those made after the first.
+
+        The first one also does what all share, such as calibration, so alone it tells only the most.
+        """
+        if not self.made_at:
             return ""
-        seconds = (time.monotonic() - self.start) / made * (self.total - len(self.ended))
-        return f" ({len(self.ended)} ended, about {duration(seconds)} left)"
+        times = [self.start, *self.made_at]
+        steps = [after - before for before, after in pairwise(times)]
+        left = self.total - len(self.ended)
+        if len(steps) == 1:
+            return f" ({len(self.ended)} ended, {duration(steps[0] * left)} left or less)"
+        return f" ({len(self.ended)} ended, about {duration(fmean(steps[1:]) * left)} left)"
 
     def interrupted(self) -> str:
         return f"{len(self.ended)} of {self.total} jobs ended; the same command goes on with the others"

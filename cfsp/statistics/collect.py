@@ -42,9 +42,7 @@ def collect(
         ValueError: no batches; a batch that is malformed, masks every token or is longer than the
             model's positions; NaN or infinity in a statistic (the message names block and batch).
     """
-    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in STATISTICS]
-    if unknown:
-        raise UnknownName(f"needs={unknown[0]!r}: expected a set of {', '.join(sorted(STATISTICS))}")
+    check_needs(needs)
     derived = {name for name in needs if STATISTICS[name].backward}
     observed = {*needs} - derived
     if observed and derived:
@@ -52,6 +50,16 @@ def collect(
     stats = observe(model, sites, batches, observed, last_block) if observed else {}
     gradients = backpropagate(model, sites, batches, derived, checkpointing) if derived else {}
     return {site.name: stats.get(site.name, {}) | gradients.get(site.name, {}) for site in sites}
+
+
+def check_needs(needs: Collection[str]) -> None:
+    """Raise UnknownName, a KeyError, unless all needs are names of known statistics."""
+    unknown = [needs] if isinstance(needs, str) else [name for name in needs if name not in STATISTICS]
+    if unknown:
+        raise UnknownName(
+            f"needs={unknown[0]!r}: expected a set of {', '.join(sorted(STATISTICS))}; one of your own is "
+            "known once its module is imported: define it beside the criterion, or plugins=[ITS_MODULE]"
+        )
 
 
 @torch.no_grad()

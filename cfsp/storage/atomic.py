@@ -96,7 +96,10 @@ def replacing(path: Path) -> Iterator[Path]:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            part.touch()
+            mode = part.stat().st_mode
             yield part
+            part.chmod(mode)  # safetensors makes a file that only its owner may read
             sync(part)  # before the rename: else a power cut could leave a truncated file
             os.replace(part, path)
         finally:
@@ -117,6 +120,8 @@ def whole_folder(folder: Path) -> Iterator[Path]:
             part.mkdir(parents=True)
             yield part
             for written in [*part.rglob("*"), part]:  # before the rename, as in `replacing`
+                if written.is_file() and not written.is_symlink():
+                    written.chmod(part.stat().st_mode & 0o666)  # as in `replacing`
                 if not written.is_symlink():
                     sync(written)
             if folder.exists():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from cfsp.records.identity import part_name
+from cfsp.records.protocols import counted, differing, in_words
 from cfsp.records.record import Record
 from cfsp.tables.frame import columns_of_a_run, find_fields, frame
 from cfsp.tables.ranking import best_of
@@ -39,7 +40,7 @@ class Comparison:
 
     @property
     def caption(self) -> str:
-        apart = "".join(f", {key} {self.protocol.get(key, '-')}" for key in self.differs)
+        apart = "".join(f", {in_words(self.protocol, key)}" for key in self.differs)
         return f"{self.metric}{apart}: {self.model}, dense {self.dense:.{decimals([self.dense])}f}"
 
 
@@ -80,17 +81,8 @@ def comparisons(
         comparison(group, protocol, differs, rows, columns, average)
         for group, protocol in zip(groups, protocols, strict=True)
     ]
-    note = (f"{lacking} of the records have no {metric}",) if lacking else ()
+    note = (f"{counted(lacking, 'record has', 'records have')} no {metric}",) if lacking else ()
     return [replace(one, notes=(*one.notes, *note)) for one in made]
-
-
-def differing(protocols: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The keys whose values are not the same in all protocols."""
-    return tuple(
-        key
-        for key in dict.fromkeys(key for protocol in protocols for key in protocol)
-        if len({json.dumps(protocol.get(key)) for protocol in protocols}) > 1
-    )
 
 
 def dense_models(table: pd.DataFrame) -> pd.Series:
@@ -122,7 +114,8 @@ def comparison(
     run = columns_of_a_run(table.columns)
     seeds = [name for name in table.columns if name.split(".")[-1] == "seed"]
     repeats = table.duplicated([*run, *seeds, "value"])
-    notes = [f"{repeats.sum()} records repeat a run and its figure and count once"] if repeats.any() else []
+    again = counted(int(repeats.sum()), "record repeats", "records repeat")
+    notes = [f"{again} a run and its figure; each run counts once"] if repeats.any() else []
     table = table[~repeats]
     if mixed := unlike(table, fields, run, seeds, average):
         notes.append(f"careful: averaged over {', '.join(mixed)}, not over seeds alone")
@@ -132,7 +125,6 @@ def comparison(
         n=("value", "count"),
         removed=("removed.model", "mean"),
     )
-    warnings = overlap_warnings(table, protocol)
     return Comparison(
         metric=metric,
         model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",
@@ -143,7 +135,7 @@ def comparison(
         columns=columns,
         cells=cells.reset_index().assign(source="", paper=float("nan")),
         differs=differs,
-        notes=(*notes, *warnings),
+        notes=(*notes, *overlap_warnings(table, protocol)),
     )
 
 
@@ -172,7 +164,7 @@ def unlike(
         if heads and not average:
             raise ValueError(
                 f"unlike runs share the cell {where}: they differ in {', '.join(heads)}; "
-                "expected these among rows or columns, a filter on them, or to be told to average"
+                "expected them among --rows or --columns, a filter on them, or --average"
             )
         if not heads and seeds and cell.duplicated(seeds).any():
             twice = ", ".join(cell["id"][cell.duplicated(seeds, keep=False)])

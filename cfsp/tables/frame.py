@@ -106,20 +106,27 @@ def find_fields(columns: Sequence[str], names: str | Iterable[str]) -> list[str]
     return fields
 
 
-def find_metrics(there: Iterable[str], names: str) -> list[str]:
+def find_metrics(there: Iterable[str], names: str | None = None) -> list[str]:
     """Return the metrics for comma-separated names, unique prefixes or globs.
+
+    names: None means all perplexities, or all metrics if there is no perplexity.
 
     Raises:
         ValueError: no metric or several match; the message lists them.
     """
     there = list(dict.fromkeys(there))
+    if names is None:
+        return [one for one in there if one.startswith("perplexity/")] or there
     found = []
     for name in names.split(","):
         chosen = [one for one in there if fnmatch(one, name)] or [
             one for one in there if one.startswith(name)
         ]
         if len(chosen) > 1 and not set(name) & set("*?["):
-            raise ValueError(f"metric {name!r} may be {', '.join(chosen)}; expected one, or a glob for all")
+            raise ValueError(
+                f"metric {name!r} may be {', '.join(chosen)}; expected one of them, or "
+                f"--metric '{name}*' for all"
+            )
         if not chosen:
             raise ValueError(f"no metric {name!r}; {suggestions(name, there)}")
         found += chosen
