@@ -20,6 +20,7 @@ DEFAULT = re.compile(r"- (?P<group>\w+): *(?P<choice>[\w\[\],]+) *# *(?P<meaning
 OPTION = re.compile(r"(?P<indent> *)(?P<key>\w+): *(?P<value>.*?)(?: +# (?P<meaning>.*))?")
 MEANINGS = {
     "experiment": "a whole method; chosen with a plus",
+    "experiment/block_pruning": "the recipes of the paper on block pruning; chosen with a plus",
     "experiment/paper/cfsp": "the rows of CFSP's table; chosen with a plus",
     "experiment/paper/flap": "the rows of FLAP's table; chosen with a plus",
     "experiment/paper/llm_pruner_20": "the rows of LLM-Pruner's table at 20 %; chosen with a plus",
@@ -28,7 +29,10 @@ MEANINGS = {
     "recovery/objective": "the loss that a recovery lowers",
     "recovery/parameters": "which weights a recovery trains",
     "recovery/training": "steps, batches and learning rate of a recovery",
+    "schedule/base": "what schedules are made of; not chosen by itself",
+    "schedule/pruner": "what a schedule that trains scores, and how",
     "setting": "model, texts and windows of an experiment; chosen with a plus",
+    "task/data": "what a recovery of a task trains on; chosen by the task",
 }
 """Group that the main config does not have -> what it is."""
 
