@@ -97,10 +97,9 @@ class LossTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **options: Any) -> Any:
         """Make the scheduler. The learning rate of scores depends on the number of steps, known only now."""
-        if self.pruning is not None and self.optimizer is not None:
-            for group in self.optimizer.param_groups:
-                if group.get(OF_SCORES):
-                    group["lr"] = self.pruning.rate(num_training_steps)
+        for group in getattr(self.optimizer, "param_groups", []):
+            if self.pruning is not None and group.get(OF_SCORES):
+                group["lr"] = self.pruning.rate(num_training_steps)
         return super().create_scheduler(num_training_steps, *args, **options)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
