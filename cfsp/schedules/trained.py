@@ -140,7 +140,7 @@ def warn_of_another_fraction(reached: float, target: float) -> None:
     if is_main() and abs(reached - target) > NEAR:
         print(
             f"cfsp: training masked {reached:.1%} of the sites' parameters, not {target:.1%}: the scores "
-            "alone decide about the other units; expected more steps, a larger "
-            "schedule.pruner.learning_rate, or schedule.pruner.mask=budget",
+            "alone decide about the other units; expected more steps or a larger "
+            "schedule.pruner.learning_rate",
             file=sys.stderr,
         )
