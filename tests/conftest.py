@@ -167,6 +167,16 @@ def cli(tiny_overrides, tmp_path):
     return call
 
 
+def typed(main, capsys):
+    """Run a command whose arguments are in sys.argv. Returns exit code, stdout and stderr."""
+    try:
+        main()
+        code = 0
+    except SystemExit as error:
+        code = error.code
+    return code, *capsys.readouterr()
+
+
 @pytest.fixture
 def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
     """Run the command in this process with a tiny model. Returns exit code, stdout, lines of stderr."""
@@ -179,12 +189,7 @@ def cfsp(monkeypatch, capsys, tmp_path, tiny_overrides):
         flags = [argument for argument in arguments if argument == "-m"]  # argparse wants it first
         rest = [argument for argument in arguments if argument != "-m"]
         monkeypatch.setattr(sys, "argv", ["cfsp", *flags, *tiny_overrides(*arguments), *rest])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        out, err = capsys.readouterr()
+        code, out, err = typed(main, capsys)
         return code, out, err.splitlines()
 
     return call
@@ -227,12 +232,7 @@ def task_run(tmp_path, monkeypatch, capsys, task_rows):
         base = ["task=sst2", f"task.train.paths={task_rows[0]}", f"task.test.paths={task_rows[1]}"]
         base += ["calibration.samples=12", "calibration.batch_size=4", "task.window=16"]
         monkeypatch.setattr(sys, "argv", ["cfsp", *base, *arguments])
-        try:
-            main()
-            code = 0
-        except SystemExit as error:
-            code = error.code
-        out, err = capsys.readouterr()
+        code, out, err = typed(main, capsys)
         lines = [line for line in out.splitlines() if line.endswith(".json")]
         return code, Record.load(lines[-1]) if lines else None, err
 

@@ -17,6 +17,7 @@ from transformers import TrainerState
 from cfsp.records.record import Record
 from cfsp.training.lora import Lora
 from cfsp.training.resume import (
+    WHOLE,
     checkpoints,
     drop_torn,
     has_ended,
@@ -68,6 +69,15 @@ def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):
     for name, metric in expected.metrics["pruned"].items():
         assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
     assert not list(folder.iterdir())
+
+
+def test_a_finished_run_leaves_nothing_of_its_training(cfsp, tmp_path, text_file):
+    code, out, _ = cfsp(
+        "recovery=lora", "recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}", *TINY
+    )
+    assert code == 0
+    assert Record.load(out.splitlines()[-1]).training["steps"] == 6
+    assert not [*(tmp_path / "results").rglob(WHOLE)]
 
 
 def test_a_training_that_had_stopped_is_not_gone_on_with(

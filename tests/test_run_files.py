@@ -12,12 +12,10 @@ from filelock import FileLock
 from cfsp.checkpoints import save as checkpoints
 from cfsp.checkpoints.save import alone_in
 from cfsp.records.failures import Failure
-from cfsp.records.record import Record
 from cfsp.running.run_files import RunFiles
 from cfsp.storage import locks
 from cfsp.storage.atomic import whole_folder
 from cfsp.storage.seals import file_checksum as checksum
-from cfsp.training.resume import WHOLE
 
 KEPT = ("evaluation=[]", "save=true")
 
@@ -294,14 +292,3 @@ def test_a_failure_goes_whenever_its_finished_run_is_seen(cfsp, made):
     assert code == 0
     assert "read, not run" in err[0]
     assert not path.exists()
-
-
-def test_a_finished_run_leaves_nothing_of_its_training(cfsp, tmp_path, text_file):
-    from training import TINY
-
-    code, out, _ = cfsp(
-        "recovery=lora", "recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}", *TINY
-    )
-    assert code == 0
-    assert Record.load(out.splitlines()[-1]).training["steps"] == 6
-    assert not [*(tmp_path / "results").rglob(WHOLE)]

@@ -8,49 +8,29 @@ from dataclasses import dataclass
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_seed
-from cfsp.data.examples import Split, TrainingData
-from cfsp.data.texts import Text
+from cfsp.data.examples import Split
 from cfsp.recovery.base import Recovered, Recovery
-from cfsp.training.arguments import Training
-from cfsp.training.base import Objective, Parameters, Setting
-from cfsp.training.loop import Loop
+from cfsp.training.base import Setting
+from cfsp.training.loop import WithLoop
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(Recovery):
+class Finetune(WithLoop, Recovery):
     """Trains `parameters` for an `objective` on `data`.
 
     A killed run resumes from its last checkpoint in setting.folder.
     """
 
-    parameters: Parameters
-    objective: Objective
-    data: TrainingData
-    training: Training
-    seed: int
-
     def __post_init__(self) -> None:
         check_seed("recovery.seed", self.seed)
-
-    @property
-    def loop(self) -> Loop:
-        """The training loop with these parts."""
-        return Loop(self.parameters, self.objective, self.data, self.training, self.seed)
 
     @property
     def needs_dense(self) -> bool:
         return self.objective.needs_dense
 
     @property
-    def trains_head(self) -> bool:
-        return not self.needs_dense  # the dense model's head would be random too
-
-    @property
     def keeps_apart(self) -> bool:
         return self.parameters.apart
-
-    def reads(self) -> list[Text]:
-        return self.data.texts
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]

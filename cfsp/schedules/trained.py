@@ -12,8 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.checks import check_seed
-from cfsp.data.examples import Split, TrainingData
-from cfsp.data.texts import Text
+from cfsp.data.examples import Split
 from cfsp.machine.environment import is_main
 from cfsp.model.blocks import block_modules
 from cfsp.plans.plan import PrunePlan
@@ -22,9 +21,8 @@ from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, choose
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.training.arguments import Training
-from cfsp.training.base import Change, Objective, Parameters, Setting
-from cfsp.training.loop import Loop
+from cfsp.training.base import Change, Setting
+from cfsp.training.loop import WithLoop
 from cfsp.training.pruner import Pruner
 
 NEAR = 0.02
@@ -32,7 +30,7 @@ NEAR = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainedSchedule(Schedule):
+class TrainedSchedule(WithLoop, Schedule):
     """Trains the model and a pruner's scores together, then cuts the units with the lowest scores.
 
     The training is that of recoveries: `parameters` for an `objective` on `data`. After it, the allocator
@@ -40,15 +38,11 @@ class TrainedSchedule(Schedule):
     resumes from the last checkpoint, which holds weights and scores.
     """
 
+    group: ClassVar[str] = "schedule"
     probes: ClassVar[bool] = False
     trains: ClassVar[bool] = True
 
     pruner: Pruner
-    parameters: Parameters
-    objective: Objective
-    data: TrainingData
-    training: Training
-    seed: int
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -57,18 +51,6 @@ class TrainedSchedule(Schedule):
     @property
     def made_with(self) -> tuple[object, ...]:
         return (self.pruner, self.parameters, self.objective, self.data, self.data.task, self.training)
-
-    @property
-    def loop(self) -> Loop:
-        """The training loop with these parts."""
-        return Loop(self.parameters, self.objective, self.data, self.training, self.seed, "schedule")
-
-    @property
-    def trains_head(self) -> bool:
-        return not self.objective.needs_dense
-
-    def reads(self) -> Sequence[Text]:
-        return self.data.texts
 
     def check(self, sites: Sequence[Any], method: Method) -> None:
         super().check(sites, method)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 
 from cfsp.data.examples import Split, TrainingData
+from cfsp.data.texts import Text
 from cfsp.machine.memory import peak_bytes, reset_peak
 from cfsp.machine.process import environment_kept
 from cfsp.model.adapters import Adapters
@@ -161,3 +162,31 @@ class Loop:
             assert trainer.model is not None, "it has been trained"
             module = gathered(trainer.model, shape)
         return module, outcome(trainer, arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithLoop:
+    """The options of everything that trains in the loop: recoveries and schedules."""
+
+    group: ClassVar[str] = "recovery"
+    """The config group, for messages."""
+
+    parameters: Parameters
+    objective: Objective
+    data: TrainingData
+    training: Training
+    seed: int
+
+    @property
+    def loop(self) -> Loop:
+        """The training loop with these parts."""
+        return Loop(self.parameters, self.objective, self.data, self.training, self.seed, self.group)
+
+    @property
+    def trains_head(self) -> bool:
+        """Whether it trains a head that the checkpoint lacks: not with a teacher, whose head is as random."""
+        return not self.objective.needs_dense
+
+    def reads(self) -> list[Text]:
+        """Return the texts that it trains on."""
+        return self.data.texts

@@ -14,28 +14,17 @@ from cfsp.model.sites import Member, Site
 from cfsp.model.views import unit_cost
 from cfsp.model.weights import weight_of
 from cfsp.training.control import Controller, cubic
-from cfsp.training.learned_gates import Gate, Given, HardConcrete, Step, TileGate, UnitGate, lowest_kept
+from cfsp.training.learned_gates import Gate, TileGate, UnitGate, lowest_kept
 from cfsp.training.movement_options import MovementOptions
 from cfsp.training.pruner import Decide, Pruning
 
-STEERED = ("soft", "hard", "hard_concrete")
-"""Masks whose threshold is fixed, so that a penalty decides how many scores fall below it."""
-
-
-RULES = {"hard_concrete": HardConcrete(), "magnitude": Given()}
-"""Mask -> its rule; the others have a step."""
-
-STARTS = {"hard_concrete": 2.0}
-"""Mask -> score that every gate begins with; the others begin with 0."""
+SLOPE = 4.0
+"""How sharply a score counts as closed for the controller: near its threshold it counts in part."""
 
 
 def scored_layers(site: Site) -> list[str]:
     """Return the paths of a site's linear layers."""
     return [*dict.fromkeys(member.module for member in site.members)]
-
-
-SLOPE = 4.0
-"""How sharply a score counts as closed for the controller: near its threshold it counts in part."""
 
 
 class MovementPruning(Pruning):
@@ -50,7 +39,7 @@ class MovementPruning(Pruning):
         decide: Decide,
     ) -> None:
         self.pruner, self.model, self.sites, self.target, self.decide = pruner, model, sites, target, decide
-        self.learned, self.steered = pruner.mask != "magnitude", pruner.mask in STEERED
+        self.kind = pruner.kind
         self.cost = {site.name: unit_cost(model, site) for site in sites}
         self.total = sum(site.units * self.cost[site.name] for site in sites)
         self.control = Controller(target, pruner.gain)
@@ -59,7 +48,7 @@ class MovementPruning(Pruning):
 
     def gates_of(self, site: Site) -> dict[str, Gate]:
         """Put the gates of one site into the model. Returns module -> its gate."""
-        rule, start = RULES.get(self.pruner.mask, Step()), STARTS.get(self.pruner.mask, 0.0)
+        rule, start = self.kind.rule, self.kind.start
         consumer, tile = site.consumers[0], self.pruner.tile_of(site)
         gates: dict[str, Gate] = {}
         for path in scored_layers(site) if tile else [consumer.module]:
@@ -81,7 +70,7 @@ class MovementPruning(Pruning):
                 yield site, path, gate
 
     def groups(self) -> list[dict[str, Any]]:
-        if not self.learned:
+        if not self.kind.learned:
             return []
         return [{"params": [gate.scores for _, _, gate in self.all_gates()], "weight_decay": 0.0}]
 
@@ -96,7 +85,7 @@ class MovementPruning(Pruning):
             return
         if self.due == 1:
             self.settle()
-        elif self.steered:
+        elif self.kind.steered:
             for _, _, gate in self.all_gates():
                 gate.threshold.fill_(pruner.threshold_at(self.due))
             self.control.step(self.nearly_closed(), self.due, progress)
@@ -106,11 +95,11 @@ class MovementPruning(Pruning):
     def close(self, share: float) -> None:
         """Set the thresholds so that this share is masked: of each gate's scores, or of all parameters."""
         found = [*self.all_gates()]
-        if not self.learned:
+        if not self.kind.learned:
             for _, path, gate in found:
                 original = self.model.get_parameter(f"{path}.parametrizations.weight.original")
                 gate.scores.copy_(gate.mean_of_weights(original.abs()))
-        if self.pruner.mask in ("top", "magnitude"):
+        if self.kind.per_gate:
             for _, _, gate in found:
                 gate.threshold.copy_(lowest_kept(gate.scores, share))
             return
@@ -130,8 +119,8 @@ class MovementPruning(Pruning):
         return float(gate.tile**2) if isinstance(gate, TileGate) else float(self.cost[site.name])
 
     def worth(self, site: Site, gate: Gate) -> Tensor:
-        """Return what gates are compared by: their scores; for `budget`, openness per parameter. [scores]"""
-        if self.pruner.mask == "budget":
+        """Return what gates are compared by: their scores, or openness per parameter. [scores]"""
+        if self.kind.per_parameter:
             return gate.rule.openness(gate.scores) / self.price(site, gate)
         return gate.scores.detach()
 
@@ -173,7 +162,7 @@ class MovementPruning(Pruning):
 
     def penalty(self) -> Tensor:
         total = torch.zeros((), device=self.model.device)
-        if not self.steered or self.settled or self.due == 0:
+        if not self.kind.steered or self.settled or self.due == 0:
             return total
         kinds = [*dict.fromkeys(site.kind for site in self.sites)]
         for kind in kinds:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.sites import Site
 from cfsp.options import Checked
+from cfsp.training.learned_gates import Given, HardConcrete, Rule, Step
 
 KINDS = ("mlp", "attention")
 """Kinds of sites that the pruner can score."""
@@ -16,7 +17,34 @@ KINDS = ("mlp", "attention")
 TILED: Mapping[str, tuple[str, ...]] = {"struct": (), "hybrid": ("attention",), "block": KINDS}
 """Variant -> kinds of sites that have a score per tile; the others have one per unit."""
 
-MASKS = ("soft", "hard", "hard_concrete", "top", "budget", "magnitude")
+
+@dataclass(frozen=True)
+class MaskKind:
+    """How scores become a mask.
+
+    rule: of a gate. start: score that gates begin with. steered: the threshold follows the schedule, and a
+    penalty decides how many scores fall below it; otherwise the threshold is set so that the due share does.
+    bounded: the threshold is one of sigmoid(S), not of S. learned: whether scores train. per_gate: the share
+    is one of each gate's scores, not of all parameters. per_parameter: scores are compared per parameter.
+    """
+
+    rule: Rule = field(default_factory=Step)
+    start: float = 0.0
+    steered: bool = False
+    bounded: bool = True
+    learned: bool = True
+    per_gate: bool = False
+    per_parameter: bool = False
+
+
+MASKS: Mapping[str, MaskKind] = {
+    "soft": MaskKind(steered=True),
+    "hard": MaskKind(steered=True, bounded=False),
+    "hard_concrete": MaskKind(HardConcrete(), start=2.0, steered=True),
+    "top": MaskKind(per_gate=True),
+    "budget": MaskKind(per_parameter=True),
+    "magnitude": MaskKind(Given(), learned=False, per_gate=True),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +81,7 @@ class MovementOptions(Checked):
 
     def __post_init__(self) -> None:
         check_choice("variant", self.variant, tuple(TILED))
-        check_choice("mask", self.mask, MASKS)
+        check_choice("mask", self.mask, tuple(MASKS))
         check_integer("tile", self.tile, least=1)
         for kind, weight in self.penalties.items():
             check_choice("penalties", kind, KINDS)
@@ -62,13 +90,17 @@ class MovementOptions(Checked):
             check_number(name, getattr(self, name), least=0)
         if self.learning_rate is not None:
             check_number("learning_rate", self.learning_rate, least=0)
-        if self.mask != "hard" and not 0 < self.threshold < 1:
+        if self.kind.bounded and not 0 < self.threshold < 1:
             raise ValueError(f"threshold={self.threshold:g} with mask={self.mask}; expected one in (0, 1)")
         if self.warmup + self.cooldown >= 1:
             raise ValueError(
                 f"warmup={self.warmup:g} and cooldown={self.cooldown:g} are fractions of the steps; "
                 "expected a sum below 1"
             )
+
+    @property
+    def kind(self) -> MaskKind:
+        return MASKS[self.mask]
 
     def tile_of(self, site: Site) -> int | None:
         """Return the side of a site's tiles; None if its units are scored."""
@@ -80,6 +112,6 @@ class MovementOptions(Checked):
 
     def threshold_at(self, due: float) -> float:
         """Return the threshold of scores when this part of the schedule is due, in [0, 1]."""
-        if self.mask == "hard":
+        if not self.kind.bounded:
             return self.threshold * (2 * due - 1)
         return math.log(share / (1 - share)) if (share := self.threshold * due) else -math.inf
