@@ -140,7 +140,7 @@ def test_other_data_under_the_same_name_begin_the_training_anew(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("cfsp.recovery.finetune.outcome", killed)
+        patch.setattr("cfsp.training.loop.outcome", killed)
         with pytest.raises(KeyboardInterrupt):
             cli(*overrides)
     (folder,) = (tmp_path / "results" / "recovery").iterdir()
