@@ -126,11 +126,30 @@ def test_a_classifier_learns_its_masks_from_its_task(task_run, tmp_path):
     assert record.sparsity["sites"] >= 0.4
 
 
+FROZEN = "recovery/parameters@schedule.parameters=frozen"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["schedule=movement", "criterion=cfsp"], "expected criterion=learned"),
         (["criterion=learned"], "expected a schedule that learns scores: schedule=movement"),
+        (
+            ["recovery/parameters=frozen", "recovery=full"],
+            "frozen trains nothing; expected",
+        ),
+        (
+            [
+                "schedule=movement",
+                "recovery/parameters@schedule.parameters=frozen",
+                "schedule.pruner.mask=magnitude",
+            ],
+            "nothing is trained; expected",
+        ),
+        (
+            ["schedule=movement", "schedule.training.precision=fp16"],
+            "schedule.training.precision=fp16: a CPU",
+        ),
         (["schedule=movement", "compensation=least_squares"], "expected compensation=none"),
         (["schedule=movement", "schedule.pruner.tile=5"], "tile=5: .* expected a tile that divides"),
         (["schedule=movement", "sites=[query_heads]"], "leave 'query_heads' out of sites"),

@@ -35,6 +35,11 @@ class Finetune(WithLoop, Recovery):
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
     ) -> Split:
+        if self.parameters.frozen:
+            raise ValueError(
+                "recovery.parameters=frozen trains nothing; expected recovery/parameters=full, lora or "
+                "importance_lora"
+            )
         return self.loop.prepare(model, tokenizer, statistics)
 
     def run(self, setting: Setting, examples: Split) -> Recovered:

@@ -59,6 +59,11 @@ class TrainedSchedule(WithLoop, Schedule):
                 f"schedule {type(self).__name__} masks the weights that it trains; adapters cannot be merged "
                 "into them; expected recovery/parameters@schedule.parameters=full, without fsdp"
             )
+        if self.parameters.frozen and not self.pruner.learns:
+            raise ValueError(
+                "frozen weights beside scores that are measured: nothing is trained; expected "
+                "recovery/parameters@schedule.parameters=full, or a mask that learns"
+            )
         if method.compensation.needs:
             raise ValueError(
                 f"schedule {type(self).__name__} trains the model to compensate for its cuts; expected "

@@ -82,25 +82,28 @@ class Training(Checked):
             raise ValueError("epochs=0: nothing would be trained; expected more, or max_steps")
         check_choice("precision", self.precision, (None, "bf16", "fp16"))
 
-    def check(self, device: torch.device) -> None:
-        """Raise ValueError if this device cannot train so, or the model could not be gathered afterwards."""
+    def check(self, device: torch.device, group: str = "recovery") -> None:
+        """Raise ValueError if this device cannot train so, or the model could not be gathered afterwards.
+
+        group: the config group, for messages.
+        """
         if self.precision == "fp16" and device.type == "cpu":
             raise ValueError(
-                "recovery.training.precision=fp16: a CPU trains in float32 or bfloat16; expected bf16 or null"
+                f"{group}.training.precision=fp16: a CPU trains in float32 or bfloat16; expected bf16 or null"
             )
         if self.arguments.get("deepspeed") or asked_for("ACCELERATE_USE_DEEPSPEED"):
             raise ValueError(
-                "recovery.training.arguments.deepspeed: its pieces cannot be put together here to measure "
+                f"{group}.training.arguments.deepspeed: its pieces cannot be put together here to measure "
                 "and save the model; expected fsdp, checkpointing=true or recovery=lora for memory"
             )
         if self.sharded and int(os.environ.get("WORLD_SIZE", "1")) == 1:
             raise ValueError(
-                "recovery.training.arguments.fsdp: one process has nothing to share; expected torchrun or "
+                f"{group}.training.arguments.fsdp: one process has nothing to share; expected torchrun or "
                 "accelerate launch with several, or no fsdp"
             )
         if self.sharded and device.type == "cpu":
             raise ValueError(
-                "recovery.training.arguments.fsdp: accelerate shards over GPUs and trains whole copies on a "
+                f"{group}.training.arguments.fsdp: accelerate shards over GPUs and trains whole copies on a "
                 "CPU; expected device=cuda, or no fsdp"
             )
 

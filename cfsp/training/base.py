@@ -47,6 +47,9 @@ class Setting:
 class Parameters(Checked, ABC):
     """Chooses which weights are trained."""
 
+    frozen: bool = False
+    """Whether no weight is trained at all."""
+
     wraps: bool = False
     """Whether the model's layers are inside other modules while it is trained."""
 

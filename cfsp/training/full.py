@@ -57,6 +57,8 @@ class Full(Parameters):
 class Frozen(Parameters):
     """Trains no weight: only a schedule's scores learn."""
 
+    frozen = True
+
     def check(self, model: PreTrainedModel) -> None:
         """Accept every model."""
 

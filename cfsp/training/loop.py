@@ -59,7 +59,7 @@ class Loop:
         self.objective.of(self.data.task)
         check_positions(model, self.data.window, f"{self.name}.data.window")
         self.parameters.check(model)
-        self.training.check(model.device)
+        self.training.check(model.device, self.name)
         self.training.for_trainer(Path(), model.device, self.seed, held_out=True)
         if missing := self.parameters.needs - set(statistics):
             raise ValueError(

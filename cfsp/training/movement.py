@@ -28,6 +28,10 @@ class Movement(MovementOptions, Pruner):
     also requires masked queries and keys, which change what a head computes but do not make it zero.
     """
 
+    @property
+    def learns(self) -> bool:
+        return self.kind.learned
+
     def check(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
         for site in sites:
             if site.kind not in KINDS:

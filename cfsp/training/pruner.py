@@ -65,6 +65,11 @@ class Pruning(ABC):
 class Pruner(Checked, ABC):
     """Chooses what is scored, and the rule by which scores become masks."""
 
+    @property
+    @abstractmethod
+    def learns(self) -> bool:
+        """Whether scores are trained; otherwise they are measured."""
+
     @abstractmethod
     def check(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
         """Raise ValueError if the pruner cannot prune this model."""

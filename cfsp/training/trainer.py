@@ -123,7 +123,9 @@ class LossTrainer(Trainer):
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # gradients are averaged over processes
         if self.pruning is not None and model.training:  # every process has the whole penalty
-            loss = loss + self.pruning.penalty() / self.args.gradient_accumulation_steps
+            # Without a number of labels the Trainer divides the sum by the batches of the step itself.
+            batches = 1 if num_items_in_batch is None else self.current_gradient_accumulation_steps
+            loss = loss + self.pruning.penalty() / batches
         if not torch.isfinite(loss):
             raise ValueError(not_finite("the loss", self.state.global_step + 1, self.folder, self.stage))
         return (loss, {"loss": loss}) if return_outputs else loss
