@@ -79,7 +79,7 @@ def test_frozen_weights_stay_as_they_are(cli, text_file, tmp_path, tiny):
 @pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_overrides, text_file, tmp_path):
     words = [*tiny_overrides(), *SHORT, *own_text(text_file), "sites=[mlp,attention]", "sparsity=0.5"]
-    words += ["schedule.training.max_steps=120"]
+    words += ["schedule.training.max_steps=120", "schedule.training.by_length=true"]
 
     def start(results):
         command = [sys.executable, "-m", "cfsp", *words, f"results={results}"]

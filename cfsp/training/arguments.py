@@ -49,6 +49,7 @@ class Training(Checked):
     patience: evaluations without a better held-out loss before training stops; null never stops early.
         If anything is held out, the best model is the result.
     precision: null is the model's own; "bf16" or "fp16" multiply in that and keep weights as they are.
+    by_length: put examples of about the same length into a batch, so that less of it is padding.
     checkpointing: store fewer activations, at the cost of a second forward pass.
     arguments: any other option of transformers' TrainingArguments, except deepspeed. With `fsdp`, or under
         `accelerate launch` with an FSDP config, each process trains a shard of every weight and gets the
@@ -66,6 +67,7 @@ class Training(Checked):
     evaluate_every: int
     patience: int | None
     precision: str | None = None
+    by_length: bool = False
     checkpointing: bool = False
     arguments: Mapping[str, Any] = field(default_factory=dict)
 

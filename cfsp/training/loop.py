@@ -20,6 +20,7 @@ from cfsp.model.blocks import check_positions
 from cfsp.training.arguments import Training
 from cfsp.training.base import Objective, Parameters, Setting
 from cfsp.training.early_stopping import StopEarly
+from cfsp.training.length_groups import LengthGroups
 from cfsp.training.pruner import Pruning
 from cfsp.training.sharding import gathered, outline
 from cfsp.training.trainer import LossTrainer, outcome
@@ -148,6 +149,7 @@ class Loop:
                 follow=setting.follow,
                 pruning=pruning,
                 stage=self.name,
+                order=self.order(examples),
                 model=module,
                 args=arguments,
                 train_dataset=examples.train,
@@ -162,6 +164,13 @@ class Loop:
             assert trainer.model is not None, "it has been trained"
             module = gathered(trainer.model, shape)
         return module, outcome(trainer, arguments)
+
+    def order(self, examples: Split) -> LengthGroups | None:
+        """Return the order of the examples; None: the Trainer's own."""
+        if not self.training.by_length:
+            return None
+        lengths = [len(example["input_ids"]) for example in examples.train]
+        return LengthGroups(lengths, self.training.batch_size, self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

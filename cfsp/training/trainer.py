@@ -12,6 +12,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
 
@@ -40,7 +41,8 @@ class LossTrainer(Trainer):
     """A Trainer whose loss is a function; it stops if the loss or a gradient is NaN or infinite.
 
     pruning: scores that are trained beside the weights, with their own learning rate and a penalty in the
-        loss. stage: the name of the training on the screen and in messages.
+        loss. stage: the name of the training on the screen and in messages. order: yields the indices of
+        the examples; None: a random order.
     """
 
     def __init__(
@@ -50,10 +52,11 @@ class LossTrainer(Trainer):
         follow: Follow,
         pruning: Pruning | None = None,
         stage: str = "recovery",
+        order: Sampler[int] | None = None,
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.loss, self.pruning, self.stage = loss, pruning, stage
+        self.loss, self.pruning, self.stage, self.order = loss, pruning, stage, order
         self.model_accepts_loss_kwargs = True  # our losses are divided by the labels of the whole step
         self.remove_callback(PrinterCallback)
         self.watch = Watch(follow, pruning, stage, scaled=self.args.fp16)
@@ -83,6 +86,10 @@ class LossTrainer(Trainer):
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         # No public method loads a checkpoint without training on; this knows adapters and sharded weights.
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int] | None:
+        # The public method makes the whole loader, for several processes too; only the order differs here.
+        return self.order if self.order is not None else super()._get_train_sampler(train_dataset)
 
     def create_optimizer(self, *args: Any, **options: Any) -> Any:
         """Make the optimizer. The pruner's scores are in groups of their own, not in those of the weights."""

@@ -13,12 +13,11 @@ dense=models/MiniLM-L6-sst2
 steps=${STEPS:-1895}
 seeds=${SEEDS:-0}
 
-speed='evaluation=[task,latency] evaluation.latency.batch_sizes=[1,32] evaluation.latency.prompts=[32]'
-task=($speed task=sst2 task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv task.window=64
+task=('evaluation=[task,size]' evaluation.size.context=32 task=sst2 task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv task.window=64
       model.dtype=float32 "sites=[mlp,attention]" cache=results/cache)
 
 fine_tuning() { # PREFIX RATE: the same training for everybody
-    echo "$1.training.max_steps=$steps" "$1.training.batch_size=32" "$1.training.learning_rate=$2" \
+    echo "$1.training.max_steps=$steps" "$1.training.by_length=true" "$1.training.batch_size=32" "$1.training.learning_rate=$2" \
         "$1.training.warmup=100" "$1.training.evaluate_every=200" "$1.data.held_out=320"
 }
 
@@ -28,21 +27,21 @@ make_dense() {
 }
 
 learned() { # block pruning's variants, distilled from the dense model
-    cfsp -m "${task[@]}" results=$results model.path=$dense schedule=movement allocator.allow_empty=true \
+    cfsp -m "${task[@]}" results=$results save=true model.path=$dense schedule=movement allocator.allow_empty=true \
         seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct,hybrid,block sparsity=0.4,0.6,0.8 "$@"
 }
 
 masks() { # how scores become masks, and without a teacher: struct at 80 %
-    cfsp -m "${task[@]}" results=$results model.path=$dense schedule=movement allocator.allow_empty=true \
+    cfsp -m "${task[@]}" results=$results save=true model.path=$dense schedule=movement allocator.allow_empty=true \
         seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct sparsity=0.8 \
         schedule.pruner.mask=budget,magnitude "$@"
-    cfsp -m "${task[@]}" results=$results model.path=$dense schedule=movement allocator.allow_empty=true \
+    cfsp -m "${task[@]}" results=$results save=true model.path=$dense schedule=movement allocator.allow_empty=true \
         seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct sparsity=0.8 \
         recovery/objective@schedule.objective=next_token "$@"
 }
 
 one_shot() { # cut first, then the same steps with the same teacher
-    local here=("${task[@]}" results=$results model.path=$dense seed=$seeds recovery=full
+    local here=("${task[@]}" results=$results save=true model.path=$dense seed=$seeds recovery=full
         recovery/objective=distillation_with_labels $(fine_tuning recovery 1e-4) recovery.training.patience=null)
     cfsp -m "${here[@]}" criterion=magnitude,cfsp allocator=uniform sparsity=0.4,0.6,0.8 "$@"
     cfsp -m "${here[@]}" criterion=obs allocator=uniform compensation=least_squares sparsity=0.4,0.6,0.8 "$@"
