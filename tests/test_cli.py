@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from pairwise import rest_slow
 from safetensors.torch import load_file, save_file
 
 from cfsp import bars
@@ -154,40 +155,41 @@ def test_cfg_job_shows_the_config(cfsp):
     assert "_target_: cfsp.criteria.cfsp.CFSP" in out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["sparsity=1.0"], "sparsity=1.0: expected a share to remove, in [0, 1)"),
-        (["sparsity=-0.1"], "expected a share to remove, in [0, 1)"),
-        (
-            ["sites=[experts]"],
-            "no 'experts' whose units can go; expected one or more of ['mlp', 'attention', ",
-        ),
-        (["allocator.round_to=64", "sparsity=0.5"], "would leave a width of zero units"),
-        (["calibration.seqlen=65"], "calibration seqlen=65: the model has 64 positions; expected at most 64"),
-        (["model.path=no/such/model"], "model path 'no/such/model' cannot be loaded"),
-        (["model.path=."], "model path '.' cannot be loaded"),
-        (["device=cuda:7"], "device='cuda:7': torch"),
-        (["model.dtype=int8"], "dtype='int8': expected one of auto, float32, bfloat16, float16"),
-        (["calibration.text.paths=nowhere.txt"], "no file matches 'nowhere.txt'"),
-        (["criterion.variant=x"], "variant='x': expected one of paper, released"),
-        (["calibration.text.paths=???"], "calibration.text.paths"),
-        (["allocator.round_to=many"], "allocator.round_to='many': expected a whole number"),
-        (["calibration.samples=2.5"], "calibration.samples=2.5: expected a whole number"),
-        (["seed=x"], "seed='x': expected a whole number"),
-        (["allocator.protect=3"], "protect=3: expected a list of block numbers"),
-        (["+allocator.foo=1"], "allocator.foo=1: no such option; expected one of round_to, "),
-        (["sites=5"], "sites=5: expected a list of one or more of mlp, attention, "),
-        (["calibration.text.paths=5"], "calibration.text.paths=5: expected a list of texts or text"),
-        (["results=null"], "results=None: expected a folder that can be written"),
-        (["results=/proc/foo"], "results='/proc/foo': expected a folder that can be written"),
-        (["overwrite=maybe"], "overwrite='maybe': expected true or false"),
-        (["calibration.bos=maybe"], "bos='maybe': expected true or false"),
-        (["model.path=null"], "model.path=None: expected a folder or a hub id"),
-        (["sparsity=0.2", "allocator.protect=[0,1]"], "every block is protected; expected some to cut"),
-        (["model.attn_implementation=nonesuch"], "cannot be loaded"),
-    ],
-)
+BAD = [
+    (["sparsity=1.0"], "sparsity=1.0: expected a share to remove, in [0, 1)"),
+    (["sparsity=-0.1"], "expected a share to remove, in [0, 1)"),
+    (
+        ["sites=[experts]"],
+        "no 'experts' whose units can go; expected one or more of ['mlp', 'attention', ",
+    ),
+    (["allocator.round_to=64", "sparsity=0.5"], "would leave a width of zero units"),
+    (["calibration.seqlen=65"], "calibration seqlen=65: the model has 64 positions; expected at most 64"),
+    (["model.path=no/such/model"], "model path 'no/such/model' cannot be loaded"),
+    (["model.path=."], "model path '.' cannot be loaded"),
+    (["device=cuda:7"], "device='cuda:7': torch"),
+    (["model.dtype=int8"], "dtype='int8': expected one of auto, float32, bfloat16, float16"),
+    (["calibration.text.paths=nowhere.txt"], "no file matches 'nowhere.txt'"),
+    (["criterion.variant=x"], "variant='x': expected one of paper, released"),
+    (["calibration.text.paths=???"], "calibration.text.paths"),
+    (["allocator.round_to=many"], "allocator.round_to='many': expected a whole number"),
+    (["calibration.samples=2.5"], "calibration.samples=2.5: expected a whole number"),
+    (["seed=x"], "seed='x': expected a whole number"),
+    (["allocator.protect=3"], "protect=3: expected a list of block numbers"),
+    (["+allocator.foo=1"], "allocator.foo=1: no such option; expected one of round_to, "),
+    (["sites=5"], "sites=5: expected a list of one or more of mlp, attention, "),
+    (["calibration.text.paths=5"], "calibration.text.paths=5: expected a list of texts or text"),
+    (["results=null"], "results=None: expected a folder that can be written"),
+    (["results=/proc/foo"], "results='/proc/foo': expected a folder that can be written"),
+    (["overwrite=maybe"], "overwrite='maybe': expected true or false"),
+    (["calibration.bos=maybe"], "bos='maybe': expected true or false"),
+    (["model.path=null"], "model.path=None: expected a folder or a hub id"),
+    (["sparsity=0.2", "allocator.protect=[0,1]"], "every block is protected; expected some to cut"),
+    (["model.attn_implementation=nonesuch"], "cannot be loaded"),
+]
+"""Overrides, and what the error says."""
+
+
+@pytest.mark.parametrize(("arguments", "message"), rest_slow([*BAD[::2], *BAD[1::2]], quick=len(BAD[::2])))
 def test_bad_input_is_one_line_exit_code_one_and_no_record(cfsp, tmp_path, arguments, message):
     code, out, err = cfsp(*arguments)
     assert code == 1

@@ -88,6 +88,7 @@ def test_what_is_skipped_is_not_measured(compare, tiny_checkpoint):
     assert "timing" not in err
 
 
+@pytest.mark.slow
 def test_other_tokenizers_and_vocabularies_are_told(compare, tiny_checkpoint, tmp_path):
     smaller = tmp_path / "smaller"
     tokenizer = AutoTokenizer.from_pretrained(tiny_checkpoint)

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from families import all_kinds, batches, make
+from families import FAMILIES, all_kinds, batches, make, most_distinct
 
 from cfsp.criteria.cfsp import CFSP
 from cfsp.criteria.flap import FLAP
@@ -145,6 +145,7 @@ def scores_of(name, model, sites):
     return [criterion.score(UnitView(model, site), stats[site.name]) for site in sites]
 
 
+@pytest.mark.parametrize("family", most_distinct(FAMILIES))
 @pytest.mark.parametrize("name", SCORING)
 def test_one_finite_score_per_unit_on_every_family(name, model):
     if name == "taylor" and not is_causal(model):

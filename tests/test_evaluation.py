@@ -157,6 +157,7 @@ def test_overlaps_are_seen_inside_documents_that_are_cut_otherwise(tmp_path):
     assert 35 < float(warning.split("and ")[1].split("%")[0]) < 65
 
 
+@pytest.mark.slow
 def test_overlaps_are_seen_in_instructions_and_questions(tmp_path):
     goal = "how to open a jar that has a tight lid"
     question = {"goal": goal, "sol1": "twist it", "sol2": "sing", "label": 0}

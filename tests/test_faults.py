@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from pairwise import rest_slow
 
 from cfsp.checks import UnknownName
 from cfsp.records.failures import Failure, forget, of_sweep
@@ -33,7 +34,9 @@ def once(monkeypatch):
     return fail_with
 
 
-@pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), MemoryError(), KeyError("a fault")])
+@pytest.mark.parametrize(
+    "error", rest_slow([RuntimeError("out of\nmemory"), MemoryError(), KeyError("a fault")], quick=1)
+)
 def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error):
     once(error)
     code, out, err = cfsp("-m", "sparsity=0.2,0.3,0.4")
@@ -116,7 +119,10 @@ def damaged(text: str, kind: str) -> bytes:
 
 @pytest.mark.parametrize(
     "kind",
-    ["half", "empty", "noise", "list", "number", "another version", "older version", "another run"],
+    rest_slow(
+        ["half", "another version", "another run", "empty", "noise", "list", "number", "older version"],
+        quick=3,
+    ),
 )
 def test_a_record_that_cannot_be_read_is_named_kept_aside_and_made_anew(cfsp, tmp_path, kind):
     _, out, _ = cfsp("evaluation=[]")

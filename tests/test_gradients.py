@@ -184,6 +184,7 @@ def test_padding_on_the_left_changes_nothing():
         torch.testing.assert_close(plain[site.name], shifted[site.name], rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_half_precision_moments_do_not_stand_still():
     model = make("llama").to(torch.bfloat16)
     sites, needs = find_sites(model, ["mlp"])[:1], {"taylor_second"}

@@ -64,6 +64,7 @@ def test_wandb_is_told_that_a_run_failed(cfsp, codes):
     assert codes == [1]
 
 
+@pytest.mark.slow
 def test_a_run_that_wandb_followed_no_longer_ends_there_as_it_ended_here(cfsp, codes, monkeypatch):
     def fail(*_):
         raise ValueError("in the middle")
@@ -77,6 +78,7 @@ def test_a_run_that_wandb_followed_no_longer_ends_there_as_it_ended_here(cfsp, c
     assert codes == [1]
 
 
+@pytest.mark.slow
 def test_wandb_ends_a_run_whose_record_it_does_not_take(cfsp, codes, monkeypatch):
     monkeypatch.setattr(Wandb, "tell", gone)
     assert cfsp("logger=wandb")[0] == 0
@@ -115,6 +117,7 @@ def test_a_service_that_does_not_answer_ends_nothing(cfsp, monkeypatch, tmp_path
     assert (tmp_path / out.splitlines()[-1]).is_file()
 
 
+@pytest.mark.slow
 def test_a_service_that_goes_away_in_the_middle_ends_nothing(cfsp, monkeypatch, tmp_path):
     monkeypatch.setattr(Wandb, "log", gone)
     code, out, err = cfsp("logger=[wandb,jsonl]")

@@ -11,6 +11,7 @@ import pytest
 import torch
 from labelled import saved_encoder
 from pages import understood
+from pairwise import rest_slow
 from transformers import AutoModelForCausalLM
 
 import cfsp
@@ -37,7 +38,7 @@ def own_text(text_file, window=16, held_out=8):
     ]
 
 
-@pytest.mark.parametrize("variant", ["struct", "hybrid", "block"])
+@pytest.mark.parametrize("variant", rest_slow(["hybrid", "struct", "block"], quick=1))
 def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, tmp_path, variant):
     words = [*SHORT, *own_text(text_file), f"schedule.pruner.variant={variant}", "sites=[mlp,attention]"]
     record = Record.load(cli(*words, "sparsity=0.5", f"save={tmp_path}/out"))

@@ -83,6 +83,7 @@ def requests(task):
     return asked, [task.doc_to_target(doc) for doc in task.eval_docs]
 
 
+@pytest.mark.slow  # the harness reads all of its tasks
 @pytest.mark.parametrize("task", HUB)
 def test_prompts_are_the_harness_s_own(task, file):
     row = HUB[task]
