@@ -4,6 +4,8 @@
 #   python experiments/real_models/fetch.py models minilm                     # once
 #   experiments/block_pruning/run.sh dense                                     # once: the fine-tuned dense model
 #   experiments/block_pruning/run.sh learned one_shot masks [OVERRIDES]
+#   experiments/block_pruning/run.sh speed                                     # on a machine that does nothing else
+#   experiments/block_pruning/run.sh table
 # Data: data/glue/sst2_train.tsv, data/glue/sst2_dev.tsv; README.md says where from. SEEDS (0), STEPS (1895) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -47,8 +49,9 @@ one_shot() { # cut first, then the same steps with the same teacher
     cfsp -m "${here[@]}" criterion=obs allocator=uniform compensation=least_squares sparsity=0.4,0.6,0.8 "$@"
 }
 
-case ${1:?expected dense, learned, masks, one_shot or table} in
+case ${1:?expected dense, learned, masks, one_shot, speed or table} in
 dense) shift; make_dense "$@" ;;
+speed) python experiments/block_pruning/speed.py ;;
 table) python experiments/block_pruning/table.py ;;
 *)
     parts=()
