@@ -98,11 +98,11 @@ class Examples(TrainingData):
 
     def __post_init__(self) -> None:
         for name, least in (("window", 2), ("held_out", 0), ("seed", 0)):
-            check_integer(f"recovery {name}", getattr(self, name), least)
+            check_integer(f"data.{name}", getattr(self, name), least)
         if self.limit is not None:
-            check_integer("recovery limit", self.limit, least=1)
+            check_integer("data.limit", self.limit, least=1)
         if not self.sources:
-            raise ValueError("recovery.data.sources is empty; expected at least one")
+            raise ValueError("data.sources is empty; expected at least one")
         if self.weights is not None:
             if set(self.weights) != set(self.sources):
                 raise ValueError(
@@ -214,8 +214,8 @@ class Examples(TrainingData):
             if not isinstance(found := tokenizer.pad_token_id, int):
                 eos = f"pad_token={tokenizer.eos_token!r}" if tokenizer.eos_token else "a pad_token"
                 raise ValueError(
-                    f"the tokenizer has no pad token; expected recovery.data.{eos} or "
-                    "recovery.data.packing=true"
+                    f"the tokenizer has no pad token; expected data.{eos} or "
+                    "data.packing=true"
                 )
             return found
         found = tokenizer.get_vocab().get(self.pad_token)

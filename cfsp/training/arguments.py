@@ -150,7 +150,7 @@ class Training(Checked):
                 **options,
             )
         except TypeError as error:
-            raise ValueError(f"recovery.training.arguments: {error}") from error
+            raise ValueError(f"training.arguments: {error}") from error
         if self.sharded:
             check_fsdp_version(arguments)
         return arguments
@@ -161,7 +161,7 @@ def check_fsdp_version(arguments: TrainingArguments) -> None:
     version = (arguments.fsdp_plugin_args or {}).get("fsdp_version", os.environ.get("FSDP_VERSION", "1"))
     if str(version) != "2":
         raise ValueError(
-            f"FSDP of version {version}: expected recovery.training.arguments.fsdp_config.version=2, or "
+            f"FSDP of version {version}: expected training.arguments.fsdp_config.version=2, or "
             "fsdp_version: 2 in the file for accelerate launch"
         )
 

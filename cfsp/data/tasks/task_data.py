@@ -32,9 +32,9 @@ class TaskExamples(TrainingData):
 
     def __post_init__(self) -> None:
         for name, least in (("held_out", 0), ("seed", 0)):
-            check_integer(f"recovery {name}", getattr(self, name), least)
+            check_integer(f"data.{name}", getattr(self, name), least)
         if self.limit is not None:
-            check_integer("recovery limit", self.limit, least=1)
+            check_integer("data.limit", self.limit, least=1)
 
     @property
     def window(self) -> int:
