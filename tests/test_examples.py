@@ -156,7 +156,7 @@ def test_bad_rows_say_where(rows, form, message, file, tokenizer):
 def test_a_pad_token_is_asked_for(file, tokenizer):
     tokenizer.pad_token = None
     source = {"a": Instructions(Conversations(form="alpaca", paths=file(ALPACA)))}
-    with pytest.raises(ValueError, match=r"no pad token; expected recovery\.data\.pad_token=.* or .*packing"):
+    with pytest.raises(ValueError, match=r"no pad token; expected data.pad_token=.* or .*packing"):
         examples(source).split(tokenizer)
     assert examples(source, pad_token=tokenizer.eos_token, window=128).split(tokenizer).train
 
