@@ -6,7 +6,8 @@
 #   experiments/block_pruning/run.sh learned one_shot masks [OVERRIDES]
 #   experiments/block_pruning/run.sh speed                                     # on a machine that does nothing else
 #   experiments/block_pruning/run.sh table
-# Data: data/glue/sst2_train.tsv, data/glue/sst2_dev.tsv; README.md says where from. SEEDS (0), STEPS (1895) may be set.
+# Data: data/glue/sst2_train.tsv, data/glue/sst2_dev.tsv; README.md says where from. May be set:
+# SEEDS (0), STEPS (1895), SPARSITIES (0.4,0.6,0.8), VARIANTS (struct,hybrid,block), CRITERIA ("magnitude cfsp obs").
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -14,6 +15,7 @@ results=results/block_pruning
 dense=models/MiniLM-L6-sst2
 steps=${STEPS:-1895}
 seeds=${SEEDS:-0}
+sparsities=${SPARSITIES:-0.4,0.6,0.8}
 
 task=('evaluation=[task,size]' evaluation.size.context=32 task=sst2 task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv task.window=64
       model.dtype=float32 "sites=[mlp,attention]" cache=results/cache)
@@ -30,7 +32,7 @@ make_dense() {
 
 learned() { # block pruning's variants, distilled from the dense model
     cfsp -m "${task[@]}" results=$results save=true model.path=$dense schedule=movement allocator.allow_empty=true \
-        seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=struct,hybrid,block sparsity=0.4,0.6,0.8 "$@"
+        seed=$seeds $(fine_tuning schedule 1e-4) schedule.pruner.variant=${VARIANTS:-struct,hybrid,block} sparsity=$sparsities "$@"
 }
 
 masks() { # how scores become masks, and without a teacher: struct at 80 %
@@ -45,8 +47,11 @@ masks() { # how scores become masks, and without a teacher: struct at 80 %
 one_shot() { # cut first, then the same steps with the same teacher
     local here=("${task[@]}" results=$results save=true model.path=$dense seed=$seeds recovery=full
         recovery/objective=distillation_with_labels $(fine_tuning recovery 1e-4) recovery.training.patience=null)
-    cfsp -m "${here[@]}" criterion=magnitude,cfsp allocator=uniform sparsity=0.4,0.6,0.8 "$@"
-    cfsp -m "${here[@]}" criterion=obs allocator=uniform compensation=least_squares sparsity=0.4,0.6,0.8 "$@"
+    for criterion in ${CRITERIA:-magnitude cfsp obs}; do
+        refit=none
+        [[ $criterion = obs ]] && refit=least_squares
+        cfsp -m "${here[@]}" criterion=$criterion allocator=uniform compensation=$refit sparsity=$sparsities "$@"
+    done
 }
 
 case ${1:?expected dense, learned, masks, one_shot, speed or table} in
