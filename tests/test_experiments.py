@@ -102,3 +102,18 @@ def test_a_row_that_fails_holds_up_no_other(tmp_path):
     assert done.returncode == 1
     (rows / "fails.yaml").unlink()
     assert subprocess.run(run, capture_output=True, check=False).returncode == 0
+
+
+def test_the_scripts_of_an_ablation_calibrate_and_compare(tiny_overrides, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "experiments" / "coarse_vs_fine")
+    import released
+    import temperatures
+
+    monkeypatch.setattr("sys.argv", ["temperatures.py", *tiny_overrides(), "cache=null"])
+    temperatures.main()
+    found = dict(part.split(":") for part in capsys.readouterr().out.strip("{}\n").split(","))
+    assert found.keys() == {*temperatures.METRICS}
+    assert float(found["angular"]) == temperatures.ANGULAR
+    assert all(float(value) > 0 for value in found.values())
+    table = released.agreement([*tiny_overrides(), "cache=null"])
+    assert ((table.to_numpy(dtype=float) > 0) & (table.to_numpy(dtype=float) <= 1)).all()

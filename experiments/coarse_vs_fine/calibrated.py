@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 
 from cfsp.model.find_sites import find_sites
 from cfsp.model.sites import Site
+from cfsp.plans.subject import Subject
 from cfsp.running.build import CONF, build
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
@@ -22,4 +23,5 @@ def calibrated(overrides: Sequence[str], needs: Collection[str]) -> tuple[PreTra
     model, tokenizer = build(config.model)
     sites = find_sites(model, ["mlp"])
     batches = build(config.calibration).batches(tokenizer)
-    return model, sites, collect_once(Cache.at(config.cache), model, sites, batches, needs)
+    subject = Subject(model, sites, Cache.at(config.cache))
+    return model, sites, collect_once(subject, sites, batches, needs)
