@@ -109,11 +109,11 @@ def test_the_scripts_of_an_ablation_calibrate_and_compare(tiny_overrides, monkey
     import released
     import temperatures
 
-    monkeypatch.setattr("sys.argv", ["temperatures.py", *tiny_overrides(), "cache=null"])
+    monkeypatch.setattr("sys.argv", ["temperatures.py", *tiny_overrides(), "cache=off"])
     temperatures.main()
     found = dict(part.split(":") for part in capsys.readouterr().out.strip("{}\n").split(","))
     assert found.keys() == {*temperatures.METRICS}
     assert float(found["angular"]) == temperatures.ANGULAR
     assert all(float(value) > 0 for value in found.values())
-    table = released.agreement([*tiny_overrides(), "cache=null"])
+    table = released.agreement([*tiny_overrides(), "cache=off"])
     assert ((table.to_numpy(dtype=float) > 0) & (table.to_numpy(dtype=float) <= 1)).all()

@@ -89,6 +89,8 @@ class MovementPruning(Pruning):
             for _, _, gate in self.all_gates():
                 gate.threshold.fill_(pruner.threshold_at(self.due))
             self.control.step(self.nearly_closed(), self.due, progress)
+            if self.closed() > self.target * self.due:  # scores fall together, and many at once
+                self.close(self.target * self.due)
         else:
             self.close(self.target * self.due)
 
@@ -133,12 +135,21 @@ class MovementPruning(Pruning):
             whole += price * gate.scores.numel()
         return float(closed) / whole
 
+    def closed(self) -> float:
+        """Return the share of the parameters whose scores are at or below their threshold."""
+        gone = whole = 0.0
+        for site, _, gate in self.all_gates():
+            price = self.price(site, gate)
+            gone = gone + price * (gate.scores <= gate.threshold).sum()
+            whole += price * gate.scores.numel()
+        return float(gone) / whole
+
     def settle(self) -> None:
         """Decide for good: as many units are closed as are asked for, by the scores, and no others.
 
         First thresholds that close at least so many; they say which tiles inside kept units stay closed.
         """
-        self.reached, low, high = self.removed(), 0.0, 1.0
+        self.reached, low, high = self.closed(), 0.0, 1.0
         for _ in range(24):
             middle = (low + high) / 2
             self.close(middle)

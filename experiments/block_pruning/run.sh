@@ -54,7 +54,15 @@ one_shot() { # cut first, then the same steps with the same teacher
     done
 }
 
-case ${1:?expected dense, learned, masks, one_shot, speed or table} in
+decoder() { # the embedded model, the same steps and tokens for both
+    local here=(results=$results/decoder cache=results/cache "sites=[mlp,attention]" sparsity=0.5 seed=$seeds)
+    cfsp -m "${here[@]}" +experiment=block_pruning schedule.pruner.variant=${VARIANTS:-struct,hybrid} "$@"
+    cfsp -m "${here[@]}" criterion=magnitude,obs compensation=none,least_squares allocator=uniform recovery=full \
+        recovery/objective=distillation_with_labels recovery.training.learning_rate=5e-4 \
+        recovery.training.max_steps=400 recovery.training.patience=null "$@"
+}
+
+case ${1:?expected dense, learned, masks, one_shot, decoder, speed or table} in
 dense) shift; make_dense "$@" ;;
 speed) python experiments/block_pruning/speed.py ;;
 table) python experiments/block_pruning/table.py ;;
