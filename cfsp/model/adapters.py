@@ -1,4 +1,4 @@
-"""Adapters: the interface of a peft model for code that does not import peft, and where they lie at a site."""
+"""Adapters: the interface of a peft model for code that does not import peft, and their place at a site."""
 
 from __future__ import annotations
 

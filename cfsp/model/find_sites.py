@@ -60,6 +60,13 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
     return sites
 
 
+def find_again(model: PreTrainedModel, sites: Sequence[Site]) -> list[Site]:
+    """Return the same sites of a model whose layers adapters have wrapped or left since."""
+    kinds = [*dict.fromkeys(site.kind for site in sites)]
+    found = {site.name: site for site in find_sites(model, kinds)}
+    return [found[site.name] for site in sites]
+
+
 def check_modules(model: nn.Module) -> None:
     """Raise ValueError if a layer was replaced or quantised, so that its weight cannot be cut.
 

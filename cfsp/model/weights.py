@@ -62,7 +62,7 @@ def added_weight(model: nn.Module, path: str) -> Tensor | None:
         wrapper = model.get_submodule(path)
         names = [] if getattr(wrapper, "merged", False) else getattr(wrapper, "active_adapters", [])
         for name in names:
-            if name in wrapper.lora_A:  # pyright: ignore[reportOperatorIssue]  # a dict of modules
+            if name in wrapper.lora_A:
                 with torch.no_grad():
                     added = wrapper.get_delta_weight(name)  # pyright: ignore[reportCallIssue]
                 total = added if total is None else total + added
