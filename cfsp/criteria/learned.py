@@ -21,5 +21,6 @@ class Learned(Criterion):
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         """Raise ValueError: only a schedule that trains has these scores [units]."""
         raise ValueError(
-            f"{view.name}: criterion=learned has no scores of its own; expected schedule=movement or lorashear"
+            f"{view.name}: criterion=learned has no scores of its own; expected schedule=movement or "
+            "lorashear"
         )

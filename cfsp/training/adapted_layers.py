@@ -55,7 +55,7 @@ class AdaptedLayer:
         return self.scale * (self.b.detach()[places] @ self.a.detach())
 
     def sums(self, places: Tensor, units: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the sums of W^2, D^2 and W D over each unit's rows. D = scale B A is never made. [units] x 3"""
+        """Return the sums of W^2, D^2 and W D over each unit's rows; D is never made. [units] x 3"""
         weight = self.weight[places].float()
         found = [weight.square().sum(1), weight.new_zeros(len(places)), weight.new_zeros(len(places))]
         if self.a is not None and self.b is not None:

@@ -1,4 +1,4 @@
-"""Half-space projection: shrink groups of weights towards zero, and project them to zero (LHSPG's trial step).
+"""Half-space projection: shrink groups of weights to zero, and project those that turn (LHSPG's trial step).
 
 A group is a unit's rows in several weights (Chen et al., LoRAShear, arXiv:2310.18356, Algorithm 4).
 """

@@ -63,8 +63,8 @@ class LHSPG(LHSPGOptions, Pruner):
             if not {*made_by} & {*adapted}:
                 names = sorted({path.rsplit(".", 1)[-1] for path in made_by})
                 raise ValueError(
-                    f"{site.name} has no adapter on any of {len(made_by)} layers that make its units; expected "
-                    f"some of {', '.join(names)} in schedule.parameters.targets, or null"
+                    f"{site.name} has no adapter on any of {len(made_by)} layers that make its units; "
+                    f"expected some of {', '.join(names)} in schedule.parameters.targets, or null"
                 )
 
     def attach(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.options import Checked
@@ -48,7 +49,7 @@ class LHSPGOptions(Checked):
                 f"periods={units}, or a higher sparsity"
             )
         ends = self.ends(steps)
-        if ends[0] < 1 or any(end <= first for first, end in zip(ends, ends[1:], strict=False)):
+        if ends[0] < 1 or any(end <= first for first, end in pairwise(ends)):
             raise ValueError(
                 f"periods={self.periods} and the warm-up do not fit into {steps} steps with "
                 f"warmup={self.warmup:g} and cooldown={self.cooldown:g}; expected a step for each, so more "

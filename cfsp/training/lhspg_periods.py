@@ -155,7 +155,7 @@ class HalfSpacePruning(Pruning):
             )
 
     def redundant(self, site: Site, saliency: Tensor, periods: int) -> list[int]:
-        """Return the units of lowest saliency that a site loses until so many periods are over, and has yet."""
+        """Return the units of lowest saliency that a site must yet lose until so many periods are over."""
         every, kept = self.pruner.periods, self.kept[site.name]
         due = (2 * self.due[site.name] * periods + every) // (2 * every)  # rounded, from the start on
         count = due - (site.units - len(kept))
