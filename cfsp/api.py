@@ -64,7 +64,7 @@ def plan(
     parts = build_components(names, options, **shares, seed=seed)
     subject = Subject(model, find_sites(model, kinds), Cache.at(cache or "off"))
     decider, method = parts.pop("schedule"), Method(**parts)
-    return decider.plan(subject, batches, method, decider.prepare(subject, method)).plan
+    return decider.make(subject, batches, method, decider.prepare(subject, method)).plan
 
 
 def shares_to_remove(

@@ -10,15 +10,15 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from cfsp.allocators.protection import BLOCKS, Protected
 from cfsp.checks import check_integer
 from cfsp.model.sites import Site
 from cfsp.options import Checked
 from cfsp.statistics.base import Stats
+from cfsp.statistics.knowledge import Knowledge
 
 Scores = Mapping[str, Tensor]
 """Site name -> score per unit [units]."""
-
-BLOCKS = "a list of block numbers, such as [0,-1]"
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,16 @@ class Allocator(Checked, ABC):
 
     round_to: MLP and residual widths are multiples of this (64 or 128 suit GPU kernels); attention
         loses whole heads or key/value groups. A site that loses nothing keeps its width as it is.
-    protect: blocks that keep everything, negative ones counted from the end; the other blocks lose
-        more instead.
+    protect: blocks that keep everything, negative ones counted from the end; the others lose more instead.
+        "knowledge": instead, the sites whose masking hurts the dense model most. knowledge: how that is
+        measured; null: by the defaults.
     allow_empty: let an MLP or an attention lose all of its units, which removes it as a whole.
     """
 
     round_to: int = 1
-    protect: Annotated[Sequence[int], BLOCKS] = ()
+    protect: Annotated[Sequence[int] | str | Protected, BLOCKS] = ()
     allow_empty: bool = False
+    knowledge: Knowledge | None = None
 
     ranks: ClassVar[bool] = False
     """Whether `wishes` reads scores."""
@@ -87,6 +89,29 @@ class Allocator(Checked, ABC):
 
     def __post_init__(self) -> None:
         check_integer("round_to", self.round_to, least=1)
+        if isinstance(self.protect, str) and self.protect != "knowledge":
+            raise ValueError(f"protect={self.protect!r}: expected {BLOCKS}")
+        if self.knowledge is not None and not isinstance(self.protect, str | Protected):
+            raise ValueError(f"knowledge beside protect={[*self.protect]}: expected protect=knowledge")
+
+    @property
+    def analysis(self) -> Knowledge | None:
+        """The knowledge analysis that is to say which sites are protected; None if that is known."""
+        return (self.knowledge or Knowledge()) if self.protect == "knowledge" else None
+
+    @property
+    def blocks(self) -> Sequence[int]:
+        """The protected blocks, if they were given by number."""
+        return () if isinstance(self.protect, str | Protected) else self.protect
+
+    @property
+    def protection(self) -> str:
+        """What is protected, for messages."""
+        if isinstance(self.protect, Protected):
+            return str(self.protect)
+        if (analysis := self.analysis) is not None:
+            return f"knowledge ({analysis.share:g} of the sites)"
+        return str([*self.blocks])
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
         """Return the number of units to keep per site.
@@ -98,9 +123,9 @@ class Allocator(Checked, ABC):
             ValueError: see `check`.
         """
         self.check(sites, budget)
-        protected = self.protected_blocks(sites)
-        kept = {site.name: site.units for site in sites if site.block in protected}
-        free = [site for site in sites if site.block not in protected]
+        protected = self.protected_sites(sites)
+        kept = {site.name: site.units for site in sites if site.name in protected}
+        free = [site for site in sites if site.name not in protected]
         if not free:
             return kept
         protecting = sum(units * budget.cost[name] for name, units in kept.items())
@@ -118,38 +143,47 @@ class Allocator(Checked, ABC):
                 budget is too small for one step in every site and for the protected blocks.
         """
         least = self.least(sites, budget.cost)
-        if budget.keep < budget.total and all(site.block in self.protected_blocks(sites) for site in sites):
-            raise ValueError(f"protect={[*self.protect]}: every block is protected; expected some to cut")
+        if budget.keep < budget.total and len(self.protected_sites(sites)) == len(sites):
+            raise ValueError(f"protect={self.protection}: every block is protected; expected some to cut")
         if budget.keep < least:
             raise ValueError(
                 f"sparsity {1 - budget.share:.6g} of the sites would leave a width of zero units; with "
-                f"round_to={self.round_to} and protect={[*self.protect]} expected at most "
+                f"round_to={self.round_to} and protect={self.protection} expected at most "
                 f"{math.floor((1 - least / budget.total) * 1e4) / 1e4:.4f}"
             )
 
     def least(self, sites: Sequence[Site], cost: Mapping[str, int]) -> int:
         """Return the fewest parameters that the sites can keep."""
+        protected = self.protected_sites(sites)
+        fewest = {site.name: self.least_units(site) for site in sites}
+        held = sum(fewest[site.name] * cost[site.name] for site in sites)
+        more = {site.name: (site.units - fewest[site.name]) * cost[site.name] for site in sites}
+        if self.analysis is not None:  # not known yet which; at best those that matter least for the budget
+            return held + sum(sorted(more.values())[: self.analysis.count(len(sites))])
+        return held + sum(more[name] for name in protected)
+
+    def protected_sites(self, sites: Sequence[Site]) -> set[str]:
+        """Return the names of the sites that keep everything. Raises ValueError if a block does not exist."""
+        if isinstance(self.protect, Protected):
+            return {site.name for site in sites} & self.protect.sites
         protected = self.protected_blocks(sites)
-        return sum(
-            (site.units if site.block in protected else self.least_units(site)) * cost[site.name]
-            for site in sites
-        )
+        return {site.name for site in sites if site.block in protected}
 
     def protected_blocks(self, sites: Sequence[Site]) -> set[int]:
         """Return the indices of the protected blocks. Raises ValueError if one does not exist."""
         blocks = max(
             (site.before or site.units) if site.units_are_blocks else 1 + (site.block or 0) for site in sites
         )
-        for block in self.protect:
+        for block in self.blocks:
             if not -blocks <= block < blocks:
-                raise ValueError(f"protect={[*self.protect]}: expected blocks in {-blocks}..{blocks - 1}")
-        return {block % blocks for block in self.protect}
+                raise ValueError(f"protect={[*self.blocks]}: expected blocks in {-blocks}..{blocks - 1}")
+        return {block % blocks for block in self.blocks}
 
     def protected_units(self, site: Site) -> set[int]:
         """Return the units to keep whatever their score: the protected blocks, if units are blocks."""
         if not site.units_are_blocks:
             return set()
-        protected = {block % (site.before or site.units) for block in self.protect}
+        protected = {block % (site.before or site.units) for block in self.blocks}
         numbers = site.numbers or range(site.units)
         return {unit for unit, number in enumerate(numbers) if number in protected}
 

@@ -105,7 +105,7 @@ class CFSPReleased(Coarse):
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
         self.check(sites, budget)
-        protected = self.protected_blocks(sites)
+        protected = self.protected_sites(sites)
         wishes = self.wishes(sites, scores, stats, budget)
         keep = {}
         for site in sites:
@@ -117,7 +117,7 @@ class CFSPReleased(Coarse):
                     f"{site.name}: {wishes[site.name]:.1f} of {site.units} units round to zero units; "
                     f"expected a lower sparsity or round_to below {step}"
                 )
-            keep[site.name] = site.units if site.block in protected else min(width, site.units)
+            keep[site.name] = site.units if site.name in protected else min(width, site.units)
         return keep
 
     def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:

@@ -67,11 +67,11 @@ class ErrorCurves(Allocator):
         prices = {
             site.name: float(stats[site.name].get("unit_cost", budget.cost[site.name])) for site in sites
         }
-        protected = self.protected_blocks(sites)
+        protected = self.protected_sites(sites)
         ladders = {
             site.name: self.ladder(site, stats[site.name]["error_curve"], prices[site.name])
             for site in sites
-            if site.block not in protected and len(stats[site.name]["error_curve"]) > 1
+            if site.name not in protected and len(stats[site.name]["error_curve"]) > 1
         }
         # Exact to one parameter: the schedule rounded `budget.keep`.
         excess = (1 - budget.share) * sum(site.units * prices[site.name] for site in sites)

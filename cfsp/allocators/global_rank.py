@@ -92,7 +92,7 @@ class GlobalRankReleased(ReleasedAllocator):
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
         self.check(sites, budget)
-        protected = self.protected_blocks(sites)
+        protected = self.protected_sites(sites)
         score = torch.cat([scores[site.name].double() for site in sites])
         weights = [1.0 if site.units_are_neurons else self.head_weight for site in sites]
         units = torch.tensor([site.units for site in sites])
@@ -104,7 +104,7 @@ class GlobalRankReleased(ReleasedAllocator):
             return {site.name: site.units for site in sites}
         return {
             site.name: site.units
-            if site.block in protected
+            if site.name in protected
             else max(int((scores[site.name].double() > threshold).sum()), 1)
             for site in sites
         }

@@ -40,7 +40,7 @@ class UniformReleased(ReleasedAllocator):
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
         share = 1 - budget.share
-        protected = self.protected_blocks(sites)
+        protected = self.protected_sites(sites)
         keep = {}
         for site in sites:
             runs = site.units // site.groups
@@ -48,5 +48,5 @@ class UniformReleased(ReleasedAllocator):
             up = self.neurons == "up" and site.units_are_neurons
             removed = math.ceil(exact - slack) if up else math.floor(exact + slack)
             kept = max(runs - removed, 1) * site.groups
-            keep[site.name] = site.units if site.block in protected else kept
+            keep[site.name] = site.units if site.name in protected else kept
         return keep

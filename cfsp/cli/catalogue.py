@@ -19,6 +19,7 @@ WIDTH = 110
 DEFAULT = re.compile(r"- (?P<group>\w+): *(?P<choice>[\w\[\],]+) *# *(?P<meaning>.*)")
 OPTION = re.compile(r"(?P<indent> *)(?P<key>\w+): *(?P<value>.*?)(?: +# (?P<meaning>.*))?")
 MEANINGS = {
+    "allocator/knowledge": "how protect=knowledge measures sites; chosen with a plus",
     "experiment": "a whole method; chosen with a plus",
     "experiment/block_pruning": "the recipes of the paper on block pruning; chosen with a plus",
     "experiment/paper/cfsp": "the rows of CFSP's table; chosen with a plus",

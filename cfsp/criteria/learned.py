@@ -14,12 +14,13 @@ from cfsp.model.views import UnitView
 
 @dataclass(frozen=True)
 class Learned(Criterion):
-    """Stands for the scores of a schedule that trains, `schedule=movement`; it scores nothing by itself."""
+    """Stands for the scores of a schedule that trains (movement, lorashear); it scores nothing by itself."""
 
     learned: ClassVar[bool] = True
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         """Raise ValueError: only a schedule that trains has these scores [units]."""
         raise ValueError(
-            f"{view.name}: criterion=learned has no scores of its own; expected schedule=movement"
+            f"{view.name}: criterion=learned has no scores of its own; expected schedule=movement or "
+            "lorashear"
         )

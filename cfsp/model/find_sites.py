@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from cfsp.model.adapters import adapter_members, why_not_low_rank, wrappers
 from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
 from cfsp.model.sites import Count, Member, Site
-from cfsp.model.weights import bias_of, weight_of
+from cfsp.model.weights import bias_of, path_inside, weight_of, why_no_linear
 
 PLACE_OF_KIND = {"mlp": "mlp", "attention": "attention", "query_heads": "attention"}
 """Kind of a site in a block -> the name of its place in a layout."""
@@ -59,15 +60,27 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
     return sites
 
 
+def find_again(model: PreTrainedModel, sites: Sequence[Site]) -> list[Site]:
+    """Return the same sites of a model whose layers adapters have wrapped or left since."""
+    kinds = [*dict.fromkeys(site.kind for site in sites)]
+    found = {site.name: site for site in find_sites(model, kinds)}
+    return [found[site.name] for site in sites]
+
+
 def check_modules(model: nn.Module) -> None:
-    """Raise ValueError if a layer was wrapped, replaced or quantised, so that its weight cannot be cut."""
+    """Raise ValueError if a layer was replaced or quantised, so that its weight cannot be cut.
+
+    Low-rank adapters of peft around a layer are cut with it.
+    """
     if not isinstance(model, PreTrainedModel):
         raise ValueError(
             f"a {type(model).__name__} cannot be pruned; expected a model of transformers (adapters of peft: "
-            "merge_and_unload() first)"
+            "get_base_model() to keep them, or merge_and_unload() first)"
         )
     names = {module: name for name, module in model.named_modules()}
-    linears = [model.get_submodule(name) for name in linear_paths(model)]
+    paths = [path_inside(model, name) for name in linear_paths(model)]
+    check_adapters(model, paths)
+    linears = [model.get_submodule(path) for path in paths]
     for module in [model.get_input_embeddings(), *linears, model.get_output_embeddings()]:
         if module is None or is_plain(module, (*HOMES, type(model).__module__)):
             continue
@@ -77,6 +90,14 @@ def check_modules(model: nn.Module) -> None:
             f"{names[module]} is a {kind.__module__}.{kind.__qualname__}{dtype}; expected the family's own "
             "layer of floating-point weights (adapters: merge_and_unload() first; quantised: dequantize())"
         )
+
+
+def check_adapters(model: nn.Module, paths: Sequence[str]) -> None:
+    """Raise ValueError if a layer's weight is not there to be cut, or its adapters are no low-rank ones."""
+    for path in paths:
+        reasons = [why_no_linear(model.get_submodule(path)), *map(why_not_low_rank, wrappers(model, path))]
+        for why in filter(None, reasons):
+            raise ValueError(f"{path} cannot be cut: {why}")
 
 
 def linear_paths(model: PreTrainedModel) -> Iterator[str]:
@@ -128,21 +149,24 @@ def is_skipped(model: PreTrainedModel, kind: str, path: str) -> bool:
 def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
     """Make one site of a block. Its members and number of units are read from the block's modules."""
     place = places_of(model)[PLACE_OF_KIND[kind]]
-    consumer, unit = f"{path}.{place.consumer}", unit_of(model, kind, path)
+    consumer, unit = path_inside(model, f"{path}.{place.consumer}"), unit_of(model, kind, path)
     span, dim = unit.spans[unit.own], axis(model.get_submodule(consumer), output=False)
     units = axis_length(model, consumer, output=False) // span
+    producers = tuple(
+        member
+        for name, runs in place.producers.items()
+        for member in axis_members(model, path_inside(model, f"{path}.{name}"), runs, unit, units)
+    )
+    consumers = (Member(consumer, dim, span),)
     return Site(
         name=f"{path}.{kind}",
         kind=kind,
         units=units,
         block=block,
         blocks=(path,),
-        producers=tuple(
-            member
-            for name, runs in place.producers.items()
-            for member in axis_members(model, f"{path}.{name}", runs, unit, units)
-        ),
-        consumers=(Member(consumer, dim, span),),
+        producers=producers,
+        consumers=consumers,
+        adapters=adapter_members(model, producers + consumers),
         counts=tuple(
             Count(f"{path}.{module}", attribute)
             for (module, attribute), what in count_paths(place).items()
@@ -214,10 +238,10 @@ def hidden_site(model: PreTrainedModel) -> Site:
     for path in block_modules(model):
         for kind, place in places_of(model).items():
             gone = kind == "attention" and is_skipped(model, kind, path)
-            for name in () if gone else place.producers:
-                module = model.get_submodule(f"{path}.{name}")
-                readers.append(Member(f"{path}.{name}", axis(module, output=False)))
-            name = f"{path}.{place.consumer}"
+            for producer in () if gone else place.producers:
+                name = path_inside(model, f"{path}.{producer}")
+                readers.append(Member(name, axis(model.get_submodule(name), output=False)))
+            name = path_inside(model, f"{path}.{place.consumer}")
             module = model.get_submodule(name)
             writers.append(Member(name, axis(module, output=True), bias=bias_of(module) is not None))
     for name in norms:
@@ -228,9 +252,8 @@ def hidden_site(model: PreTrainedModel) -> Site:
         name = next(name for name, module in model.named_modules() if module is head)
         readers.append(Member(name, 1))
     units = weight_of(model.get_submodule(norms[0])).shape[0]
-    return Site(
-        f"{base}hidden", "hidden", units, None, (), tuple(writers), tuple(readers), norms=tuple(norms)
-    )
+    beside = adapter_members(model, [*writers, *readers])
+    return Site(f"{base}hidden", "hidden", units, None, (), (*writers,), (*readers,), beside, norms=(*norms,))
 
 
 def axis(module: nn.Module, output: bool) -> int:
@@ -239,5 +262,5 @@ def axis(module: nn.Module, output: bool) -> int:
 
 
 def axis_length(model: PreTrainedModel, name: str, output: bool) -> int:
-    module = model.get_submodule(name)
+    module = model.get_submodule(path_inside(model, name))
     return weight_of(module).shape[axis(module, output)]

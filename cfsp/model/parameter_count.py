@@ -13,7 +13,7 @@ from cfsp.model.blocks import block_modules
 from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Masks, Site
 from cfsp.model.views import left_places
-from cfsp.model.weights import weight_of
+from cfsp.model.weights import adapter_weights, weight_of
 
 AxisShares = Mapping[tuple[str, int], float]
 """(module, dim) -> fraction of the axis's remaining places that stays; (block, -1): of the block."""
@@ -32,9 +32,12 @@ class ParameterCount:
         self._left = {site.name: Remaining(model, site, masks).units for site in sites}
 
     def parameters(self, widths: Mapping[str, int]) -> float:
-        """Return the model's number of parameters if sites had these widths. Other sites keep theirs."""
+        """Return the model's number of parameters if sites had these widths. Other sites keep theirs.
+
+        Adapters do not count: they are no part of the model that is cut.
+        """
         shares = self._axis_shares(widths)
-        total, seen = 0.0, set()
+        total, seen = 0.0, adapter_weights(self.model)
         for path, module in self.model.named_modules():
             for name, weight in module.named_parameters(recurse=False):
                 if id(weight) not in seen:
@@ -92,14 +95,14 @@ def site_parameters(model: PreTrainedModel, sites: Sequence[Site]) -> int:
 def count_parameters(model: PreTrainedModel, sites: Sequence[Site]) -> dict[str, int]:
     """Return the number of parameters of the sites (removed with all units), of all blocks, of the model.
 
-    A tied weight counts once.
+    A tied weight counts once, adapters do not count.
     """
-    blocks = [model.get_submodule(path) for path in block_modules(model)]
-    return {
-        "sites": site_parameters(model, sites),
-        "blocks": sum(weight.numel() for block in blocks for weight in block.parameters()),
-        "model": sum(weight.numel() for weight in model.parameters()),
-    }
+    blocks, beside = [model.get_submodule(path) for path in block_modules(model)], adapter_weights(model)
+
+    def size(module: nn.Module) -> int:
+        return sum(weight.numel() for weight in module.parameters() if id(weight) not in beside)
+
+    return {"sites": site_parameters(model, sites), "blocks": sum(map(size, blocks)), "model": size(model)}
 
 
 def density(model: PreTrainedModel) -> float:

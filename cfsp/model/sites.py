@@ -94,6 +94,8 @@ class Site(OfKind):
 
     block: the block's index; None for a site that belongs to no single block.
     blocks: path of the block that it is in; if the units are blocks, the paths of all blocks.
+    adapters: rows of lora_B beside the rows of a layer, columns of lora_A beside its columns, where adapters
+        lie in the model. They go with the units, but no score and no size counts them.
     groups: number of equal runs of units that keep equal numbers (query heads: the key/value groups).
     norms: modules that read the residual stream, if the units are its channels.
     whole: the module that is removed with the last unit, if any.
@@ -107,6 +109,7 @@ class Site(OfKind):
     blocks: tuple[str, ...] = ()
     producers: tuple[Member, ...] = ()
     consumers: tuple[Member, ...] = ()
+    adapters: tuple[Member, ...] = ()
     counts: tuple[Count, ...] = ()
     groups: int = 1
     norms: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cfsp.model.sites import Masks, Member, OfKind, Site
-from cfsp.model.weights import weight_of
+from cfsp.model.weights import weight_of, whole_weight
 
 
 def unit_weights(model: nn.Module, site: Site) -> Iterator:
@@ -116,8 +116,8 @@ class UnitView(OfKind):
 
     def _weight(self, member: Member) -> Tensor:
         """Return the remaining places of one weight, in float32. [units, member span, the other axis]"""
-        own = weight_of(self._model.get_submodule(member.module)).detach()
-        weight = self._weights.get(member.module, own).movedim(member.dim, 0)
+        own = self._weights.get(member.module)
+        weight = (whole_weight(self._model, member.module) if own is None else own).movedim(member.dim, 0)
         rows = weight[left_places(member, self._site.units, self._masks).to(weight.device)].float()
         other = self._masks.get((member.module, 1 - member.dim))
         if other is not None and rows.dim() > 1:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cfsp.model.block_states import states_in, states_out, with_states
 from cfsp.model.sites import Site
-from cfsp.model.weights import weight_of
+from cfsp.model.weights import added_weight, path_outside, weight_of
 
 
 class Gates:
@@ -48,10 +48,11 @@ class Gates:
             if site.name in self.gates:
                 self._attach(site)
         for path, weight in self.weights.items():
-            parameter = weight_of(self.model.get_submodule(path))
-            self._before[path], parameter.data = parameter.data, weight.to(parameter)
+            parameter, added = weight_of(self.model.get_submodule(path)), added_weight(self.model, path)
+            new = weight.to(parameter) if added is None else (weight - added).to(parameter)
+            self._before[path], parameter.data = parameter.data, new
         for path, bias in self.biases.items():
-            module = self.model.get_submodule(path)
+            module = self.model.get_submodule(path_outside(path))
             self._handles.append(module.register_forward_hook(self._shift(bias)))
         return self
 
@@ -80,7 +81,8 @@ class Gates:
                 self._handles.append(module(path).register_forward_hook(self._rescale(site)))
         else:
             hook = self._multiply(site)
-            self._handles.append(module(site.consumers[0].module).register_forward_pre_hook(hook))
+            consumer = module(path_outside(site.consumers[0].module))
+            self._handles.append(consumer.register_forward_pre_hook(hook))
 
     def _multiply(self, site: Site) -> Callable:
         def multiply(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -19,7 +19,7 @@ def axis_masks(pairs: Iterable[tuple[Cut, Site]], model: nn.Module) -> Masks:
         if site.units_are_blocks:
             masks[site.name, 0] = torch.ones(site.units, dtype=torch.bool)
             masks[site.name, 0][list(cut.removed)] = False
-        for member in site.members:
+        for member in site.members + site.adapters:
             length = weight_of(model.get_submodule(member.module)).shape[member.dim]
             mask = masks.setdefault((member.module, member.dim), torch.ones(length, dtype=torch.bool))
             mask[member.places(cut.removed)] = False

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from cfsp.model.adapters import unwrap, wrappers
 from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, set_count
 from cfsp.model.sites import Masks, Member, Site
-from cfsp.model.weights import bias_of, weight_of
+from cfsp.model.weights import added_weight, bias_of, weight_of, whole_weight
 from cfsp.plans.masks import axis_masks, refitted
 from cfsp.plans.plan import Cut, Edit, PrunePlan
 
@@ -52,12 +53,16 @@ def cut_units(pairs: Sequence[tuple[Cut, Site]], model: PreTrainedModel) -> None
                 add_to_bias(model.get_submodule(member.module), cut.bias)
             if cut.consumer is not None:
                 weight = weight_of(model.get_submodule(member.module))
-                weight.copy_(refitted(cut, member, weight))
+                new, added = refitted(cut, member, weight), added_weight(model, member.module)
+                weight.copy_(new if added is None else new - added)
     masks = axis_masks(pairs, model)
     for (names, dim), mask in by_weight(masks, model).items():
         if not mask.all():
             modules = [model.get_submodule(name) for name in names]
             keep_on_axis(modules, dim, mask)
+            for name in names:
+                for wrapper in wrappers(model, name):
+                    resize_wrapper(wrapper, model.get_submodule(name))
     for cut, site in pairs:
         for count in site.counts:
             module = model.get_submodule(count.module)
@@ -100,7 +105,7 @@ def fold_into_bias(cut: Cut, member: Member, model: nn.Module, folded: dict[str,
     an earlier cut removed and, if it has a fill, added (a query head of a group that is removed too).
     """
     module = model.get_submodule(member.module)
-    whole = weight_of(module)
+    whole = whole_weight(model, member.module)
     length = whole.shape[member.dim]
     before = folded.setdefault(member.module, torch.zeros(length, dtype=torch.bool))
     places = member.places(cut.removed)
@@ -150,9 +155,20 @@ def keep_on_axis(modules: Sequence[nn.Module], dim: int, mask: Tensor) -> None:
             module.bias = nn.Parameter(bias[kept], requires_grad=bias.requires_grad)
 
 
+def resize_wrapper(wrapper: nn.Module, module: nn.Module) -> None:
+    """Set the lengths that a wrapper of adapters holds to those of the layer inside."""
+    output = int(isinstance(module, Conv1D))
+    for name, dim in (("out_features", output), ("in_features", 1 - output)):
+        if hasattr(wrapper, name):
+            setattr(wrapper, name, weight_of(module).shape[dim])
+
+
 def drop_site(site: Site, model: nn.Module) -> None:
     """Replace the consumer of an MLP without units, or a whole attention without units, by a constant."""
-    (path,), consumer = site.blocks, site.consumers[0].module
+    (path,), consumer = (
+        site.blocks,
+        unwrap(model, site.consumers[0].module),
+    )  # adapters add nothing to nothing
     block = model.get_submodule(path)
     inner = consumer.removeprefix(f"{path}.")
     if site.units_are_whole_heads:

@@ -86,8 +86,18 @@ class BaseShares(TypedDict):
 Shares = Annotated[Mapping[str, float], BaseShares]
 
 
+class KnowledgeNotes(TypedDict):
+    """What the knowledge analysis measured. deviations: site -> the deviation at each ratio."""
+
+    measure: str
+    ratios: list[float]
+    deviations: Mapping[str, list[float]]
+    protected: list[str]
+
+
 class NoteKeys(TypedDict):
     block_statistics: NotRequired[Mapping[str, PerBlock]]
+    knowledge: NotRequired[KnowledgeNotes]
 
 
 Notes = Annotated[Mapping[str, Any], NoteKeys]

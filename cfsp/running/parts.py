@@ -125,7 +125,7 @@ class Parts:
             return Planned(kept)
         if folder is not None and trains:
             begin_plan(folder, made_from)
-        planned = self.schedule.plan(subject, batches, method, prepared)
+        planned = self.schedule.make(subject, batches, method, prepared)
         if folder is not None and self.recovery.trains and not trains:
             keep_plan(folder, planned.plan, made_from)
         return planned

@@ -10,7 +10,8 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cfsp.allocators.base import Budget
+from cfsp.allocators.base import Allocator, Budget
+from cfsp.allocators.protection import Protected
 from cfsp.checks import check_choice
 from cfsp.data.texts import Text
 from cfsp.model.parameter_count import count_parameters
@@ -26,6 +27,7 @@ from cfsp.schedules.probes import probe_once
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
 from cfsp.statistics.collect import collect
+from cfsp.statistics.knowledge_pass import knowledge_once
 from cfsp.statistics.moments import warn_of_few_tokens
 
 BASES = ("sites", "blocks", "model")
@@ -88,6 +90,23 @@ class Schedule(Checked, ABC):
         """
         self.check(subject.sites, method)
         method.allocator.check(subject.sites, self.budget(subject))
+
+    def make(
+        self,
+        subject: Subject,
+        batches: Iterable[Mapping[str, Tensor]],
+        method: Method,
+        prepared: Any = None,
+    ) -> Planned:
+        """Return the plan, after the analysis that says which sites are protected, if the allocator asks."""
+        if method.allocator.analysis is None:
+            return self.plan(subject, batches, method, prepared)
+        batches = list(batches)
+        allocator, notes = protect_by_knowledge(subject, batches, method.allocator)
+        allocator.check(subject.sites, self.budget(subject))
+        planned = self.plan(subject, batches, replace(method, allocator=allocator), prepared)
+        noted = PrunePlan(planned.plan.edits, planned.plan.notes | {"knowledge": notes})
+        return replace(planned, plan=noted)
 
     @abstractmethod
     def plan(
@@ -154,7 +173,7 @@ class Schedule(Checked, ABC):
                 + (
                     "criterion=learned: this schedule learns its scores"
                     if self.trains
-                    else "a schedule that learns scores: schedule=movement"
+                    else "a schedule that learns scores: schedule=movement or lorashear"
                 )
             )
         check_kinds(criterion, sites)
@@ -193,6 +212,23 @@ class Schedule(Checked, ABC):
             return
         for name, tried in probe_once(subject, batches, method, stats, place).items():
             stats[name] |= tried
+
+
+def protect_by_knowledge(
+    subject: Subject, batches: Sequence[Mapping[str, Tensor]], allocator: Allocator
+) -> tuple[Allocator, dict[str, Any]]:
+    """Return the allocator with the sites that it protects, and notes on the analysis for the plan."""
+    analysis = allocator.analysis
+    assert analysis is not None, "the caller asked"
+    deviations = knowledge_once(subject, batches, analysis)
+    names = analysis.most_sensitive(deviations)
+    notes = {
+        "measure": analysis.measure,
+        "ratios": [*analysis.ratios],
+        "deviations": deviations,
+        "protected": names,
+    }
+    return replace(allocator, protect=Protected(frozenset(names), len(subject.sites))), notes
 
 
 def notes_of(sites: Sequence[Site], stats: Stats) -> dict[str, Any]:

@@ -54,11 +54,7 @@ class TrainedSchedule(WithLoop, Schedule):
 
     def check(self, sites: Sequence[Any], method: Method) -> None:
         super().check(sites, method)
-        if self.parameters.wraps or self.training.sharded:
-            raise ValueError(
-                f"schedule {type(self).__name__} masks the weights that it trains; adapters cannot be merged "
-                "into them; expected recovery/parameters@schedule.parameters=full, without fsdp"
-            )
+        self.check_parameters()
         if self.parameters.frozen and not self.pruner.learns:
             raise ValueError(
                 "frozen weights beside scores that are measured: nothing is trained; expected "
@@ -70,11 +66,32 @@ class TrainedSchedule(WithLoop, Schedule):
                 "compensation=none"
             )
 
+    def check_parameters(self) -> None:
+        """Raise ValueError if the pruner cannot work with the parameters that are trained."""
+        name = type(self.pruner).__name__
+        if self.training.sharded:
+            raise ValueError(f"pruner {name} changes weights between steps; expected a training without fsdp")
+        if self.parameters.wraps and not self.pruner.on_adapters:
+            raise ValueError(
+                f"pruner {name} masks the weights that it trains; adapters cannot be merged into them; "
+                "expected recovery/parameters@schedule.parameters=full"
+            )
+        if self.pruner.on_adapters and (self.parameters.apart or not self.parameters.wraps):
+            raise ValueError(
+                f"pruner {name} prunes by adapters and merges them; expected "
+                "recovery/parameters@schedule.parameters=lora, with merge=true"
+            )
+
     def prepare(self, subject: Subject, method: Method) -> Split:
         super().prepare(subject, method)
-        self.pruner.check(subject.model, subject.sites)
         setting = self.setting(subject)
-        return self.loop.prepare(setting.model, setting.tokenizer, frozenset())
+        self.parameters.check(subject.model)
+        self.pruner.check(subject.model, subject.sites, self.parameters.adapted(subject.model))
+        split = self.loop.prepare(setting.model, setting.tokenizer, frozenset())
+        cheapest = min(self.budget(subject).cost.values())
+        most = self.removed(subject.model, subject.sites) // cheapest
+        self.pruner.check_length(self.training.steps(len(split.train)), most)
+        return split
 
     def setting(self, subject: Subject, dense: PreTrainedModel | None = None) -> Setting:
         """Return the input of the training. Raises ValueError if it has no tokenizer or no folder."""

@@ -18,6 +18,7 @@ from cfsp.model.blocks import block_modules, check_positions, is_causal
 from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Site
 from cfsp.model.views import learned_weights
+from cfsp.model.weights import whole_weight
 from cfsp.passes.modes import evaluating
 from cfsp.statistics.base import STATISTICS, Quantity, Stats
 
@@ -123,11 +124,15 @@ class Moments:
             gradient = gradient.float()
             self.square.addcmul_(gradient, gradient, value=self.share)
 
-    def importance(self, name: str) -> Tensor:
-        """Return a statistic's importance of every element, in float32. [the weight's axes]"""
+    def importance(self, name: str, weight: Tensor | None = None) -> Tensor:
+        """Return a statistic's importance of every element, in float32. [the weight's axes]
+
+        weight: what the layer computes with, where adapters add to its own weight.
+        """
+        own = self.weight.detach() if weight is None else weight
         kind, there = gradient_statistic(name), {"mean": self.mean, "square": self.square}
         moments = {one: moment.float() for one in kind.reads if (moment := there[one]) is not None}
-        return kind.importance(self.weight.detach().float(), moments)
+        return kind.importance(own.float(), moments)
 
 
 def backpropagate(
@@ -205,7 +210,8 @@ def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mappi
             part = torch.stack([zero if w is None else moments[id(w)].importance(name).sum() for w in row])
         else:
             weight, member = row
-            importance = moments[id(weight)].importance(name).movedim(member.dim, 0)
+            used = whole_weight(model, member.module)
+            importance = moments[id(weight)].importance(name, used).movedim(member.dim, 0)
             places = member.places(range(site.units)).to(importance.device)
             part = importance.reshape(len(importance), -1).sum(1)[places]
         parts.append(part.abs())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -108,6 +109,12 @@ class Training(Checked):
                 f"{group}.training.arguments.fsdp: accelerate shards over GPUs and trains whole copies on a "
                 "CPU; expected device=cuda, or no fsdp"
             )
+
+    def steps(self, examples: int) -> int:
+        """Return the number of optimizer steps of a training on so many examples, in one process."""
+        batches = math.ceil(examples / self.batch_size)
+        each = max(math.ceil(batches / self.accumulation), 1)
+        return self.max_steps or math.ceil(self.epochs * each)
 
     @property
     def sharded(self) -> bool:

@@ -65,6 +65,10 @@ class Parameters(Checked, ABC):
     def check(self, model: PreTrainedModel) -> None:
         """Raise ValueError if this model has no such weights."""
 
+    def adapted(self, model: PreTrainedModel) -> list[str]:
+        """Return the paths of the layers that get adapters."""
+        return []
+
     @abstractmethod
     def attach(self, model: PreTrainedModel, change: Change) -> tuple[nn.Module, dict[str, Any]]:
         """Return the module to train, its trainable weights marked, and notes for the record."""

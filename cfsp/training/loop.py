@@ -97,6 +97,8 @@ class Loop:
         grads = [weight.requires_grad for weight in setting.model.parameters()]
         use_cache = setting.model.config.use_cache  # the Trainer turns it off, and the config is saved
         module, notes = self.parameters.attach(setting.model, setting.change)
+        if pruning is not None:
+            pruning.join(module)
         for group in pruning.groups() if pruning is not None else ():
             for scores in group["params"]:
                 scores.requires_grad_(True)  # adapters freeze all that is there

@@ -68,6 +68,9 @@ class Lora(Parameters):
     def check(self, model: PreTrainedModel) -> None:
         self.layers(model)
 
+    def adapted(self, model: PreTrainedModel) -> list[str]:
+        return [path for paths in self.layers(model) for path in paths]
+
     def layers(self, model: PreTrainedModel) -> list[list[str]]:
         """Return paths of the layers to adapt, per block. Raises ValueError if a target is in no block."""
         found = [

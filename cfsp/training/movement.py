@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from transformers import PreTrainedModel
@@ -32,7 +32,7 @@ class Movement(MovementOptions, Pruner):
     def learns(self) -> bool:
         return self.kind.learned
 
-    def check(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
+    def check(self, model: PreTrainedModel, sites: Sequence[Site], adapted: Collection[str] = ()) -> None:
         for site in sites:
             if site.kind not in KINDS:
                 raise ValueError(

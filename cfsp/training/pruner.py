@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cfsp.model.sites import Site
@@ -18,6 +18,15 @@ Decide = Callable[[Mapping[str, Tensor]], Mapping[str, tuple[int, ...]]]
 
 class Pruning(ABC):
     """A pruner inside one model. Its scores are parameters of modules of the model."""
+
+    def join(self, module: nn.Module) -> None:  # noqa: B027  # most methods need none of these three
+        """Take in the module that is trained, with the adapters in it."""
+
+    def steer(self, optimizer: Any) -> None:  # noqa: B027
+        """Take in the optimizer."""
+
+    def begin(self, steps: int) -> None:  # noqa: B027
+        """Take in the number of steps, before the first one or after a restart."""
 
     @abstractmethod
     def groups(self) -> list[dict[str, Any]]:
@@ -35,8 +44,8 @@ class Pruning(ABC):
     def penalty(self) -> Tensor:
         """Return the term that is added to the loss of a step. []"""
 
-    def after_step(self) -> None:  # noqa: B027  # most methods do nothing here
-        """Change the scores after the optimizer's step, for example to project them."""
+    def after_step(self, step: int) -> None:  # noqa: B027
+        """Change scores or weights after the optimizer's step, for example project them. step: from 1."""
 
     @abstractmethod
     def removed(self) -> float:
@@ -65,14 +74,20 @@ class Pruning(ABC):
 class Pruner(Checked, ABC):
     """Chooses what is scored, and the rule by which scores become masks."""
 
+    on_adapters: bool = False
+    """Whether it prunes by the adapters that are trained; otherwise it masks the weights themselves."""
+
     @property
     @abstractmethod
     def learns(self) -> bool:
         """Whether scores are trained; otherwise they are measured."""
 
     @abstractmethod
-    def check(self, model: PreTrainedModel, sites: Sequence[Site]) -> None:
-        """Raise ValueError if the pruner cannot prune this model."""
+    def check(self, model: PreTrainedModel, sites: Sequence[Site], adapted: Collection[str] = ()) -> None:
+        """Raise ValueError if the pruner cannot prune this model. adapted: paths of layers with adapters."""
+
+    def check_length(self, steps: int, units: int) -> None:  # most methods work at any length
+        """Raise ValueError if a training of so many steps is too short to remove so many units."""
 
     @abstractmethod
     def attach(self, model: PreTrainedModel, sites: Sequence[Site], target: float, decide: Decide) -> Pruning:

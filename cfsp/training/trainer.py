@@ -94,6 +94,8 @@ class LossTrainer(Trainer):
     def create_optimizer(self, *args: Any, **options: Any) -> Any:
         """Make the optimizer. The pruner's scores are in groups of their own, not in those of the weights."""
         optimizer = super().create_optimizer(*args, **options)
+        if self.pruning is not None:
+            self.pruning.steer(optimizer)
         groups = self.pruning.groups() if self.pruning is not None else []
         scores = {id(one) for group in groups for one in group["params"]}
         for group in optimizer.param_groups if scores else ():
@@ -104,6 +106,8 @@ class LossTrainer(Trainer):
 
     def create_scheduler(self, num_training_steps: int, *args: Any, **options: Any) -> Any:
         """Make the scheduler. The learning rate of scores depends on the number of steps, known only now."""
+        if self.pruning is not None:
+            self.pruning.begin(num_training_steps)
         for group in getattr(self.optimizer, "param_groups", []):
             if self.pruning is not None and group.get(OF_SCORES):
                 group["lr"] = self.pruning.rate(num_training_steps)
@@ -171,7 +175,7 @@ class Watch(TrainerCallback):
         if self.shown is not None:
             self.shown.advance()
         if self.pruning is not None:
-            self.pruning.after_step()
+            self.pruning.after_step(state.global_step)
 
     def end(self) -> None:
         """Remove the progress bar, however training ended."""

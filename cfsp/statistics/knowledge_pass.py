@@ -1,0 +1,168 @@
+"""The passes of the knowledge analysis: each site masked alone, in the dense model, by gates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from cfsp.bars import bar
+from cfsp.model.blocks import is_causal
+from cfsp.model.sites import Site
+from cfsp.model.views import UnitView
+from cfsp.passes.walk import Walk, walking
+from cfsp.plans.choose import best_units
+from cfsp.plans.gates import Gates
+from cfsp.plans.subject import Subject
+from cfsp.statistics.cached import origin_of_statistics
+from cfsp.statistics.knowledge import Knowledge
+from cfsp.storage.code import code_of
+from cfsp.storage.fingerprints import digest
+from cfsp.storage.tensors import read_tensors, write_tensors
+
+
+def knowledge_once(
+    subject: Subject, batches: Sequence[Mapping[str, Tensor]], analysis: Knowledge
+) -> dict[str, list[float]]:
+    """Return the result of `knowledge_of`, from the cache if this model was analysed so before."""
+    chosen, cache = batches[: analysis.batches], subject.cache
+    options = {**asdict(analysis), "ratios": [*analysis.ratios], "share": None}  # any share reads the same
+    origin = [origin_of_statistics(subject, subject.sites, chosen), options, code_of(knowledge_of)]
+    if cache.folder is None:
+        return knowledge_of(subject.model, subject.sites, chosen, analysis)
+    folder = f"statistics/{digest(origin)}"
+    with cache.alone(folder):
+        kept = cache.get(f"{folder}/knowledge.safetensors", read_tensors)
+        if kept is None:
+            made = knowledge_of(subject.model, subject.sites, chosen, analysis)
+            kept = {name: torch.tensor(values, dtype=torch.float64) for name, values in made.items()}
+            cache.describe(folder)
+            cache.put(f"{folder}/knowledge.safetensors", partial(write_tensors, kept))
+    return {site.name: kept[site.name].tolist() for site in subject.sites}
+
+
+@torch.no_grad()
+def knowledge_of(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Sequence[Mapping[str, Tensor]],
+    analysis: Knowledge,
+) -> dict[str, list[float]]:
+    """Return site name -> deviation from the dense model at each ratio of masked units.
+
+    Raises ValueError if there is no batch, or the model has no loss on them.
+    """
+    if not batches:
+        raise ValueError("the knowledge analysis got no batches; expected calibration samples")
+    found: dict[str, list[float]] = {}
+    with walking(model, batches) as walk:
+        judge = Judge(walk, analysis.measure)
+        for block in bar(range(len(walk.blocks)), "knowledge", "block"):
+            here = [site for site in sites if site.block == block or (block == 0 and site.block is None)]
+            for site in here:
+                found[site.name] = deviations(site, judge, analysis.ratios)
+            if block < len(walk.blocks) - 1:
+                walk.advance()
+    return {site.name: found[site.name] for site in sites}
+
+
+def deviations(site: Site, judge: Judge, ratios: Sequence[float]) -> list[float]:
+    """Return the deviation with the lowest units of one site masked, at each ratio; 0 if that masks none."""
+    model, found = judge.walk.model, []
+    norm = UnitView(model, site).totals(torch.square).sqrt()
+    runs = site.units // site.groups
+    for ratio in ratios:
+        masked = math.floor(ratio * runs)
+        if not masked:
+            found.append(0.0)
+            continue
+        gate = torch.zeros(site.units, device=norm.device)
+        gate[[*best_units(norm, (runs - masked) * site.groups, site.groups)]] = 1
+        with Gates(model, [site], {site.name: gate}):
+            found.append(judge.deviation())
+    return found
+
+
+class Judge:
+    """Measures how far the present model is from the dense one, on the batches of a walk.
+
+    It is made while the model is dense, and reads the dense model's outputs then.
+    """
+
+    def __init__(self, walk: Walk, measure: str) -> None:
+        self.walk, self.measure = walk, measure
+        outputs = [self.output(number) for number in range(len(walk.batches))]
+        self.dense = (
+            [self.shown(number, one) for number, one in enumerate(outputs)] if measure == "kl" else []
+        )
+        self.level = 0.0 if measure == "kl" else self.mean_loss(outputs)
+
+    def output(self, number: int) -> Any:
+        """Run one batch, from the walk's block on."""
+        inputs = {
+            name: tensor.to(self.walk.model.device) for name, tensor in self.walk.batches[number].items()
+        }
+        with self.walk.resumed(number):
+            return self.walk.model(**inputs)
+
+    def shown(self, number: int, output: Any) -> Tensor:
+        """Return log probabilities of the tokens that the mask shows, or of the texts. [answers, choices]"""
+        logits = getattr(output, "logits", None)
+        if logits is None:
+            raise ValueError(
+                f"the knowledge analysis compares what models answer; a {type(self.walk.model).__name__} "
+                "gives no logits; expected a model with a head"
+            )
+        mask = self.walk.batches[number].get("attention_mask")
+        if logits.dim() == 3:
+            logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
+        return logits.float().log_softmax(-1)
+
+    def mean_loss(self, outputs: Sequence[Any]) -> float:
+        """Return the mean loss over all predicted tokens, or of the labels in the batches."""
+        total = count = 0.0
+        for number, output in enumerate(outputs):
+            batch = self.walk.batches[number]
+            if is_causal(self.walk.model) and "labels" not in batch:
+                loss, weight = next_token_loss(output.logits, batch)
+            elif (loss := getattr(output, "loss", None)) is not None:
+                loss, weight = float(loss), len(batch["input_ids"])
+            else:
+                raise ValueError(
+                    "the batches have no labels and the model predicts no next token; expected "
+                    "allocator.knowledge.measure=kl for the knowledge analysis"
+                )
+            total, count = total + loss * weight, count + weight
+        return total / count
+
+    def deviation(self) -> float:
+        """Return how far the model is from the dense one now."""
+        outputs = [self.output(number) for number in range(len(self.walk.batches))]
+        if self.measure != "kl":
+            now = self.mean_loss(outputs)
+            return now - self.level if self.measure == "loss" else math.exp(now) - math.exp(self.level)
+        total = count = 0.0
+        for number, (output, dense) in enumerate(zip(outputs, self.dense, strict=True)):
+            given = self.shown(number, output)
+            total += F.kl_div(given, dense, log_target=True, reduction="sum").item()
+            count += len(dense)
+        return total / count
+
+
+def next_token_loss(logits: Tensor, batch: Mapping[str, Tensor]) -> tuple[float, int]:
+    """Return the mean loss of the next token, in nats, and the number of tokens that it is of.
+
+    logits: [batch, tokens, vocabulary].
+    """
+    ids = batch["input_ids"].to(logits.device)
+    mask = batch.get("attention_mask", torch.ones_like(ids)).to(logits.device).bool()
+    counts = mask[:, 1:] & mask[:, :-1]
+    wanted = ids[:, 1:][counts]
+    return float(F.cross_entropy(logits[:, :-1][counts].float(), wanted)), len(wanted)

@@ -1,0 +1,346 @@
+"""LHSPG: the trial step by hand, saliencies by hand, periods, and runs that remove exactly what is asked."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from families import batches, kinds_of, make
+from transformers import AutoModelForCausalLM
+
+import cfsp
+from cfsp.allocators.global_rank import GlobalRank
+from cfsp.allocators.uniform import Uniform
+from cfsp.plans.plan import PrunePlan
+from cfsp.records.record import Record
+from cfsp.schedules.decide import allocate, choose
+from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.training.base import Change
+from cfsp.training.half_space import GroupSums, half_space_step, mixed_saliency
+from cfsp.training.lhspg import LHSPG
+from cfsp.training.lora import Lora
+
+CHANGE = Change((0, 1), (0.0, 0.0), None)
+
+
+def test_a_trial_step_by_hand():
+    """x = (3, 4) has the norm 5. With lambda 2.5 it is halved, then the adapters' d is added."""
+    x, d = torch.tensor([[3.0], [3.0], [0.0]]), torch.tensor([[1.0], [-9.0], [7.0]])
+    rest = torch.tensor([[4.0], [4.0], [0.0]])
+    shrink = torch.tensor([2.5, 2.5, 2.5])
+    (new, other), gone = half_space_step([x, rest], [d, None], shrink, 0.0)
+    assert new.tolist() == [[2.5], [0.0], [0.0]]  # the second: <(1.5 - 9, 2), x> = -14.5 < 0
+    assert other.tolist() == [[2.0], [0.0], [0.0]]  # a zero group stays zero, whatever is added
+    assert gone.tolist() == [False, True, False]
+    (_, _), gone = half_space_step([x, rest], [d, None], shrink, 0.63)  # <(2.5, 2), x> = 15.5 < 0.63 * 25
+    assert gone.tolist() == [True, True, False]
+
+
+def test_saliencies_by_hand():
+    """W = (3, 4) and D = (1, 0): |W| = 5, |W| / 2 = 2.5, cos = 0.6, <W, D> = 3."""
+    one = GroupSums(torch.tensor([25.0]), torch.tensor([1.0]), torch.tensor([3.0]), 2)
+    found = {name: float(value) for name, value in one.saliencies().items()}
+    assert found == pytest.approx(
+        {
+            "magnitude": 5,
+            "avg_magnitude": 2.5,
+            "cosine_similarity": 1.6,
+            "taylor_first": 3,
+            "taylor_second": 4.5,
+        },
+        rel=1e-5,
+    )
+
+
+def test_the_mixture_divides_by_the_norm_over_living_units():
+    sums = {
+        "a": GroupSums(torch.tensor([9.0, 1e6]), torch.ones(2), torch.tensor([0.0, 1.0]), 1),
+        "b": GroupSums(torch.tensor([16.0]), torch.ones(1), torch.tensor([2.0]), 1),
+    }
+    alive = {"a": torch.tensor([True, False]), "b": torch.tensor([True])}
+    found = mixed_saliency(sums, alive, {"magnitude": 0.5, "taylor_first": 1.0})
+    assert float(found["a"][0]) == pytest.approx(0.5 * 3 / 5)
+    assert float(found["b"][0]) == pytest.approx(0.5 * 4 / 5 + 1.0)
+
+
+def test_the_periods_fill_the_steps():
+    assert LHSPG(periods=3, warmup=0.1, cooldown=0.2).ends(100) == [10, 33, 56, 80]
+    with pytest.raises(ValueError, match="do not fit into 5 steps"):
+        LHSPG(periods=9).check_length(5, 100)
+    with pytest.raises(ValueError, match="at most 4 units are to go; expected at most periods=4"):
+        LHSPG(periods=5).check_length(100, 4)
+
+
+class Bench:
+    """A model with adapters and a pruner in it, trained by hand on one batch."""
+
+    def __init__(self, family="llama", steps=20, target=0.4, optimizer="adamw", allocator=None, **options):
+        self.model = make(family)
+        self.sites = cfsp.find_sites(self.model, kinds_of(self.model))
+        state = PartlyCut(self.model, self.sites)
+        self.total = sum(site.units * state.cost(site) for site in self.sites)
+        self.dearest = max(state.cost(site) for site in self.sites) / self.total
+        stats = {site.name: {} for site in self.sites}
+        allocator = allocator or GlobalRank()
+
+        def decide(scores):
+            widths = allocate(state, self.sites, scores, stats, allocator, round(target * self.total))
+            return choose(self.sites, scores, widths, allocator)
+
+        self.lora = Lora(rank=2, alpha=4, dropout=0.0)
+        self.pruning = LHSPG(**{"periods": 3, "warmup": 0.2, **options}).attach(
+            self.model, self.sites, target, decide
+        )
+        self.module, _ = self.lora.attach(self.model, CHANGE)
+        self.pruning.join(self.module)
+        trained = [one for one in self.module.parameters() if one.requires_grad]
+        kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+        self.optimizer = kinds[optimizer](trained, lr=1e-2)
+        self.pruning.steer(self.optimizer)
+        self.pruning.begin(steps)
+        self.steps, self.done, self.data = steps, 0, batches(count=1)[0]
+
+    def step(self):
+        loss = self.module(**self.data, labels=self.data["input_ids"]).loss
+        loss.backward()
+        frozen = [one for one in self.module.parameters() if not one.requires_grad]
+        assert all(one.grad is None for one in frozen)  # no gradient of a base weight is ever formed
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.done += 1
+        self.pruning.after_step(self.done)
+
+    def rows_of(self, site, units):
+        """The rows of these units in the weights, biases and adapters."""
+        rows = self.pruning.rows[site.name]
+        found = [*rows.take(units)]
+        for added in rows.added(units):
+            found += [] if added is None else [added]
+        return torch.cat([one.flatten() for one in found])
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_mha_biased", "phi3", "gpt2", "gpt_neox", "bert"])
+@pytest.mark.parametrize("variant", ["paper", "linear_decay"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_units_are_exactly_zero_at_the_end_of_their_period(family, variant, optimizer):
+    bench = Bench(family, variant=variant, optimizer=optimizer)
+    pruning, asked = bench.pruning, []
+    while bench.done < bench.steps:
+        marked = {site.name: [*pruning.now[site.name].units] for site in pruning.sites}
+        period = pruning.period
+        bench.step()
+        if 0 <= period < pruning.period:  # a period has just ended
+            for site in pruning.sites:
+                if marked[site.name]:
+                    assert (bench.rows_of(site, marked[site.name]) == 0).all()
+            asked.append(pruning.removed())
+    for removed, part in zip(asked, (1 / 3, 2 / 3, 1), strict=True):
+        assert removed == pytest.approx(0.4 * part, abs=len(bench.sites) * bench.dearest)
+    assert 0.4 - 1e-6 <= asked[-1] <= 0.4 + bench.dearest
+    for site in pruning.sites:  # and they stay so
+        gone = pruning.zero_units(site)
+        assert not gone or (bench.rows_of(site, gone) == 0).all()
+
+
+@pytest.mark.parametrize("family", ["llama", "llama_mha_biased", "phi3", "gpt2", "bert"])
+def test_the_cut_model_agrees_with_the_one_whose_units_are_zero(family):
+    bench = Bench(family)
+    while bench.done < bench.steps:
+        bench.step()
+    keep = bench.pruning.decided()
+    notes = bench.pruning.detach()
+    model, adapters = bench.lora.detach(bench.module)
+    assert adapters is None
+    assert notes["reached"] >= 0.4 - 1e-6
+    assert sum(one["selected"] for one in notes["periods"]) == sum(
+        site.units - len(keep[site.name]) for site in bench.sites
+    )
+    with torch.no_grad():
+        masked = model.eval()(**bench.data).logits
+        state = PartlyCut(model, bench.sites)
+        cfsp.apply(PrunePlan(tuple(state.cut(site, keep[site.name]) for site in bench.sites)), model)
+        torch.testing.assert_close(model(**bench.data).logits, masked, rtol=1e-5, atol=1e-5)
+
+
+def test_a_period_of_the_paper_by_hand():
+    """One redundant unit: lambda = |x| / 4, so x' = x (1 - lambda / |x|) + scale B A, and then B = 0."""
+    bench = Bench(steps=20, periods=1, warmup=0.8, target=0.05)
+    while bench.done < 16:
+        bench.step()
+    pruning = bench.pruning
+    site = next(site for site in pruning.sites if pruning.now[site.name].units)
+    rows, units = pruning.rows[site.name], pruning.now[site.name].units
+    before = rows.take(units)
+    norm = torch.stack([one.square().sum(1) for one in before]).sum(0).sqrt()
+    torch.testing.assert_close(pruning.now[site.name].shrink, norm / 4)
+    pruning_step, heard = pruning.after_step, {}
+
+    def after_step(step):
+        heard["added"] = rows.added(units)
+        pruning_step(step)
+
+    pruning.after_step = after_step
+    bench.step()
+    for new, x, d in zip(rows.take(units), before, heard["added"], strict=True):
+        torch.testing.assert_close(new, x * 0.75 + d)
+    assert all((one == 0).all() for one in rows.added(units))
+
+
+def test_linear_decay_by_hand():
+    """Four steps multiply rows and B by 3/4, 2/3, 1/2, 0."""
+    bench = Bench(steps=20, periods=1, warmup=0.8, target=0.05, variant="linear_decay")
+    while bench.done < 16:
+        bench.step()
+    site = next(site for site in bench.pruning.sites if bench.pruning.now[site.name].units)
+    rows, units = bench.pruning.rows[site.name], bench.pruning.now[site.name].units
+    start = rows.take(units)[0]
+    for left in (0.75, 0.5, 0.25, 0.0):
+        bench.step()
+        torch.testing.assert_close(rows.take(units)[0], start * left)
+    assert (bench.rows_of(site, units) == 0).all()
+
+
+def test_merging_keeps_the_function_and_empties_the_optimizer():
+    bench = Bench(steps=20)
+    for _ in range(6):
+        bench.step()
+    before = bench.module(**bench.data).logits
+    with torch.no_grad():
+        bench.pruning.merge()
+        torch.testing.assert_close(bench.module(**bench.data).logits, before, rtol=1e-4, atol=1e-4)
+    for layer in bench.pruning.layers.values():
+        assert (layer.b == 0).all()
+        assert all((value == 0).all() for value in bench.optimizer.state[layer.b].values())
+
+
+def test_the_pruner_goes_on_from_its_state_and_its_adapters():
+    whole, killed = Bench(), Bench()
+    for _ in range(11):  # in the second period
+        whole.step()
+        killed.step()
+    state = {name: one.clone() for name, one in killed.pruning.state().items()}
+    adapters = {name: one.clone() for name, one in killed.module.state_dict().items() if "lora_" in name}
+    again = Bench()
+    again.pruning.restore(state)
+    again.module.load_state_dict(adapters, strict=False)
+    again.optimizer.load_state_dict(killed.optimizer.state_dict())
+    again.done = killed.done
+    for name, weight in killed.module.state_dict().items():
+        assert torch.equal(again.module.state_dict()[name], weight), name
+    while whole.done < whole.steps:
+        whole.step()
+        again.step()
+    assert again.pruning.decided() == whole.pruning.decided()
+    for name, weight in whole.module.state_dict().items():
+        assert torch.equal(again.module.state_dict()[name], weight), name
+
+
+def test_no_small_site_starves():
+    """A site of four key/value groups loses one in four periods, though a fourth of one rounds to none."""
+    bench = Bench("llama", periods=4, target=0.25, allocator=Uniform())
+    while bench.done < bench.steps:
+        bench.step()
+    kept = bench.pruning.decided()
+    assert [len(kept[site.name]) for site in bench.sites if site.kind == "attention"] == [3, 3]
+
+
+SHORT = [
+    "schedule=lorashear",
+    "sites=[mlp,attention]",
+    "schedule.pruner.periods=3",
+    "schedule.training.max_steps=24",
+    "schedule.training.batch_size=4",
+    "schedule.training.warmup=0",
+    "schedule.training.learning_rate=1e-2",
+    "schedule.training.evaluate_every=6",
+]
+
+
+def own_text(text_file, window=16, held_out=8):
+    return [
+        "recovery/data@schedule.data=text",
+        f"schedule.data.sources.text.text.paths={text_file}",
+        f"schedule.data.window={window}",
+        f"schedule.data.held_out={held_out}",
+    ]
+
+
+@pytest.mark.parametrize("words", [[], ["+schedule.training.arguments.optim=sgd"]])
+def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, tmp_path, words):
+    record = Record.load(cli(*SHORT, *own_text(text_file), *words, "sparsity=0.5", f"save={tmp_path}/out"))
+    assert 0.5 <= record.sparsity["sites"] < 0.58
+    training = record.schedule_training
+    assert (training["steps"], training["met"]) == (24, True)
+    assert training["reached"] == pytest.approx(record.sparsity["sites"])
+    assert record.density > 0.999  # nothing zero is left
+    mine, tokenizer = cfsp.load(tmp_path / "out")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
+    tokens = tokenizer("a word", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(mine(**tokens).logits, plain(**tokens).logits)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_overrides, text_file, tmp_path):
+    words = [
+        *tiny_overrides(),
+        *SHORT,
+        *own_text(text_file),
+        "sparsity=0.5",
+        "schedule.training.max_steps=120",
+    ]
+
+    def start(results):
+        command = [sys.executable, "-m", "cfsp", *words, f"results={results}"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        )
+
+    killed, deadline = start(tmp_path / "killed"), time.monotonic() + 240
+    pattern = "recovery/*/schedule/checkpoint-60/trainer_state.json"
+    while not list((tmp_path / "killed").glob(pattern)) and time.monotonic() < deadline:
+        assert killed.poll() is None, killed.communicate()
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    again = start(tmp_path / "killed")
+    out, err = again.communicate()
+    assert "begins anew" not in err
+    whole, _ = start(tmp_path / "whole").communicate()
+    found, expected = (Record.load(text.splitlines()[-1]) for text in (out, whole))
+    assert found.widths == expected.widths
+    for key in ("steps", "tokens", "reached", "periods", "held_out_curve"):
+        assert found.schedule_training[key] == expected.schedule_training[key], key
+    for name, metric in expected.metrics["pruned"].items():
+        assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["schedule.parameters.targets=[o_proj]"],
+            "mlp has no adapter on any of 2 layers that make its units",
+        ),
+        (["schedule.pruner.periods=20", "schedule.training.max_steps=4"], "do not fit into 4 steps"),
+        (["sites=[attention]", "schedule.pruner.periods=9"], r"periods=9, but at most \d units are to go"),
+        (["sites=[query_heads]"], "expected only mlp and attention in sites"),
+        (
+            ["recovery/parameters@schedule.parameters=full"],
+            "expected recovery/parameters@schedule.parameters=lora",
+        ),
+        (["schedule.parameters.merge=false"], "with merge=true"),
+        (["schedule.pruner.variant=linear"], "expected one of paper, linear_decay"),
+        (["schedule.pruner.warmup=0"], "expected a warmup above 0"),
+        (["schedule.pruner.epsilon=1"], r"expected a number in \[0, 1\)"),
+        (["allocator.protect=[0,1]"], "every block is protected"),
+        (["allocator.protect=[0]", "sparsity=0.9"], "expected at most 0"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(cli, text_file, words, message):
+    with pytest.raises(ValueError, match=message):
+        cli(*SHORT, *own_text(text_file), "sparsity=0.3", *words)
