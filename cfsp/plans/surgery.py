@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, set_count
+from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, keep_heads, set_count
 from cfsp.model.sites import Masks, Member, Site
 from cfsp.model.weights import bias_of, weight_of
 from cfsp.plans.masks import axis_masks, refitted
@@ -59,6 +59,8 @@ def cut_units(pairs: Sequence[tuple[Cut, Site]], model: PreTrainedModel) -> None
             modules = [model.get_submodule(name) for name in names]
             keep_on_axis(modules, dim, mask)
     for cut, site in pairs:
+        if site.biased is not None and cut.removed:
+            keep_heads(model.get_submodule(site.biased), cut.keep)
         for count in site.counts:
             module = model.get_submodule(count.module)
             value = get_count(module, count.attribute) * len(cut.keep) // site.units
@@ -157,7 +159,8 @@ def drop_site(site: Site, model: nn.Module) -> None:
     inner = consumer.removeprefix(f"{path}.")
     if site.units_are_whole_heads:
         assert site.whole is not None, f"{site.name} cannot go as a whole, as the check of its cut says"
-        drop_attention(block, site.whole.removeprefix(f"{path}."), inner, site.block)
+        index = int(path.rpartition(".")[2])  # in its own stack
+        drop_attention(block, site.whole.removeprefix(f"{path}."), inner, index)
     else:
         drop_inputs(block, inner)
 
