@@ -25,7 +25,7 @@ from cfsp.records.record import Metric
 
 @dataclass(frozen=True)
 class TaskScores(Evaluator):
-    """The metrics of a task, each named `metric/task`. Higher is better.
+    """The metrics of a task, each named `metric/task`.
 
     limit: measure only the first rows of the test split; null: all.
     """
@@ -91,7 +91,7 @@ class TaskScores(Evaluator):
         encoded = self.encoded(tokenizer)
         answers = self.task.answers(self.outputs(model, tokenizer, encoded.examples), encoded, self.items)
         return {
-            f"{name}/{self.task.name}": Metric(score.value, score.stderr, score.n, "higher", protocol)
+            f"{name}/{self.task.name}": Metric(score.value, score.stderr, score.n, score.better, protocol)
             for name, score in self.task.scores(answers, self.items).items()
         }
 

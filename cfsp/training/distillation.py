@@ -46,6 +46,11 @@ class Distillation(Objective):
                 "a task whose label is a number has no distribution to distil; expected logit_weight=0 and "
                 "hidden_weight above 0, or objective=next_token"
             )
+        if self.hidden_weight and not task.one_stack:
+            raise ValueError(
+                "hidden_weight compares one stack of blocks, and the task's models have two; expected "
+                "hidden_weight=0"
+            )
         return replace(self, task=task)
 
     def __post_init__(self) -> None:

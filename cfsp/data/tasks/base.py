@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,9 @@ class Task(Checked, ABC):
 
     options: ClassVar[Mapping[str, Any]] = {}
     """Arguments of the model besides its inputs."""
+
+    one_stack: ClassVar[bool] = True
+    """Whether the model has one list of hidden states, all of the same tokens."""
 
     @property
     def choices(self) -> Sequence[str] | None:
@@ -70,6 +73,7 @@ class Score:
     value: float
     stderr: float | None
     n: int
+    better: Literal["lower", "higher"] = "higher"
 
 
 @dataclass(frozen=True)
