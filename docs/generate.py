@@ -76,8 +76,8 @@ COMMON = {
 def families() -> str:
     """A row for every model type: which sites it has."""
     rows = [
-        "| `model_type` | `mlp` | `attention` | `query_heads` | `block` | `hidden` |",
-        "|---|---|---|---|---|---|",
+        "| `model_type` | `mlp` | `attention` | `cross_attention` | `query_heads` | `block` | `hidden` |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, layout in sorted(cfsp.LAYOUTS.items()):
         heads = layout.places.get("attention")
@@ -85,7 +85,8 @@ def families() -> str:
         grouped = heads is not None and "groups" in layout.names
         queries = "no" if not grouped else "if grouped" if attention == "yes" else f"if grouped, {attention}"
         hidden = "yes" if layout.norms else "no"
-        rows.append(f"| `{name}` | yes | {attention} | {queries} | yes | {hidden} |")
+        whole, crosses = ("yes", "no") if layout.decoder is None else ("no", "yes")
+        rows.append(f"| `{name}` | yes | {attention} | {crosses} | {queries} | {whole} | {hidden} |")
     return "\n".join(rows)
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 from families import FAMILIES, batches, make
 from labelled import saved_encoder, toy
+from two_stacks import saved_pair, summaries
 
 from cfsp.model.families import LAYOUTS
 
@@ -97,6 +98,8 @@ def desk(tmp_path, monkeypatch, tiny_checkpoint, text_file):
     saved_encoder(mine / "reader", "BertForQuestionAnswering")
     toy(mine / "train.tsv", 64, seed=0)
     toy(mine / "dev.tsv", 16, seed=1)
+    saved_pair(mine / "t5", "t5")
+    summaries(mine / "pairs.jsonl", 40, seed=0)
     row = {"question": "who ran ?", "context": "a dog ran", "answers": [{"text": "dog", "answer_start": 2}]}
     (mine / "squad.json").write_text(f"{json.dumps(row)}\n" * 40)
     monkeypatch.chdir(tmp_path)

@@ -8,7 +8,7 @@ import transformers as t
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from cfsp.model.blocks import places_of
+from cfsp.model.blocks import place_kinds
 from cfsp.model.find_sites import site_kinds
 
 VOCABULARY, POSITIONS = 61, 48
@@ -132,7 +132,7 @@ def words() -> t.PreTrainedTokenizerBase:
 
 def kinds_of(model: t.PreTrainedModel) -> list[str]:
     """The kinds of sites in a block that share no weights."""
-    return [*places_of(model)]
+    return place_kinds(model)
 
 
 def all_kinds(model: t.PreTrainedModel) -> list[str]:

@@ -12,7 +12,7 @@ from test_surgery import kind_sets, logits, ones_for, random_plan
 from transformers import AutoModel, AutoModelForCausalLM
 
 import cfsp
-from cfsp.model.blocks import places_of
+from cfsp.model.blocks import block_modules, places_of
 
 SETTINGS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
@@ -39,7 +39,11 @@ def cut(family, kinds, fill=False):
 def emptied(family):
     """A model whose first block has lost its MLP and, where that can be, its attention."""
     model = make(family)
-    kinds = [kind for kind, place in places_of(model).items() if kind == "mlp" or place.whole]
+    kinds = [
+        kind
+        for kind, place in places_of(model, block_modules(model)[0]).items()
+        if kind == "mlp" or place.whole
+    ]
     sites = cfsp.find_sites(model, kinds)[: len(kinds)]
     fills = ones_for(sites)
     edits = tuple(cfsp.Cut(site.name, site.units, (), fills[site.name]) for site in sites)

@@ -20,7 +20,7 @@ from families import batches, make
 plan = cfsp.plan(make("llama"), batches(count=1), sparsity=0.5)
 assert plan.edits
 """
-NAMES = {"hydra": "hydra-core", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+NAMES = {"hydra": "hydra-core", "rouge_score": "rouge-score", "sklearn": "scikit-learn", "yaml": "pyyaml"}
 """Module -> the package that holds it, where the two have different names."""
 OWN = {"cfsp", "hydra_plugins"}
 

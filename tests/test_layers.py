@@ -28,6 +28,7 @@ ONLY_IN = {
     "matplotlib": ("report",),
     "lm_eval": ("evaluation/zero_shot.py",),
     "tqdm": ("bars.py",),
+    "rouge_score": ("data/tasks/rouge.py",),
     "sklearn": ("data/tasks/metrics.py",),
     "scipy": ("data/tasks/metrics.py",),
 }

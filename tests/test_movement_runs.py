@@ -160,7 +160,9 @@ def test_the_table_names_the_schedule(cli, text_file, capsys):
     assert "perplexity" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["squad_v1", "squad_v2 model.path=my/bert", "mnli model.path=my/bert"])
+@pytest.mark.parametrize(
+    "name", ["squad_v1", *(f"{one} model.path=my/base" for one in ("squad_v2", "mnli", "cnn_dm"))]
+)
 def test_the_papers_recipes_are_understood(name):
     parts = understood(f"cfsp +experiment=block_pruning/{name}")
     assert parts.schedule.trains

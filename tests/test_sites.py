@@ -76,7 +76,7 @@ def test_unknown_model_type_names_the_known_ones_and_what_to_do():
     model = make("llama")
     model.config.model_type = "nonesuch"
     with pytest.raises(
-        ValueError, match=r"'nonesuch' has no layout; known: bert, bloom, .*LAYOUTS\['nonesuch'\]"
+        ValueError, match=r"'nonesuch' has no layout; known: bart, bert, bloom, .*LAYOUTS\['nonesuch'\]"
     ):
         find_sites(model)
 

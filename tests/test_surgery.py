@@ -7,7 +7,7 @@ import torch
 from families import DECODERS, all_kinds, batches, kinds_of, make
 
 from cfsp.evaluation.latency import cache_of
-from cfsp.model.blocks import places_of
+from cfsp.model.blocks import block_modules, places_of
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
 from cfsp.plans.choose import best_units
@@ -94,7 +94,11 @@ def test_what_a_mixed_plan_leaves_is_predicted_to_the_parameter(family):
 
 def test_an_emptied_site_computes_nothing_and_counts_nothing(family, tokens):
     model = make(family)
-    kinds = [kind for kind, place in places_of(model).items() if kind == "mlp" or place.whole]
+    kinds = [
+        kind
+        for kind, place in places_of(model, block_modules(model)[0]).items()
+        if kind == "mlp" or place.whole
+    ]
     sites = find_sites(model, kinds)[: len(kinds)]
     fills = ones_for(sites)
     plan = PrunePlan(tuple(Cut(site.name, site.units, (), fills[site.name]) for site in sites))

@@ -125,6 +125,7 @@ def load_example(head: str, needs_remote_code: bool) -> str:
         "masked_lm": "AutoModelForMaskedLM",
         "sequence_classification": "AutoModelForSequenceClassification",
         "question_answering": "AutoModelForQuestionAnswering",
+        "sequence_to_sequence": "AutoModelForSeq2SeqLM",
     }[head]
     note = "  # its blocks differ; transformers >= 5.14" if needs_remote_code else ""
     trust = ", trust_remote_code=True" if needs_remote_code else ""

@@ -14,8 +14,8 @@ from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
 from cfsp.model import modeling_pruned
-from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
-from cfsp.model.families import Place
+from cfsp.model.blocks import block_modules, blocks_path, count_paths, layout_of, places_of, stacks_of
+from cfsp.model.families import Layout, Place
 from cfsp.model.find_sites import axis_length, head_channels
 from cfsp.model.modeling_pruned import Pruned, linear_sizes
 from cfsp.model.sites import Site
@@ -30,8 +30,12 @@ AUTO_CLASSES = {
     "ForMaskedLM": "AutoModelForMaskedLM",
     "ForSequenceClassification": "AutoModelForSequenceClassification",
     "ForQuestionAnswering": "AutoModelForQuestionAnswering",
+    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
 }
 """Ending of a class that can be saved -> auto class that loads it."""
+
+AllSizes = Sequence[Sequence[Mapping[str, Any]]]
+"""Stack -> block -> its sizes, by what they count."""
 
 
 def describe(model: PreTrainedModel) -> PreTrainedConfig:
@@ -39,7 +43,7 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
 
     Raises ValueError if no config does.
     """
-    stock, sizes = stock_class(model), block_sizes(model)
+    stock, sizes = stock_class(model), [stack_sizes(model, stack) for stack in stacks_of(model)]
     base = copy.deepcopy(model.config)
     base.per_layer_config = None
     for name in ("pruned", "auto_map"):
@@ -48,17 +52,15 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
         base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
     hidden = weight_of(model.get_input_embeddings()).shape[1]
     cut_hidden = bool(layout_of(model).norms) and hidden != base.hidden_size
-    if cut_hidden or any(one.get("heads") != base.num_attention_heads for one in sizes if "heads" in one):
+    cut_heads = any(one.get("heads") != base.num_attention_heads for one in sizes[0] if "heads" in one)
+    if cut_hidden or (cut_heads and len(sizes) == 1):
         base.head_dim = head_channels(base)
     if cut_hidden:
         base.hidden_size = hidden
-    if all(one == sizes[0] for one in sizes):
-        plain = copy.deepcopy(base)
-        for what, value in sizes[0].items():
-            setattr(plain, layout_of(model).names[what], value)
-        if difference(model, stock, plain) is None:
-            plain.architectures = [stock.__name__]
-            return plain
+    plain = plain_config(model, base, sizes)
+    if plain is not None and difference(model, stock, plain) is None:
+        plain.architectures = [stock.__name__]
+        return plain
     config = differing_blocks(model, base, stock, sizes)
     problem = difference(model, pruned_class(stock), config)
     if problem:
@@ -66,29 +68,39 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     return config
 
 
+def plain_config(model: PreTrainedModel, base: PreTrainedConfig, sizes: AllSizes) -> PreTrainedConfig | None:
+    """Return the config without a table of sizes, if all blocks of a stack have the same ones.
+
+    It may still not be that of the model. Returns None if a name would have two values.
+    """
+    named: dict[str, int] = {}
+    for stack, blocks in zip(stacks_of(model), sizes, strict=True):
+        if any(one != blocks[0] or "kept" in one for one in blocks):
+            return None
+        for what, value in blocks[0].items():
+            name = stack.names["heads" if what == "cross" else what]
+            if named.setdefault(name, value) != value:
+                return None
+    plain = copy.deepcopy(base)
+    for name, value in named.items():
+        setattr(plain, name, value)
+    return plain
+
+
 def differing_blocks(
-    model: PreTrainedModel, base: PreTrainedConfig, stock: type[PreTrainedModel], sizes: list[dict[str, int]]
+    model: PreTrainedModel, base: PreTrainedConfig, stock: type[PreTrainedModel], sizes: AllSizes
 ) -> PreTrainedConfig:
     """Return the config of a model that needs `modeling_pruned`."""
-    layout, places = layout_of(model), places_of(model)
     config = copy.deepcopy(base)
     with torch.device("meta"):
         ordinary = dict(stock(copy.deepcopy(base)).named_parameters())
-    counts = [[*path, what] for place in places.values() for path, what in count_paths(place).items()]
-    config.pruned = {
-        "stock": stock.__name__,
-        "blocks": block_modules(model)[0].rsplit(".", 1)[0],
-        "names": {what: layout.names[what] for what in sizes[0]},
-        "head_dim": head_channels(base),
-        "linears": linears(places),
-        "counts": counts,
-        "attention": places["attention"].whole if "attention" in places else None,
-        "biases": [
-            name.removesuffix(".bias")
-            for name, _ in model.named_parameters()
-            if name.endswith(".bias") and name not in ordinary
-        ],
-    }
+    tables = [stack_table(model, stack) for stack in stacks_of(model)]
+    biases = [
+        name.removesuffix(".bias")
+        for name, _ in model.named_parameters()
+        if name.endswith(".bias") and name not in ordinary
+    ]
+    shared = {"stock": stock.__name__, "biases": biases}
     name = f"Pruned{stock.__name__}"
     config.architectures = [name]
     module = Path(MODELING_FILE).stem
@@ -96,36 +108,77 @@ def differing_blocks(
         "AutoModel": f"{module}.Pruned{headless(stock).__name__}",
         auto_class(stock.__name__): f"{module}.{name}",
     }
+    if len(tables) > 1:  # transformers' `per_layer_config` is of one stack
+        stacks = [table | {"sizes": own} for table, own in zip(tables, sizes, strict=True)]
+        config.pruned = shared | {"stacks": stacks}
+        return config
+    names = {what: layout_of(model).names[what] for what in sizes[0][0]}
+    config.pruned = shared | tables[0] | {"names": names}
     config.allow_global_per_layer_attribute_access = True  # validators of some families read it
     config.per_layer_config = {
-        index: {layout.names[what]: value for what, value in one.items()} for index, one in enumerate(sizes)
+        index: {names[what]: value for what, value in one.items()} for index, one in enumerate(sizes[0])
     }
     return config
+
+
+def stack_table(model: PreTrainedModel, stack: Layout) -> dict[str, Any]:
+    """Return what `modeling_pruned` must know about the blocks of one stack, besides their sizes."""
+    path = blocks_path(model, stack)
+    places = places_of(model, f"{path}.0")
+    table = {
+        "blocks": path,
+        "head_dim": head_channels(model.config, stack.names.get("heads", "num_attention_heads")),
+        "linears": linears(places),
+        "counts": [
+            [*where, f"cross_{what}" if kind == "cross_attention" else what]
+            for kind, place in places.items()
+            for where, what in count_paths(place).items()
+        ],
+    }
+    wholes = {kind: place.whole for kind, place in places.items() if kind != "mlp"}
+    return {"attention": None} | table | wholes
 
 
 def linears(places: Mapping[str, Place]) -> dict[str, list[str | None]]:
     """Return path in a block -> [runs of its outputs, runs of its inputs]."""
     table: dict[str, list[str | None]] = {}
     for kind, place in places.items():
+        crosses = kind == "cross_attention"
         for path, runs in place.producers.items():
-            table[path] = ["".join(runs), None]
-        table[place.consumer] = [None, "n" if kind == "mlp" else "q"]
+            table[path] = ["x" if crosses else "".join(runs), None]
+        table[place.consumer] = [None, {"mlp": "n", "cross_attention": "x"}.get(kind, "q")]
     return table
 
 
-def block_sizes(model: PreTrainedModel) -> list[dict[str, int]]:
-    """Count neurons, query heads and key/value groups of every block, if the family has sites for them."""
-    layout, places, head_dim = layout_of(model), places_of(model), head_channels(model.config)
+def block_sizes(model: PreTrainedModel) -> list[dict[str, Any]]:
+    """Return the sizes of every block, by what they count; an encoder's before its decoder's."""
+    return [one for stack in stacks_of(model) for one in stack_sizes(model, stack)]
+
+
+def stack_sizes(model: PreTrainedModel, stack: Layout) -> list[dict[str, Any]]:
+    """Count neurons, query heads and key/value groups of a stack's blocks, if the family has sites for them.
+
+    cross: heads that read the encoder. kept: path of an attention -> its heads that are left, if some went.
+    """
+    path = blocks_path(model, stack)
+    head_dim = head_channels(model.config, stack.names.get("heads", "num_attention_heads"))
     sizes = []
-    for path in block_modules(model):
-        one: dict[str, int] = {"width": inputs_left(model, f"{path}.{places['mlp'].consumer}")}
+    for block in (one for one in block_modules(model) if one.rpartition(".")[0] == path):
+        places = places_of(model, block)
+        one: dict[str, Any] = {"width": inputs_left(model, f"{block}.{places['mlp'].consumer}")}
         if "attention" in places:
             place = places["attention"]
-            heads = inputs_left(model, f"{path}.{place.consumer}") // head_dim
+            heads = inputs_left(model, f"{block}.{place.consumer}") // head_dim
             one["heads"] = heads
-            if "groups" in layout.names:
-                rows = sum(axis_length(model, f"{path}.{name}", True) for name in place.producers if heads)
+            if "groups" in stack.names:
+                rows = sum(axis_length(model, f"{block}.{name}", True) for name in place.producers if heads)
                 one["groups"] = (rows // head_dim - heads) // 2
+        if "cross_attention" in places:
+            one["cross"] = inputs_left(model, f"{block}.{places['cross_attention'].consumer}") // head_dim
+        biased = [place.biased for place in places.values() if place.biased]
+        kept = {name: getattr(model.get_submodule(f"{block}.{name}"), "kept", None) for name in biased}
+        if kept := {name: heads for name, heads in kept.items() if heads is not None}:
+            one["kept"] = kept
         sizes.append(one)
     return sizes
 

@@ -55,6 +55,7 @@ HEADS = {
     "masked_lm": transformers.AutoModelForMaskedLM,
     "sequence_classification": transformers.AutoModelForSequenceClassification,
     "question_answering": transformers.AutoModelForQuestionAnswering,
+    "sequence_to_sequence": transformers.AutoModelForSeq2SeqLM,
 }
 
 
@@ -206,7 +207,8 @@ def loader(source: str | Path, head: str, revision: str | None) -> type:
 def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
     """Raise ValueError if a weight has another shape, is missing, or belongs to no module.
 
-    Weights may be missing for a new task head. Only checkpoints of a causal model must have no others.
+    Weights may be missing for a new task head. Only checkpoints of a model that writes text must have no
+    others.
     """
     for name, found, wanted in sorted(loaded["mismatched_keys"]):
         raise ValueError(
@@ -214,12 +216,12 @@ def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
             "config.json, or the task's labels; expected the config, or the labels, of these weights"
         )
     missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
-    if missing and head in ("causal_lm", "masked_lm"):
+    if missing and head in ("causal_lm", "masked_lm", "sequence_to_sequence"):
         raise ValueError(
             f"model path {str(path)!r}: {len(missing)} weights are missing and would be random, such as "
             f"{missing[0]}; expected a whole checkpoint of a {head}"
         )
-    if unexpected and head == "causal_lm":
+    if unexpected and head in ("causal_lm", "sequence_to_sequence"):
         raise ValueError(
             f"model path {str(path)!r}: {len(unexpected)} weights belong to no module, such as "
             f"{unexpected[0]}; expected a checkpoint of the model that config.json describes"

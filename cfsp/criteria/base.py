@@ -11,7 +11,7 @@ from torch import Tensor
 from cfsp.model.views import UnitView
 from cfsp.options import Checked
 
-IN_BLOCKS = frozenset({"mlp", "attention", "query_heads"})
+IN_BLOCKS = frozenset({"mlp", "attention", "cross_attention", "query_heads"})
 EVERY_KIND = IN_BLOCKS | {"block", "hidden"}
 
 

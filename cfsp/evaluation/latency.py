@@ -17,6 +17,7 @@ from cfsp.checks import check_integer
 from cfsp.evaluation.base import PairedEvaluator
 from cfsp.machine.memory import peak_bytes, reset_peak, resident_bytes
 from cfsp.model.blocks import check_positions, is_causal
+from cfsp.model.model_inputs import inputs_of_tokens
 from cfsp.model.pass_cost import seconds_of
 from cfsp.records.record import Metric
 
@@ -28,7 +29,8 @@ class Latency(PairedEvaluator):
     Prefill is one pass over `prompt` random tokens that fills the cache and gives the first new token
     (the time to first token). Decode is each of the `new_tokens` after it, greedy. A metric is the median
     of `repeats` rounds, after `warmup` rounds that do not count; its spread is their range. On a GPU, CUDA
-    events take the time. A model that does not predict the next token has one stage, `forward`: one pass.
+    events take the time. A model that does not predict the next token has one stage, `forward`: one pass,
+    in which an encoder-decoder reads the tokens in both stacks.
     """
 
     batch_sizes: Sequence[int]
@@ -112,7 +114,7 @@ class Latency(PairedEvaluator):
     def generate(self, model: PreTrainedModel, ids: Tensor) -> tuple[float, ...]:
         """Return the seconds of prefill, and of all tokens after the first; or those of one pass."""
         if not is_causal(model):
-            return (seconds_of(lambda: model(input_ids=ids), model.device),)
+            return (seconds_of(lambda: model(**inputs_of_tokens(model, ids)), model.device),)
         state: dict[str, Any] = {}
 
         def prefill() -> None:

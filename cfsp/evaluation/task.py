@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.data.labelled_rows import LabelledRows
-from cfsp.data.tasks.base import Encoded, OwnRows, without_labels
+from cfsp.data.tasks.base import Encoded, OwnRows
 from cfsp.data.texts import Text
 from cfsp.data.windows import fingerprint_examples
 from cfsp.evaluation.base import Evaluator
@@ -25,7 +25,7 @@ from cfsp.records.record import Metric
 
 @dataclass(frozen=True)
 class TaskScores(Evaluator):
-    """The metrics of a task, each named `metric/task`. Higher is better.
+    """The metrics of a task, each named `metric/task`.
 
     limit: measure only the first rows of the test split; null: all.
     """
@@ -91,7 +91,7 @@ class TaskScores(Evaluator):
         encoded = self.encoded(tokenizer)
         answers = self.task.answers(self.outputs(model, tokenizer, encoded.examples), encoded, self.items)
         return {
-            f"{name}/{self.task.name}": Metric(score.value, score.stderr, score.n, "higher", protocol)
+            f"{name}/{self.task.name}": Metric(score.value, score.stderr, score.n, score.better, protocol)
             for name, score in self.task.scores(answers, self.items).items()
         }
 
@@ -111,11 +111,5 @@ class TaskScores(Evaluator):
             for rows in bar(batches, f"task {self.task.name}", "batch"):
                 batch = collate([examples[row] for row in rows])
                 inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-                output = model(**without_labels(inputs))
-                found |= dict(zip(rows, self.task.outputs_of(output, inputs), strict=True))
-        if not all(one.isfinite().all() for one in found.values()):
-            raise ValueError(
-                f"task {self.task.name}: an output is NaN or infinite; check the weights, or use "
-                "model.dtype=float32"
-            )
+                found |= dict(zip(rows, self.task.respond(model, inputs), strict=True))
         return [found[row] for row in range(len(examples))]

@@ -7,14 +7,23 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from cfsp.model.families import LAYOUTS, Layout, Place
 from cfsp.model.unsupported import why_unsupported
 
+WHOLE = ("ForConditionalGeneration", "Model")
+"""Endings of the classes that have both stacks of an encoder-decoder."""
 
-def places_of(model: PreTrainedModel) -> dict[str, Place]:
-    """Return the kinds of sites in a block of this model, by its family and its config."""
+
+def places_of(model: PreTrainedModel, block: str) -> dict[str, Place]:
+    """Return the kinds of sites in a block, by the model's family and its config. block: its path."""
     return {
         kind: place
-        for kind, place in layout_of(model).places.items()
+        for kind, place in stack_of(model, block).places.items()
         if not (place.unless and getattr(model.config, place.unless, False))
     }
+
+
+def place_kinds(model: PreTrainedModel) -> list[str]:
+    """Return the kinds of sites that any block of this model has."""
+    firsts = [f"{blocks_path(model, stack)}.0" for stack in stacks_of(model)]
+    return [*dict.fromkeys(kind for path in firsts for kind in places_of(model, path))]
 
 
 def count_paths(place: Place) -> dict[tuple[str, str], str]:
@@ -36,7 +45,40 @@ def layout_of(model: PreTrainedModel) -> Layout:
             f"To add it, give cfsp.model.families.LAYOUTS[{model_type!r}] a Layout "
             "(docs/extend/family.md), in a module that plugins=[...] names"
         )
-    return LAYOUTS[model_type]
+    layout = LAYOUTS[model_type]
+    if layout.decoder and not type(model).__name__.endswith(WHOLE):
+        raise ValueError(
+            f"a {type(model).__name__} is not pruned here: of a {model_type} expected the encoder-decoder "
+            "itself, with model.head=sequence_to_sequence"
+        )
+    chosen = (other for flag, other in layout.variants.items() if getattr(model.config, flag, False))
+    return next(chosen, layout)
+
+
+def stacks_of(model: PreTrainedModel) -> list[Layout]:
+    """Return the layout of every stack of blocks: one, or the encoder's and the decoder's."""
+    layout = layout_of(model)
+    return [layout] if layout.decoder is None else [layout, layout.decoder]
+
+
+def stack_of(model: PreTrainedModel, block: str) -> Layout:
+    """Return the layout of the stack that a block is in. block: its path."""
+    parent = block.rpartition(".")[0]
+    return next(stack for stack in stacks_of(model) if blocks_path(model, stack) == parent)
+
+
+def is_in_decoder(model: PreTrainedModel, path: str) -> bool:
+    """Return whether a module is in the decoder of an encoder-decoder, which reads other tokens."""
+    return any(path.startswith(f"{blocks_path(model, stack)}.") for stack in stacks_of(model)[1:])
+
+
+def check_one_stack(model: PreTrainedModel, what: str) -> None:
+    """Raise ValueError if the model is an encoder-decoder. what: a part that goes from block to block."""
+    if len(stacks_of(model)) > 1:
+        raise ValueError(
+            f"{what} goes through one stack of blocks, and a {model.config.model_type} has two; expected "
+            "schedule=one_shot, iterative or movement, and an allocator without probes"
+        )
 
 
 def check_family(config: PreTrainedConfig) -> None:
@@ -45,12 +87,18 @@ def check_family(config: PreTrainedConfig) -> None:
         raise ValueError(f"model_type {config.model_type!r} is not supported: {why}")
 
 
+def blocks_path(model: PreTrainedModel, stack: Layout) -> str:
+    """Return the path of a stack's list of blocks."""
+    return stack.blocks if model.base_model is model else f"{model.base_model_prefix}.{stack.blocks}"
+
+
 def block_modules(model: PreTrainedModel) -> list[str]:
-    """Return the paths of the model's blocks, in order."""
-    path = layout_of(model).blocks
-    if model.base_model is not model:
-        path = f"{model.base_model_prefix}.{path}"
-    return [f"{path}.{index}" for index in range(len([*model.get_submodule(path).children()]))]
+    """Return the paths of the model's blocks, in order; an encoder's before its decoder's."""
+    return [
+        f"{path}.{index}"
+        for path in (blocks_path(model, stack) for stack in stacks_of(model))
+        for index in range(len([*model.get_submodule(path).children()]))
+    ]
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

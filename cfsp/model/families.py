@@ -20,6 +20,7 @@ class Place:
         (key/value groups), "heads_per_group", or "channels" (of all query heads). "module.config.x" is
         attribute x of the config as the module sees it.
     whole: the module that is removed with the last unit; None: an attention cannot lose its last unit.
+    biased: an attention whose scores have a bias for each head, which all blocks share (T5).
     unless: a flag of the config; if it is set, single units cannot go and the site does not exist.
     """
 
@@ -28,6 +29,7 @@ class Place:
     counts: Mapping[str, str] = field(default_factory=dict)
     whole: str | None = None
     unless: str | None = None
+    biased: str | None = None
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class Layout:
     names: size of a block -> its name in the config.
     norms: norms of a block that read the residual stream; empty if its width cannot be cut.
     embeddings, last_norm: modules outside the blocks that have the residual width.
+    decoder: the second stack of blocks, if the model is an encoder-decoder.
+    variants: a flag of the config -> the layout of models in which it is set.
     """
 
     blocks: str
@@ -47,6 +51,8 @@ class Layout:
     last_norm: str = "norm"
     reserved_positions: int = 0  # RoBERTa's position embedding holds two rows that no token uses
     causal: bool = True  # False: every token sees all others, unless the config says is_decoder
+    decoder: Layout | None = None
+    variants: Mapping[str, Layout] = field(default_factory=dict)
 
 
 SIZE_NAMES = {"width": "intermediate_size", "heads": "num_attention_heads", "groups": "num_key_value_heads"}
@@ -180,6 +186,66 @@ BERT = Layout(
 )
 ROBERTA = replace(BERT, reserved_positions=2)
 
+
+def bart_attention(path: str) -> Place:
+    """Return BART's attention at this path in a block."""
+    return Place(
+        producers={f"{path}.q_proj": ("q",), f"{path}.k_proj": ("k",), f"{path}.v_proj": ("v",)},
+        consumer=f"{path}.out_proj",
+        counts={f"{path}.num_heads": "heads", f"{path}.embed_dim": "channels"},
+        whole=path,
+    )
+
+
+BART_ENCODER = {"mlp": Place({"fc1": ("n",)}, consumer="fc2"), "attention": bart_attention("self_attn")}
+BART = Layout(
+    blocks="encoder.layers",
+    places=BART_ENCODER,
+    names={"width": "encoder_ffn_dim", "heads": "encoder_attention_heads"},
+    causal=False,
+    decoder=Layout(
+        blocks="decoder.layers",
+        places={**BART_ENCODER, "cross_attention": bart_attention("encoder_attn")},
+        names={"width": "decoder_ffn_dim", "heads": "decoder_attention_heads"},
+    ),
+)
+
+
+def t5_attention(path: str) -> Place:
+    """Return T5's attention at this path in a block. The first block's makes the bias that all blocks add."""
+    return Place(
+        producers={f"{path}.q": ("q",), f"{path}.k": ("k",), f"{path}.v": ("v",)},
+        consumer=f"{path}.o",
+        counts={f"{path}.n_heads": "heads", f"{path}.inner_dim": "channels"},
+        biased=path,
+    )
+
+
+def t5_mlp(path: str, inputs: tuple[str, ...]) -> Place:
+    """Return T5's MLP at this path in a block. inputs: names of the layers that make the neurons."""
+    return Place({f"{path}.{name}": ("n",) for name in inputs}, consumer=f"{path}.wo")
+
+
+def t5(inputs: tuple[str, ...]) -> Layout:
+    """Return the layout of a T5 whose MLPs have these input layers."""
+    attention = t5_attention("layer.0.SelfAttention")
+    names = {"width": "d_ff", "heads": "num_heads"}
+    decoder = {
+        "mlp": t5_mlp("layer.2.DenseReluDense", inputs),
+        "attention": attention,
+        "cross_attention": t5_attention("layer.1.EncDecAttention"),
+    }
+    return Layout(
+        blocks="encoder.block",
+        places={"mlp": t5_mlp("layer.1.DenseReluDense", inputs), "attention": attention},
+        names=names,
+        causal=False,
+        decoder=Layout(blocks="decoder.block", places=decoder, names=names),
+    )
+
+
+T5 = replace(t5(("wi",)), variants={"is_gated_act": t5(("wi_0", "wi_1"))})
+
 LAYOUTS: dict[str, Layout] = {
     "llama": LLAMA,
     "mistral": LLAMA,
@@ -202,4 +268,6 @@ LAYOUTS: dict[str, Layout] = {
     "gpt_neox": GPT_NEOX,
     "bert": BERT,
     "roberta": ROBERTA,
+    "bart": BART,
+    "t5": T5,
 }

@@ -11,11 +11,24 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cfsp.model.adapters import adapter_members, why_not_low_rank, wrappers
-from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
+from cfsp.model.blocks import (
+    block_modules,
+    count_paths,
+    layout_of,
+    place_kinds,
+    places_of,
+    stack_of,
+    stacks_of,
+)
 from cfsp.model.sites import Count, Member, Site
 from cfsp.model.weights import bias_of, path_inside, weight_of, why_no_linear
 
-PLACE_OF_KIND = {"mlp": "mlp", "attention": "attention", "query_heads": "attention"}
+PLACE_OF_KIND = {
+    "mlp": "mlp",
+    "attention": "attention",
+    "query_heads": "attention",
+    "cross_attention": "cross_attention",
+}
 """Kind of a site in a block -> the name of its place in a layout."""
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -51,7 +64,7 @@ def find_sites(model: PreTrainedModel, kinds: Sequence[str] = ("mlp",)) -> list[
         make_site(model, kind, block, path)
         for block, path in enumerate(block_modules(model))
         for kind in kinds
-        if kind in PLACE_OF_KIND and not is_skipped(model, kind, path)
+        if PLACE_OF_KIND.get(kind) in places_of(model, path) and not is_skipped(model, kind, path)
     ]
     if "block" in kinds:
         sites.append(block_site(model))
@@ -103,8 +116,8 @@ def check_adapters(model: nn.Module, paths: Sequence[str]) -> None:
 def linear_paths(model: PreTrainedModel) -> Iterator[str]:
     """Yield the paths of the linear layers at sites, except those of removed attentions."""
     for path in block_modules(model):
-        for kind, place in places_of(model).items():
-            if not (kind == "attention" and is_skipped(model, kind, path)):
+        for kind, place in places_of(model, path).items():
+            if kind == "mlp" or not is_skipped(model, kind, path):
                 yield from (f"{path}.{name}" for name in (*place.producers, place.consumer))
 
 
@@ -119,11 +132,14 @@ def is_plain(module: nn.Module, homes: tuple[str, ...]) -> bool:
 def site_kinds(model: PreTrainedModel) -> list[str]:
     """Return the kinds of sites that this model has, by its family and its config.
 
-    mlp: neurons. attention: heads, or key/value groups with their query heads. query_heads: query heads,
-    the same number in each group. block: whole blocks. hidden: channels of the residual stream.
+    mlp: neurons. attention: heads, or key/value groups with their query heads. cross_attention: heads of a
+    decoder that read the encoder's output. query_heads: query heads, the same number in each group.
+    block: whole blocks. hidden: channels of the residual stream.
     """
     layout, config = layout_of(model), model.config
-    kinds = [*places_of(model)]
+    kinds = place_kinds(model)
+    if len(stacks_of(model)) > 1:  # a decoder's blocks and an encoder's are not one list
+        return kinds
     shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     if "attention" in kinds and shared < config.num_attention_heads:
         kinds.append("query_heads")
@@ -135,20 +151,20 @@ def site_kinds(model: PreTrainedModel) -> list[str]:
     return kinds
 
 
-def head_channels(config: PreTrainedConfig) -> int:
-    """Return the number of channels of one head."""
-    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def head_channels(config: PreTrainedConfig, heads: str = "num_attention_heads") -> int:
+    """Return the number of channels of one head. heads: the config's name for the number of heads."""
+    return getattr(config, "head_dim", None) or config.hidden_size // getattr(config, heads)
 
 
 def is_skipped(model: PreTrainedModel, kind: str, path: str) -> bool:
     """Return whether an earlier cut left no units of this kind in a block."""
-    consumer = places_of(model)[PLACE_OF_KIND[kind]].consumer
+    consumer = places_of(model, path)[PLACE_OF_KIND[kind]].consumer
     return axis_length(model, f"{path}.{consumer}", output=False) == 0
 
 
 def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
     """Make one site of a block. Its members and number of units are read from the block's modules."""
-    place = places_of(model)[PLACE_OF_KIND[kind]]
+    place = places_of(model, path)[PLACE_OF_KIND[kind]]
     consumer, unit = path_inside(model, f"{path}.{place.consumer}"), unit_of(model, kind, path)
     span, dim = unit.spans[unit.own], axis(model.get_submodule(consumer), output=False)
     units = axis_length(model, consumer, output=False) // span
@@ -174,6 +190,7 @@ def make_site(model: PreTrainedModel, kind: str, block: int, path: str) -> Site:
         ),
         groups=unit.groups,
         whole=f"{path}.{place.whole}" if place.whole else None,
+        biased=f"{path}.{place.biased}" if place.biased else None,
     )
 
 
@@ -196,7 +213,8 @@ def unit_of(model: PreTrainedModel, kind: str, path: str) -> Unit:
     """Return the parts of one neuron, key/value group or query head of a block."""
     if PLACE_OF_KIND[kind] == "mlp":
         return Unit("n", {"n": 1}, frozenset({"width"}))
-    place, head_dim = places_of(model)["attention"], head_channels(model.config)
+    place = places_of(model, path)[PLACE_OF_KIND[kind]]
+    head_dim = head_channels(model.config, stack_of(model, path).names.get("heads", "num_attention_heads"))
     heads = axis_length(model, f"{path}.{place.consumer}", output=False) // head_dim
     rows = sum(axis_length(model, f"{path}.{name}", output=True) for name in place.producers)
     shared, rest = divmod(rows - heads * head_dim, 2 * head_dim)  # as many keys as values
@@ -236,7 +254,7 @@ def hidden_site(model: PreTrainedModel) -> Site:
     writers = [Member(f"{base}{name}", 1) for name in layout.embeddings]
     readers = []
     for path in block_modules(model):
-        for kind, place in places_of(model).items():
+        for kind, place in places_of(model, path).items():
             gone = kind == "attention" and is_skipped(model, kind, path)
             for producer in () if gone else place.producers:
                 name = path_inside(model, f"{path}.{producer}")

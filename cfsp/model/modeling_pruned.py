@@ -11,6 +11,11 @@ and transformers. The config's `per_layer_config` holds the sizes of every block
     counts      [path in a block, attribute, width, heads, groups, heads_per_group or channels]
     attention   path in a block of the module that is removed with the last head
     biases      paths of the modules to which pruning added a bias
+
+An encoder-decoder has a table for each of its two stacks, in a list `stacks`. Such a table has the sizes
+too, in its list `sizes`, with `cross`, the heads that read the encoder, and `kept`: path of an attention
+in a block -> which heads of the bias that all blocks share are left. In `linears` the run x has the
+channels of `cross`; `cross_attention` is as `attention`.
 """
 
 from torch import nn
@@ -57,7 +62,10 @@ class SkippedAttention(nn.Module):
         batch, tokens = hidden_states.shape[:2]
         seen = tokens
         cache = next((kwargs[name] for name in CACHES if kwargs.get(name) is not None), None)
-        if cache is not None:
+        if kwargs.get("key_value_states") is not None:  # a decoder's attention to the encoder's output
+            seen = kwargs["key_value_states"].shape[1]
+        elif cache is not None:
+            cache = getattr(cache, "self_attention_cache", cache)
             nothing = hidden_states.new_zeros(batch, 1, tokens, 1)
             seen = cache.update(nothing, nothing, self.layer_idx)[0].shape[2]
         weights = hidden_states.new_zeros(batch, 0, tokens, seen)
@@ -71,6 +79,51 @@ def skipped(attention):
     """Make a `SkippedAttention` that is also an `attention`: transformers collects weights by class."""
     kind = type("SkippedAttention", (SkippedAttention, attention), {})
     return kind.__new__(kind)
+
+
+class KeptHeads:
+    """Mixin for an attention of T5 that lost heads: it adds the bias of the heads that are left.
+
+    The first block makes the bias of all heads, and the later blocks add the same one. So the whole
+    bias is passed on, whatever a block lost.
+
+    kept: indices of the heads that are left. before: number of heads that the bias has.
+    """
+
+    kept: list[int]
+    before: int
+
+    def compute_bias(self, *args, **kwargs):
+        """Return the bias of the heads that are left. [1, heads, tokens, seen]"""
+        self.__dict__["whole"] = super().compute_bias(*args, **kwargs)  # pyright: ignore[reportAttributeAccessIssue]  # T5's
+        return self.__dict__["whole"][:, self.kept]
+
+    def forward(self, hidden_states, *args, position_bias=None, **kwargs):
+        """[batch, tokens, hidden] -> the same shape, the bias of all heads, the attention weights"""
+        own = None if position_bias is None else position_bias[:, self.kept]
+        given = super().forward  # pyright: ignore[reportAttributeAccessIssue]  # T5's
+        output, used, weights = given(hidden_states, *args, position_bias=own, **kwargs)
+        if position_bias is None:  # without a bias of its own, T5 makes zeros
+            zeros = used.new_zeros(1, self.before, *used.shape[2:])
+            position_bias = self.__dict__.pop("whole", zeros)
+        return output, position_bias, weights
+
+    def __reduce__(self):
+        return kept_heads, (type(self).__bases__[1],), self.__dict__
+
+
+def kept_heads(attention):
+    """Make an empty `KeptHeads` that is also an `attention`. Unpickling fills it."""
+    kind = type("KeptHeads", (KeptHeads, attention), {})
+    return kind.__new__(kind)
+
+
+def keep_heads(attention, heads):
+    """Make a T5 attention read the bias of only these of its heads. Call it before the heads go."""
+    if not isinstance(attention, KeptHeads):
+        attention.kept, attention.before = [*range(attention.n_heads)], attention.n_heads
+        attention.__class__ = type("KeptHeads", (KeptHeads, type(attention)), {})
+    attention.kept = [attention.kept[head] for head in heads]
 
 
 class LayerConfig:
@@ -146,17 +199,28 @@ def reshape(model, config):
     without = f"{model.base_model_prefix}." if model.base_model is model else ""
     for path in table["biases"]:
         add_bias(model.get_submodule(path.removeprefix(without)))
-    for index, block in enumerate(model.get_submodule(table["blocks"].removeprefix(without))):
-        own = config.per_layer_config[index]
-        named = {what: getattr(own, name) for what, name in table["names"].items()}
-        reshape_block(block, index, table, **named)
+    for stack in table.get("stacks", [table]):
+        for index, block in enumerate(model.get_submodule(stack["blocks"].removeprefix(without))):
+            if "sizes" in stack:
+                reshape_block(block, index, stack, **stack["sizes"][index])
+                continue
+            own = config.per_layer_config[index]
+            named = {what: getattr(own, name) for what, name in stack["names"].items()}
+            reshape_block(block, index, stack, **named)
 
 
-def reshape_block(block, index, table, width=0, heads=0, groups=None):
-    """Resize a block. width: neurons; heads: query heads; groups: key/value groups (None: heads)."""
+def reshape_block(block, index, table, width=0, heads=0, groups=None, cross=0, kept=None):
+    """Resize a block.
+
+    width: neurons; heads: query heads; groups: key/value groups (None: heads); cross: heads that read the
+    encoder; kept: path of an attention -> its heads among those that share a bias.
+    """
+    for path, left in (kept or {}).items():
+        keep_heads(block.get_submodule(path), left)
     groups = heads if groups is None else groups
     channels = heads * table["head_dim"]
     runs = {"n": width, "q": channels, "k": groups * table["head_dim"], "v": groups * table["head_dim"]}
+    runs["x"] = cross * table["head_dim"]
     for path, axes in table["linears"].items():
         module = block.get_submodule(path)
         own = (sum(runs[letter] for letter in axis) if axis else None for axis in axes)
@@ -165,6 +229,8 @@ def reshape_block(block, index, table, width=0, heads=0, groups=None):
     count = {"width": width}
     if heads:
         count |= {"heads": heads, "groups": groups, "channels": channels, "heads_per_group": heads // groups}
+    if cross:
+        count |= {"cross_heads": cross, "cross_channels": runs["x"]}
     for path, attribute, what in table["counts"]:
         if what in count:
             set_count(block.get_submodule(path), attribute, count[what])
@@ -173,6 +239,8 @@ def reshape_block(block, index, table, width=0, heads=0, groups=None):
             drop_inputs(block, path)
         elif inputs == "q" and not heads:
             drop_attention(block, table["attention"], path, index)
+        elif inputs == "x" and not cross:
+            drop_attention(block, table["cross_attention"], path, index)
 
 
 class Pruned:

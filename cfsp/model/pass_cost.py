@@ -9,16 +9,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from cfsp.model.model_inputs import inputs_of_tokens
+
 
 @torch.no_grad()
 def macs(model: PreTrainedModel, tokens: int) -> float:
-    """Return the number of MACs of one forward pass over one sequence."""
+    """Return the number of MACs of one forward pass over one sequence. An encoder-decoder reads it twice."""
     ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
     attention = model.config._attn_implementation
     model.set_attn_implementation("eager")  # its matrix products are counted by every torch version
     try:
         with FlopCounterMode(display=False) as counter:
-            model(input_ids=ids, use_cache=False)
+            model(**inputs_of_tokens(model, ids), use_cache=False)
     finally:
         model.set_attn_implementation(attention)  # pyright: ignore[reportArgumentType]  # set in every model
     return counter.get_total_flops() / 2

@@ -57,7 +57,8 @@ def kind_of(site: str) -> str:
 class OfKind:
     """The meaning of a site's kind, for everything that has one: sites, views of them, edits.
 
-    The kinds are mlp, attention, query_heads, block and hidden; see `cfsp.model.find_sites.site_kinds`.
+    The kinds are mlp, attention, cross_attention, query_heads, block and hidden; see
+    `cfsp.model.find_sites.site_kinds`.
     """
 
     kind: str
@@ -70,7 +71,7 @@ class OfKind:
     @property
     def units_are_whole_heads(self) -> bool:
         """Whether a unit is a head, or a key/value group with all of its query heads."""
-        return self.kind == "attention"
+        return self.kind in ("attention", "cross_attention")
 
     @property
     def units_are_blocks(self) -> bool:
@@ -99,6 +100,7 @@ class Site(OfKind):
     groups: number of equal runs of units that keep equal numbers (query heads: the key/value groups).
     norms: modules that read the residual stream, if the units are its channels.
     whole: the module that is removed with the last unit, if any.
+    biased: the attention that adds to its scores a bias for each head, which all blocks share, if any.
     numbers: original indices of the remaining units, out of `before`; empty if none was removed.
     """
 
@@ -114,6 +116,7 @@ class Site(OfKind):
     groups: int = 1
     norms: tuple[str, ...] = ()
     whole: str | None = None
+    biased: str | None = None
     numbers: tuple[int, ...] = ()
     before: int = 0
 

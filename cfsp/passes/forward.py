@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cfsp.model.model_inputs import inputs_of
+
 
 def check_batch(batch: object, number: int) -> None:
     """Raise ValueError unless the batch maps input_ids to [batch, tokens] and shows at least one token."""
@@ -29,9 +31,15 @@ def shown_tokens(batch: Mapping[str, Tensor]) -> Tensor | None:
     return None if mask is None or mask.all() else mask.flatten().bool()
 
 
+def shown_targets(batch: Mapping[str, Tensor]) -> Tensor | None:
+    """Return which tokens of a decoder's input predict a label. [batch * tokens], bool; None: all of them"""
+    labels = batch.get("labels")
+    return None if labels is None or (labels != -100).all() else (labels != -100).flatten()
+
+
 def feed(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> None:
     """Run one forward pass without the head and the labels. The hook `stop` may end it early."""
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"}
+    inputs = {name: tensor.to(model.device) for name, tensor in inputs_of(model, batch).items()}
     with suppress(Stop):
         model.base_model(**inputs, use_cache=False)
 

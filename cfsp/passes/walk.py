@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cfsp.model.block_states import arguments_beside, states_in, states_out
-from cfsp.model.blocks import block_modules
+from cfsp.model.blocks import block_modules, check_one_stack
 from cfsp.passes.forward import check_batch, feed, stop
 from cfsp.passes.hidden_states import States, Store, storing
 from cfsp.passes.modes import evaluating
@@ -151,8 +151,9 @@ def walking(
     folder: for the files of "disk", deleted afterwards; None: a temporary folder.
 
     Raises:
-        ValueError: an unknown place; a batch that is malformed or masks every token.
+        ValueError: an unknown place; a batch that is malformed or masks every token; an encoder-decoder.
     """
+    check_one_stack(model, "a walk from block to block")
     with storing(place, folder) as store, evaluating(model):
         walk = Walk(model, batches, store)
         try:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cfsp.model.adapters import unwrap, wrappers
-from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, set_count
+from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, keep_heads, set_count
 from cfsp.model.sites import Masks, Member, Site
 from cfsp.model.weights import added_weight, bias_of, weight_of, whole_weight
 from cfsp.plans.masks import axis_masks, refitted
@@ -64,6 +64,8 @@ def cut_units(pairs: Sequence[tuple[Cut, Site]], model: PreTrainedModel) -> None
                 for wrapper in wrappers(model, name):
                     resize_wrapper(wrapper, model.get_submodule(name))
     for cut, site in pairs:
+        if site.biased is not None and cut.removed:
+            keep_heads(model.get_submodule(site.biased), cut.keep)
         for count in site.counts:
             module = model.get_submodule(count.module)
             value = get_count(module, count.attribute) * len(cut.keep) // site.units
@@ -173,7 +175,8 @@ def drop_site(site: Site, model: nn.Module) -> None:
     inner = consumer.removeprefix(f"{path}.")
     if site.units_are_whole_heads:
         assert site.whole is not None, f"{site.name} cannot go as a whole, as the check of its cut says"
-        drop_attention(block, site.whole.removeprefix(f"{path}."), inner, site.block)
+        index = int(path.rpartition(".")[2])  # in its own stack
+        drop_attention(block, site.whole.removeprefix(f"{path}."), inner, index)
     else:
         drop_inputs(block, inner)
 

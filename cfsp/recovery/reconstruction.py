@@ -145,16 +145,16 @@ class Reconstruction(Recovery):
 
     def wanted(self, setting: Setting) -> list[list[str]]:
         """Return the kinds of sub-layers to tune in every block that is left."""
-        places, teacher = places_of(setting.model), teacher_of(setting)
-        dense = block_modules(teacher)
+        teacher, ours = teacher_of(setting), block_modules(setting.model)
+        places, dense = places_of(setting.model, ours[0]), block_modules(teacher)
         found = []
-        for path, number in zip(block_modules(setting.model), setting.change.blocks, strict=True):
+        for path, number in zip(ours, setting.change.blocks, strict=True):
             kinds = []
             for kind in (kind for kind in ORDER if kind in places):
                 consumer = places[kind].consumer
-                ours = weight_of(setting.model.get_submodule(f"{path}.{consumer}"))
-                theirs = weight_of(teacher.get_submodule(f"{dense[number]}.{consumer}"))
-                if ours.numel() and (self.sublayers == "all" or ours.shape != theirs.shape):
+                left = weight_of(setting.model.get_submodule(f"{path}.{consumer}"))
+                whole = weight_of(teacher.get_submodule(f"{dense[number]}.{consumer}"))
+                if left.numel() and (self.sublayers == "all" or left.shape != whole.shape):
                     kinds.append(kind)  # a sub-layer that was removed has no weights to tune
             found.append(kinds)
         return found
@@ -165,7 +165,8 @@ class Reconstruction(Recovery):
         ids, counted = rows_of([*train, *held_out])
         batches = [{"input_ids": part} for part in ids.split(self.batch_size)]
         place, folder = {"memory": "host", "disk": "disk"}[self.hidden_states], setting.folder
-        places, apart, notes = places_of(setting.model), self.target == "sublayer", []
+        places = places_of(setting.model, block_modules(setting.model)[0])
+        apart, notes = self.target == "sublayer", []
         last = max(index for index, kinds in enumerate(wanted) if kinds)
         total, since = self.steps * sum(map(len, wanted)), time.perf_counter()
         with (

@@ -20,6 +20,7 @@ from cfsp.loggers.base import Log
 from cfsp.machine.environment import environment, git_state, now
 from cfsp.machine.memory import peak_bytes
 from cfsp.model.find_sites import find_sites
+from cfsp.model.model_inputs import inputs_of
 from cfsp.model.parameter_count import count_parameters, density
 from cfsp.model.views import unit_cost
 from cfsp.plans.subject import Subject
@@ -111,6 +112,8 @@ def load(state: State) -> None:
             state.source = local_folder(named, cfg.model.revision) if named.parts else None
         state.examples = parts.recovery.prepare(model, tokenizer, parts.method.needs)
         state.batches = parts.calibration.batches(tokenizer)
+        if state.batches:
+            inputs_of(model, state.batches[0])  # raises if these are no inputs of the model
         state.overlaps = parts.overlaps()
 
 

@@ -14,6 +14,7 @@ from cfsp.allocators.base import Allocator, Budget
 from cfsp.allocators.protection import Protected
 from cfsp.checks import check_choice
 from cfsp.data.texts import Text
+from cfsp.model.blocks import check_one_stack
 from cfsp.model.parameter_count import count_parameters
 from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
@@ -57,6 +58,9 @@ class Schedule(Checked, ABC):
     probes: ClassVar[bool] = True
     """Whether the schedule supports probes: it decides the widths in the dense model."""
 
+    walks: ClassVar[bool] = False
+    """Whether it goes from block to block, and so through one stack of blocks."""
+
     trains: ClassVar[bool] = False
     """Whether it trains the model and learns its scores, so that a plan alone does not repeat its result."""
 
@@ -89,6 +93,9 @@ class Schedule(Checked, ABC):
         Returns the argument `prepared` of `plan`. Raises ValueError with what would be accepted.
         """
         self.check(subject.sites, method)
+        if self.walks or method.allocator.probes:
+            part = self if self.walks else method.allocator
+            check_one_stack(subject.model, type(part).__name__)
         method.allocator.check(subject.sites, self.budget(subject))
 
     def make(

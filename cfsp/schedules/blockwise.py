@@ -43,6 +43,8 @@ class Blockwise(Schedule):
         a temporary folder.
     """
 
+    walks: ClassVar[bool] = True
+
     apart: bool = False
     hidden_states: str = "memory"
     targets: ClassVar[tuple[str, ...]] = TARGETS

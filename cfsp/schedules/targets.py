@@ -116,7 +116,7 @@ def check_residual(walk: Walk) -> None:
     def of_block(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
         moved.append(states_out(output))
 
-    consumer = walk.block.get_submodule(places_of(walk.model)["mlp"].consumer)
+    consumer = walk.block.get_submodule(places_of(walk.model, walk.blocks[walk.at])["mlp"].consumer)
     with ExitStack() as stack:
         stack.callback(consumer.register_forward_hook(double).remove)
         stack.callback(walk.block.register_forward_hook(of_block).remove)

@@ -13,9 +13,9 @@ import cfsp.statistics.block_distances
 import cfsp.statistics.moments  # noqa: F401  (these imports register statistics)
 from cfsp.bars import bar
 from cfsp.checks import UnknownName
-from cfsp.model.blocks import check_positions
+from cfsp.model.blocks import check_positions, is_in_decoder
 from cfsp.model.sites import Site
-from cfsp.passes.forward import check_batch, feed, shown_tokens, stop
+from cfsp.passes.forward import check_batch, feed, shown_targets, shown_tokens, stop
 from cfsp.passes.modes import evaluating
 from cfsp.statistics.base import STATISTICS, Statistic, Stats
 from cfsp.statistics.gradients import backpropagate
@@ -81,15 +81,23 @@ def observe(
         for number, batch in enumerate(bar(batches, "calibration", "batch")):
             check_batch(batch, number)
             check_positions(model, batch["input_ids"].shape[1], "calibration seqlen")
-            shown = shown_tokens(batch)
-            for statistic in watchers.values():
-                statistic.begin(None if shown is None else shown.to(model.device), len(batch["input_ids"]))
+            begin_batch(model, watchers, batch)
             feed(model, batch)
             check_finite(watchers, number)
     if number < 0:
         raise ValueError("calibration gave no batches; expected at least one")
     results = {key: statistic.result() for key, statistic in watchers.items()}
     return {site.name: {name: value_at_site(site, name, results) for name in needs} for site in sites}
+
+
+def begin_batch(
+    model: PreTrainedModel, watchers: Mapping[tuple[str, str], Statistic], batch: Mapping[str, Tensor]
+) -> None:
+    """Tell every statistic which tokens of a batch count: a decoder's are those of the labels."""
+    shown = {decoder: mask(batch) for decoder, mask in ((False, shown_tokens), (True, shown_targets))}
+    moved = {key: None if mask is None else mask.to(model.device) for key, mask in shown.items()}
+    for (path, _), statistic in watchers.items():
+        statistic.begin(moved[is_in_decoder(model, path)], len(batch["input_ids"]))
 
 
 def activation_statistic(name: str) -> type[Statistic]:

@@ -12,8 +12,9 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from cfsp.checks import check_number
-from cfsp.data.tasks.base import Task, without_labels
+from cfsp.data.tasks.base import Task
 from cfsp.data.tasks.language_modelling import LanguageModelling
+from cfsp.model.model_inputs import inputs_of
 from cfsp.training.base import Change, Objective
 
 COLDEST, HOTTEST = math.sqrt(torch.finfo().tiny), math.sqrt(torch.finfo().max)
@@ -45,6 +46,11 @@ class Distillation(Objective):
                 "a task whose label is a number has no distribution to distil; expected logit_weight=0 and "
                 "hidden_weight above 0, or objective=next_token"
             )
+        if self.hidden_weight and not task.one_stack:
+            raise ValueError(
+                "hidden_weight compares one stack of blocks, and the task's models have two; expected "
+                "hidden_weight=0"
+            )
         return replace(self, task=task)
 
     def __post_init__(self) -> None:
@@ -71,7 +77,7 @@ class Distillation(Objective):
     ) -> Tensor:
         if dense is None:
             raise ValueError("distillation learns from the dense model; expected it beside the pruned one")
-        tokens, hidden = without_labels(inputs), self.hidden_weight > 0
+        tokens, hidden = inputs_of(model, inputs), self.hidden_weight > 0
         with torch.no_grad():
             teacher = dense(**tokens, output_hidden_states=hidden, **self.task.options)
         student = model(**tokens, output_hidden_states=hidden, **self.task.options)

@@ -120,7 +120,7 @@ class Lora(Parameters):
             alpha_pattern={patterns[path]: self.alpha * rank / self.rank for path, rank in rank_of.items()},
             fan_in_fan_out=transposed,
             modules_to_save=own_head(model) or None,
-            task_type="CAUSAL_LM" if model.can_generate() else None,
+            task_type=task_type(model),
         )
         note = {"ranks": ranks, "proportional_to": self.proportional_to, "merged": self.merge}
         with warnings.catch_warnings():  # peft uses a deprecated name of transformers
@@ -132,6 +132,13 @@ class Lora(Parameters):
         model = trained.merge_and_unload() if self.merge else trained.get_base_model()
         assert isinstance(model, PreTrainedModel), "`attach` was given one"
         return model, None if self.merge else trained
+
+
+def task_type(model: PreTrainedModel) -> str | None:
+    """Return peft's name for what the model does, by which it chooses its wrapper."""
+    if not model.can_generate():
+        return None
+    return "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
 
 
 def own_head(model: PreTrainedModel) -> list[str]:

@@ -179,7 +179,7 @@ class MovementPruning(Pruning):
         for kind in kinds:
             found = [gate for site, _, gate in self.all_gates() if site.kind == kind]
             openness = torch.stack([gate.rule.openness(gate.scores).mean() for gate in found]).mean()
-            total = total + self.pruner.penalties.get(kind, 0.0) / len(kinds) * openness
+            total = total + self.pruner.penalty_of(kind) / len(kinds) * openness
         return self.due * self.control.factor * total
 
     @torch.no_grad()

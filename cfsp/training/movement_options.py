@@ -11,10 +11,10 @@ from cfsp.model.sites import Site
 from cfsp.options import Checked
 from cfsp.training.learned_gates import Given, HardConcrete, Rule, Step
 
-KINDS = ("mlp", "attention")
+KINDS = ("mlp", "attention", "cross_attention")
 """Kinds of sites that the pruner can score."""
 
-TILED: Mapping[str, tuple[str, ...]] = {"struct": (), "hybrid": ("attention",), "block": KINDS}
+TILED: Mapping[str, tuple[str, ...]] = {"struct": (), "hybrid": KINDS[1:], "block": KINDS}
 """Variant -> kinds of sites that have a score per tile; the others have one per unit."""
 
 
@@ -62,8 +62,9 @@ class MovementOptions(Checked):
         budget: the highest S per parameter of all gates together.
         magnitude: the largest mean |W| of each gate; nothing is learned.
     threshold: t at the end.
-    penalties: kind of site -> weight of its mean openness in the loss (lambda). One controller multiplies
-        them all until the share that is asked for is removed; top, budget and magnitude need no penalty.
+    penalties: kind of site -> weight of its mean openness in the loss (lambda); cross_attention has that of
+        attention unless it is given. One controller multiplies them all until the share that is asked for is
+        removed; top, budget and magnitude need no penalty.
     warmup, cooldown: shares of the steps before masks begin to close, and after they have been decided.
     learning_rate: of the scores, which have no weight decay; None: 20 / steps, but at least the papers' 1e-2,
         because a score falls by at most the rate in a step and closes at -2.2. gain: of the controller.
@@ -105,6 +106,13 @@ class MovementOptions(Checked):
     def tile_of(self, site: Site) -> int | None:
         """Return the side of a site's tiles; None if its units are scored."""
         return self.tile if site.kind in TILED[self.variant] else None
+
+    def penalty_of(self, kind: str) -> float:
+        """Return the weight of a kind of sites in the penalty."""
+        weight = self.penalties.get(kind)
+        if weight is None and kind == "cross_attention":
+            weight = self.penalties.get("attention")
+        return weight or 0.0
 
     def rate(self, steps: int) -> float:
         """Return the learning rate of the scores in a training of so many steps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from cfsp.checks import check_integer
 from cfsp.data.labelled_rows import LabelledRows
 from cfsp.data.windows import Example
 from cfsp.model.blocks import check_positions
+from cfsp.model.model_inputs import inputs_of
 from cfsp.options import Checked
 
 
@@ -31,6 +32,9 @@ class Task(Checked, ABC):
 
     options: ClassVar[Mapping[str, Any]] = {}
     """Arguments of the model besides its inputs."""
+
+    one_stack: ClassVar[bool] = True
+    """Whether the model has one list of hidden states, all of the same tokens."""
 
     @property
     def choices(self) -> Sequence[str] | None:
@@ -58,13 +62,8 @@ class Task(Checked, ABC):
 
     def loss(self, model: nn.Module, inputs: Mapping[str, Tensor], decisions: Tensor | int | None) -> Tensor:
         """Return the mean cost of a batch. decisions: the number to divide by; None: this batch's own. []"""
-        logits, right = self.decisions(model(**without_labels(inputs)), inputs)
+        logits, right = self.decisions(model(**inputs_of(model, inputs), **self.options), inputs)
         return self.cost(logits.float(), right) / (len(right) if decisions is None else decisions)
-
-
-def without_labels(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the inputs of a model without the labels. name -> [batch, tokens]"""
-    return {name: tensor for name, tensor in inputs.items() if name != "labels"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,7 @@ class Score:
     value: float
     stderr: float | None
     n: int
+    better: Literal["lower", "higher"] = "higher"
 
 
 @dataclass(frozen=True)
@@ -111,8 +111,7 @@ class LabelledTask(Task):
         check_integer("task window", self.window, least=8)
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, what: str) -> None:
-        wanted = "".join(part.capitalize() for part in str(self.head).split("_"))
-        if not type(model).__name__.endswith(f"For{wanted}"):
+        if not type(model).__name__.endswith(self.ending):
             raise ValueError(
                 f"{what} is for task {self.name}, which a {type(model).__name__} cannot do; expected "
                 f"model.head={self.head}"
@@ -123,6 +122,11 @@ class LabelledTask(Task):
             )
         self.padding(tokenizer)
         check_positions(model, self.window, "task.window")
+
+    @property
+    def ending(self) -> str:
+        """The ending of the classes of models with this head."""
+        return "For" + "".join(part.capitalize() for part in str(self.head).split("_"))
 
     @property
     def protocol(self) -> dict[str, Any]:
@@ -148,11 +152,28 @@ class LabelledTask(Task):
 
     @abstractmethod
     def answers(self, outputs: Sequence[Any], encoded: Encoded, items: Sequence[Any]) -> list[Any]:
-        """Return the model's answer to each item. outputs: of `outputs_of`, one for each example."""
+        """Return the model's answer to each item. outputs: of `respond`, one for each example."""
 
     @abstractmethod
     def scores(self, answers: Sequence[Any], items: Sequence[Any]) -> dict[str, Score]:
         """Return metric -> its score on these answers."""
+
+    def respond(self, model: PreTrainedModel, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Return what `answers` reads of the model, for each row of a batch. Each [choices], or other axes
+
+        Raises ValueError if an output is NaN or infinite.
+        """
+        found = self.outputs_of(model(**inputs_of(model, inputs)), inputs)
+        if not all(one.isfinite().all() for one in found):
+            raise ValueError(self.not_finite)
+        return found
+
+    @property
+    def not_finite(self) -> str:
+        """The message about an output that is NaN or infinite."""
+        return (
+            f"task {self.name}: an output is NaN or infinite; check the weights, or use model.dtype=float32"
+        )
 
     def outputs_of(self, output: Any, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Return what `answers` reads of a model's output, for each row of a batch. Each [choices]"""
@@ -193,5 +214,9 @@ class TaskCollator:
         }
         if "token_type_ids" in examples[0]:
             batch["token_type_ids"] = rows("token_type_ids", self.pad_type)
+        return batch | {"labels": self.labels(examples)}
+
+    def labels(self, examples: Sequence[Mapping[str, list[Any]]]) -> Tensor:
+        """Return the labels of a batch, which are equally many in each example. [batch] or [batch, labels]"""
         labels = torch.tensor([example["labels"] for example in examples])
-        return batch | {"labels": labels.squeeze(1) if labels.shape[1] == 1 else labels}
+        return labels.squeeze(1) if labels.shape[1] == 1 else labels
