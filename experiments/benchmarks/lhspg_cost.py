@@ -1,10 +1,11 @@
-"""Measure what LHSPG adds to a step of LoRA: a small Llama with adapters, plain and while units shrink, in turns.
+"""Measure what LHSPG adds to a step of LoRA: a small Llama, plain and while units shrink, in turns.
 
     python experiments/benchmarks/lhspg_cost.py [--rounds 15] [--sparsity 0.5] [--markdown FILE]
 
-A step is a forward and a backward pass and AdamW on one batch of 4 texts of 128 tokens, with adapters of rank 8 on all
-linear layers. The rounds lie inside one period, in which a fifth of the units that are to go shrink. The figure is the
-median of the ratios of the rounds, with their range. The memory is that of weights, adapters, optimizer and pruner.
+A step is a forward and a backward pass and AdamW on one batch of 4 texts of 128 tokens, with adapters of rank 8
+on all linear layers. The rounds lie inside one period, in which a fourth of the units that are to go shrink. The
+figure is the median of the ratios of the rounds, with their range. The bytes are those of weights, adapters,
+optimizer and pruner between steps.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ class Side:
             self.pruning.steer(self.optimizer)
             self.pruning.begin(5 * (rounds + 9))
 
-    def pruner(self, sparsity: float):  # noqa: ANN201  # the pruning of LHSPG
+    def pruner(self, sparsity: float):
         sites = cfsp.find_sites(self.model, ["mlp", "attention"])
         state = PartlyCut(self.model, sites)
         removed = round(sparsity * sum(site.units * state.cost(site) for site in sites))
 
-        def decide(scores):  # noqa: ANN001, ANN202
+        def decide(scores):
             stats = {site.name: {} for site in sites}
             return choose(sites, scores, allocate(state, sites, scores, stats, Uniform(), removed), Uniform())
 

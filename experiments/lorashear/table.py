@@ -13,9 +13,9 @@ from cfsp.storage.atomic import replacing
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 INTRODUCTION = """# LoRAShear against cutting first
 
-Written by `experiments/lorashear/run.sh`; its [README](../../experiments/lorashear/README.md) says what the rows are.
-`tokens` are those of all training, of pruning and of recovery together. Perplexity: mean and standard deviation over
-seeds.
+Written by `experiments/lorashear/run.sh`; its [README](../../experiments/lorashear/README.md) says what the
+rows are. `tokens` are those of all training, of pruning and of recovery together. Perplexity: mean and standard
+deviation over seeds.
 
 """
 
