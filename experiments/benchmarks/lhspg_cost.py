@@ -2,8 +2,8 @@
 
     python experiments/benchmarks/lhspg_cost.py [--rounds 15] [--sparsity 0.5] [--markdown FILE]
 
-A step is a forward and a backward pass and AdamW on one batch of 4 texts of 128 tokens, with adapters of rank 8
-on all linear layers. The rounds lie inside one period, in which a fourth of the units that are to go shrink. The
+A step is a forward and a backward pass and AdamW on one batch of 4 texts of 128 tokens, with adapters of rank
+8 on all linear layers. The rounds lie inside one period, in which a fourth of the units to go shrink. The
 figure is the median of the ratios of the rounds, with their range. The bytes are those of weights, adapters,
 optimizer and pruner between steps.
 """

@@ -14,8 +14,8 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 INTRODUCTION = """# LoRAShear against cutting first
 
 Written by `experiments/lorashear/run.sh`; its [README](../../experiments/lorashear/README.md) says what the
-rows are. `tokens` are those of all training, of pruning and of recovery together. Perplexity: mean and standard
-deviation over seeds.
+rows are. `tokens` are those of all training, of pruning and of recovery together. Perplexity: mean and
+standard deviation over seeds.
 
 """
 
