@@ -9,6 +9,7 @@ import time
 import pytest
 import torch
 from families import batches, kinds_of, make
+from pages import understood
 from transformers import AutoModelForCausalLM
 
 import cfsp
@@ -344,3 +345,13 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_over
 def test_what_cannot_work_is_refused_before_training(cli, text_file, words, message):
     with pytest.raises(ValueError, match=message):
         cli(*SHORT, *own_text(text_file), "sparsity=0.3", *words)
+
+
+@pytest.mark.parametrize("name", ["llama_7b_20", "llama_7b_20_alpaca", "llama_7b_50", "llama_7b_50_alpaca"])
+def test_the_papers_recipes_are_understood(name):
+    parts = understood(f"cfsp +experiment=lorashear/{name}")
+    assert parts.schedule.pruner.on_adapters
+    assert parts.schedule.sparsity == float(f"0.{name[9]}")
+    assert parts.recovery.rounds > 1
+    assert ("alpaca" in name) == ({*parts.recovery.data.sources} == {"alpaca"})
+    assert parts.method.allocator.analysis is not None

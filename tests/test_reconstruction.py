@@ -40,7 +40,7 @@ def examples(train: int = 10, held_out: int = 6, tokens: int = 12) -> Split:
     """Random tokens; every other row is a few shorter, so that there is padding."""
     ids = batches(count=1, size=train + held_out, tokens=tokens)[0]["input_ids"].tolist()
     rows = [{"input_ids": row[: tokens - 3 * (number % 2)]} for number, row in enumerate(ids)]
-    return Split(rows[:train], rows[train:], {})
+    return Split(rows[:train], {"text": rows[train:]}, {}, {"text": [*range(train)]})
 
 
 def cut(model, keep: dict[str, tuple[int, ...]]):
@@ -147,8 +147,10 @@ def test_errors_in_closed_form(tmp_path):
     dense = LlamaForCausalLM(LlamaConfig(**LLAMA | {"num_hidden_layers": 3})).eval()
     pruned, change = cut(dense, {"block": (0, 2)})
     rows = examples()
-    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(row["input_ids"]) for row in rows.held_out], True)
-    counted = torch.arange(12) < torch.tensor([len(row["input_ids"]) for row in rows.held_out])[:, None]
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.tensor(row["input_ids"]) for row in rows.every_held_out], True
+    )
+    counted = torch.arange(12) < torch.tensor([len(row["input_ids"]) for row in rows.every_held_out])[:, None]
     training = tune(reconstruction(sublayers="all", learning_rate=0), dense, pruned, change, tmp_path)
 
     def left(model, block):

@@ -46,3 +46,25 @@ def test_details_are_kept_once_and_none_is_lost(tmp_path):
     configs = [json.dumps(one.config, indent=1) for one in found]
     assert sorted(opened(text)) == sorted(configs)
     assert sum(map(len, re.findall(r"application/json.*?</script>", text))) < sum(map(len, configs)) / 3
+
+
+def test_knowledge_and_sources_are_drawn(cli, text_file, tmp_path):
+    """What the analysis measured and what dynamic recovery drew have figures of their own."""
+    words = [
+        "sites=[mlp,attention]",
+        "criterion=magnitude",
+        "allocator=uniform",
+        "allocator.protect=knowledge",
+    ]
+    words += ["recovery=dynamic", "recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}"]
+    words += ["recovery.data.window=16", "recovery.data.held_out=8", "recovery.training.max_steps=4"]
+    words += ["recovery.training.batch_size=4", "recovery.rounds=1", "sparsity=0.4", "cache=off"]
+    path = cli(*words)
+    page = tmp_path / "report.html"
+    report([path.parent], page, tmp_path / "figures", "test")
+    text = page.read_text()
+    assert "Knowledge per site" in text
+    assert "Sources of dynamic recovery, by round" in text
+    names = {one.stem for one in (tmp_path / "figures").glob("*.pdf")}
+    assert any(name.endswith("-knowledge") for name in names)
+    assert any(name.endswith("-sources") for name in names)

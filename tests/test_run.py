@@ -144,12 +144,23 @@ TRAINED = [
 ]
 """What makes an experiment that trains short."""
 
+ROUNDS = [
+    "schedule.training.max_steps=12",
+    "schedule.data.window=16",
+    "recovery/data=stdlib",
+    "recovery.data.window=16",
+    "recovery.training.max_steps=2",
+    "recovery.rounds=1",
+]
+"""What makes LoRAShear short."""
+
 
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_runs(tiny, name):
     own = ["allocator.round_to=8"] if name.startswith("cfsp") else []  # 128 is too wide here
     own += TRAINED if name in ("block_pruning", "hybrid_filled") else []
     own += ["recovery.training.max_steps=2", "recovery.data.window=16"] if name == "hybrid_filled" else []
+    own += ROUNDS if name == "lorashear" else []
     cfg = tiny(f"+experiment={name}", "allocator.protect=[]", *own)
     record = run(cfg)
     assert 0 < record.sparsity[record.config["sparsity_of"]]

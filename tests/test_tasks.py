@@ -131,7 +131,8 @@ def test_calibration_is_whole_examples_of_the_task(classify):
 
 def test_training_rows_are_held_out_and_limited_by_seed(classify):
     split = TaskExamples(task=classify, held_out=8, limit=20, seed=0).split(encoder_tokenizer())
-    assert (len(split.train), len(split.held_out)) == (20, 8)
+    assert (len(split.train), len(split.held_out["toy"])) == (20, 8)
+    assert split.sources == {"toy": [*range(20)]}
     assert split.lost == {"toy": {"passages": 20, "dropped": 0, "cut": 0}}
 
 

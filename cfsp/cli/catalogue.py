@@ -22,6 +22,7 @@ MEANINGS = {
     "allocator/knowledge": "how protect=knowledge measures sites; chosen with a plus",
     "experiment": "a whole method; chosen with a plus",
     "experiment/block_pruning": "the recipes of the paper on block pruning; chosen with a plus",
+    "experiment/lorashear": "the rows of LoRAShear's table; chosen with a plus",
     "experiment/paper/cfsp": "the rows of CFSP's table; chosen with a plus",
     "experiment/paper/flap": "the rows of FLAP's table; chosen with a plus",
     "experiment/paper/llm_pruner_20": "the rows of LLM-Pruner's table at 20 %; chosen with a plus",

@@ -25,7 +25,7 @@ from cfsp.report.plots.base import Look, looks, save_figure
 from cfsp.report.plots.importance import block_statistics
 from cfsp.report.quality import perplexity_section, zero_shot_section
 from cfsp.report.runs import runs_section
-from cfsp.report.shape import importance_section, widths_section
+from cfsp.report.shape import importance_section, knowledge_section, widths_section
 from cfsp.storage.atomic import replacing
 
 T = TypeVar("T", Record, Failure)
@@ -157,6 +157,7 @@ def study_sections(
     names = ranked(names, [*qualities, *accuracies])
     clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
     trained = [record for record in records if record.training]
+    analysed = [record for record in records if "knowledge" in record.notes]
     curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
     found = {
         "perplexity": [
@@ -173,13 +174,14 @@ def study_sections(
             if any(block_statistics(record) for record in records)
             else []
         ),
+        "knowledge of sites": [knowledge_section(analysed, title, f"{prefix}-knowledge")] if analysed else [],
         "latency": [
             latency_section(one, qualities, title, f"{prefix}-latency-{place}", names, styles)
             for place, one in enumerate(clocks, start=1)
         ],
         "recovery": [recovery_section(curves, title, f"{prefix}-recovery", names, styles)] if curves else [],
     }
-    missing = [what for what, sections in found.items() if not sections]
+    missing = [what for what, sections in found.items() if not sections and what != "knowledge of sites"]
     sections = [section for sections in found.values() for section in sections]
     sections.append(runs_section(records, title, f"{prefix}-runs", names))
     return Compared(title, records, names, [*qualities, *accuracies], missing), sections

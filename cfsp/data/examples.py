@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -28,18 +28,38 @@ from cfsp.options import Checked
 
 @dataclass(frozen=True)
 class Split:
-    """The training and the held-out examples; unpacking gives these two lists.
+    """The training and the held-out examples; unpacking gives a list of each.
 
+    held_out: source -> its held-out examples. sources: source -> indices of its training examples.
     lost: source -> numbers of passages: `passages` read, `dropped` because no token that counts fits into
         the window, and `cut` because only some of these fit.
     """
 
     train: list[Example]
-    held_out: list[Example]
+    held_out: Mapping[str, list[Example]]
     lost: Mapping[str, Mapping[str, int]]
+    sources: Mapping[str, list[int]]
 
     def __iter__(self) -> Iterator[list[Example]]:
-        return iter((self.train, self.held_out))
+        return iter((self.train, self.every_held_out))
+
+    @property
+    def every_held_out(self) -> list[Example]:
+        """The held-out examples of all sources."""
+        return [example for examples in self.held_out.values() for example in examples]
+
+    def of(self, indices: Sequence[int], names: Collection[str] | None = None) -> Split:
+        """Return the part with these training examples, in this order.
+
+        names: sources whose held-out examples stay; None: all.
+        """
+        place = {index: at for at, index in enumerate(indices)}
+        return Split(
+            [self.train[index] for index in indices],
+            {name: held for name, held in self.held_out.items() if names is None or name in names},
+            self.lost,
+            {name: [place[one] for one in mine if one in place] for name, mine in self.sources.items()},
+        )
 
 
 class TrainingData(Checked, ABC):
@@ -62,6 +82,11 @@ class TrainingData(Checked, ABC):
     @abstractmethod
     def texts(self) -> list[Text]:
         """The texts that the sources read."""
+
+    @property
+    def instructing(self) -> frozenset[str]:
+        """Names of the sources whose passages are instructions with answers."""
+        return frozenset()
 
     @abstractmethod
     def split(self, tokenizer: PreTrainedTokenizerBase) -> Split:
@@ -127,6 +152,10 @@ class Examples(TrainingData):
         """The texts that the sources read."""
         return [source.reads for source in self.sources.values()]
 
+    @property
+    def instructing(self) -> frozenset[str]:
+        return frozenset(name for name, source in self.sources.items() if source.instructs)
+
     def split(self, tokenizer: PreTrainedTokenizerBase) -> Split:
         """Make the training and the held-out examples, shuffled. Report lost passages on stderr.
 
@@ -153,7 +182,13 @@ class Examples(TrainingData):
                 f"held_out={self.held_out} leaves nothing of {len(mixed)} examples to train on; expected "
                 f"less than {len(mixed)}, or more text"
             )
-        return Split(mixed[self.held_out :][: self.limit], mixed[: self.held_out], lost)
+        held, train = mixed[: self.held_out], mixed[self.held_out :][: self.limit]
+        return Split(
+            [example for _, example in train],
+            {name: [example for source, example in held if source == name] for name in pools},
+            lost,
+            {name: [at for at, (source, _) in enumerate(train) if source == name] for name in pools},
+        )
 
     def tell(self, source: Source, lost: Mapping[str, int]) -> None:
         """Report on stderr how many passages do not fit into the window."""
@@ -164,8 +199,8 @@ class Examples(TrainingData):
                 file=sys.stderr,
             )
 
-    def mix(self, pools: Mapping[str, list[Example]], dice: random.Random) -> list[Example]:
-        """Mix the sources by their weights into one list, in random order."""
+    def mix(self, pools: Mapping[str, list[Example]], dice: random.Random) -> list[tuple[str, Example]]:
+        """Mix the sources by their weights into one list of source and example, in random order."""
         if self.weights is not None:
             whole = sum(self.weights.values())
             shares = {name: weight / whole for name, weight in self.weights.items() if weight}
@@ -176,7 +211,7 @@ class Examples(TrainingData):
                     f"weight of {name}={self.weights[name]}: that gives none of {round(total)} examples; "
                     "expected a larger weight, 0, or more text"
                 )
-        mixed = [example for pool in pools.values() for example in pool]
+        mixed = [(name, example) for name, pool in pools.items() for example in pool]
         dice.shuffle(mixed)
         return mixed
 

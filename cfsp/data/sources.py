@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import starmap
+from typing import ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.bars import bar
-from cfsp.data.instructions import Conversations
+from cfsp.data.instructions import Conversations, Rendered
 from cfsp.data.readings import Reading, name_documents, reading
 from cfsp.data.texts import Text
 from cfsp.data.tokens import document_ids, lists, name_tokenizer, ragged
@@ -21,6 +22,9 @@ from cfsp.options import Checked
 
 class Source(Checked, ABC):
     """Passages to learn from."""
+
+    instructs: ClassVar[bool] = False
+    """Whether the passages are instructions with answers."""
 
     @property
     @abstractmethod
@@ -57,6 +61,7 @@ class Prose(Source):
 class Instructions(Source):
     """Questions and answers; only the answers count, unless answers_only is false."""
 
+    instructs: ClassVar[bool] = True
     conversations: Conversations
     answers_only: bool = True
 
@@ -68,6 +73,7 @@ class Instructions(Source):
         if not tokenizer.is_fast:
             raise ValueError("instructions need a fast tokenizer, which says where in the text a token lies")
         rendered = [*self.conversations.rendered(tokenizer)]
+        self.check_answers(rendered, str(tokenizer.eos_token or ""))
 
         def make() -> Reading:
             read = bar(rendered, f"read {self.label}", "passage")
@@ -84,6 +90,18 @@ class Instructions(Source):
             counted = answered if self.answers_only else [True] * len(ids)
             labels = [token if count else IGNORED for token, count in zip(ids, counted, strict=True)]
             yield {"input_ids": ids, "labels": labels}
+
+    def check_answers(self, rendered: Sequence[Rendered], end: str) -> None:
+        """Raise ValueError if only answers count and none says anything. end: EOS, which ends answers."""
+        said = sum(
+            any(text[first:last].removesuffix(end).strip() for first, last in answers)
+            for text, answers in rendered
+        )
+        if self.answers_only and rendered and not said:
+            raise ValueError(
+                f"{self.label!r}: none of its {len(rendered)} rows has an answer to learn from; expected "
+                "answers, or answers_only=false"
+            )
 
 
 def encode_answers(

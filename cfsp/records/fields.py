@@ -131,6 +131,16 @@ class Loss(TypedDict):
     loss: float
 
 
+class Round(TypedDict):
+    """A round of dynamic recovery: source -> weight, loss of the dense model, and before and after it."""
+
+    stage: str
+    weights: Mapping[str, float]
+    dense: Mapping[str, float]
+    before: Mapping[str, float]
+    after: Mapping[str, float]
+
+
 class TrainingFields(TypedDict):
     """What recovery trained, and what it cost."""
 
@@ -141,6 +151,7 @@ class TrainingFields(TypedDict):
     curve: list[Loss]
     held_out_curve: list[Loss]
     adapters: NotRequired[Count]
+    rounds: NotRequired[list[Round]]
 
 
 Training = Annotated[Mapping[str, Any], TrainingFields]

@@ -106,7 +106,7 @@ class Reconstruction(Recovery):
                 f"{len(train)} examples to train on are less than recovery.batch_size={self.batch_size}; "
                 "expected more data, or less of these"
             )
-        return Split(train[: self.steps * self.batch_size], held_out, split.lost)
+        return split.of([*range(min(len(train), self.steps * self.batch_size))])
 
     def optimizer(self, weights: Sequence[Tensor]) -> tuple[torch.optim.Optimizer, Any]:
         """Return Adam and its schedule. Raises ValueError if transformers has no such scheduler."""

@@ -9,6 +9,7 @@ from cfsp.records.record import Record
 from cfsp.report.base import MISSING, Cell, Plot, Section, Table, asked, measured, number, spread, word
 from cfsp.report.groups import Measure, Point, Spread, key_of, points
 from cfsp.report.plots.base import Look
+from cfsp.report.plots.knowledge import source_weights_by_round
 from cfsp.report.plots.latency import latency_by_size, quality_by_latency
 from cfsp.report.plots.recovery import recovery_curves
 
@@ -99,6 +100,11 @@ def recovery_section(
         caption = f"Objective: {objective}. A line per run."
         label = f"Recovery curves, {objective}"
         plots.append(Plot(name, recovery_curves(found, names, styles), label, caption))
+    rounds = [record for record in records if record.trained.get("rounds")]
+    if rounds:
+        caption = "Mean over runs. Left: what a round drew; right: what it was drawn by."
+        figure = source_weights_by_round(rounds)
+        plots.append(Plot(f"{section_id}-sources", figure, "Sources of dynamic recovery, by round", caption))
     intro = "The loss as recovery trains; the best model on held-out examples counts."
     return Section(section_id, "Recovery", model, intro, {}, plots, [recovery_table(records, names)])
 

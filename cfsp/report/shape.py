@@ -1,4 +1,4 @@
-"""Sections on the plan: kept widths and the importance of blocks."""
+"""Sections on the plan: kept widths, the importance of blocks, the knowledge of sites."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 
 from cfsp.records.record import Record
 from cfsp.report.base import Plot, Section
+from cfsp.report.groups import key_of
 from cfsp.report.names import part_texts
 from cfsp.report.plots.importance import block_statistics, importance_by_block
+from cfsp.report.plots.knowledge import knowledge_by_site
 from cfsp.report.plots.widths import kept_widths
 
 
@@ -35,3 +37,19 @@ def importance_section(records: Sequence[Record], model: str, section_id: str) -
     intro = "What calibration says of whole blocks: how far each one turns the hidden state, for example."
     plot = Plot(section_id, figure, "Coarse importance per block and calibration", caption)
     return Section(section_id, "Coarse importance per block", model, intro, {}, [plot])
+
+
+def knowledge_section(records: Sequence[Record], model: str, section_id: str) -> Section:
+    """Plot every knowledge analysis of these records once. All of them have one."""
+    groups = defaultdict(list)
+    for record in records:
+        groups[key_of({**record.notes["knowledge"], "protected": None})].append(record)
+    plots = []
+    for place, key in enumerate(sorted(groups), start=1):
+        name = section_id if len(groups) == 1 else f"{section_id}-{place}"
+        caption = f"One analysis, of {len(groups[key])} runs. Triangle: kept whole."
+        plots.append(
+            Plot(name, knowledge_by_site(groups[key]), "Deviation of the dense model per site", caption)
+        )
+    intro = "By how much the dense model gets worse when the lowest units of one site are masked."
+    return Section(section_id, "Knowledge per site", model, intro, {}, plots)

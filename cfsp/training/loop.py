@@ -88,7 +88,7 @@ class Loop:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
         """
         self.objective.of(self.data.task).check(setting.change)
-        device, held_out = setting.model.device, bool(examples.held_out)
+        device, held_out = setting.model.device, bool(examples.every_held_out)
         if device.type == "cuda":
             torch.cuda.set_device(device)
         reset_peak(str(device))
@@ -122,7 +122,7 @@ class Loop:
         """Return notes on the examples, as JSON data."""
         return {
             "examples": len(examples.train),
-            "held_out": len(examples.held_out),
+            "held_out": len(examples.every_held_out),
             "data": self.data.labels,
             "lost": examples.lost,
         }
@@ -155,10 +155,10 @@ class Loop:
                 model=module,
                 args=arguments,
                 train_dataset=examples.train,
-                eval_dataset=examples.held_out or None,
+                eval_dataset=examples.every_held_out or None,
                 data_collator=self.data.collator(setting.tokenizer),
             )
-            if pruning is None and examples.held_out and self.training.patience is not None:
+            if pruning is None and examples.every_held_out and self.training.patience is not None:
                 trainer.add_callback(StopEarly(self.training.patience))
             trainer.go_on()
         if shape is not None:

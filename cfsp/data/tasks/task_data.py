@@ -60,7 +60,8 @@ class TaskExamples(TrainingData):
         coded = self.task.encode(tokenizer, train)
         lost = {"passages": len(train), "dropped": coded.dropped, "cut": coded.cut}
         held_out = self.task.encode(tokenizer, held).examples if held else []
-        return Split(coded.examples, held_out, {self.task.name: lost})
+        name, indices = self.task.name, [*range(len(coded.examples))]
+        return Split(coded.examples, {name: held_out}, {name: lost}, {name: indices})
 
     def collator(self, tokenizer: PreTrainedTokenizerBase) -> TaskCollator:
         return self.task.collator(tokenizer)

@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# LoRAShear against cutting first and training afterwards, at equal training tokens, and without each of its parts.
+# It has not been run to its end yet.
+#   experiments/lorashear/run.sh rivals ablations [OVERRIDES]
+#   experiments/lorashear/run.sh real [OVERRIDES]      # README.md says what it needs
+#   experiments/lorashear/run.sh table
+# SEEDS (0,1,2), SHARES (0.2,0.5), STEPS (100), RATE (5e-3), PYTHON (.venv/bin/python) and ZERO_SHOT may be set.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+results=results/lorashear
+steps=${STEPS:-100}
+rate=${RATE:-5e-3}
+read -ra zero_shot <<< "${ZERO_SHOT:-}"
+export OMP_NUM_THREADS=1
+
+cfsp() { "$python" -m cfsp "$@"; }
+
+here=("sites=[mlp,attention]" cache=results/cache)
+embedded=("${here[@]}" results=$results "sparsity=${SHARES:-0.2,0.5}" "seed=${SEEDS:-0,1,2}")
+smollm=("${here[@]}" results=$results/real model.path=models/SmolLM2-135M model.dtype=float32 sparsity=0.2 seed=0
+    'evaluation=[perplexity_text]' evaluation.perplexity_text.text.paths=data/wikitext2/test.txt "${zero_shot[@]}")
+
+lengths() { # a training of so many steps: PREFIX STEPS
+    echo "$1.training.max_steps=$2" "$1.training.learning_rate=$rate" "$1.training.warmup=10" \
+        "$1.training.batch_size=8" "$1.training.patience=null"
+}
+
+shear() { # LoRAShear: STEPS steps of pruning, at most two rounds of STEPS steps
+    cfsp -m "$@" +experiment=lorashear $(lengths schedule "$steps") $(lengths recovery "$steps") \
+        recovery.rounds=2 recovery.per_round=$((8 * steps))
+}
+
+one_shot() { # the rivals: cut first, then three times STEPS steps on the same two texts
+    local after=($(lengths recovery $((3 * steps))) recovery/data=stdlib_mixture)
+    cfsp -m "$@" criterion=taylor allocator=uniform recovery=lora "${after[@]}"
+    cfsp -m "$@" criterion=cfsp allocator=cfsp recovery=importance_lora "${after[@]}"
+    cfsp -m "$@" criterion=obs allocator=error_curves compensation=least_squares recovery=lora "${after[@]}"
+}
+
+rivals() {
+    shear "${embedded[@]}" "$@"
+    one_shot "${embedded[@]}" "$@"
+}
+
+ablations() {
+    shear "${embedded[@]}" 'allocator.protect=[]' "$@"
+    shear "${embedded[@]}" schedule.pruner.variant=linear_decay "$@"
+    shear "${embedded[@]}" recovery.balance=1 "$@"
+}
+
+real() {
+    shear "${smollm[@]}" "$@"
+    one_shot "${smollm[@]}" "$@"
+}
+
+parts=()
+while [[ $# -gt 0 && $1 != *=* ]]; do parts+=("$1"); shift; done
+[[ ${#parts[@]} -gt 0 ]] || { echo "expected rivals, ablations, real or table" >&2; exit 2; }
+for part in "${parts[@]}"; do
+    if [[ $part == table ]]; then "$python" experiments/lorashear/table.py; else "$part" "$@"; fi
+done

@@ -1,0 +1,85 @@
+"""Write results/tables/lorashear.md from the records in results/lorashear."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from cfsp.records.identity import part_name
+from cfsp.records.record import Record, records
+from cfsp.storage.atomic import replacing
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+INTRODUCTION = """# LoRAShear against cutting first
+
+Written by `experiments/lorashear/run.sh`; its [README](../../experiments/lorashear/README.md) says what the
+rows are. `tokens` are those of all training, of pruning and of recovery together. Perplexity: mean and
+standard deviation over seeds.
+
+"""
+
+
+def method(record: Record) -> str:
+    """Return what was done, by the config."""
+    config = record.config
+    if record.schedule_training is None:
+        names = [part_name(config[part]) for part in ("criterion", "compensation", "recovery")]
+        parameters = config["recovery"].get("parameters", {}).get("proportional_to", "uniform")
+        return " + ".join([name for name in names if name != "none"]) + (
+            "" if parameters == "uniform" else f" ({parameters})"
+        )
+    without = [
+        name
+        for name, missing in (
+            ("no knowledge", config["allocator"]["protect"] != "knowledge"),
+            ("no half-space", config["schedule"]["pruner"]["variant"] != "paper"),
+            ("uniform data", config["recovery"].get("balance") == 1),
+        )
+        if missing
+    ]
+    return ", ".join(["lorashear", *without])
+
+
+def row(record: Record) -> dict[str, object]:
+    """Return one run as a row."""
+    pruned, trainings = record.metrics["pruned"], (record.schedule_training or {}, record.trained)
+    values = {name: one.value for name, one in pruned.items() if name.startswith(("perplexity/", "accuracy"))}
+    return {
+        "model": Path(str(record.config["model"]["path"])).name,
+        "method": method(record),
+        "asked": f"{record.config['sparsity']:.0%}",
+        "model gone": record.sparsity["model"],
+        "tokens": sum(training.get("tokens", 0) for training in trainings),
+        "minutes": sum(training.get("seconds", 0) for training in trainings) / 60,
+        **values,
+    }
+
+
+def main() -> None:
+    found = [
+        *records(RESULTS / "lorashear" / "records"),
+        *records(RESULTS / "lorashear" / "real" / "records"),
+    ]
+    if not found:
+        raise SystemExit(
+            "no records in results/lorashear; expected experiments/lorashear/run.sh rivals first"
+        )
+    dense = {f"{name} {one.value:.2f}" for record in found for name, one in record.metrics["dense"].items()}
+    runs = pd.DataFrame([row(one) for one in found])
+    groups = runs.groupby(["model", "asked", "method"], sort=True)
+    table = groups.mean(numeric_only=True).round(3)
+    table.insert(0, "seeds", groups.size())
+    spread = groups.std(numeric_only=True)
+    for name in [name for name in table if name.startswith("perplexity/")]:
+        table[name] = [
+            f"{mean:.2f} ± {std:.2f}" if std == std else f"{mean:.2f}"
+            for mean, std in zip(table[name], spread[name], strict=True)
+        ]
+    text = f"{INTRODUCTION}Dense: {', '.join(sorted(dense))}.\n\n"
+    with replacing(RESULTS / "tables" / "lorashear.md") as part:
+        part.write_text(text + table.reset_index().to_markdown(index=False, disable_numparse=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
