@@ -13,16 +13,19 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from cfsp.model import modeling_pruned
+from cfsp.model import modeling_pruned, modeling_routed, routed_kernels, routed_triton, routers
 from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
 from cfsp.model.families import Place
 from cfsp.model.find_sites import axis_length, head_channels
-from cfsp.model.modeling_pruned import Pruned, linear_sizes
+from cfsp.model.modeling_pruned import OWN_MODULES, Pruned, linear_sizes
 from cfsp.model.sites import Site
 from cfsp.model.weights import weight_of
 
 MODELING_FILE = "modeling_pruned.py"
 """Name of the modelling file in a checkpoint."""
+
+OWN_CODE = (routed_kernels, routed_triton, routers, modeling_routed)
+"""Files of modules that are not the family's. A checkpoint has them after `modeling_pruned` if it needs them."""
 
 AUTO_CLASSES = {
     "ForCausalLM": "AutoModelForCausalLM",
@@ -40,7 +43,7 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     Raises ValueError if no config does.
     """
     stock, sizes = stock_class(model), block_sizes(model)
-    base = copy.deepcopy(model.config)
+    base, own = copy.deepcopy(model.config), own_modules(model)
     base.per_layer_config = None
     for name in ("pruned", "auto_map"):
         base.__dict__.pop(name, None)
@@ -56,8 +59,10 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
         plain = copy.deepcopy(base)
         for what, value in sizes[0].items():
             setattr(plain, layout_of(model).names[what], value)
-        if difference(model, stock, plain) is None:
-            plain.architectures = [stock.__name__]
+        plain.architectures = [stock.__name__]  # of a model with modules of its own: those who skip its code
+        if own:
+            plain.pruned, plain.auto_map = {"stock": stock.__name__, "modules": own}, auto_map(stock)
+        if difference(model, pruned_class(stock) if own else stock, plain) is None:
             return plain
     config = differing_blocks(model, base, stock, sizes)
     problem = difference(model, pruned_class(stock), config)
@@ -83,24 +88,40 @@ def differing_blocks(
         "linears": linears(places),
         "counts": counts,
         "attention": places["attention"].whole if "attention" in places else None,
-        "biases": [
-            name.removesuffix(".bias")
-            for name, _ in model.named_parameters()
-            if name.endswith(".bias") and name not in ordinary
-        ],
+        "biases": added_biases(model, ordinary),
+        "modules": own_modules(model),
     }
-    name = f"Pruned{stock.__name__}"
-    config.architectures = [name]
-    module = Path(MODELING_FILE).stem
-    config.auto_map = {
-        "AutoModel": f"{module}.Pruned{headless(stock).__name__}",
-        auto_class(stock.__name__): f"{module}.{name}",
-    }
+    config.architectures = [f"Pruned{stock.__name__}"]
+    config.auto_map = auto_map(stock)
     config.allow_global_per_layer_attribute_access = True  # validators of some families read it
     config.per_layer_config = {
         index: {layout.names[what]: value for what, value in one.items()} for index, one in enumerate(sizes)
     }
     return config
+
+
+def added_biases(model: PreTrainedModel, ordinary: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the family's modules that have a bias which is not among the ordinary parameters."""
+    own = [path for path, module in model.named_modules() if type(module).__name__ in OWN_MODULES]
+    return [
+        name.removesuffix(".bias")
+        for name, _ in model.named_parameters()
+        if name.endswith(".bias") and name not in ordinary and not name.startswith(tuple(own))
+    ]
+
+
+def own_modules(model: PreTrainedModel) -> list[dict[str, Any]]:
+    """Return what the modules that are not the family's say of themselves."""
+    return [module.describe() for module in model.modules() if type(module).__name__ in OWN_MODULES]
+
+
+def auto_map(stock: type[PreTrainedModel]) -> dict[str, str]:
+    """Return auto class -> class in the modelling file."""
+    module = Path(MODELING_FILE).stem
+    return {
+        "AutoModel": f"{module}.Pruned{headless(stock).__name__}",
+        str(auto_class(stock.__name__)): f"{module}.Pruned{stock.__name__}",
+    }
 
 
 def linears(places: Mapping[str, Place]) -> dict[str, list[str | None]]:
@@ -209,7 +230,7 @@ def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     class Made(Pruned, stock):  # pyright: ignore[reportIncompatibleMethodOverride]  # one keyword is taken out
         def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
             super().save_pretrained(save_directory, *args, **options)
-            (Path(save_directory) / MODELING_FILE).write_text(modeling_file(stock))
+            (Path(save_directory) / MODELING_FILE).write_text(modeling_file(stock, bool(own_modules(self))))
 
     Made.__name__ = Made.__qualname__ = f"Pruned{stock.__name__}"
     return Made
@@ -224,11 +245,13 @@ def headless(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
     return first
 
 
-def modeling_file(stock: type[PreTrainedModel]) -> str:
-    """Return the text of a checkpoint's modelling file."""
+def modeling_file(stock: type[PreTrainedModel], own: bool = False) -> str:
+    """Return the text of a checkpoint's modelling file. own: with the code of modules not the family's."""
     names = [headless(stock).__name__, stock.__name__]
+    files = [Path(module.__file__).read_text() for module in (modeling_pruned, *(OWN_CODE if own else ()))]
+    lines = "\n\n".join(files).splitlines(keepends=True)
     return (
-        Path(modeling_pruned.__file__).read_text()
+        "".join(line for line in lines if not line.startswith("from cfsp."))  # they are one file there
         + f"\n\nfrom transformers import {', '.join(names)}  # noqa: E402\n"
         + "".join(
             f'\n\nclass Pruned{name}(Pruned, {name}):\n    """{name} with the sizes of its config."""\n'

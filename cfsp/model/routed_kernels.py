@@ -99,6 +99,8 @@ SOURCE = """
 #include <algorithm>
 #include <vector>
 
+static const int64_t GROUP = 4;  // neurons that share each read of the input, or of the sums
+
 static inline float read(float value) { return value; }
 static inline float read(uint16_t value) {
     uint32_t bits = uint32_t(value) << 16; float out; std::memcpy(&out, &bits, 4); return out;
@@ -114,16 +116,24 @@ static void rows(const T* x, const T* weight, const int64_t* experts, T* out, in
                  int64_t runs, int64_t width, int64_t inputs, int64_t count, int64_t threads) {
     const int64_t outputs = runs * width;
     #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t place = 0; place < chosen * runs * size; place++) {
-        const int64_t expert = experts[place / (runs * size)], rest = place % (runs * size);
-        const int64_t row = rest / size * width + expert * size + rest % size;
-        const T* own = weight + row * inputs;
-        for (int64_t one = 0; one < count; one++) {
-            const T* from = x + one * inputs;
-            float sum = 0;
-            #pragma omp simd reduction(+:sum)
-            for (int64_t i = 0; i < inputs; i++) sum += read(own[i]) * read(from[i]);
-            write(out[one * outputs + row], sum);
+    for (int64_t place = 0; place < chosen * runs; place++) {
+        const int64_t first = place % runs * width + experts[place / runs] * size;
+        for (int64_t row = first; row < first + size; row += GROUP) {
+            const int64_t group = std::min<int64_t>(GROUP, first + size - row);
+            for (int64_t one = 0; one < count; one++) {
+                const T* from = x + one * inputs;
+                const T* own[GROUP];
+                for (int64_t j = 0; j < GROUP; j++) own[j] = weight + (row + std::min(j, group - 1)) * inputs;
+                float a = 0, b = 0, c = 0, d = 0;
+                #pragma omp simd reduction(+:a,b,c,d)
+                for (int64_t i = 0; i < inputs; i++) {
+                    const float value = read(from[i]);
+                    a += read(own[0][i]) * value; b += read(own[1][i]) * value;
+                    c += read(own[2][i]) * value; d += read(own[3][i]) * value;
+                }
+                const float sums[GROUP] = {a, b, c, d};
+                for (int64_t j = 0; j < group; j++) write(out[one * outputs + row + j], sums[j]);
+            }
         }
     }
 }
@@ -136,17 +146,25 @@ static void columns(const T* h, const T* weight, const int64_t* experts, T* out,
     for (int64_t start = 0; start < outputs; start += chunk) {
         const int64_t length = std::min(chunk, outputs - start);
         std::vector<float> sums(count * length, 0.0f);
-        for (int64_t place = 0; place < chosen; place++)
-            for (int64_t neuron = experts[place] * size; neuron < (experts[place] + 1) * size; neuron++) {
-                const T* own = weight + neuron * outputs + start;
+        for (int64_t place = 0; place < chosen; place++) {
+            const int64_t first = experts[place] * size;
+            for (int64_t neuron = first; neuron < first + size; neuron += GROUP) {
+                const int64_t group = std::min<int64_t>(GROUP, first + size - neuron);
+                const T* own[GROUP];
+                for (int64_t j = 0; j < GROUP; j++)
+                    own[j] = weight + (neuron + std::min(j, group - 1)) * outputs + start;
                 for (int64_t one = 0; one < count; one++) {
-                    const float factor = read(h[one * width + neuron]);
-                    if (factor == 0) continue;
+                    float by[GROUP];
+                    for (int64_t j = 0; j < GROUP; j++)
+                        by[j] = j < group ? read(h[one * width + neuron + j]) : 0;
                     float* sum = sums.data() + one * length;
                     #pragma omp simd
-                    for (int64_t i = 0; i < length; i++) sum[i] += factor * read(own[i]);
+                    for (int64_t i = 0; i < length; i++)
+                        sum[i] += by[0] * read(own[0][i]) + by[1] * read(own[1][i])
+                                + by[2] * read(own[2][i]) + by[3] * read(own[3][i]);
                 }
             }
+        }
         for (int64_t one = 0; one < count; one++)
             for (int64_t i = 0; i < length; i++) write(out[one * outputs + start + i], sums[one * length + i]);
     }
