@@ -74,7 +74,7 @@ class RoutedMLP(nn.Module):
         """Choose the experts for an input. [rows, inputs]"""
         self.channels, self.union = {}, None
         self.scores = self.router.scores(x) if self.soft else None
-        self.chosen = self.router.choose(x)
+        self.chosen = self.scores > self.router.threshold if self.soft else self.router.choose(x)
         if self.chosen is None or self.soft or torch.is_grad_enabled() or len(x) > self.few:
             return
         self.union = self.kernels(x).union(self.chosen[0] if len(x) == 1 else self.chosen.any(0))
