@@ -12,7 +12,12 @@ from torch import nn
 
 
 class Router(nn.Module):
-    """Chooses experts of `size` neurons. Which of the methods below has a result depends on the method."""
+    """Chooses experts of `size` neurons. Which of the methods below has a result depends on the method.
+
+    early: whether it chooses before anything of the MLP is computed.
+    """
+
+    early = False
 
     def __init__(self, size):
         super().__init__()
@@ -51,6 +56,8 @@ class LearnedRouter(Router):
 
     hidden: width between two layers; None: one layer. top: number of experts; None: by the threshold.
     """
+
+    early = True
 
     def __init__(
         self, inputs, experts, size, hidden=None, tanh=False, normalised=False, top=None, threshold=0.5
@@ -111,8 +118,8 @@ class ThresholdRouter(Router):
     norms, each with one per channel; only with `weighted`.
     """
 
-    def __init__(self, inputs, neurons, producers, weighted=False):
-        super().__init__(1)
+    def __init__(self, inputs, neurons, producers, weighted=False, size=1):
+        super().__init__(size)
         self.options |= {"inputs": inputs, "neurons": neurons, "producers": producers, "weighted": weighted}
         lengths = [inputs] * producers + [neurons]
         self.weighted = weighted

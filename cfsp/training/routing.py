@@ -40,13 +40,13 @@ class Routing(Pruner):
     expert_size: int = 32
     grouping: str = "kmeans"
     efficiency: float = 0.5
-    most: float = 2.0
-    separability: float = 0.1
+    most: float = 1.0
+    separability: float = 0.3
     threshold: float = 0.5
     guard: float = 1e-2
     start: float = 2.0
     adaptation: float = 0.4
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-3
     gain: float = 10.0
     few: int = 4
 
