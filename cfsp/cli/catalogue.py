@@ -21,6 +21,7 @@ OPTION = re.compile(r"(?P<indent> *)(?P<key>\w+): *(?P<value>.*?)(?: +# (?P<mean
 MEANINGS = {
     "experiment": "a whole method; chosen with a plus",
     "experiment/block_pruning": "the recipes of the paper on block pruning; chosen with a plus",
+    "experiment/lte": "the recipes of the paper on LTE; chosen with a plus",
     "experiment/paper/cfsp": "the rows of CFSP's table; chosen with a plus",
     "experiment/paper/flap": "the rows of FLAP's table; chosen with a plus",
     "experiment/paper/llm_pruner_20": "the rows of LLM-Pruner's table at 20 %; chosen with a plus",
@@ -30,6 +31,7 @@ MEANINGS = {
     "recovery/parameters": "which weights a recovery trains",
     "recovery/training": "steps, batches and learning rate of a recovery",
     "schedule/base": "what schedules are made of; not chosen by itself",
+    "schedule/maker": "how routers come about without a training of the model",
     "schedule/pruner": "what a schedule that trains scores, and how",
     "setting": "model, texts and windows of an experiment; chosen with a plus",
     "task/data": "what a recovery of a task trains on; chosen by the task",

@@ -154,7 +154,7 @@ class Schedule(Checked, ABC):
                 + (
                     "criterion=learned: this schedule learns its scores"
                     if self.trains
-                    else "a schedule that learns scores: schedule=movement"
+                    else "a schedule that learns scores: schedule=movement or routing"
                 )
             )
         check_kinds(criterion, sites)
