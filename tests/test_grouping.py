@@ -59,5 +59,7 @@ def test_the_length_of_a_row_does_not_matter():
 
 @pytest.mark.parametrize("size", [0, 7])
 def test_a_size_that_does_not_divide_names_some_that_do(size):
-    with pytest.raises(ValueError, match=f"expert_size={size}: it does not divide the 40 neurons of a.mlp; expected"):
+    with pytest.raises(
+        ValueError, match=f"expert_size={size}: it does not divide the 40 neurons of a.mlp; expected"
+    ):
         check_experts(40, size, "a.mlp")

@@ -1,4 +1,4 @@
-"""Routes: edits that make MLPs routed, through plan, surgery, disk and a process that has never heard of cfsp."""
+"""Routes: edits that make MLPs routed, through plan, surgery and disk, into a process without cfsp."""
 
 import subprocess
 import sys
@@ -80,7 +80,8 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained(sys.argv[1], trust_remote_code=True)
 ids = torch.tensor([[5, 6, 7]])
 with torch.no_grad():
-    torch.save((model(input_ids=ids).logits, model.generate(ids, max_new_tokens=5, pad_token_id=0)), sys.argv[2])
+    said = model.generate(ids, max_new_tokens=5, pad_token_id=0)
+    torch.save((model(input_ids=ids).logits, said), sys.argv[2])
 assert "cfsp" not in sys.modules
 """
 

@@ -138,7 +138,10 @@ def test_routes_keep_what_the_model_computes():
 
 def test_a_run_trains_routes_and_loads_anywhere(cli, text_file, tmp_path):
     words = [*SHORT, *own_text(text_file), "schedule.active=0.4", f"save={tmp_path}/out"]
-    words += ["evaluation=[perplexity_text,routing]", "evaluation.routing.text._target_=cfsp.data.texts.Files"]
+    words += [
+        "evaluation=[perplexity_text,routing]",
+        "evaluation.routing.text._target_=cfsp.data.texts.Files",
+    ]
     words += ["~evaluation.routing.text.split", f"+evaluation.routing.text.paths={text_file}"]
     words += [f"evaluation.perplexity_text.text.paths={text_file}", "evaluation.perplexity_text.window=32"]
     words += ["evaluation.routing.window=16", "evaluation.routing.windows=16"]
@@ -228,6 +231,6 @@ def test_what_cannot_work_is_refused_before_training(cli, text_file, words, mess
 
 def test_the_line_of_a_threshold_is_its_logit():
     assert Routing(threshold=0.5, expert_size=4)
-    model, found = stages(threshold=0.7, start=3.0)
+    _model, found = stages(threshold=0.7, start=3.0)
     assert found.line == pytest.approx(math.log(0.7 / 0.3))
     assert found.mlps["model.layers.0.mlp"].router.threshold == 0.7

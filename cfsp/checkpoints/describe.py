@@ -25,7 +25,7 @@ MODELING_FILE = "modeling_pruned.py"
 """Name of the modelling file in a checkpoint."""
 
 OWN_CODE = (routed_kernels, routed_triton, routers, modeling_routed)
-"""Files of modules that are not the family's. A checkpoint has them after `modeling_pruned` if it needs them."""
+"""Files of modules that are not the family's; where one is needed they follow `modeling_pruned`."""
 
 AUTO_CLASSES = {
     "ForCausalLM": "AutoModelForCausalLM",
@@ -101,7 +101,7 @@ def differing_blocks(
 
 
 def added_biases(model: PreTrainedModel, ordinary: Mapping[str, Any]) -> list[str]:
-    """Return the paths of the family's modules that have a bias which is not among the ordinary parameters."""
+    """Return the paths of the family's modules with a bias that is not among the ordinary parameters."""
     own = [path for path, module in model.named_modules() if type(module).__name__ in OWN_MODULES]
     return [
         name.removesuffix(".bias")

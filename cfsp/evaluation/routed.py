@@ -131,12 +131,19 @@ class RoutedShares(Evaluator):
     def figures(self, model: PreTrainedModel, uses: dict[str, Use]) -> dict[str, float]:
         """Return name -> value, without the text."""
         blocks, found = block_modules(model), {}
-        own = {path: next((use for name, use in uses.items() if name.startswith(f"{path}.")), None) for path in blocks}
-        share = {path: 1.0 if use is None else float((use.shares / use.tokens).mean()) for path, use in own.items()}
+        own = {
+            path: next((use for name, use in uses.items() if name.startswith(f"{path}.")), None)
+            for path in blocks
+        }
+        share = {
+            path: 1.0 if use is None else float((use.shares / use.tokens).mean()) for path, use in own.items()
+        }
         found["active_share"] = sum(share.values()) / len(share)
         found |= {f"active_share_block_{place}": one for place, one in enumerate(share.values())}
         for size in self.batches:
-            parts = [1.0 if use is None else use.unions[size][0] / use.unions[size][1] for use in own.values()]
+            parts = [
+                1.0 if use is None else use.unions[size][0] / use.unions[size][1] for use in own.values()
+            ]
             found[f"union_share_of_{size}"] = sum(parts) / len(parts)
         found["gflops_per_token"] = 2 * macs_per_token(model, uses) / 2**30
         return found | histogram([use for use in own.values() if use is not None])
@@ -147,7 +154,9 @@ def histogram(uses: Sequence[Use]) -> dict[str, float]:
     rates = torch.cat([torch.as_tensor(use.uses) / use.tokens for use in uses]) if uses else torch.ones(1)
     places = (rates * TENTHS).long().clamp(max=TENTHS - 1)
     counts = torch.bincount(places, minlength=TENTHS) / len(places)
-    return {f"experts_used_{10 * place}_to_{10 * (place + 1)}": float(one) for place, one in enumerate(counts)}
+    return {
+        f"experts_used_{10 * place}_to_{10 * (place + 1)}": float(one) for place, one in enumerate(counts)
+    }
 
 
 def macs_per_token(model: PreTrainedModel, uses: dict[str, Use]) -> float:
@@ -168,10 +177,8 @@ def macs_per_token(model: PreTrainedModel, uses: dict[str, Use]) -> float:
 
 
 @contextmanager
-def listening(
-    model: nn.Module, take: Callable[[str, RoutedMLP, int], None]
-) -> Iterator[list[int]]:
-    """Call `take` after every routed MLP's pass. Yields a list whose last entry is the number of sequences."""
+def listening(model: nn.Module, take: Callable[[str, RoutedMLP, int], None]) -> Iterator[list[int]]:
+    """Call `take` after every routed MLP's pass. Yields a list that ends in the number of sequences."""
     rows: list[int] = []
 
     def hook(path: str, routed: RoutedMLP) -> Callable:

@@ -19,7 +19,6 @@ A model whose blocks are those of its family has only the last key.
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
-
 OWN_MODULES = {}
 """Name of a class of modules -> the class; a file that defines one adds it."""
 

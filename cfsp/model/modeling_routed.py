@@ -13,9 +13,9 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from cfsp.model.modeling_pruned import OWN_MODULES
-from cfsp.model.routed_kernels import CompiledKernels, TorchKernels, compiled
+from cfsp.model.routed_kernels import SUFFIX, TorchKernels, compiled
 from cfsp.model.routed_triton import TritonKernels, triton
-from cfsp.model.routers import Router, make_router
+from cfsp.model.routers import make_router
 
 
 def spread(values, size):
@@ -194,7 +194,7 @@ def kernels_for(device, dtype, use_compiled, size):
     """Return the fastest kernels for a device and a dtype."""
     if device == "cuda" and triton is not None and not size & (size - 1):
         return TritonKernels()
-    if device == "cpu" and use_compiled and dtype in CompiledKernels.SUFFIX and (found := compiled()):
+    if device == "cpu" and use_compiled and dtype in SUFFIX and (found := compiled()):
         return found
     if device == "cuda":
         print("routed MLPs run in PyTorch, which waits for the GPU: no Triton, or experts of "

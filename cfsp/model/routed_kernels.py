@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -28,8 +29,8 @@ class TorchKernels:
         """Return the first and last neuron of every run of chosen experts, in experts. [experts] -> pairs"""
         found = chosen.nonzero().flatten().tolist()
         breaks = [place for place in range(1, len(found)) if found[place] != found[place - 1] + 1]
-        firsts, lasts = [0, *breaks], [*breaks, len(found)]
-        return [(found[first], found[last - 1] + 1) for first, last in zip(firsts, lasts)] if found else []
+        ends = [0, *breaks, len(found)]
+        return [(found[first], found[last - 1] + 1) for first, last in pairwise(ends) if last]
 
     def rows(self, x, weight, union, size, width):
         """Return the outputs of the chosen experts. width: neurons; a fused weight has several runs of them.
@@ -59,10 +60,12 @@ class TorchKernels:
         return out
 
 
+SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
+"""Dtype -> what the names of its functions in C++ end in."""
+
+
 class CompiledKernels:
     """The same in C++, for float32 and bfloat16; sums are in float32."""
-
-    SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
     def __init__(self, library):
         self.library = library
@@ -87,7 +90,7 @@ class CompiledKernels:
         return out
 
     def call(self, name, x, weight, union, out, size, runs, width):
-        function = getattr(self.library, f"{name}_{self.SUFFIX[x.dtype]}")
+        function = getattr(self.library, f"{name}_{SUFFIX[x.dtype]}")
         pointers = [ctypes.c_void_p(one.data_ptr()) for one in (x, weight, union, out)]
         numbers = [len(union), size, runs, width, weight.shape[1], len(x), torch.get_num_threads()]
         function(*pointers, *map(ctypes.c_int64, numbers))
@@ -166,13 +169,14 @@ static void columns(const T* h, const T* weight, const int64_t* experts, T* out,
             }
         }
         for (int64_t one = 0; one < count; one++)
-            for (int64_t i = 0; i < length; i++) write(out[one * outputs + start + i], sums[one * length + i]);
+            for (int64_t i = 0; i < length; i++)
+                write(out[one * outputs + start + i], sums[one * length + i]);
     }
 }
 
 #define EXPORT(name, suffix, T) \\
-    extern "C" void name##_##suffix(const void* a, const void* b, const void* c, void* d, int64_t e, int64_t f, \\
-                                    int64_t g, int64_t h, int64_t i, int64_t j, int64_t k) { \\
+    extern "C" void name##_##suffix(const void* a, const void* b, const void* c, void* d, int64_t e, \\
+                                    int64_t f, int64_t g, int64_t h, int64_t i, int64_t j, int64_t k) { \\
         name<T>((const T*)a, (const T*)b, (const int64_t*)c, (T*)d, e, f, g, h, i, j, k); }
 EXPORT(rows, f32, float)
 EXPORT(rows, bf16, uint16_t)

@@ -1,8 +1,8 @@
 """Kernels of routed MLPs on a GPU, in Triton.
 
 Every checkpoint of a routed model contains this file in its remote code. Nothing here waits for the device:
-the grid covers all experts, and the programs of experts that no row has chosen end at once. So a decoding step
-can be captured in a CUDA graph.
+the grid covers all experts, and the programs of experts that no row has chosen end at once. So a decoding
+step can be captured in a CUDA graph.
 """
 
 import torch

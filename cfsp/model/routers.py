@@ -33,7 +33,7 @@ class Router(nn.Module):
         raise ValueError(f"a {type(self).__name__} does not learn with its model; expected a LearnedRouter")
 
     def choose(self, x):
-        """Return which experts the MLP's input needs; None: not known yet. [rows, inputs] -> [rows, experts]"""
+        """Return which experts an input needs; None: not known yet. [rows, inputs] -> [rows, experts]"""
 
     def thin(self, x, part):
         """Return which channels producer `part` reads; None: all. [rows, inputs] -> the same shape"""
@@ -111,7 +111,7 @@ class OracleRouter(Router):
 
 
 class ThresholdRouter(Router):
-    """Inputs of every matrix that are above a threshold, for producers and consumer alike; nothing is learned.
+    """Inputs of every matrix that are above a threshold, of producers and consumer; nothing is learned.
 
     TEAL: |x_i| > t (arXiv:2408.14690). WINA: |x_i| c_i > t, with c_i the norm of the weights that read
     channel i (arXiv:2505.19427). thresholds: one per matrix, the consumer's last. norms: [matrices] of these

@@ -15,7 +15,7 @@ GROUPINGS = ("kmeans", "co_activation", "random")
 neuron is active. random: by chance."""
 
 TOLERANCE = 0.1
-"""By which part of the distances' standard deviation a bid exceeds what is needed. Less is exacter, and slower."""
+"""By which part of the distances' standard deviation a bid exceeds what it must. Less is exacter, slower."""
 
 ROUNDS = 60
 """Rounds of bids. The few points that have no cluster then get the nearest one with room."""
@@ -100,7 +100,9 @@ def ranks_in_clusters(owner: Tensor, bids: Tensor, clusters: int) -> tuple[Tenso
     ranked = bids.argsort(descending=True, stable=True)
     ranked = ranked[owner[ranked].argsort(stable=True)]
     counts = torch.bincount(owner, minlength=clusters)
-    return ranked, torch.arange(len(ranked), device=ranked.device) - (counts.cumsum(0) - counts)[owner[ranked]]
+    return ranked, torch.arange(len(ranked), device=ranked.device) - (counts.cumsum(0) - counts)[
+        owner[ranked]
+    ]
 
 
 def fill(distances: Tensor, owner: Tensor, size: int) -> Tensor:

@@ -153,7 +153,8 @@ class Route(Edit):
             )
         if self.units % self.router["size"]:
             raise ValueError(
-                f"{self.site}: experts of {self.router['size']} units; expected a size that divides {self.units}"
+                f"{self.site}: experts of {self.router['size']} units; expected a size that divides "
+                f"{self.units}"
             )
         if self.order is not None and not torch.equal(self.order.sort().values, torch.arange(self.units)):
             raise ValueError(f"{self.site}: order does not have each of the {self.units} units once")

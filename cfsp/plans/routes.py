@@ -26,7 +26,9 @@ def route_units(pairs: Sequence[tuple[Route, Site]], model: PreTrainedModel) -> 
         if route.order is not None:
             permute_units(model, site, route.order)
         routed = install_router(route, site, model)
-        routed.router.load_state_dict({name: tensor.to(model.dtype) for name, tensor in route.weights.items()})
+        routed.router.load_state_dict(
+            {name: tensor.to(model.dtype) for name, tensor in route.weights.items()}
+        )
 
 
 def install_router(route: Route, site: Site, model: nn.Module) -> RoutedMLP:

@@ -52,19 +52,31 @@ def activity_section(
     figure = activity(found, names, styles)
     label = "Share of units that a token uses, per block; and experts by how many tokens use them"
     plot = Plot(section_id, figure, label, "Means over the runs of a method, measured on evaluation text.")
-    intro = "Nothing is removed from these MLPs: for every token a router chooses the units that are computed."
-    facts = next(one.protocol for name, one in found[0].metrics["pruned"].items() if name.startswith("active_"))
+    intro = (
+        "Nothing is removed from these MLPs: for every token a router chooses the units that are computed."
+    )
+    facts = next(
+        one.protocol for name, one in found[0].metrics["pruned"].items() if name.startswith("active_")
+    )
     return Section(section_id, "Active units", model, intro, facts, [plot], [activity_table(found, names)])
 
 
 def activity_table(records: Sequence[Record], names: Mapping[str, str]) -> Table:
     """Return a table of the active share, the unions of batches, and the FLOPs per token."""
     keys = sorted(
-        {name for record in records for name in record.metrics["pruned"] if name.startswith("union_share_of_")},
+        {
+            name
+            for record in records
+            for name in record.metrics["pruned"]
+            if name.startswith("union_share_of_")
+        },
         key=lambda name: int(name.partition("/")[0].rpartition("_")[2]),
     )
     columns = {"method": "", "active": "share of units that a token uses"}
-    columns |= {f"union of {key.partition('/')[0].rpartition('_')[2]}": "used by any of so many tokens" for key in keys}
+    columns |= {
+        f"union of {key.partition('/')[0].rpartition('_')[2]}": "used by any of so many tokens"
+        for key in keys
+    }
     columns |= {"GFLOPs": "per token, of the linear layers in the blocks, 2^30"}
     rows = []
     for point in points(records, names):

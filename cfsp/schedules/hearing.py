@@ -45,7 +45,7 @@ def hear(
                 yield site, Heard(torch.cat(heard[0]), torch.cat(heard[1]), channel_norms(model, site))
 
 
-def keeping(kept: list[Tensor], batches: Sequence[Mapping[str, Tensor]], every: int):  # noqa: ANN201
+def keeping(kept: list[Tensor], batches: Sequence[Mapping[str, Tensor]], every: int):
     """Return a hook that keeps every so-manieth row of a module's input. It hears the batches in order."""
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -58,7 +58,7 @@ def keeping(kept: list[Tensor], batches: Sequence[Mapping[str, Tensor]], every: 
 
 
 def channel_norms(model: nn.Module, site: Site) -> list[Tensor]:
-    """Return the norms of the weights that read each channel, per producer, then the consumer's. [channels]"""
+    """Return the norms of the weights that read each channel: per producer, then the consumer. [channels]"""
     members = {member.module: member for member in (*site.producers, *site.consumers)}
     found = []
     for member in members.values():

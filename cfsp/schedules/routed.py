@@ -116,7 +116,7 @@ class RoutedOnce(Routes):
 
 @dataclass(frozen=True, kw_only=True)
 class RoutedTraining(Routes, TrainedSchedule):
-    """Trains routers and the model together (`Routing`): grouping, first stage, second stage, one training."""
+    """Trains routers and the model together (`Routing`); both stages are one training."""
 
     pruner: Routing = field(kw_only=True)
 

@@ -63,12 +63,14 @@ class Routing(Pruner):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name):g}; expected more than 0")
         if self.most < self.efficiency:
-            raise ValueError(f"most={self.most:g} is below efficiency={self.efficiency:g}; expected at least that")
+            raise ValueError(
+                f"most={self.most:g} is below efficiency={self.efficiency:g}; expected at least that"
+            )
         first = 1 / (1 + math.exp(-self.start))
         if first < self.threshold + 0.1:
             raise ValueError(
-                f"start={self.start:g}: scores begin at {first:.2f}, and the separability term has its pole at "
-                f"threshold={self.threshold:g}; expected scores well above it, for instance start=2"
+                f"start={self.start:g}: scores begin at {first:.2f}, and the separability term has its pole "
+                f"at threshold={self.threshold:g}; expected scores well above it, for instance start=2"
             )
 
     @property

@@ -211,7 +211,10 @@ class RoutingStages(Pruning):
         """
         found = []
         for site in self.sites:
-            size, experts = self.pruner.expert_size, self.uses[site.name].argsort(descending=True, stable=True)
+            size, experts = (
+                self.pruner.expert_size,
+                self.uses[site.name].argsort(descending=True, stable=True),
+            )
             order = (experts[:, None] * size + torch.arange(size)).flatten()
             last = self.mlps[site.name].router.last
             weights = {"last.weight": last.weight.detach().cpu()[experts]}

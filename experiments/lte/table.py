@@ -13,9 +13,10 @@ from cfsp.storage.atomic import replacing
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 INTRODUCTION = """# The embedded model with routed MLPs: perplexity against the share of active neurons
 
-Written by `experiments/lte/run.sh`; its [README](../../experiments/lte/README.md) says what the rows are. `active` is
-measured on the evaluation text; of a cut model it is the share of neurons left. `union`: neurons that 4 and 16 tokens
-of different sequences use together. `trained` rows start from a dense model that trained for the same steps.
+Written by `experiments/lte/run.sh`; its [README](../../experiments/lte/README.md) says what the rows are.
+`active` is measured on the evaluation text; of a cut model it is the share of neurons left. `union`: neurons
+that 4 and 16 tokens of different sequences use together. `trained` rows start from a dense model that trained
+for the same steps.
 
 """
 
@@ -26,7 +27,9 @@ def method(record: Record) -> str:
     path = "" if record.config["model"]["path"] == "reference" else ", trained"
     if "maker" in schedule:
         maker = schedule["maker"]
-        name = {"Oracle": "oracle", "Threshold": "TEAL"}.get(maker["_target_"].rpartition(".")[2], "MoEfication")
+        name = {"Oracle": "oracle", "Threshold": "TEAL"}.get(
+            maker["_target_"].rpartition(".")[2], "MoEfication"
+        )
         name = "WINA" if maker.get("weighted") else "Deja Vu" if maker.get("signs") else name
         return name + path
     if "active" in schedule:
@@ -54,7 +57,11 @@ def row(record: Record) -> dict[str, object]:
 
 
 def main() -> None:
-    found = [one for one in records(RESULTS / "lte" / "records") if "active" in one.config["schedule"] or one.config["sparsity"]]
+    found = [
+        one
+        for one in records(RESULTS / "lte" / "records")
+        if "active" in one.config["schedule"] or one.config["sparsity"]
+    ]
     table = pd.DataFrame(sorted(map(row, found), key=lambda one: (one["asked"], one["method"], one["seed"])))
     with replacing(RESULTS / "tables" / "lte.md") as part:
         part.write_text(INTRODUCTION + table.to_markdown(index=False, disable_numparse=True) + "\n")

@@ -21,7 +21,10 @@ def routed_records(records: Sequence[Record]) -> list[Record]:
     return [
         record
         for record in records
-        if any(name.startswith("active_share/") and one.value < 1 for name, one in record.metrics["pruned"].items())
+        if any(
+            name.startswith("active_share/") and one.value < 1
+            for name, one in record.metrics["pruned"].items()
+        )
     ]
 
 
