@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from cfsp.plans.grouping import GROUPINGS, assign, balanced_clusters, check_experts, order_of
+from cfsp.plans.grouping import GROUPINGS, assign_clusters, balanced_clusters, check_experts, order_of
 
 
 def planted(clusters=6, size=8, noise=0.1):
@@ -19,7 +19,7 @@ def planted(clusters=6, size=8, noise=0.1):
 def test_an_assignment_is_balanced_and_nearly_the_best(size):
     torch.manual_seed(size)
     distances = torch.rand(256, 256 // size)
-    found = assign(distances, size)
+    found = assign_clusters(distances, size)
     assert torch.equal(torch.bincount(found), torch.full((256 // size,), size))
     rows, columns = linear_sum_assignment(distances.repeat_interleave(size, 1).numpy())
     best = distances.repeat_interleave(size, 1)[rows, columns].sum()
@@ -28,9 +28,9 @@ def test_an_assignment_is_balanced_and_nearly_the_best(size):
 
 
 def test_equal_points_are_assigned_too():
-    found = assign(torch.zeros(12, 3), 4)
+    found = assign_clusters(torch.zeros(12, 3), 4)
     assert torch.equal(torch.bincount(found), torch.tensor([4, 4, 4]))
-    assert torch.equal(assign(torch.rand(5, 1), 5), torch.zeros(5, dtype=torch.long))
+    assert torch.equal(assign_clusters(torch.rand(5, 1), 5), torch.zeros(5, dtype=torch.long))
 
 
 def test_clusters_that_are_there_are_found():

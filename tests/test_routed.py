@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from cfsp.model import modeling_routed, routed_kernels
 from cfsp.model.find_sites import find_sites
-from cfsp.model.modeling_routed import RoutedMLP, kernels_for, routed_mlps, rows_of, uninstall
+from cfsp.model.modeling_routed import RoutedMLP, kernels_for, neuron_rows, routed_mlps, uninstall
 from cfsp.model.routed_kernels import TorchKernels, compiled
 from cfsp.model.routers import LearnedRouter
 
@@ -135,8 +135,8 @@ def test_there_is_one_copy_of_the_weights():
     with torch.inference_mode():
         model(input_ids=torch.tensor([[3]]))
     layer = model.model.layers[0].mlp.down_proj
-    assert rows_of(layer, True).data_ptr() == layer.weight.data_ptr()
-    assert rows_of(layer, True).is_contiguous()
+    assert neuron_rows(layer, True).data_ptr() == layer.weight.data_ptr()
+    assert neuron_rows(layer, True).is_contiguous()
     assert not layer.weight.is_contiguous()
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
     model(input_ids=torch.tensor([[3]])).logits.sum().backward()  # still a parameter that learns

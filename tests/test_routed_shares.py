@@ -8,7 +8,7 @@ from test_routed import route
 from tokenizers.pre_tokenizers import Whitespace
 
 from cfsp.data.texts import Files
-from cfsp.evaluation.routed import RoutedShares, macs_per_token
+from cfsp.evaluation.routed_shares import RoutedShares, macs_per_token
 from cfsp.model.modeling_routed import routed_mlps
 
 TEXT = " ".join(f"w{2 + (place * place) % 59}" for place in range(128))

@@ -18,7 +18,7 @@ from cfsp.model.routed_triton import TritonKernels, triton
 from cfsp.model.routers import make_router
 
 
-def spread(values, size):
+def spread_experts(values, size):
     """Repeat the values of experts for their neurons. [rows, experts] -> [rows, neurons]"""
     return values if size == 1 else values.repeat_interleave(size, dim=1)
 
@@ -97,7 +97,9 @@ class RoutedMLP(nn.Module):
             x = x * mask.view(x.shape)
         if self.union is None:
             return layer.dense(x)
-        out = self.kernels(rows).rows(rows, rows_of(layer, False), self.union, self.router.size, self.width)
+        out = self.kernels(rows).rows(
+            rows, neuron_rows(layer, False), self.union, self.router.size, self.width
+        )
         return with_bias(out, layer.bias).view(*x.shape[:-1], -1)
 
     def consume(self, layer, h):
@@ -107,12 +109,12 @@ class RoutedMLP(nn.Module):
         if self.chosen is None:
             self.chosen, size = self.router.close(rows), 1
         if self.soft:
-            return layer.dense((rows * spread(self.scores, size).to(h.dtype)).view(h.shape))
+            return layer.dense((rows * spread_experts(self.scores, size).to(h.dtype)).view(h.shape))
         if self.union is None or len(rows) > 1:
-            rows = rows * spread(self.chosen, size)
+            rows = rows * spread_experts(self.chosen, size)
         if self.union is None:
             return layer.dense(rows.view(h.shape))
-        out = self.kernels(rows).columns(rows, rows_of(layer, True), self.union, size)
+        out = self.kernels(rows).columns(rows, neuron_rows(layer, True), self.union, size)
         return with_bias(out, layer.bias).view(*h.shape[:-1], -1)
 
     def shares(self):
@@ -173,7 +175,7 @@ def with_bias(out, bias):
     return out if bias is None else out + bias
 
 
-def rows_of(layer, of_inputs):
+def neuron_rows(layer, of_inputs):
     """Return the weight with one neuron per row, each row contiguous. [neurons, others]
 
     Where the weight has its neurons in columns, its storage is transposed, once: the parameter keeps its

@@ -197,7 +197,7 @@ def compiled():
     library = Path(root) / f"routed_{name}.so"
     try:
         if not library.exists():
-            build(library)
+            compile_kernels(library)
         return CompiledKernels(ctypes.CDLL(str(library)))
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or error
@@ -206,7 +206,7 @@ def compiled():
         return None
 
 
-def build(library):
+def compile_kernels(library):
     """Compile the kernels. Two processes may do so at once: the file appears complete."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:

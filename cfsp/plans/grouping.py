@@ -57,7 +57,7 @@ def balanced_clusters(points: Tensor, size: int, generator: torch.Generator, rou
     best, least = torch.arange(len(points), device=points.device) // size, torch.inf
     for _ in range(rounds):
         distances = norms[:, None] - 2 * points @ means.t() + means.square().sum(1)  # [points, clusters]
-        clusters = assign(distances, size)
+        clusters = assign_clusters(distances, size)
         total = float(distances.gather(1, clusters[:, None]).sum())
         if total >= least * (1 - 5e-3):
             break
@@ -66,7 +66,7 @@ def balanced_clusters(points: Tensor, size: int, generator: torch.Generator, rou
     return best
 
 
-def assign(distances: Tensor, size: int) -> Tensor:
+def assign_clusters(distances: Tensor, size: int) -> Tensor:
     """Return the cluster of each point, `size` points in each, at nearly the least total. [points]
 
     An auction (Bertsekas 1988): a point bids for the cluster that is best at the present prices, by how much
