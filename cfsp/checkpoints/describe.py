@@ -1,38 +1,23 @@
-"""Descriptions: a config, and if needed a modelling file, that define the shapes of a pruned model."""
+"""Descriptions: the config that defines the shapes of a pruned model."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from cfsp.model import modeling_pruned
+from cfsp.checkpoints.saved_classes import auto_map, own_modules, pruned_class, stock_class
 from cfsp.model.blocks import block_modules, blocks_path, count_paths, layout_of, places_of, stacks_of
 from cfsp.model.families import Layout, Place
 from cfsp.model.find_sites import axis_length, head_channels
-from cfsp.model.modeling_pruned import Pruned, linear_sizes
+from cfsp.model.modeling_pruned import OWN_MODULES, linear_sizes
 from cfsp.model.sites import Site
 from cfsp.model.weights import weight_of
-
-MODELING_FILE = "modeling_pruned.py"
-"""Name of the modelling file in a checkpoint."""
-
-AUTO_CLASSES = {
-    "ForCausalLM": "AutoModelForCausalLM",
-    "LMHeadModel": "AutoModelForCausalLM",
-    "ForMaskedLM": "AutoModelForMaskedLM",
-    "ForSequenceClassification": "AutoModelForSequenceClassification",
-    "ForQuestionAnswering": "AutoModelForQuestionAnswering",
-    "ForConditionalGeneration": "AutoModelForSeq2SeqLM",
-}
-"""Ending of a class that can be saved -> auto class that loads it."""
 
 AllSizes = Sequence[Sequence[Mapping[str, Any]]]
 """Stack -> block -> its sizes, by what they count."""
@@ -44,7 +29,7 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     Raises ValueError if no config does.
     """
     stock, sizes = stock_class(model), [stack_sizes(model, stack) for stack in stacks_of(model)]
-    base = copy.deepcopy(model.config)
+    base, own = copy.deepcopy(model.config), own_modules(model)
     base.per_layer_config = None
     for name in ("pruned", "auto_map"):
         base.__dict__.pop(name, None)
@@ -58,9 +43,12 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     if cut_hidden:
         base.hidden_size = hidden
     plain = plain_config(model, base, sizes)
-    if plain is not None and difference(model, stock, plain) is None:
-        plain.architectures = [stock.__name__]
-        return plain
+    if plain is not None:
+        plain.architectures = [stock.__name__]  # of a model with modules of its own: those who skip its code
+        if own:
+            plain.pruned, plain.auto_map = {"stock": stock.__name__, "modules": own}, auto_map(stock)
+        if difference(model, pruned_class(stock) if own else stock, plain) is None:
+            return plain
     config = differing_blocks(model, base, stock, sizes)
     problem = difference(model, pruned_class(stock), config)
     if problem:
@@ -95,21 +83,12 @@ def differing_blocks(
     with torch.device("meta"):
         ordinary = dict(stock(copy.deepcopy(base)).named_parameters())
     tables = [stack_table(model, stack) for stack in stacks_of(model)]
-    biases = [
-        name.removesuffix(".bias")
-        for name, _ in model.named_parameters()
-        if name.endswith(".bias") and name not in ordinary
-    ]
-    shared = {"stock": stock.__name__, "biases": biases}
-    name = f"Pruned{stock.__name__}"
-    config.architectures = [name]
-    module = Path(MODELING_FILE).stem
-    config.auto_map = {
-        "AutoModel": f"{module}.Pruned{headless(stock).__name__}",
-        auto_class(stock.__name__): f"{module}.{name}",
-    }
+    biases, own = added_biases(model, ordinary), own_modules(model)
+    shared = {"stock": stock.__name__, "biases": biases, "modules": own}
+    config.architectures = [f"Pruned{stock.__name__}"]
+    config.auto_map = auto_map(stock)
     if len(tables) > 1:  # transformers' `per_layer_config` is of one stack
-        stacks = [table | {"sizes": own} for table, own in zip(tables, sizes, strict=True)]
+        stacks = [table | {"sizes": blocks} for table, blocks in zip(tables, sizes, strict=True)]
         config.pruned = shared | {"stacks": stacks}
         return config
     names = {what: layout_of(model).names[what] for what in sizes[0][0]}
@@ -137,6 +116,16 @@ def stack_table(model: PreTrainedModel, stack: Layout) -> dict[str, Any]:
     }
     wholes = {kind: place.whole for kind, place in places.items() if kind != "mlp"}
     return {"attention": None} | table | wholes
+
+
+def added_biases(model: PreTrainedModel, ordinary: Mapping[str, Any]) -> list[str]:
+    """Return the paths of the family's modules with a bias that is not among the ordinary parameters."""
+    own = [path for path, module in model.named_modules() if type(module).__name__ in OWN_MODULES]
+    return [
+        name.removesuffix(".bias")
+        for name, _ in model.named_parameters()
+        if name.endswith(".bias") and name not in ordinary and not name.startswith(tuple(own))
+    ]
 
 
 def linears(places: Mapping[str, Place]) -> dict[str, list[str | None]]:
@@ -214,26 +203,6 @@ def unequal_number(module: nn.Module, made: nn.Module) -> str | None:
     return None
 
 
-def stock_class(model: PreTrainedModel) -> type[PreTrainedModel]:
-    """Return the model's class in transformers, also if it was loaded from a pruned checkpoint.
-
-    Raises ValueError if this class cannot be saved.
-    """
-    name = type(model).__name__.removeprefix("Pruned")
-    stock = getattr(transformers, name, None)
-    if stock is None or auto_class(name) is None:
-        raise ValueError(
-            f"a {name} cannot be saved; expected a class of transformers that ends in one of "
-            f"{', '.join(AUTO_CLASSES)} (adapters of peft: merge_and_unload() first)"
-        )
-    return stock
-
-
-def auto_class(name: str) -> str | None:
-    """Return the name of the auto class that loads a class of this name, by its ending."""
-    return next((auto for ending, auto in AUTO_CLASSES.items() if name.endswith(ending)), None)
-
-
 def check_saving(model: PreTrainedModel, sites: Sequence[Site], step: int) -> None:
     """Raise ValueError, before the work, if the pruned model could not be saved.
 
@@ -254,37 +223,3 @@ def check_saving(model: PreTrainedModel, sites: Sequence[Site], step: int) -> No
                 f"config wants a multiple of its {heads} heads; expected allocator.round_to={heads}, or "
                 "another multiple"
             ) from error
-
-
-def pruned_class(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Make the class that a checkpoint's modelling file defines. Saving it also writes that file."""
-
-    class Made(Pruned, stock):  # pyright: ignore[reportIncompatibleMethodOverride]  # one keyword is taken out
-        def save_pretrained(self, save_directory: str | Path, *args: Any, **options: Any) -> None:
-            super().save_pretrained(save_directory, *args, **options)
-            (Path(save_directory) / MODELING_FILE).write_text(modeling_file(stock))
-
-    Made.__name__ = Made.__qualname__ = f"Pruned{stock.__name__}"
-    return Made
-
-
-def headless(stock: type[PreTrainedModel]) -> type[PreTrainedModel]:
-    """Return the class of the same model without its head."""
-    assert stock.config_class is not None, "`auto_class` knows only classes that have one"
-    found = MODEL_MAPPING[stock.config_class]
-    first = found[0] if isinstance(found, tuple) else found
-    assert first is not None, "every family has such a class"
-    return first
-
-
-def modeling_file(stock: type[PreTrainedModel]) -> str:
-    """Return the text of a checkpoint's modelling file."""
-    names = [headless(stock).__name__, stock.__name__]
-    return (
-        Path(modeling_pruned.__file__).read_text()
-        + f"\n\nfrom transformers import {', '.join(names)}  # noqa: E402\n"
-        + "".join(
-            f'\n\nclass Pruned{name}(Pruned, {name}):\n    """{name} with the sizes of its config."""\n'
-            for name in names
-        )
-    )

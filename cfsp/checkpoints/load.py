@@ -22,10 +22,10 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from cfsp.checkpoints.describe import auto_class, pruned_class
 from cfsp.checkpoints.heads import check_head, label_options
 from cfsp.checkpoints.model_files import check_files, check_pickled, local_folder
 from cfsp.checkpoints.save import check_sums
+from cfsp.checkpoints.saved_classes import auto_class, pruned_class
 from cfsp.checks import check_choice
 from cfsp.machine.environment import PACKAGE
 from cfsp.machine.process import quiet

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.checkpoints.describe import MODELING_FILE, describe, modeling_file, stock_class
+from cfsp.checkpoints.describe import describe
 from cfsp.checkpoints.model_files import carried_files, has_full_length
+from cfsp.checkpoints.saved_classes import MODELING_FILE, modeling_file, own_modules, stock_class
 from cfsp.machine.process import quiet
 from cfsp.model.adapters import Adapters
 from cfsp.plans.plan import PrunePlan
@@ -94,7 +95,8 @@ def write_model(folder: Path, model: PreTrainedModel) -> bool:
     config.save_pretrained(folder)
     write_generation_config(folder, model)
     if has_own_code:
-        (folder / MODELING_FILE).write_text(modeling_file(stock_class(model)))
+        text = modeling_file(stock_class(model), bool(own_modules(model)))
+        (folder / MODELING_FILE).write_text(text)
     return has_own_code
 
 

@@ -137,7 +137,7 @@ def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
 
 def how_to_load(folder: Path | None) -> str:
     """Return what loading a saved model takes besides its folder; nothing if all blocks are equal."""
-    from cfsp.checkpoints.describe import MODELING_FILE
+    from cfsp.checkpoints.saved_classes import MODELING_FILE
 
     if folder is None or not (folder / MODELING_FILE).is_file():
         return ""

@@ -21,12 +21,16 @@ from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, overview_section
 from cfsp.report.page import page
 from cfsp.report.paths import model_names
+from cfsp.report.plots.activity import routed_records
 from cfsp.report.plots.base import Look, looks, save_figure
 from cfsp.report.plots.importance import block_statistics
 from cfsp.report.quality import perplexity_section, zero_shot_section
 from cfsp.report.runs import runs_section
-from cfsp.report.shape import importance_section, knowledge_section, widths_section
+from cfsp.report.shape import activity_section, importance_section, knowledge_section, widths_section
 from cfsp.storage.atomic import replacing
+
+OPTIONAL = {"knowledge of sites", "active units"}
+"""Sections of some methods alone: nobody misses them elsewhere."""
 
 T = TypeVar("T", Record, Failure)
 EPILOG = """\
@@ -169,6 +173,11 @@ def study_sections(
             for place, one in enumerate(accuracies, start=1)
         ],
         "kept widths": [widths_section(records, title, f"{prefix}-widths", names)],
+        "active units": (
+            [activity_section(records, title, f"{prefix}-activity", names, styles)]
+            if routed_records(records)
+            else []
+        ),
         "importance of blocks": (
             [importance_section(records, title, f"{prefix}-importance")]
             if any(block_statistics(record) for record in records)
@@ -181,7 +190,7 @@ def study_sections(
         ],
         "recovery": [recovery_section(curves, title, f"{prefix}-recovery", names, styles)] if curves else [],
     }
-    missing = [what for what, sections in found.items() if not sections and what != "knowledge of sites"]
+    missing = [what for what, sections in found.items() if not sections and what not in OPTIONAL]
     sections = [section for sections in found.values() for section in sections]
     sections.append(runs_section(records, title, f"{prefix}-runs", names))
     return Compared(title, records, names, [*qualities, *accuracies], missing), sections

@@ -37,6 +37,7 @@ HOMES = (
     "transformers.models.",
     "transformers.pytorch_utils",
     "cfsp.model.modeling_pruned",
+    "cfsp.model.modeling_routed",
 )
 """Modules that may define a model's layers, besides the module that defines the model."""
 

@@ -11,15 +11,20 @@ and transformers. The config's `per_layer_config` holds the sizes of every block
     counts      [path in a block, attribute, width, heads, groups, heads_per_group or channels]
     attention   path in a block of the module that is removed with the last head
     biases      paths of the modules to which pruning added a bias
+    modules     descriptions of modules that are not the family's: "class", and options for its `install`
 
-An encoder-decoder has a table for each of its two stacks, in a list `stacks`. Such a table has the sizes
-too, in its list `sizes`, with `cross`, the heads that read the encoder, and `kept`: path of an attention
-in a block -> which heads of the bias that all blocks share are left. In `linears` the run x has the
-channels of `cross`; `cross_attention` is as `attention`.
+A model whose blocks are those of its family has only the last key. An encoder-decoder has a table for each
+of its two stacks, in a list `stacks`. Such a table has the sizes too, in its list `sizes`, with `cross`, the
+heads that read the encoder, and `kept`: path of an attention in a block -> which heads of the bias that all
+blocks share are left. In `linears` the run x has the channels of `cross`; `cross_attention` is as
+`attention`.
 """
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
+
+OWN_MODULES = {}
+"""Name of a class of modules -> the class; a file that defines one adds it."""
 
 
 class Constant(nn.Linear):
@@ -192,11 +197,20 @@ def drop_inputs(block, path):
     block.set_submodule(path, Constant(block.get_submodule(path)))
 
 
-def reshape(model, config):
-    """Resize every block of a model that was built with the config's global sizes."""
+def rebuild(model, config):
+    """Give a model that was built with the config's global sizes the sizes and modules of `config.pruned`."""
     table = config.pruned
     # The paths are those of the model with its head.
     without = f"{model.base_model_prefix}." if model.base_model is model else ""
+    if "biases" in table:
+        reshape(model, config, table, without)
+    for own in table.get("modules", ()):
+        options = {name: value for name, value in own.items() if name != "class"}
+        OWN_MODULES[own["class"]].install(model, without=without, **options)
+
+
+def reshape(model, config, table, without):
+    """Resize every block of a model."""
     for path in table["biases"]:
         add_bias(model.get_submodule(path.removeprefix(without)))
     for stack in table.get("stacks", [table]):
@@ -254,7 +268,7 @@ class Pruned:
         finally:
             if differing is not None:
                 config.__dict__["_heterogeneity_spec"] = differing
-        reshape(self, config)
+        rebuild(self, config)
 
     @classmethod
     def from_pretrained(cls, *args, output_loading_info=False, **kwargs):

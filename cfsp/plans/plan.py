@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -123,7 +124,58 @@ class Cut(Edit):
         return Cut(self.site, self.units, self.keep)
 
 
-EDITS: Mapping[str, type[Edit]] = {"cut": Cut}
+@dataclass(frozen=True, eq=False)
+class Route(Edit):
+    """Keep all units of a site; for every token a router chooses those that are used.
+
+    router: class and options of the router (`cfsp.model.routers`). few: so many rows of input, at most, are
+    computed with the chosen units alone.
+    order: puts the units of an expert beside each other; None: they are. [units]
+    weights: name of a parameter of the router -> its value. [...]
+    """
+
+    units: int
+    router: Mapping[str, Any]
+    few: int = 4
+    order: Tensor | None = None
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def stays(self) -> list[int]:
+        return [self.units, self.units]
+
+    def check(self, site: Site) -> None:
+        if not site.units_are_neurons:
+            raise ValueError(f"{self.site}: only neurons of an MLP can be routed; expected sites=[mlp]")
+        if self.units != site.units:
+            raise ValueError(
+                f"the plan was made for {self.units} units at {self.site!r}; this model has {site.units}"
+            )
+        if self.units % self.router["size"]:
+            raise ValueError(
+                f"{self.site}: experts of {self.router['size']} units; expected a size that divides "
+                f"{self.units}"
+            )
+        if self.order is not None and not torch.equal(self.order.sort().values, torch.arange(self.units)):
+            raise ValueError(f"{self.site}: order does not have each of the {self.units} units once")
+
+    def data(self) -> dict[str, Any]:
+        return {"site": self.site, "units": self.units, "router": dict(self.router), "few": self.few}
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Route:
+        weights = {name: tensor for name, tensor in tensors.items() if name != "order"}
+        order = tensors.get("order")
+        return cls(data["site"], data["units"], data["router"], data["few"], order, weights)
+
+    def decision(self) -> Route:
+        return Route(self.site, self.units, self.router, self.few)
+
+    def held(self) -> dict[str, Tensor]:
+        return dict(self.weights) | ({} if self.order is None else {"order": self.order})
+
+
+EDITS: Mapping[str, type[Edit]] = {"cut": Cut, "route": Route}
 """Name of an edit in plan.json -> its class."""
 
 
@@ -142,7 +194,7 @@ class PrunePlan:
         """Write plan.json, and plan.safetensors if any edit carries tensors."""
         path = Path(folder) / "plan.json"
         tensors = {
-            f"{edit.site}.{name}": tensor.cpu().contiguous()
+            f"{edit.site}.{name}": tensor.detach().cpu().contiguous()
             for edit in self.edits
             for name, tensor in edit.held().items()
         }

@@ -15,7 +15,8 @@ from cfsp.model.modeling_pruned import drop_attention, drop_inputs, get_count, k
 from cfsp.model.sites import Masks, Member, Site
 from cfsp.model.weights import added_weight, bias_of, weight_of, whole_weight
 from cfsp.plans.masks import axis_masks, refitted
-from cfsp.plans.plan import Cut, Edit, PrunePlan
+from cfsp.plans.plan import Cut, Edit, PrunePlan, Route
+from cfsp.plans.routes import route_units
 
 SIZES = {
     nn.Linear: ("out_features", "in_features"),
@@ -198,6 +199,7 @@ def keep_blocks(cut: Cut, site: Site, model: PreTrainedModel) -> None:
 
 
 CARRIED_OUT_BY: Mapping[type[Edit], Callable[[Sequence[tuple[Any, Site]], PreTrainedModel], None]] = {
-    Cut: cut_units
+    Cut: cut_units,
+    Route: route_units,
 }
 """Class of edit -> function that carries out all edits of this class, given with their sites."""

@@ -1,4 +1,4 @@
-"""Sections on the plan: kept widths, the importance of blocks, the knowledge of sites."""
+"""Sections on the plan: kept widths, active units, the importance of blocks, the knowledge of sites."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from cfsp.records.record import Record
-from cfsp.report.base import Plot, Section
-from cfsp.report.groups import key_of
+from cfsp.report.base import Plot, Section, Table, number, share, word
+from cfsp.report.groups import key_of, points
 from cfsp.report.names import part_texts
+from cfsp.report.plots.activity import activity, routed_records
+from cfsp.report.plots.base import Look
 from cfsp.report.plots.importance import block_statistics, importance_by_block
 from cfsp.report.plots.knowledge import knowledge_by_site
 from cfsp.report.plots.widths import kept_widths
@@ -53,3 +55,58 @@ def knowledge_section(records: Sequence[Record], model: str, section_id: str) ->
         )
     intro = "By how much the dense model gets worse when the lowest units of one site are masked."
     return Section(section_id, "Knowledge per site", model, intro, {}, plots)
+
+
+def activity_section(
+    records: Sequence[Record],
+    model: str,
+    section_id: str,
+    names: Mapping[str, str],
+    styles: Mapping[str, Look],
+) -> Section:
+    """Plot what tokens use of routed MLPs; a table of unions and FLOPs."""
+    found = routed_records(records)
+    figure = activity(found, names, styles)
+    label = "Share of units that a token uses, per block; and experts by how many tokens use them"
+    plot = Plot(section_id, figure, label, "Means over the runs of a method, measured on evaluation text.")
+    intro = (
+        "Nothing is removed from these MLPs: for every token a router chooses the units that are computed."
+    )
+    facts = next(
+        one.protocol for name, one in found[0].metrics["pruned"].items() if name.startswith("active_")
+    )
+    return Section(section_id, "Active units", model, intro, facts, [plot], [activity_table(found, names)])
+
+
+def activity_table(records: Sequence[Record], names: Mapping[str, str]) -> Table:
+    """Return a table of the active share, the unions of batches, and the FLOPs per token."""
+    keys = sorted(
+        {
+            name
+            for record in records
+            for name in record.metrics["pruned"]
+            if name.startswith("union_share_of_")
+        },
+        key=lambda name: int(name.partition("/")[0].rpartition("_")[2]),
+    )
+    columns = {"method": "", "active": "share of units that a token uses"}
+    columns |= {
+        f"union of {key.partition('/')[0].rpartition('_')[2]}": "used by any of so many tokens"
+        for key in keys
+    }
+    columns |= {"GFLOPs": "per token, of the linear layers in the blocks, 2^30"}
+    rows = []
+    for point in points(records, names):
+
+        def mean(start: str, found: Sequence[Record] = point.records) -> float:
+            values = [
+                one.value
+                for record in found
+                for name, one in record.metrics["pruned"].items()
+                if name.startswith(start)
+            ]
+            return sum(values) / len(values)
+
+        cells = [share(mean(key)) for key in ("active_share/", *keys)]
+        rows.append([word(point.method), *cells, number(mean("gflops_per_token/"))])
+    return Table("What tokens and batches use", columns, rows)

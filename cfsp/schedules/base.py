@@ -180,7 +180,7 @@ class Schedule(Checked, ABC):
                 + (
                     "criterion=learned: this schedule learns its scores"
                     if self.trains
-                    else "a schedule that learns scores: schedule=movement or lorashear"
+                    else "a schedule that learns scores: schedule=movement, lorashear or routing"
                 )
             )
         check_kinds(criterion, sites)

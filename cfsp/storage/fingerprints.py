@@ -27,6 +27,9 @@ def fingerprint(model: PreTrainedModel) -> str:
     for place in ("_name_or_path", "transformers_version"):
         config.pop(place, None)
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    for path, module in model.named_modules():  # those that are not the family's describe themselves
+        if callable(say := getattr(module, "describe", None)):
+            digest.update(f"{path} {json.dumps(say(), sort_keys=True)}".encode())
     for name, weight in model.named_parameters():
         digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
         bits = weight.detach().contiguous().view(BITS[weight.element_size()])

@@ -1,0 +1,58 @@
+"""Routes: carry out the edits that make MLPs routed, and put neurons into another order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cfsp.model.modeling_routed import RoutedMLP, routed_mlps
+from cfsp.model.sites import Site
+from cfsp.model.weights import bias_of, weight_of
+from cfsp.plans.plan import Route
+
+
+def layer_paths(site: Site) -> tuple[list[str], str]:
+    """Return the paths of a site's producers, each once, and of its consumer."""
+    return [*dict.fromkeys(member.module for member in site.producers)], site.consumers[0].module
+
+
+def route_units(pairs: Sequence[tuple[Route, Site]], model: PreTrainedModel) -> None:
+    """Carry out all routes of a plan. The routers get the dtype of the weights."""
+    for route, site in pairs:
+        check_dense(model, [site], "routed")
+        if route.order is not None:
+            permute_units(model, site, route.order)
+        routed = install_router(route, site, model)
+        routed.router.load_state_dict(
+            {name: tensor.to(model.dtype) for name, tensor in route.weights.items()}
+        )
+
+
+def install_router(route: Route, site: Site, model: nn.Module) -> RoutedMLP:
+    """Make one MLP routed, with new weights in its router."""
+    producers, consumer = layer_paths(site)
+    return RoutedMLP.install(model, producers, consumer, route.router, few=route.few)
+
+
+@torch.no_grad()
+def permute_units(model: nn.Module, site: Site, order: Tensor) -> None:
+    """Put a site's neurons into another order. The model computes the same. order: [units]"""
+    for member in site.members:
+        module = model.get_submodule(member.module)
+        weight, bias = weight_of(module), bias_of(module)
+        places = member.places(order.tolist()).to(weight.device)
+        own = weight.narrow(member.dim, member.offset, len(places))
+        own.copy_(weight.index_select(member.dim, places))
+        if member.bias and bias is not None:
+            bias[member.offset : member.offset + len(places)] = bias[places]
+
+
+def check_dense(model: nn.Module, sites: Sequence[Site], what: str) -> None:
+    """Raise ValueError if an MLP of these sites is routed already. what: what cannot be done to it."""
+    known = {one.consumer for one in routed_mlps(model).values()}
+    for site in sites:
+        if site.units_are_neurons and site.consumers[0].module in known:
+            raise ValueError(f"{site.name} is routed: its units cannot be {what}; expected sparsity=0 here")

@@ -1,0 +1,94 @@
+"""Hearing: the inputs and activations of MLPs on calibration batches, one block at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cfsp.bars import bar
+from cfsp.model.sites import Site
+from cfsp.model.weights import weight_of
+from cfsp.passes.forward import shown_tokens
+from cfsp.passes.walk import walking
+from cfsp.plans.grouping import order_of
+from cfsp.plans.routes import layer_paths
+from cfsp.schedules.route_makers import Heard
+
+TOKENS = 16384
+"""At most so many tokens of each block are kept, evenly spread: activations are wide."""
+
+
+def hear(
+    model: PreTrainedModel, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
+) -> Iterator[tuple[Site, Heard]]:
+    """Yield the MLPs in the order of the blocks, with what was heard of each. Padding is left out."""
+    by_block = {site.block: site for site in sites}
+    total = sum(batch["input_ids"].numel() for batch in batches)
+    every = max(1, -(-total // TOKENS))
+    with walking(model, batches) as walk:
+        for block in bar(range(len(walk.blocks)), "hear the MLPs", "block"):
+            site = by_block.get(block)
+            heard: tuple[list[Tensor], list[Tensor]] = ([], [])
+            handles = []
+            if site is not None:
+                producers, consumer = layer_paths(site)
+                for path, kept in zip((producers[0], consumer), heard, strict=True):
+                    module = model.get_submodule(path)
+                    handles.append(module.register_forward_pre_hook(keeping(kept, batches, every)))
+            walk.advance()
+            for handle in handles:
+                handle.remove()
+            if site is not None:
+                yield site, Heard(torch.cat(heard[0]), torch.cat(heard[1]), channel_norms(model, site))
+
+
+def keeping(kept: list[Tensor], batches: Sequence[Mapping[str, Tensor]], every: int):
+    """Return a hook that keeps every so-manieth row of a module's input. It hears the batches in order."""
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        rows = inputs[0].reshape(-1, inputs[0].shape[-1])
+        shown = shown_tokens(batches[len(kept) % len(batches)])
+        rows = rows if shown is None else rows[shown.to(rows.device)]
+        kept.append(rows[::every].detach().clone())
+
+    return keep
+
+
+def channel_norms(model: nn.Module, site: Site) -> list[Tensor]:
+    """Return the norms of the weights that read each channel: per producer, then the consumer. [channels]"""
+    members = {member.module: member for member in (*site.producers, *site.consumers)}
+    found = []
+    for member in members.values():
+        weight = weight_of(model.get_submodule(member.module)).detach().float()
+        own = member in site.consumers
+        found.append(weight.norm(dim=1 - member.dim if own else member.dim))
+    return found
+
+
+def group_neurons(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Sequence[Mapping[str, Tensor]],
+    grouping: str,
+    size: int,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Return site name -> the order of its neurons that puts those of an expert together. [neurons]"""
+    if size == 1:
+        return {site.name: torch.arange(site.units) for site in sites}
+    found = {}
+    if grouping == "co_activation":
+        for site, heard in hear(model, sites, batches):
+            active = heard.activations.abs().float()
+            features = (active > active.median(dim=1, keepdim=True).values).float().t()
+            found[site.name] = order_of(grouping, features, size, seed).cpu()
+        return found
+    for site in bar(sites, "group neurons", "MLP"):
+        member = site.producers[0]
+        weight = weight_of(model.get_submodule(member.module)).detach().movedim(member.dim, 0)
+        rows = weight.narrow(0, member.offset, site.units)
+        found[site.name] = order_of(grouping, rows, size, seed).cpu()
+    return found

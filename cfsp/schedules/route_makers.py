@@ -1,0 +1,149 @@
+"""Route makers: routers without a training of the model, from the inputs and activations of each MLP."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cfsp.checks import check_integer, check_number
+from cfsp.model.routers import LearnedRouter, OracleRouter, Router, ThresholdRouter
+from cfsp.options import Checked
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What calibration heard of one MLP. inputs: [tokens, hidden]. activations: [tokens, neurons].
+
+    norms: of the weights that read each channel, for every producer [hidden] and the consumer [neurons].
+    """
+
+    inputs: Tensor
+    activations: Tensor
+    norms: list[Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteMaker(Checked, ABC):
+    """Makes the router of one MLP. expert_size: neurons that are chosen together."""
+
+    expert_size: int = 32
+
+    def __post_init__(self) -> None:
+        check_integer("expert_size", self.expert_size, least=1)
+
+    @abstractmethod
+    def make(self, heard: Heard, active: float, seed: int) -> Router:
+        """Return a router that uses about this share of the units."""
+
+    def top(self, neurons: int, active: float) -> int:
+        """Return the number of experts to use."""
+        return max(1, round(active * neurons / self.expert_size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Oracle(RouteMaker):
+    """The experts with the largest sum of |activation|; it computes all of them to know (2110.01786).
+
+    It saves only what the consumer reads, and shows what a perfect predictor of these experts would reach.
+    """
+
+    def make(self, heard: Heard, active: float, seed: int) -> Router:
+        return OracleRouter(self.expert_size, self.top(heard.activations.shape[1], active))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold(RouteMaker):
+    """Zeroes inputs of each matrix below a threshold, the quantile of calibration: TEAL (arXiv:2408.14690).
+
+    weighted: by the norm of the weights that read the input: WINA (arXiv:2505.19427).
+
+    Differs from the released code: all matrices have the same share (there TEAL's greedy search per block,
+    and WINA's exact top-k per token); only the MLPs are treated. Masks alone: there is no kernel for them.
+    """
+
+    expert_size: int = 1
+    weighted: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.expert_size != 1:
+            raise ValueError(f"expert_size={self.expert_size}: thresholds choose single inputs; expected 1")
+
+    def make(self, heard: Heard, active: float, seed: int) -> Router:
+        read = [heard.inputs] * (len(heard.norms) - 1) + [heard.activations]
+        hidden, neurons = heard.inputs.shape[1], heard.activations.shape[1]
+        router = ThresholdRouter(hidden, neurons, len(read) - 1, weighted=self.weighted)
+        for place, values in enumerate(read):
+            scores = values.abs().float() * (heard.norms[place].float() if self.weighted else 1)
+            if self.weighted:
+                router.norms[place].copy_(heard.norms[place])
+            rank = max(1, round((1 - active) * scores.numel()))
+            router.thresholds[place] = scores.flatten().kthvalue(rank).values
+        return router
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor(RouteMaker):
+    """A small network that is trained to name the experts from the MLP's input, and takes the best of them.
+
+    MoEfication (arXiv:2110.01786): two layers with a tanh; targets are an expert's sum of |activation|, over
+    the largest of the token. Deja Vu (arXiv:2310.17157): expert_size=1, no tanh; targets are the neurons
+    that are among the asked share with the largest |activation|.
+
+    hidden: width between the layers; None: one per expert. signs: Deja Vu's targets.
+    """
+
+    hidden: int | None = None
+    signs: bool = False
+    epochs: int = 10
+    learning_rate: float = 1e-2
+    batch_size: int = 512
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("epochs", "batch_size"):
+            check_integer(name, getattr(self, name), least=1)
+        if self.hidden is not None:
+            check_integer("hidden", self.hidden, least=1)
+        check_number("learning_rate", self.learning_rate, least=0)
+
+    def make(self, heard: Heard, active: float, seed: int) -> Router:
+        x, h = heard.inputs.float(), heard.activations.float()
+        sums = h.abs().view(len(h), -1, self.expert_size).sum(2)  # [tokens, experts]
+        top, experts = self.top(h.shape[1], active), sums.shape[1]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            options: dict[str, Any] = {"hidden": self.hidden or experts, "tanh": not self.signs}
+            router = LearnedRouter(
+                x.shape[1], experts, self.expert_size, normalised=not self.signs, top=top, **options
+            ).to(x.device)
+            self.train(router, x, self.targets(sums, top))
+        return router
+
+    def targets(self, sums: Tensor, top: int) -> Tensor:
+        """Return what the network is to predict, in [0, 1]. [tokens, experts] -> the same shape"""
+        if not self.signs:
+            return sums / sums.amax(1, keepdim=True).clamp_min(1e-12)
+        least = sums.topk(top, dim=1).values[:, -1:]
+        return (sums >= least).float()
+
+    def train(self, router: LearnedRouter, x: Tensor, targets: Tensor) -> None:
+        """Minimise the cross-entropy; rare experts weigh more with `signs`, as in Deja Vu."""
+        optimizer = torch.optim.AdamW(router.parameters(), lr=self.learning_rate, weight_decay=0.0)
+        rare = targets.mean() + 0.005
+        with torch.enable_grad():
+            for _ in range(self.epochs):
+                for rows in torch.randperm(len(x)).split(self.batch_size):
+                    wanted = targets[rows.to(x.device)]
+                    weight = wanted * (1 - rare) + rare if self.signs else None
+                    logits = router.logits(x[rows.to(x.device)])
+                    loss = F.binary_cross_entropy_with_logits(logits, wanted, weight)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+        router.requires_grad_(False)

@@ -1,0 +1,158 @@
+"""Routed: schedules after which every token chooses its neurons; nothing is removed."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from cfsp.checks import check_choice, check_integer, check_seed
+from cfsp.data.examples import Split
+from cfsp.machine.environment import is_main
+from cfsp.model.sites import Site
+from cfsp.plans.grouping import GROUPINGS, check_experts
+from cfsp.plans.plan import PrunePlan, Route
+from cfsp.plans.routes import check_dense, permute_units
+from cfsp.plans.subject import Subject
+from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.hearing import group_neurons, hear
+from cfsp.schedules.method import Method
+from cfsp.schedules.route_makers import RouteMaker
+from cfsp.schedules.trained import NEAR, TrainedSchedule
+from cfsp.training.routing import Routing
+from cfsp.training.routing_stages import RoutingStages
+
+ACTIVE = "a share of the units to use, in (0, 1)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Routes(Schedule):
+    """What schedules have in common whose plan holds routes.
+
+    active: share of the MLPs' units that a token uses on average, over all blocks.
+    """
+
+    probes = False
+    active: Annotated[float, ACTIVE]
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_seed("schedule.seed", self.seed)
+        if not 0 < self.active < 1:
+            raise ValueError(f"schedule.active={self.active!r}: expected {ACTIVE}")
+        if self.sparsity:
+            raise ValueError(
+                f"sparsity={self.sparsity:g}: a routed MLP loses no weight; expected sparsity=0, and "
+                f"schedule.active={self.active:g} alone"
+            )
+
+    def check(self, sites: Sequence[Site], method: Method) -> None:
+        """Raise ValueError if the sites and the method's parts do not work together."""
+        if not method.criterion.learned or method.compensation.needs or method.allocator.needs:
+            raise ValueError(
+                f"schedule {type(self).__name__} chooses units per token, without scores; expected "
+                "criterion=learned, allocator=uniform and compensation=none"
+            )
+        for site in sites:
+            if not site.units_are_neurons:
+                raise ValueError(f"{site.name}: only neurons can be routed; expected sites=[mlp]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedOnce(Routes):
+    """Makes routers from one pass over calibration batches; the model's weights stay as they are.
+
+    maker: how a router comes about. grouping: which neurons are an expert; see `cfsp.plans.grouping`.
+    few: so many rows of input, at most, are computed with the chosen units alone.
+    """
+
+    maker: RouteMaker
+    grouping: str = "kmeans"
+    few: int = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("grouping", self.grouping, GROUPINGS)
+        check_integer("few", self.few, least=1)
+
+    @property
+    def made_with(self) -> tuple[object, ...]:
+        return (self.maker,)
+
+    def prepare(self, subject: Subject, method: Method) -> None:
+        self.check(subject.sites, method)
+        check_dense(subject.model, subject.sites, "routed")
+        for site in subject.sites:
+            check_experts(site.units, self.maker.expert_size, site.name)
+
+    @torch.no_grad()
+    def plan(
+        self,
+        subject: Subject,
+        batches: Iterable[Mapping[str, Tensor]],
+        method: Method,
+        prepared: Any = None,
+    ) -> Planned:
+        model, sites, maker, batches = subject.model, subject.sites, self.maker, list(batches)
+        orders = group_neurons(model, sites, batches, self.grouping, maker.expert_size, self.seed)
+        routes = []
+        for site, heard in hear(model, sites, batches):
+            order = orders[site.name]
+            norms = [*heard.norms[:-1], heard.norms[-1][order]]
+            sorted_heard = type(heard)(heard.inputs, heard.activations[:, order], norms)
+            router = maker.make(sorted_heard, self.active, self.seed)
+            weights = {name: weight.cpu() for name, weight in router.state_dict().items()}
+            described = router.describe()
+            route = Route(site.name, site.units, described, self.few, order, weights)
+            routes.append(route)
+        return Planned(PrunePlan(tuple(routes), {"active": self.active}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutedTraining(Routes, TrainedSchedule):
+    """Trains routers and the model together (`Routing`); both stages are one training."""
+
+    pruner: Routing = field(kw_only=True)
+
+    def check(self, sites: Sequence[Site], method: Method) -> None:
+        super().check(sites, method)
+        if self.parameters.wraps or self.training.sharded or self.training.checkpointing:
+            raise ValueError(
+                "schedule routing needs the scores of every forward pass; expected "
+                "recovery/parameters@schedule.parameters=full or frozen, without fsdp and checkpointing"
+            )
+
+    def plan(
+        self,
+        subject: Subject,
+        batches: Iterable[Mapping[str, Tensor]],
+        method: Method,
+        prepared: Split | None = None,
+    ) -> Planned:
+        model, sites, pruner = subject.model, subject.sites, self.pruner
+        if prepared is None:
+            prepared = self.prepare(subject, method)
+        dense = copy.deepcopy(model) if self.objective.needs_dense else None
+        orders = group_neurons(model, sites, list(batches), pruner.grouping, pruner.expert_size, self.seed)
+        for site in sites:
+            permute_units(model, site, orders[site.name])
+        routing = RoutingStages(pruner, model, sites, 1 - self.active)
+        trained = self.loop.run(self.setting(subject, dense), prepared, routing)
+        if not routing.settled:
+            routing.settle()
+        routes = routing.routes()
+        notes = trained.notes | routing.detach()
+        notes["met"] = abs(notes["reached"] - notes["asked"]) <= NEAR
+        if is_main() and not notes["met"]:
+            print(
+                f"cfsp: routing: {1 - notes['reached']:.1%} of the units are active, not {self.active:.1%}; "
+                "expected more steps or another schedule.pruner.gain",
+                file=sys.stderr,
+            )
+        return Planned(PrunePlan(tuple(routes), {"active": self.active}), notes)

@@ -1,0 +1,243 @@
+"""LTE at work: routers in a model, soft while they learn, then hard and frozen."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cfsp.machine.environment import is_main
+from cfsp.model.modeling_routed import uninstall
+from cfsp.model.sites import Site
+from cfsp.plans.plan import Route
+from cfsp.plans.routes import install_router, layer_paths
+from cfsp.training.control import Controller, cubic
+from cfsp.training.pruner import Pruning
+from cfsp.training.routing_options import RoutingOptions
+
+RAMP = 0.3
+"""Fraction of the first stage in which eta rises; lambda does so from here to `READY`."""
+
+READY = 0.8
+"""Fraction of the first stage after which the whole share is due."""
+
+BINS, REACH = 800, 20.0
+"""Bins of the histogram of logits, from -REACH to REACH."""
+
+MEMORY = 0.9
+"""What a step leaves of the histograms' earlier content."""
+
+NEAR = 0.2
+"""Scores so near to the threshold are undecided."""
+
+
+class RoutingStages(Pruning):
+    """A router per site. `target` is the share of units that a token does not use, over all sites."""
+
+    def __init__(
+        self, pruner: RoutingOptions, model: PreTrainedModel, sites: Sequence[Site], target: float
+    ) -> None:
+        self.pruner, self.model, self.sites, self.target = pruner, model, sites, target
+        self.control = Controller(target, pruner.gain, pruner.most / pruner.efficiency)
+        self.stage, self.settled, self.shown = 0.0, False, None
+        self.line = math.log(pruner.threshold / (1 - pruner.threshold))
+        self.pending = 0.0  # the last shift
+        self.offset = 0.0  # added to all biases, so that logits - offset have the histogram
+        self.mlps = {site.name: install_router(self.route(site), site, model) for site in sites}
+        for routed in self.mlps.values():
+            routed.router.float()
+            nn.init.normal_(routed.router.last.weight, std=routed.router.last.in_features**-0.5)
+            nn.init.constant_(routed.router.last.bias, pruner.start)
+            routed.soft = True
+        self.logits: dict[str, Tensor] = {}
+        self.histogram = torch.zeros(BINS, dtype=torch.float64)
+        self.uses = {name: torch.zeros(one.router.last.out_features) for name, one in self.mlps.items()}
+        self.handles = [model.register_forward_pre_hook(self.hear_mask, with_kwargs=True)]
+        for name, one in self.mlps.items():
+            self.handles.append(one.router.last.register_forward_hook(self.hear_logits(name)))
+
+    def route(self, site: Site, order: Tensor | None = None) -> Route:
+        """Return the route of a site, without weights."""
+        producers, _ = layer_paths(site)
+        member, pruner = next(one for one in site.producers if one.module == producers[0]), self.pruner
+        weight = self.model.get_submodule(member.module).weight
+        assert isinstance(weight, Tensor), "a linear layer has one"
+        options = {"inputs": weight.shape[1 - member.dim], "experts": site.units // pruner.expert_size}
+        router = {"class": "LearnedRouter", **options, "size": pruner.expert_size}
+        return Route(site.name, site.units, router | {"threshold": pruner.threshold}, pruner.few, order)
+
+    def hear_mask(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        """Remember which tokens of a batch are padding."""
+        mask = kwargs.get("attention_mask")
+        self.shown = mask.flatten().bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
+
+    def hear_logits(self, name: str) -> Callable:
+        """Return a hook that remembers the logits of a router."""
+
+        def hear(module: nn.Module, inputs: tuple, logits: Tensor) -> None:
+            self.logits[name] = logits.detach()
+
+        return hear
+
+    def real(self, values: Tensor) -> Tensor:
+        """Return the rows that are no padding. [rows, experts] -> [fewer rows, experts]"""
+        if self.shown is None or len(self.shown) != len(values):
+            return values
+        return values[self.shown.to(values.device)]
+
+    def routers(self) -> list[nn.Parameter]:
+        return [weight for one in self.mlps.values() for weight in one.router.parameters()]
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": self.routers(), "weight_decay": 0.0}]
+
+    def rate(self, steps: int) -> float:
+        return self.pruner.learning_rate
+
+    def begin_step(self, progress: float) -> None:
+        first = 1 - self.pruner.adaptation
+        self.stage = min(progress / first, 1.0)
+        if progress >= first and not self.settled:
+            self.settle()
+        elif self.settled:
+            self.shift()
+        elif self.histogram.any():
+            self.control.step(self.closed(), cubic(self.stage, 0.0, 1 - READY), progress)
+
+    def settle(self) -> None:
+        """Begin the second stage: hard thresholds, routers that do not learn.
+
+        Raises ValueError if a block would use no expert at all, or all blocks all of theirs.
+        """
+        self.shift()
+        uses = {name: self.hard_share(name) for name in self.mlps}
+        told = ", ".join(f"{name} {share:.0%}" for name, share in uses.items())
+        if any(share == 0 for share in uses.values()) or all(share == 1 for share in uses.values()):
+            raise ValueError(
+                f"routers collapsed (experts in use: {told}); expected a smaller "
+                "schedule.pruner.efficiency or most, a larger separability, or more steps"
+            )
+        if is_main() and (full := [name for name, share in uses.items() if share == 1]):
+            print(f"cfsp: routing: every token uses all experts of {', '.join(full)}", file=sys.stderr)
+        self.harden()
+
+    def hard_share(self, name: str) -> float:
+        """Return the share of a site's experts that are above the threshold, on the last batch."""
+        return float((self.real(self.logits[name]) + self.pending > self.line).float().mean())
+
+    def harden(self) -> None:
+        self.settled = True
+        for routed in self.mlps.values():
+            routed.soft = False
+            routed.router.requires_grad_(False)
+
+    @torch.no_grad()
+    def shift(self) -> None:
+        """Shift all biases so that the asked share of the last batches' scores is above the threshold."""
+        self.pending = 0.0
+        if not self.histogram.any():
+            return
+        below = self.histogram.cumsum(0) / self.histogram.sum()
+        place = int((below <= self.target).sum())
+        offset = self.line - (place / BINS * 2 - 1) * REACH
+        self.pending, self.offset = offset - self.offset, offset
+        for routed in self.mlps.values():
+            routed.router.last.bias += self.pending
+
+    def penalty(self) -> Tensor:
+        self.count()
+        if self.settled:
+            return torch.zeros((), device=self.model.device)
+        pruner, terms = self.pruner, []
+        eta = pruner.efficiency * self.control.factor * min(self.stage / RAMP, 1.0)
+        separability = pruner.separability * min(max(self.stage - RAMP, 0.0) / (READY - RAMP), 1.0)
+        for routed in self.mlps.values():
+            assert routed.scores is not None, "the loss was computed with these routers"
+            scores = self.real(routed.scores)
+            apart = ((scores - pruner.threshold).square() + pruner.guard).reciprocal()
+            terms.append(eta * scores.square().mean() + separability * apart.mean())
+        return torch.stack(terms).mean()
+
+    @torch.no_grad()
+    def count(self) -> None:
+        """Take the last batch's logits into the histograms."""
+        self.histogram *= MEMORY
+        for name, logits in self.logits.items():
+            raw = self.real(logits).float()
+            used = (raw > self.line).float().mean(0).cpu()
+            self.uses[name] = MEMORY * self.uses[name] + (1 - MEMORY) * used
+            raw = (raw - self.offset).clamp(-REACH, REACH - 1e-3).flatten().cpu()
+            found = torch.histc(raw, BINS, -REACH, REACH).double()
+            self.histogram += found * self.mlps[name].width / found.sum()
+
+    def closed(self) -> float:
+        """Return 1 - the mean score on the last batches, a smooth measure of what is not used."""
+        middles = (torch.arange(BINS) + 0.5) / BINS * 2 * REACH - REACH + self.offset
+        return 1 - float((self.histogram * torch.sigmoid(middles)).sum() / self.histogram.sum())
+
+    def removed(self) -> float:
+        if not self.histogram.any():
+            return 0.0
+        return float(self.histogram[: self.line_of(self.pruner.threshold)].sum() / self.histogram.sum())
+
+    def decided(self) -> dict[str, tuple[int, ...]]:
+        return {site.name: tuple(range(site.units)) for site in self.sites}
+
+    @torch.no_grad()
+    def routes(self) -> list[Route]:
+        """Return the routes, with the weights of the routers.
+
+        Experts are in the order of their use: those that every token uses lie together, and are one slice.
+        """
+        found = []
+        for site in self.sites:
+            size, experts = (
+                self.pruner.expert_size,
+                self.uses[site.name].argsort(descending=True, stable=True),
+            )
+            order = (experts[:, None] * size + torch.arange(size)).flatten()
+            last = self.mlps[site.name].router.last
+            weights = {"last.weight": last.weight.detach().cpu()[experts]}
+            weights["last.bias"] = last.bias.detach().cpu()[experts]
+            route = self.route(site, order)
+            found.append(Route(route.site, route.units, route.router, route.few, order, weights))
+        return found
+
+    def state(self) -> dict[str, Tensor]:
+        control = self.control
+        numbers = [control.error, control.integral, control.progress, float(self.settled), self.offset]
+        found = {"control": torch.tensor(numbers, dtype=torch.float64), "histogram": self.histogram.clone()}
+        return found | {f"uses.{name}": uses for name, uses in self.uses.items()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        control, numbers = self.control, state["control"].tolist()
+        control.error, control.integral, control.progress, settled, self.offset = numbers
+        self.histogram = state["histogram"].clone()
+        self.uses = {name: state[f"uses.{name}"] for name in self.uses}
+        if settled:
+            self.harden()
+
+    def detach(self) -> dict[str, Any]:
+        for handle in self.handles:
+            handle.remove()
+        uninstall(self.model)
+        line = [self.line_of(self.pruner.threshold + side) for side in (-NEAR, NEAR)]
+        undecided = float(self.histogram[line[0] : line[1]].sum() / self.histogram.sum())
+        return {
+            "pruner": "Routing",
+            "asked": self.target,
+            "reached": self.removed(),
+            "undecided": undecided,
+            "penalty_factor": self.control.factor,
+            "active": {name: float(uses.mean()) for name, uses in self.uses.items()},
+        }
+
+    def line_of(self, score: float) -> int:
+        """Return the bin of a score."""
+        logit = math.log(score / (1 - score)) if 0 < score < 1 else math.copysign(math.inf, score - 0.5)
+        return round(min(max((logit - self.offset + REACH) / (2 * REACH), 0.0), 1.0) * BINS)
