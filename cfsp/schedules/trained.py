@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from cfsp.machine.environment import is_main
 from cfsp.model.blocks import block_modules
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
+from cfsp.recovery.distilled_from import load_teacher, teacher_notes
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, choose
 from cfsp.schedules.method import Method
@@ -74,6 +75,7 @@ class TrainedSchedule(WithLoop, Schedule):
         super().prepare(subject, method)
         self.pruner.check(subject.model, subject.sites)
         setting = self.setting(subject)
+        load_teacher(self.objective, setting.model, setting.tokenizer)  # only a check
         return self.loop.prepare(setting.model, setting.tokenizer, frozenset())
 
     def setting(self, subject: Subject, dense: PreTrainedModel | None = None) -> Setting:
@@ -97,6 +99,9 @@ class TrainedSchedule(WithLoop, Schedule):
         if prepared is None:
             prepared = self.prepare(subject, method)
         dense = copy.deepcopy(model) if self.objective.needs_dense else None
+        setting = self.setting(subject, dense)
+        teacher = load_teacher(self.objective, model, setting.tokenizer)
+        setting = setting if teacher is None else replace(setting, dense=teacher)
         state = PartlyCut(model, sites)
         stats = self.collect(subject, state, sites, batches, method.allocator.needs)
         removed, target = self.removed(model, sites), 1 - self.budget(subject).share
@@ -106,9 +111,9 @@ class TrainedSchedule(WithLoop, Schedule):
             return choose(sites, scores, widths, method.allocator)
 
         pruning = self.pruner.attach(model, sites, target, decide)
-        trained = self.loop.run(self.setting(subject, dense), prepared, pruning)
+        trained = self.loop.run(setting, prepared, pruning)
         keep = pruning.decided()
-        notes = trained.notes | pruning.detach()
+        notes = trained.notes | pruning.detach() | teacher_notes(self.objective, teacher)
         notes["met"] = abs(notes["reached"] - target) <= NEAR
         warn_of_another_fraction(notes["reached"], target)
         after = PartlyCut(model, sites)
