@@ -15,7 +15,7 @@ from cfsp.records.protocols import differing, in_words
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
 from cfsp.report.base import Section, measured
-from cfsp.report.costs import by_clock, latency_section, recovery_section
+from cfsp.report.costs import by_clock, latency_section, recovery_section, schedule_section
 from cfsp.report.groups import latencies, perplexities, ranked, studies, zero_shots
 from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, overview_section
@@ -158,6 +158,7 @@ def study_sections(
     clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
     trained = [record for record in records if record.training]
     curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
+    masked = [one for one in records if (one.schedule_training or {}).get("curve")]
     found = {
         "perplexity": [
             perplexity_section(one, title, f"{prefix}-perplexity-{place}", names, styles)
@@ -179,6 +180,8 @@ def study_sections(
         ],
         "recovery": [recovery_section(curves, title, f"{prefix}-recovery", names, styles)] if curves else [],
     }
+    if masked:  # most studies train no masks, so they do not lack them
+        found["trained masks"] = [schedule_section(masked, title, f"{prefix}-masks", names, styles)]
     missing = [what for what, sections in found.items() if not sections]
     sections = [section for sections in found.values() for section in sections]
     sections.append(runs_section(records, title, f"{prefix}-runs", names))

@@ -119,6 +119,7 @@ Environment = Annotated[Mapping[str, Any], EnvironmentKeys]
 class Loss(TypedDict):
     step: Count
     loss: float
+    removed: NotRequired[float]
 
 
 class TrainingFields(TypedDict):
