@@ -34,7 +34,7 @@ def load_teacher(
     start = f"objective.teacher={objective.teacher!r}"
     if words.get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"{start} has another vocabulary than the model; expected the same tokenizer")
-    ours, theirs = choices_of(model, head), choices_of(teacher, head)
+    ours, theirs = labels_of_head(model, head), labels_of_head(teacher, head)
     unnamed = any(one.startswith("label_") for one in (ours[0], theirs[0]))
     if len(ours) != len(theirs) or (ours != theirs and not unnamed):
         raise ValueError(
@@ -54,7 +54,7 @@ def head_of(model: PreTrainedModel) -> str:
     return next(head for head, kind in HEADS.items() if kind.__name__ == auto)
 
 
-def choices_of(model: PreTrainedModel, head: str) -> list[str]:
+def labels_of_head(model: PreTrainedModel, head: str) -> list[str]:
     """Return what a model's head chooses between: the names of labels, or one name for all."""
     if head == "question_answering":
         return ["places"]
