@@ -2,11 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
-from studies import record, study
+from studies import record, study, training
 
 from cfsp.cli.report import report
 from cfsp.records.failures import Failure
+from cfsp.report.plots.base import looks
+from cfsp.report.plots.recovery import schedule_curve, schedule_curves
 
 
 def write(folder, records):
@@ -68,3 +71,21 @@ def test_knowledge_and_sources_are_drawn(cli, text_file, tmp_path):
     names = {one.stem for one in (tmp_path / "figures").glob("*.pdf")}
     assert any(name.endswith("-knowledge") for name in names)
     assert any(name.endswith("-sources") for name in names)
+
+
+def test_curves_of_trained_masks_are_drawn_beside_recoverys(tmp_path):
+    rows = [{"step": step, "loss": 4.0 - step, "removed": step / 10} for step in (1, 2, 3)]
+    masks = {**training(3.0), "curve": rows, "held_out_curve": []}
+    found = replace(record("Learned", 0.5, 0), schedule_training=masks)
+    assert schedule_curve(found, "removed") == ([1, 2, 3], [0.1, 0.2, 0.3])
+    assert schedule_curve(found, "curve") == ([1, 2, 3], [3.0, 2.0, 1.0])
+    names = {found.id: "learned"}
+    figure = schedule_curves([found], names, looks(["learned"]))
+    assert [axes.get_title(loc="left") for axes in figure.axes] == [
+        "training loss, 50% asked",
+        "share removed, 50% asked",
+    ]
+    report([write(tmp_path, [found])], tmp_path / "a.html", None, "Study")
+    assert "Trained masks" in (tmp_path / "a.html").read_text()
+    report([write(tmp_path / "b", [record()])], tmp_path / "b.html", None, "Study")
+    assert "Trained masks" not in (tmp_path / "b.html").read_text()

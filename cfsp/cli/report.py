@@ -15,7 +15,7 @@ from cfsp.records.protocols import differing, in_words
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
 from cfsp.report.base import Section, measured
-from cfsp.report.costs import by_clock, latency_section, recovery_section
+from cfsp.report.costs import by_clock, latency_section, recovery_section, schedule_section
 from cfsp.report.groups import latencies, perplexities, ranked, studies, zero_shots
 from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, overview_section
@@ -29,7 +29,7 @@ from cfsp.report.runs import runs_section
 from cfsp.report.shape import activity_section, importance_section, knowledge_section, widths_section
 from cfsp.storage.atomic import replacing
 
-OPTIONAL = {"knowledge of sites", "active units"}
+OPTIONAL = {"knowledge of sites", "active units", "trained masks"}
 """Sections of some methods alone: nobody misses them elsewhere."""
 
 T = TypeVar("T", Record, Failure)
@@ -163,6 +163,7 @@ def study_sections(
     trained = [record for record in records if record.training]
     analysed = [record for record in records if "knowledge" in record.notes]
     curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
+    masked = [one for one in records if (one.schedule_training or {}).get("curve")]
     found = {
         "perplexity": [
             perplexity_section(one, title, f"{prefix}-perplexity-{place}", names, styles)
@@ -189,6 +190,9 @@ def study_sections(
             for place, one in enumerate(clocks, start=1)
         ],
         "recovery": [recovery_section(curves, title, f"{prefix}-recovery", names, styles)] if curves else [],
+        "trained masks": [schedule_section(masked, title, f"{prefix}-masks", names, styles)]
+        if masked
+        else [],
     }
     missing = [what for what, sections in found.items() if not sections and what not in OPTIONAL]
     sections = [section for sections in found.values() for section in sections]

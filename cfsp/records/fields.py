@@ -129,6 +129,7 @@ Environment = Annotated[Mapping[str, Any], EnvironmentKeys]
 class Loss(TypedDict):
     step: Count
     loss: float
+    removed: NotRequired[float]
 
 
 class Round(TypedDict):

@@ -14,6 +14,9 @@ NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save", "pu
 AS_EVER = {"task": {"_target_": "LanguageModelling"}}
 """Values of parts that older configs lack. They are left out, so that older runs keep their ids."""
 
+NONE_AS_EVER = frozenset({"teacher"})
+"""Options inside parts that older configs lack. They are left out if they are None."""
+
 
 def run_id(config: Mapping[str, Any]) -> str:
     """Return the id of a run by what it computes: a hash of the config without paths, device and logger.
@@ -30,7 +33,8 @@ def run_id(config: Mapping[str, Any]) -> str:
 def without_homes(config: Any) -> Any:
     """Replace the paths of this package's classes in a config by their names."""
     if isinstance(config, Mapping):
-        return {key: without_homes(value) for key, value in config.items()} | (
+        kept = {key: value for key, value in config.items() if value is not None or key not in NONE_AS_EVER}
+        return {key: without_homes(value) for key, value in kept.items()} | (
             {"_target_": config["_target_"].rsplit(".", 1)[-1]}
             if str(config.get("_target_")).startswith("cfsp.")
             else {}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_seed
 from cfsp.data.examples import Split
 from cfsp.recovery.base import Recovered, Recovery
+from cfsp.recovery.distilled_from import load_teacher, teacher_notes
 from cfsp.training.base import Setting
 from cfsp.training.loop import WithLoop
 
@@ -40,6 +41,7 @@ class Finetune(WithLoop, Recovery):
                 "recovery.parameters=frozen trains nothing; expected recovery/parameters=full, lora or "
                 "importance_lora"
             )
+        load_teacher(self.objective, model, tokenizer)  # only a check: it would take memory until training
         return self.loop.prepare(model, tokenizer, statistics)
 
     def run(self, setting: Setting, examples: Split) -> Recovered:
@@ -48,5 +50,7 @@ class Finetune(WithLoop, Recovery):
         Raises:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
         """
-        trained = self.loop.run(setting, examples)
-        return Recovered(trained.model, trained.notes, trained.adapters)
+        teacher = load_teacher(self.objective, setting.dense or setting.model, setting.tokenizer)
+        notes = teacher_notes(self.objective, teacher)
+        trained = self.loop.run(setting if teacher is None else replace(setting, dense=teacher), examples)
+        return Recovered(trained.model, trained.notes | notes, trained.adapters)

@@ -11,7 +11,7 @@ from cfsp.report.groups import Measure, Point, Spread, key_of, points
 from cfsp.report.plots.base import Look
 from cfsp.report.plots.knowledge import source_weights_by_round
 from cfsp.report.plots.latency import latency_by_size, quality_by_latency
-from cfsp.report.plots.recovery import recovery_curves
+from cfsp.report.plots.recovery import recovery_curves, schedule_curves
 
 SHAPE = ("batch", "prompt")
 
@@ -107,6 +107,21 @@ def recovery_section(
         plots.append(Plot(f"{section_id}-sources", figure, "Sources of dynamic recovery, by round", caption))
     intro = "The loss as recovery trains; the best model on held-out examples counts."
     return Section(section_id, "Recovery", model, intro, {}, plots, [recovery_table(records, names)])
+
+
+def schedule_section(
+    records: Sequence[Record],
+    model: str,
+    section_id: str,
+    names: Mapping[str, str],
+    styles: Mapping[str, Look],
+) -> Section:
+    """Plot the training of schedules that learn what to cut."""
+    figure = schedule_curves(records, names, styles)
+    caption = "The loss, and the fraction of the sites' parameters that the masks remove. A line per run."
+    plot = Plot(section_id, figure, "Curves of trained schedules", caption)
+    intro = "The loss while masks close, and the share that they remove; then the model is cut."
+    return Section(section_id, "Trained masks", model, intro, {}, [plot], [])
 
 
 def recovery_table(records: Sequence[Record], names: Mapping[str, str]) -> Table:

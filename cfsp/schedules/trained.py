@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from cfsp.machine.environment import is_main
 from cfsp.model.blocks import block_modules
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
+from cfsp.recovery.distilled_from import load_teacher, teacher_notes
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, choose
 from cfsp.schedules.method import Method
@@ -87,6 +88,7 @@ class TrainedSchedule(WithLoop, Schedule):
         setting = self.setting(subject)
         self.parameters.check(subject.model)
         self.pruner.check(subject.model, subject.sites, self.parameters.adapted(subject.model))
+        load_teacher(self.objective, setting.model, setting.tokenizer)  # only a check
         split = self.loop.prepare(setting.model, setting.tokenizer, frozenset())
         cheapest = min(self.budget(subject).cost.values())
         most = self.removed(subject.model, subject.sites) // cheapest
@@ -114,6 +116,9 @@ class TrainedSchedule(WithLoop, Schedule):
         if prepared is None:
             prepared = self.prepare(subject, method)
         dense = copy.deepcopy(model) if self.objective.needs_dense else None
+        setting = self.setting(subject, dense)
+        teacher = load_teacher(self.objective, model, setting.tokenizer)
+        setting = setting if teacher is None else replace(setting, dense=teacher)
         state = PartlyCut(model, sites)
         stats = self.collect(subject, state, sites, batches, method.allocator.needs)
         removed, target = self.removed(model, sites), 1 - self.budget(subject).share
@@ -123,9 +128,9 @@ class TrainedSchedule(WithLoop, Schedule):
             return choose(sites, scores, widths, method.allocator)
 
         pruning = self.pruner.attach(model, sites, target, decide)
-        trained = self.loop.run(self.setting(subject, dense), prepared, pruning)
+        trained = self.loop.run(setting, prepared, pruning)
         keep = pruning.decided()
-        notes = trained.notes | pruning.detach()
+        notes = trained.notes | pruning.detach() | teacher_notes(self.objective, teacher)
         notes["met"] = abs(notes["reached"] - target) <= NEAR
         warn_of_another_fraction(notes["reached"], target)
         after = PartlyCut(model, sites)

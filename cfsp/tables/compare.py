@@ -17,13 +17,17 @@ from cfsp.tables.ranking import best_of
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
 
+FULL = 0.9995
+"""Density from which on a model counts as dense: a few weights are zero by chance."""
+
 
 @dataclass(frozen=True)
 class Comparison:
     """One metric of one dense model under one protocol.
 
     cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (mean
-        fraction of all parameters), `source` ("" for ours) and `paper` (a figure to compare with `mean`).
+        fraction of all parameters), `density` (if a model has zeros), `source` ("" for ours) and `paper`
+        (a figure to compare with `mean`).
     differs: keys of the protocol in which the tables of one call differ.
     """
 
@@ -119,12 +123,11 @@ def comparison(
     table = table[~repeats]
     if mixed := unlike(table, fields, run, seeds, average):
         notes.append(f"careful: averaged over {', '.join(mixed)}, not over seeds alone")
-    cells = table.groupby(fields, sort=False).agg(
-        mean=("value", "mean"),
-        std=("value", "std"),
-        n=("value", "count"),
-        removed=("removed.model", "mean"),
-    )
+    figures = {"mean": ("value", "mean"), "std": ("value", "std"), "n": ("value", "count")}
+    figures["removed"] = ("removed.model", "mean")
+    if (share := pd.to_numeric(table["density"])).lt(FULL).any():
+        table, figures["density"] = table.assign(density=share), ("density", "mean")
+    cells = table.groupby(fields, sort=False).agg(**figures)
     return Comparison(
         metric=metric,
         model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",
@@ -174,12 +177,16 @@ def unlike(
 
 
 def wide(
-    one: Comparison, bold: Callable[[str], str] = str, escape: Callable[[str], str] = str
+    one: Comparison,
+    bold: Callable[[str], str] = str,
+    escape: Callable[[str], str] = str,
+    density: bool = False,
 ) -> pd.DataFrame:
     """Return the table as text, best rows first and papers' last.
 
     A cell reads "mean ± standard deviation (−removed fraction of all parameters)". The deviation is shown
     for several seeds, and [n=...] if their number differs from most cells'. "-": no such run.
+    density: show instead the fraction of the blocks' weights that are not zero.
     """
     digits = decimals(one.cells["mean"])
     usual = one.cells["n"].mode().max()
@@ -189,8 +196,9 @@ def wide(
     for cell, is_first in zip(one.cells.to_dict("records"), is_best(one, digits), strict=True):
         row = (*(cell[field] for field in one.rows), cell["source"])
         column = tuple(cell[field] for field in one.columns)
-        text = escape(cell_text(cell, digits, usual))
-        texts.setdefault(row, {})[column] = bold(text) if is_first else text
+        left = "-" if pd.isna(cell.get("density")) else f"{cell['density']:.1%}"
+        text = escape(left if density else cell_text(cell, digits, usual))
+        texts.setdefault(row, {})[column] = bold(text) if is_first and not density else text
         rank.setdefault(row, {})[column] = sign * cell["mean"]
     heads = sorted({column for row in texts.values() for column in row}, key=sort_key)
     order = sorted(texts, key=lambda row: (row[-1] != "", rank[row].get(heads[-1], float("inf"))))

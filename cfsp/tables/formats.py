@@ -98,6 +98,11 @@ FORMS: dict[str, Callable[[list[Comparison]], str]] = {
 def labelled(one: Comparison, bold: Callable[[str], str], escape: Callable[[str], str]) -> pd.DataFrame:
     """Return `wide` with the labels of its rows as columns."""
     cells = wide(one, bold, escape)
+    if "density" in one.cells:
+        left = wide(one, escape=escape, density=True)
+        pairs = [(f"{name}", f"density, {name}") for name in cells.columns]
+        both = pd.concat([cells, left.set_axis([name for _, name in pairs], axis=1)], axis=1)
+        cells = both[[name for pair in pairs for name in pair]]
     names = [escape(name) for name in one.rows]
     labels = cells.index.to_frame(index=False)
     labels.columns = names
@@ -117,6 +122,8 @@ def notes_on_cells(one: Comparison) -> list[str]:
     if one.cells["paper"].notna().any():
         parts.insert(0, "paper / ours / difference")
     parts.append("in brackets the measured share of all parameters that is gone")
+    if "density" in one.cells:
+        parts.append("density: the fraction of the blocks' weights that are not zero")
     if one.cells["mean"].count() > 1:
         parts.append(
             f"bold: best of its column ({one.better} is better), where shares differ by a point at most"

@@ -81,7 +81,18 @@ class Parameters(Checked, ABC):
 class Objective(Checked, ABC):
     """What training minimises."""
 
-    needs_dense: bool = False
+    teacher: str | None = None
+    """A folder or a hub id of the model to imitate; None: the dense model, if any."""
+
+    @property
+    def reads_hidden_states(self) -> bool:
+        """Whether the teacher's hidden states are goals, so that its blocks must be as many and as wide."""
+        return False
+
+    @property
+    def needs_dense(self) -> bool:
+        """Whether it learns from the dense model."""
+        return False
 
     def of(self, task: Task) -> Objective:
         """Return this objective for a task. Raises ValueError if the task has no such objective."""

@@ -31,14 +31,25 @@ class Distillation(Objective):
     the block. For the last block these are the final hidden states of both models, after the norm. The
     error is relative for each token, so that no term depends on how a step is split into batches. If a
     label belongs to a whole text, E is the mean over the tokens of the text.
+
+    teacher: a folder or a hub id of a model with the same vocabulary and head, to imitate instead of the
+        dense model; it is frozen and in eval mode.
     """
 
-    needs_dense = True
     label_weight: float
     logit_weight: float
     hidden_weight: float
     temperature: float
+    teacher: str | None = None
     task: Task = field(default_factory=LanguageModelling)
+
+    @property
+    def needs_dense(self) -> bool:
+        return self.teacher is None
+
+    @property
+    def reads_hidden_states(self) -> bool:
+        return self.hidden_weight > 0
 
     def of(self, task: Task) -> Distillation:
         if self.logit_weight and task.choices is not None and len(task.choices) < 2:

@@ -242,6 +242,7 @@ def outcome(trainer: Trainer, arguments: TrainingArguments) -> dict[str, Any]:
                 row["seconds"],
                 int(row["num_input_tokens_seen"]),
             )
+            | ({"removed": row["removed"]} if "removed" in row else {})
             for row in state.log_history
             if "loss" in row
         ],
