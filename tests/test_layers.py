@@ -11,7 +11,7 @@ ROWS = [
     {"model"},
     {"data", "passes", "plans", "records"},
     {"checkpoints", "statistics", "training"},
-    {"allocators", "compensation", "criteria", "evaluation", "loggers", "recovery", "tables"},
+    {"allocators", "compensation", "criteria", "evaluation", "exports", "loggers", "recovery", "tables"},
     {"report", "schedules"},
     {"running"},
     {"api", "cli"},

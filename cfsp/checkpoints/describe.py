@@ -16,10 +16,10 @@ from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 from cfsp.model import modeling_pruned
 from cfsp.model.blocks import block_modules, count_paths, layout_of, places_of
 from cfsp.model.families import Place
-from cfsp.model.find_sites import axis_length, head_channels
-from cfsp.model.modeling_pruned import Pruned, linear_sizes
+from cfsp.model.find_sites import head_channels
+from cfsp.model.modeling_pruned import Pruned
+from cfsp.model.shapes import Shapes
 from cfsp.model.sites import Site
-from cfsp.model.weights import weight_of
 
 MODELING_FILE = "modeling_pruned.py"
 """Name of the modelling file in a checkpoint."""
@@ -40,18 +40,7 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     Raises ValueError if no config does.
     """
     stock, sizes = stock_class(model), block_sizes(model)
-    base = copy.deepcopy(model.config)
-    base.per_layer_config = None
-    for name in ("pruned", "auto_map"):
-        base.__dict__.pop(name, None)
-    if (head := model.get_output_embeddings()) is not None:  # follow the weights, not the flag
-        base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
-    hidden = weight_of(model.get_input_embeddings()).shape[1]
-    cut_hidden = bool(layout_of(model).norms) and hidden != base.hidden_size
-    if cut_hidden or any(one.get("heads") != base.num_attention_heads for one in sizes if "heads" in one):
-        base.head_dim = head_channels(base)
-    if cut_hidden:
-        base.hidden_size = hidden
+    base = base_config(model)
     if all(one == sizes[0] for one in sizes):
         plain = copy.deepcopy(base)
         for what, value in sizes[0].items():
@@ -64,6 +53,23 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     if problem:
         raise ValueError(f"{type(config).__name__} cannot say what this model is: {problem}")
     return config
+
+
+def base_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the model's config as a plain one: with its residual width and without the sizes of blocks."""
+    base = copy.deepcopy(model.config)
+    base.per_layer_config = None
+    for name in ("pruned", "auto_map"):
+        base.__dict__.pop(name, None)
+    if (head := model.get_output_embeddings()) is not None:  # follow the weights, not the flag
+        base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    shapes = Shapes.of(model)
+    cut_hidden = bool(layout_of(model).norms) and shapes.hidden != base.hidden_size
+    if cut_hidden or any(one.heads not in (None, base.num_attention_heads) for one in shapes.blocks):
+        base.head_dim = shapes.head_dim
+    if cut_hidden:
+        base.hidden_size = shapes.hidden
+    return base
 
 
 def differing_blocks(
@@ -114,24 +120,12 @@ def linears(places: Mapping[str, Place]) -> dict[str, list[str | None]]:
 
 
 def block_sizes(model: PreTrainedModel) -> list[dict[str, int]]:
-    """Count neurons, query heads and key/value groups of every block, if the family has sites for them."""
-    layout, places, head_dim = layout_of(model), places_of(model), head_channels(model.config)
-    sizes = []
-    for path in block_modules(model):
-        one: dict[str, int] = {"width": inputs_left(model, f"{path}.{places['mlp'].consumer}")}
-        if "attention" in places:
-            place = places["attention"]
-            heads = inputs_left(model, f"{path}.{place.consumer}") // head_dim
-            one["heads"] = heads
-            if "groups" in layout.names:
-                rows = sum(axis_length(model, f"{path}.{name}", True) for name in place.producers if heads)
-                one["groups"] = (rows // head_dim - heads) // 2
-        sizes.append(one)
-    return sizes
-
-
-def inputs_left(model: nn.Module, path: str) -> int:
-    return linear_sizes(model.get_submodule(path))[1]
+    """Return neurons, query heads and key/value groups of every block, as far as its config names them."""
+    names = layout_of(model).names
+    return [
+        {what: value for what, value in one.named().items() if what in names}
+        for one in Shapes.of(model).blocks
+    ]
 
 
 def difference(model: PreTrainedModel, kind: type[PreTrainedModel], config: PreTrainedConfig) -> str | None:
