@@ -79,7 +79,7 @@ def padded_weights(
     head_dim: int,
     wanted: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield the name and the padded weight of everything in `wanted`, each taken out of the model.
+    """Yield name and padded weight [its axes] of everything in `wanted`, each taken out of the model.
 
     A weight that the model lacks, such as the queries of a removed attention, is of zeros.
     wanted: name -> a weight of the wanted shape, which may be on the meta device.

@@ -76,10 +76,11 @@ def obtain(
     make_folder(cfg.results)
     with files.alone(), storing or nullcontext():
         found = None if cfg.overwrite else files.settle()
+        new = found is None
         if found is None:
-            made = make(cfg, files, Job(name, config, Path(cfg.results), command, sweep))
-        export_model(cfg, files, made=found is None)
-    return (made, True) if found is None else (found, False)
+            found = make(cfg, files, Job(name, config, Path(cfg.results), command, sweep))
+        export_model(cfg, files, made=new)
+    return found, new
 
 
 def make(cfg: DictConfig, files: RunFiles, job: Job) -> Record:
