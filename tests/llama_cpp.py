@@ -10,7 +10,9 @@ import pytest
 pytest.importorskip("gguf", reason="gguf is not installed: pip install 'cfsp[gguf]'")
 xllamacpp = pytest.importorskip("xllamacpp", reason="xllamacpp has no wheel here: llama.cpp is not run")
 
-NUMBERS = "n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq n_threads n_threads_batch"
+NUMBERS = (
+    "n_ctx n_batch n_ubatch n_seq_max n_rs_seq n_outputs_max n_outputs_max_per_seq n_threads n_threads_batch"
+)
 KINDS = "ctx_type rope_scaling_type pooling_type attention_type flash_attn_type"
 FLOATS = "rope_freq_base rope_freq_scale yarn_ext_factor yarn_attn_factor yarn_beta_fast yarn_beta_slow"
 
@@ -70,7 +72,15 @@ def library():
     lib.llama_init_from_model.argtypes = [c.c_void_p, ContextParams]
     lib.llama_decode.argtypes = [c.c_void_p, Batch]
     lib.llama_batch_free.argtypes = [Batch]
-    lib.llama_tokenize.argtypes = [c.c_void_p, c.c_char_p, c.c_int32, c.c_void_p, c.c_int32, c.c_bool, c.c_bool]
+    lib.llama_tokenize.argtypes = [
+        c.c_void_p,
+        c.c_char_p,
+        c.c_int32,
+        c.c_void_p,
+        c.c_int32,
+        c.c_bool,
+        c.c_bool,
+    ]
     for name in ("model_get_vocab", "get_memory", "get_logits", "free", "model_free", "vocab_n_tokens"):
         getattr(lib, f"llama_{name}").argtypes = [c.c_void_p]
     lib.llama_memory_clear.argtypes = [c.c_void_p, c.c_bool]
@@ -90,7 +100,9 @@ class Engine:
         if not self.model:
             raise ValueError("".join(line for line in SAID if "rror" in line or "fail" in line))
         params = lib.llama_context_default_params()
-        assert (params.type_k, params.type_v) == (1, 1), "llama.cpp changed its parameters: look at its header"
+        assert (params.type_k, params.type_v) == (1, 1), (
+            "llama.cpp changed its parameters: look at its header"
+        )
         params.n_ctx = params.n_batch = params.n_ubatch = context
         params.n_threads = params.n_threads_batch = 1
         params.type_k = params.type_v = 0

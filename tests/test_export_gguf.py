@@ -16,13 +16,13 @@ from cfsp.exports.padded import Padded
 from cfsp.exports.vocabulary import WORDS, check_vocabulary_form
 
 SIZES = {
-    "vocab_size": 4032,
+    "vocab_size": 4040,
     "hidden_size": 64,
     "intermediate_size": 96,
     "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 32,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
     "max_position_embeddings": 512,
     "initializer_range": 0.1,
 }
@@ -44,10 +44,10 @@ LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 CONFIGS = {
     "llama": lambda **more: t.LlamaConfig(**SIZES | more),
     "mistral": lambda **more: t.MistralConfig(**SIZES | {"sliding_window": None} | more),
-    "qwen2": lambda **more: t.Qwen2Config(**SIZES | {"head_dim": 16} | more),
+    "qwen2": lambda **more: t.Qwen2Config(**SIZES | {"head_dim": 8} | more),
     "qwen3": lambda **more: t.Qwen3Config(**SIZES | {"tie_word_embeddings": True} | more),
-    "phi3": lambda **more: t.Phi3Config(**SIZES | {"head_dim": 16, "pad_token_id": 0} | more),
-    "granite": lambda **more: t.GraniteConfig(**SIZES | {"head_dim": 16} | GRANITE | more),
+    "phi3": lambda **more: t.Phi3Config(**SIZES | {"head_dim": 8, "pad_token_id": 0} | more),
+    "granite": lambda **more: t.GraniteConfig(**SIZES | {"head_dim": 8} | GRANITE | more),
     "gemma": lambda **more: t.GemmaConfig(**SIZES | more),
 }
 
@@ -73,7 +73,11 @@ def pruned(model, kinds, fill=False, emptied=()):
     sites = cfsp.find_sites(model, kinds)
     fills = {site.name: ones_for([site])[site.name] if fill else None for site in sites}
     edits = random_plan(sites, fills=fills).edits
-    kept = {edit.site: () if edit.site.removeprefix("model.layers.") in emptied else edit.keep for edit in edits}
+    if kinds == ["hidden"]:  # Llama's config wants a multiple of its heads
+        edits = (cfsp.Cut("model.hidden", 64, tuple(range(5, 53))),)
+    kept = {
+        edit.site: () if edit.site.removeprefix("model.layers.") in emptied else edit.keep for edit in edits
+    }
     plan = cfsp.PrunePlan(
         tuple(cfsp.Cut(edit.site, edit.units, kept[edit.site], fills[edit.site]) for edit in edits)
     )
@@ -111,8 +115,8 @@ BOTH, GONE = ["mlp", "attention"], ("0.attention", "1.mlp", "2.attention")
 CASES = {
     "uneven_mlp": ("llama", {}, {"kinds": ["mlp"]}, "deci"),
     "uneven_groups": ("llama", {}, {"kinds": ["attention"]}, "deci"),
-    "query_heads": ("llama", {}, {"kinds": ["query_heads"]}, "deci"),
-    "hidden": ("llama", {"head_dim": None}, {"kinds": ["hidden"]}, "llama"),
+    "query_heads": ("llama", {"num_key_value_heads": 2}, {"kinds": ["query_heads"]}, "deci"),
+    "hidden": ("llama", {}, {"kinds": ["hidden"]}, "llama"),
     "depth": ("llama", {}, {"kinds": ["block"]}, "llama"),
     "uniform": ("llama", {}, {"kinds": []}, "llama"),
     "tied": ("llama", {"tie_word_embeddings": True}, {"kinds": BOTH}, "deci"),
@@ -131,7 +135,7 @@ CASES = {
     "mistral": ("mistral", {}, {"kinds": BOTH, "fill": True}, "deci"),
     "qwen2": ("qwen2", {}, {"kinds": BOTH, "fill": True, "emptied": GONE}, "deci"),
     "qwen2_whole": ("qwen2", {}, {"kinds": []}, "qwen2"),
-    "qwen2_fewer_heads": ("qwen2", {"head_dim": 8}, {"kinds": []}, "deci"),
+    "qwen2_fewer_heads": ("qwen2", {"head_dim": 16}, {"kinds": []}, "deci"),
     "qwen3": ("qwen3", {}, {"kinds": BOTH}, "openelm"),
     "qwen3_empty": ("qwen3", {}, {"kinds": BOTH, "emptied": GONE}, "openelm"),
     "qwen3_whole": ("qwen3", {"tie_word_embeddings": False}, {"kinds": []}, "qwen3"),
@@ -275,7 +279,9 @@ def test_what_llama_cpp_cannot_express_is_refused(
 def test_a_family_without_a_writer_names_what_works(tmp_path):
     from families import make, words
 
-    with pytest.raises(ValueError, match="a gpt2 has no writer of GGUF here; .*padded and llama.cpp's convert"):
+    with pytest.raises(
+        ValueError, match="a gpt2 has no writer of GGUF here; .*padded and llama.cpp's convert"
+    ):
         exported(tmp_path, make("gpt2"), words(), cfsp.PrunePlan(()))
 
 

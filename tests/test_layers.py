@@ -27,6 +27,7 @@ ONLY_IN = {
     "peft": ("training/lora.py",),
     "matplotlib": ("report",),
     "lm_eval": ("evaluation/zero_shot.py",),
+    "gguf": ("exports",),
     "tqdm": ("bars.py",),
     "sklearn": ("data/tasks/metrics.py",),
     "scipy": ("data/tasks/metrics.py",),

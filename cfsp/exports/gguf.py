@@ -82,7 +82,7 @@ class GGUF(Exporter):
             )
 
     @property
-    def ending(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]  # it depends on an option
+    def ending(self) -> str:
         return f"-{self.type}.gguf"
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -136,11 +136,12 @@ def wanted_shapes(model: PreTrainedModel, options: GGUF) -> list[BlockShape]:
     family = ARCHITECTURES.get(model.config.model_type)
     skips = family is not None and family.uneven == "deci"
     want = []
-    for index, one in enumerate(shapes.blocks):
+    for index, block in enumerate(shapes.blocks):
+        one = block
         width = -(-max(one.width, 1) // options.multiple) * options.multiple
         width = max(width, BLOCK) if not one.width else width
         if not one.heads and (index == 0 or not skips or not any(kept)):
-            one = replace(one, heads=1, groups=1)
+            one = replace(block, heads=1, groups=1)
         while options.type == "q8_0" and one.heads and one.heads * shapes.head_dim % BLOCK:
             groups = (one.groups or 0) + 1
             one = replace(one, heads=groups * one.heads_per_group, groups=groups)

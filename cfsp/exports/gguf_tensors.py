@@ -102,7 +102,9 @@ class LlamaLike:
             parts = [made.pop((f"self_attn.{one}_proj", "weight")) for one in "qkv"]
             rows = (want.heads + 2 * (want.groups or 0)) * self.shapes.head_dim
             shape = (rows, self.shapes.hidden)
-            yield GGUFTensor(f"blk.{index}.attn_qkv.weight", shape, lambda: torch.cat([one() for one in parts]))
+            yield GGUFTensor(
+                f"blk.{index}.attn_qkv.weight", shape, lambda: torch.cat([one() for one in parts])
+            )
         moved = self.moved_bias(index, weights)
         if moved is not None:
             made["mlp.down_proj", "bias"] = lambda: moved * scale.get("mlp.down_proj", 1.0)
@@ -110,7 +112,11 @@ class LlamaLike:
             yield GGUFTensor(f"blk.{index}.{NAMES[layer]}.{kind}", self.shape_of(layer, kind, want), make)
         for norm in ("input_layernorm", "post_attention_layernorm", "self_attn.q_norm", "self_attn.k_norm"):
             weight = weights.get(f"{path}.{norm}.weight")
-            if weight is None and want.heads and f"model.layers.{other_block(weights)}.{norm}.weight" in weights:
+            if (
+                weight is None
+                and want.heads
+                and f"model.layers.{other_block(weights)}.{norm}.weight" in weights
+            ):
                 weight = torch.ones(self.shapes.head_dim)  # of a head of zeros
             if weight is not None and (want.heads or norm == "post_attention_layernorm"):
                 yield self.norm(f"blk.{index}.{NAMES[norm]}.weight", weight)
@@ -139,9 +145,7 @@ class LlamaLike:
             return (self.shapes.hidden if dim else units,)
         return (self.shapes.hidden, units) if dim else (units, self.shapes.hidden)
 
-    def layer(
-        self, index: int, layer: str, kind: str, weights: Mapping[str, Tensor], scale: float
-    ) -> Tensor:
+    def layer(self, index: int, layer: str, kind: str, weights: Mapping[str, Tensor], scale: float) -> Tensor:
         """Return a padded, scaled and reordered weight or bias. -> [its axes]"""
         have, want = self.shapes.blocks[index], self.want[index]
         weight = weights.get(f"model.layers.{index}.{layer}.{kind}")
@@ -169,7 +173,9 @@ def separate(weights: dict[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
             continue
         one = shapes.blocks[int(name.split(".")[2])]
         heads, groups = one.heads or 0, one.groups or 0
-        rows = [one.width] * 2 if "mlp" in layer else [heads * shapes.head_dim, *[groups * shapes.head_dim] * 2]
+        rows = (
+            [one.width] * 2 if "mlp" in layer else [heads * shapes.head_dim, *[groups * shapes.head_dim] * 2]
+        )
         parts = weights.pop(name).split(rows)
         weights |= {name.replace(layer, part): run for part, run in zip(FUSED[layer], parts, strict=True)}
     return weights

@@ -41,7 +41,9 @@ def add_rotary(writer: GGUFWriter, config: PreTrainedConfig, head_dim: int) -> N
 
     given = rotary(config)
     writer.add_rope_dimension_count(head_dim)
-    writer.add_rope_freq_base(float(given.get("rope_theta") or getattr(config, "rope_theta", None) or 10000.0))
+    writer.add_rope_freq_base(
+        float(given.get("rope_theta") or getattr(config, "rope_theta", None) or 10000.0)
+    )
     if given.get("rope_type") == "linear":
         writer.add_rope_scaling_type(RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(float(given["factor"]))
