@@ -174,7 +174,7 @@ def test_smaller_types_keep_perplexity(kind, tokenizer, tmp_path, text_file):
     from gguf import GGUFReader
 
     stored = {one.name: one.tensor_type.name for one in GGUFReader(path).tensors}
-    assert {name for name in stored.values()} == {kind.upper(), "F32"}
+    assert set(stored.values()) == {kind.upper(), "F32"}
     assert stored["blk.0.ffn_down.weight"] == kind.upper()
 
 

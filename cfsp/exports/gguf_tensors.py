@@ -102,9 +102,8 @@ class LlamaLike:
             parts = [made.pop((f"self_attn.{one}_proj", "weight")) for one in "qkv"]
             rows = (want.heads + 2 * (want.groups or 0)) * self.shapes.head_dim
             shape = (rows, self.shapes.hidden)
-            yield GGUFTensor(
-                f"blk.{index}.attn_qkv.weight", shape, lambda: torch.cat([one() for one in parts])
-            )
+            qkv = partial(joined, parts)
+            yield GGUFTensor(f"blk.{index}.attn_qkv.weight", shape, qkv)
         moved = self.moved_bias(index, weights)
         if moved is not None:
             made["mlp.down_proj", "bias"] = lambda: moved * scale.get("mlp.down_proj", 1.0)
@@ -157,6 +156,11 @@ class LlamaLike:
         if self.interleaved and runs[0] in ("q", "k") and dim == 0:
             weight = interleaved(weight, self.shapes.head_dim)
         return weight if scale == 1 else weight.float() * scale
+
+
+def joined(parts: Sequence[Callable[[], Tensor]]) -> Tensor:
+    """Return the parts below each other. -> [rows, inputs]"""
+    return torch.cat([one() for one in parts])
 
 
 def interleaved(weight: Tensor, head_dim: int) -> Tensor:

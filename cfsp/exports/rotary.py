@@ -56,4 +56,4 @@ def rotary_factors(config: PreTrainedConfig) -> list[GGUFTensor]:
     inverse, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     halves = len(inverse)
     plain = rotary(config)["rope_theta"] ** -(torch.arange(halves, dtype=torch.float64) / halves)
-    return [GGUFTensor("rope_freqs.weight", (halves,), lambda: (plain / inverse.double()).float())]
+    return [GGUFTensor("rope_freqs.weight", (halves,), (plain / inverse.double()).float)]

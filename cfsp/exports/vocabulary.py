@@ -11,7 +11,10 @@ from transformers import PreTrainedTokenizerBase
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
 BYTES, BYTES_ALONE, DIGITS = "ByteLevel with its pattern", "ByteLevel", "single digits"
 PRE_TOKENIZERS = {
     (BYTES,): "gpt-2",
@@ -77,7 +80,8 @@ def is_like_sentencepiece(table: Mapping[str, Any]) -> bool:
 
 def merges_of(table: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the merges, in order. Older files have a pair as one text."""
-    return [tuple(one.split(" ") if isinstance(one, str) else one) for one in table["model"]["merges"]]
+    pairs = (one.split(" ") if isinstance(one, str) else one for one in table["model"]["merges"])
+    return [(left, right) for left, right in pairs]
 
 
 def pre_tokenizer_of(table: Mapping[str, Any]) -> str:
@@ -92,8 +96,8 @@ def pre_tokenizer_of(table: Mapping[str, Any]) -> str:
         shown = " + ".join([*normalizers, *key]) or "nothing"
         raise ValueError(
             f"this model's tokenizer does {shown} before its merges, which llama.cpp has no name for; "
-            f"expected one of {', '.join(sorted(PRE_TOKENIZERS.values()))}, or cfsp-export padded for engines "
-            "that read tokenizer.json"
+            f"expected one of {', '.join(sorted(PRE_TOKENIZERS.values()))}, or cfsp-export padded for "
+            "engines that read tokenizer.json"
         )
     return PRE_TOKENIZERS[key]
 
@@ -169,8 +173,8 @@ def check_merges(table: Mapping[str, Any]) -> None:
         for left, right in pairs:
             if left in vocabulary and right in vocabulary and (left, right) not in merges:
                 raise ValueError(
-                    f"this model's tokenizer has bytes for unknown characters but does not merge {left!r} and "
-                    f"{right!r}, which llama.cpp would; expected a tokenizer made by SentencePiece, or "
+                    f"this model's tokenizer has bytes for unknown characters but does not merge {left!r} "
+                    f"and {right!r}, which llama.cpp would; expected a tokenizer made by SentencePiece, or "
                     "cfsp-export padded for engines that read tokenizer.json"
                 )
 
@@ -183,8 +187,8 @@ def prefix_of(table: Mapping[str, Any]) -> bool:
     odd = [step for step in spaces if step["type"] != "Metaspace" or step.get("split")]
     if rest or odd:
         raise ValueError(
-            f"this model's tokenizer does {json.dumps([*rest, *odd])} before its merges, which llama.cpp does "
-            "not; expected a tokenizer made by SentencePiece, or cfsp-export padded for engines that read "
+            f"this model's tokenizer does {json.dumps([*rest, *odd])} before its merges, which llama.cpp "
+            "does not; expected a tokenizer made by SentencePiece, or cfsp-export padded for engines that read "
             "tokenizer.json"
         )
     prepends = any(step["type"] == "Prepend" for step in steps)

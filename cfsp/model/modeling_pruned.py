@@ -147,9 +147,17 @@ def reshape(model, config):
     for path in table["biases"]:
         add_bias(model.get_submodule(path.removeprefix(without)))
     for index, block in enumerate(model.get_submodule(table["blocks"].removeprefix(without))):
-        own = config.per_layer_config[index]
-        named = {what: getattr(own, name) for what, name in table["names"].items()}
+        named = block_numbers(config, index, table["names"])
         reshape_block(block, index, table, **named)
+
+
+def block_numbers(config, index, names):
+    """Return width, heads and groups of a block. Versions before 5.15 leave `per_layer_config` as it is in JSON."""
+    sizes = config.per_layer_config
+    if not isinstance(sizes, dict) or type(next(iter(sizes))) is not str:
+        return {what: getattr(sizes[index], name) for what, name in names.items()}
+    (own,) = (one for key, one in sizes.items() if int(key) == index)
+    return {what: own[name] for what, name in names.items()}
 
 
 def reshape_block(block, index, table, width=0, heads=0, groups=None):
