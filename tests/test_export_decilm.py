@@ -63,7 +63,10 @@ def test_all_blocks_get_the_fewest_heads_that_hold_their_groups():
 
 @pytest.mark.parametrize(
     ("family", "error"),
-    [("qwen2", "a qwen2 with hidden_act=silu is no DeciLM; .*padded"), ("mistral", "sliding_window=8 tokens")],
+    [
+        ("qwen2", "a qwen2 with hidden_act=silu is no DeciLM; .*padded"),
+        ("mistral", "sliding_window=8 tokens"),
+    ],
 )
 def test_other_models_are_refused(family, error, tmp_path):
     cfsp.save(tmp_path / "m", make(family), words(), cfsp.PrunePlan(()))

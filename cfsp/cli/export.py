@@ -18,6 +18,8 @@ EXAMPLES = """
 examples:
   cfsp-export padded my/smaller_model my/padded
   cfsp-export padded my/smaller_model my/padded --multiple 128
+  cfsp-export gguf my/smaller_model small.gguf --type q8_0
+  cfsp-export decilm my/smaller_model my/decilm
   cfsp describe export=padded
 
 The folder is one that `cfsp save=FOLDER` or `save=true` wrote. What is written computes what the saved

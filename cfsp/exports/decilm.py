@@ -80,9 +80,7 @@ def groups_within(block: BlockShape, heads: int) -> int | None:
     """Return the fewest key/value groups that divide the heads and hold a block's own; None if none do."""
     least = max(block.groups or 0, 1)
     fitting = (
-        one
-        for one in range(least, heads + 1)
-        if heads % one == 0 and heads // one >= block.heads_per_group
+        one for one in range(least, heads + 1) if heads % one == 0 and heads // one >= block.heads_per_group
     )
     return next(fitting, None)
 
@@ -127,7 +125,9 @@ def decilm_names(
     names = {
         name: weight.to("meta")
         for name, weight in state.items()
-        if "norm" in name or name == "model.embed_tokens.weight" or (name == "lm_head.weight" and not is_tied(model))
+        if "norm" in name
+        or name == "model.embed_tokens.weight"
+        or (name == "lm_head.weight" and not is_tied(model))
     }
     for index, one in enumerate(want):
         path = f"model.layers.{index}"

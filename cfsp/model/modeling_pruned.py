@@ -152,7 +152,7 @@ def reshape(model, config):
 
 
 def block_numbers(config, index, names):
-    """Return width, heads and groups of a block. Versions before 5.15 leave `per_layer_config` as it is in JSON."""
+    """Return width, heads and groups of a block. Older versions leave `per_layer_config` as in JSON."""
     sizes = config.per_layer_config
     if not isinstance(sizes, dict) or type(next(iter(sizes))) is not str:
         return {what: getattr(sizes[index], name) for what, name in names.items()}
