@@ -1,4 +1,4 @@
-"""DeciLM: the blocks of the checkpoint, each in a stock Llama of its sizes, compute what the pruned model does."""
+"""DeciLM: stock blocks of the sizes in the config compute what the pruned model computes."""
 
 import pytest
 import torch

@@ -122,13 +122,8 @@ def decilm_names(
 ) -> dict[str, Tensor]:
     """Return name -> a tensor of the shape that the checkpoint has, on the meta device. [its axes]"""
     state = model.state_dict()
-    names = {
-        name: weight.to("meta")
-        for name, weight in state.items()
-        if "norm" in name
-        or name == "model.embed_tokens.weight"
-        or (name == "lm_head.weight" and not is_tied(model))
-    }
+    ends = {"model.embed_tokens.weight", *([] if is_tied(model) else ["lm_head.weight"])}
+    names = {name: weight.to("meta") for name, weight in state.items() if "norm" in name or name in ends}
     for index, one in enumerate(want):
         path = f"model.layers.{index}"
         names.setdefault(f"{path}.input_layernorm.weight", torch.empty(shapes.hidden, device="meta"))
