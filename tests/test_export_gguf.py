@@ -11,7 +11,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 import cfsp
 from cfsp.checkpoints.load import REFERENCE
 from cfsp.cli.export import main
-from cfsp.exports.gguf import GGUF
+from cfsp.exports.gguf_file import GGUF
 from cfsp.exports.padded import Padded
 from cfsp.exports.vocabulary import WORDS, check_vocabulary_form
 

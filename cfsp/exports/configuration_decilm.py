@@ -6,7 +6,7 @@ A checkpoint contains this file as its remote code, so it imports only transform
 from transformers import LlamaConfig
 
 
-class Part(dict):
+class BlockPart(dict):
     """A part of a block: its keys are attributes too, as vLLM reads them."""
 
     def __getattr__(self, name):
@@ -22,6 +22,6 @@ class DeciLMConfig(LlamaConfig):
 
     def __init__(self, block_configs=(), **options):
         self.block_configs = [
-            Part({name: Part(part) for name, part in block.items()}) for block in block_configs
+            BlockPart({name: BlockPart(part) for name, part in block.items()}) for block in block_configs
         ]
         super().__init__(**options)

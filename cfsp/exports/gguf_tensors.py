@@ -69,7 +69,7 @@ class LlamaLike:
     shifted: bool = False
 
     def tensors(self) -> Iterator[GGUFTensor]:
-        """Yield all tensors of the file, in order."""
+        """Yield all tensors [their axes] of the file, in order."""
         weights = separate(dict(self.model.state_dict()), self.shapes)
         scale = multipliers(self.model)
         yield self.whole("token_embd.weight", weights["model.embed_tokens.weight"], scale.get("embed", 1.0))
@@ -89,7 +89,7 @@ class LlamaLike:
     def block(
         self, index: int, weights: Mapping[str, Tensor], scale: Mapping[str, float]
     ) -> Iterator[GGUFTensor]:
-        """Yield the tensors of one block."""
+        """Yield the tensors [their axes] of one block."""
         path, want = f"model.layers.{index}", self.want[index]
         layers = [name for name in RUNS if name.startswith("mlp.") or want.heads]
         made = {

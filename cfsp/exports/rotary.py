@@ -50,7 +50,7 @@ def add_rotary(writer: GGUFWriter, config: PreTrainedConfig, head_dim: int) -> N
 
 
 def rotary_factors(config: PreTrainedConfig) -> list[GGUFTensor]:
-    """Return the divisors of the angles that Llama 3 stretches, as a tensor of the file."""
+    """Return the divisors of the angles that Llama 3 stretches, as a tensor of the file. -> [head_dim / 2]"""
     if rotary(config).get("rope_type") != "llama3":
         return []
     inverse, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))

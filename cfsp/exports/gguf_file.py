@@ -122,7 +122,7 @@ class GGUF(Exporter):
             add_general(writer, saved, f"By `cfsp-export gguf --type {self.type}`: {described(name, want)}")
             add_sizes(writer, model, want, name)
             add_vocabulary(writer, saved.tokenizer, saved.shapes.vocabulary)
-            write_tensors(writer, tensors, part, self.type)
+            write_gguf(writer, tensors, part, self.type)
 
 
 def wanted_shapes(model: PreTrainedModel, options: GGUF) -> list[BlockShape]:
@@ -244,7 +244,7 @@ def add_sizes(writer: GGUFWriter, model: PreTrainedModel, want: Sequence[BlockSh
     add_rotary(writer, config, shapes.head_dim)
 
 
-def write_tensors(writer: GGUFWriter, tensors: Sequence[GGUFTensor], path: Path, kind: Type) -> None:
+def write_gguf(writer: GGUFWriter, tensors: Sequence[GGUFTensor], path: Path, kind: Type) -> None:
     """Write a whole file, one tensor in memory at a time."""
     import numpy as np
     from gguf import GGMLQuantizationType, LlamaFileType
