@@ -187,9 +187,9 @@ def prefix_of(table: Mapping[str, Any]) -> bool:
     odd = [step for step in spaces if step["type"] != "Metaspace" or step.get("split")]
     if rest or odd:
         raise ValueError(
-            f"this model's tokenizer does {json.dumps([*rest, *odd])} before its merges, which "
-            "llama.cpp does not; expected a tokenizer made by SentencePiece, or cfsp-export padded for engines "
-            "that read tokenizer.json"
+            f"this model's tokenizer does {json.dumps([*rest, *odd])} before its merges, and llama.cpp does "
+            "not; expected a tokenizer made by SentencePiece, or cfsp-export padded for engines that read "
+            "tokenizer.json"
         )
     prepends = any(step["type"] == "Prepend" for step in steps)
     return prepends or any(step.get("prepend_scheme", "always") != "never" for step in spaces)
