@@ -21,6 +21,8 @@ _HOMES = {
     "Hub": "cfsp.data.texts",
     "Site": "cfsp.model.sites",
     "UnitView": "cfsp.model.views",
+    "Shapes": "cfsp.model.shapes",
+    "BlockShape": "cfsp.model.shapes",
     "PrunePlan": "cfsp.plans.plan",
     "Cut": "cfsp.plans.plan",
     "Record": "cfsp.records.record",

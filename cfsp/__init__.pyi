@@ -18,6 +18,8 @@ from cfsp.model.families import LAYOUTS as LAYOUTS
 from cfsp.model.families import Layout as Layout
 from cfsp.model.families import Place as Place
 from cfsp.model.find_sites import find_sites as find_sites
+from cfsp.model.shapes import BlockShape as BlockShape
+from cfsp.model.shapes import Shapes as Shapes
 from cfsp.model.sites import Site as Site
 from cfsp.model.views import UnitView as UnitView
 from cfsp.plans.plan import Cut as Cut

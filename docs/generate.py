@@ -23,7 +23,8 @@ DOCS = Path(__file__).parent
 CONF = DOCS.parent / "conf"
 GROUPS = (
     "task model calibration criterion allocator compensation schedule schedule/pruner recovery "
-    "recovery/parameters recovery/objective recovery/data recovery/training evaluation logger hydra/launcher"
+    "recovery/parameters recovery/objective recovery/data recovery/training evaluation export "
+    "logger hydra/launcher"
 ).split()
 
 COMMON = {

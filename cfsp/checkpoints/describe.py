@@ -29,19 +29,7 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     Raises ValueError if no config does.
     """
     stock, sizes = stock_class(model), [stack_sizes(model, stack) for stack in stacks_of(model)]
-    base, own = copy.deepcopy(model.config), own_modules(model)
-    base.per_layer_config = None
-    for name in ("pruned", "auto_map"):
-        base.__dict__.pop(name, None)
-    if (head := model.get_output_embeddings()) is not None:  # follow the weights, not the flag
-        base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
-    hidden = weight_of(model.get_input_embeddings()).shape[1]
-    cut_hidden = bool(layout_of(model).norms) and hidden != base.hidden_size
-    cut_heads = any(one.get("heads") != base.num_attention_heads for one in sizes[0] if "heads" in one)
-    if cut_hidden or (cut_heads and len(sizes) == 1):
-        base.head_dim = head_channels(base)
-    if cut_hidden:
-        base.hidden_size = hidden
+    base, own = base_config(model), own_modules(model)
     plain = plain_config(model, base, sizes)
     if plain is not None:
         plain.architectures = [stock.__name__]  # of a model with modules of its own: those who skip its code
@@ -54,6 +42,25 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
     if problem:
         raise ValueError(f"{type(config).__name__} cannot say what this model is: {problem}")
     return config
+
+
+def base_config(model: PreTrainedModel) -> PreTrainedConfig:
+    """Return the model's config as a plain one: with its residual width and without the sizes of blocks."""
+    base = copy.deepcopy(model.config)
+    base.per_layer_config = None
+    for name in ("pruned", "auto_map"):
+        base.__dict__.pop(name, None)
+    if (head := model.get_output_embeddings()) is not None:  # follow the weights, not the flag
+        base.tie_word_embeddings = head.weight is model.get_input_embeddings().weight
+    hidden = weight_of(model.get_input_embeddings()).shape[1]
+    cut_hidden = bool(layout_of(model).norms) and hidden != base.hidden_size
+    blocks = block_sizes(model)
+    cut_heads = any(one.get("heads") != base.num_attention_heads for one in blocks if "heads" in one)
+    if cut_hidden or (cut_heads and len(stacks_of(model)) == 1):
+        base.head_dim = head_channels(base)
+    if cut_hidden:
+        base.hidden_size = hidden
+    return base
 
 
 def plain_config(model: PreTrainedModel, base: PreTrainedConfig, sizes: AllSizes) -> PreTrainedConfig | None:

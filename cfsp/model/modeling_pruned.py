@@ -215,12 +215,17 @@ def reshape(model, config, table, without):
         add_bias(model.get_submodule(path.removeprefix(without)))
     for stack in table.get("stacks", [table]):
         for index, block in enumerate(model.get_submodule(stack["blocks"].removeprefix(without))):
-            if "sizes" in stack:
-                reshape_block(block, index, stack, **stack["sizes"][index])
-                continue
-            own = config.per_layer_config[index]
-            named = {what: getattr(own, name) for what, name in stack["names"].items()}
-            reshape_block(block, index, stack, **named)
+            own = stack["sizes"][index] if "sizes" in stack else block_numbers(config, index, stack["names"])
+            reshape_block(block, index, stack, **own)
+
+
+def block_numbers(config, index, names):
+    """Return width, heads and groups of a block. Older versions leave `per_layer_config` as in JSON."""
+    sizes = config.per_layer_config
+    if not isinstance(sizes, dict) or type(next(iter(sizes))) is not str:
+        return {what: getattr(sizes[index], name) for what, name in names.items()}
+    (own,) = (one for key, one in sizes.items() if int(key) == index)
+    return {what: own[name] for what, name in names.items()}
 
 
 def reshape_block(block, index, table, width=0, heads=0, groups=None, cross=0, kept=None):

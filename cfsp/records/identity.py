@@ -8,7 +8,18 @@ from typing import Any
 
 from cfsp.storage.fingerprints import digest
 
-NOT_IDENTITY = ("results", "cache", "overwrite", "device", "logger", "save", "push", "private", "plugins")
+NOT_IDENTITY = (
+    "results",
+    "cache",
+    "overwrite",
+    "device",
+    "logger",
+    "save",
+    "export",
+    "push",
+    "private",
+    "plugins",
+)
 """Parts of the config that say where and how a run happens, not what it computes."""
 
 AS_EVER = {"task": {"_target_": "LanguageModelling"}}

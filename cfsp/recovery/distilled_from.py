@@ -6,8 +6,8 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.checkpoints.describe import auto_class
 from cfsp.checkpoints.load import HEADS, load
+from cfsp.checkpoints.saved_classes import auto_class
 from cfsp.model.blocks import block_modules
 from cfsp.storage.fingerprints import fingerprint
 from cfsp.training.base import Objective

@@ -18,6 +18,7 @@ from cfsp.criteria.base import Criterion
 from cfsp.data.calibration import Calibration
 from cfsp.data.tasks.base import Task
 from cfsp.evaluation.base import Evaluator, Sampler
+from cfsp.exports.base import Exporter
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
 from cfsp.options import check_option, shown, spelled, unknown
@@ -57,6 +58,7 @@ class Config:
     schedule: Schedule
     recovery: Recovery
     evaluation: Mapping[str, Evaluator | Sampler]
+    export: Mapping[str, Exporter]
     logger: Mapping[str, Logger]
 
 
@@ -86,7 +88,7 @@ def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
         if name not in config:
             raise ValueError(f"{name} is missing: expected what conf/config.yaml has there")
         value = config[name]
-        if name in ("evaluation", "logger") and isinstance(value, Mapping):
+        if name in ("evaluation", "export", "logger") and isinstance(value, Mapping):
             value = {key: one for key, one in value.items() if not left_over(name, key, one)}
         check_option(name, value, kinds[name])
     check_seed("seed", config["seed"])

@@ -13,6 +13,7 @@ from cfsp.data.overlaps import overlaps
 from cfsp.data.tasks.base import Task
 from cfsp.data.windows import fingerprint_examples
 from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
+from cfsp.exports.base import Exporter
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
 from cfsp.model.blocks import check_positions
@@ -40,6 +41,7 @@ class Parts:
     evaluators: list[Evaluator]
     paired: list[PairedEvaluator]
     samplers: list[Sampler]
+    exporters: list[Exporter]
     loggers: list[Logger]
 
     @classmethod
@@ -53,6 +55,7 @@ class Parts:
             evaluators=[one for one in measures if not isinstance(one, PairedEvaluator)],
             paired=[one for one in measures if isinstance(one, PairedEvaluator)],
             samplers=[one for one in built if isinstance(one, Sampler)],
+            exporters=[build(part) for part in chosen(cfg.export)],
             loggers=[build(part) for part in chosen(cfg.logger)] if is_main() else [],
         )
 
@@ -87,6 +90,8 @@ class Parts:
             evaluator.protocol(model, tokenizer)
         for sampler in self.samplers:
             sampler.check(model, tokenizer)
+        for exporter in self.exporters:
+            exporter.check(model, tokenizer)
         return prepared
 
     def about(self, model: Mapping[str, Any]) -> About:

@@ -14,13 +14,15 @@ from cfsp.bars import begin
 from cfsp.checkpoints.card import base_license, model_card
 from cfsp.checkpoints.load import check_device, local_device
 from cfsp.checkpoints.save import check_target, save
+from cfsp.exports.base import Exporter
 from cfsp.loggers.base import Job, Log
 from cfsp.machine.environment import is_main
 from cfsp.machine.memory import reset_peak
 from cfsp.machine.process import left_as_found
 from cfsp.records.identity import run_id
 from cfsp.records.record import Record, make_folder
-from cfsp.running.config import check_config
+from cfsp.running.build import build
+from cfsp.running.config import check_config, chosen
 from cfsp.running.parts import Parts
 from cfsp.running.plain import plain
 from cfsp.running.plugins import import_plugins
@@ -66,22 +68,27 @@ def obtain(
         raise ValueError(f"results={cfg.results!r}: expected a folder that can be written")
     name = run_id(config)
     files = RunFiles.of(Path(cfg.results), name, save_folder(cfg, name))
+    check_exports(cfg)
     found = None if cfg.overwrite else files.finished()
     if found is not None and files.settled():
+        export_model(cfg, files, made=False)
         return found, False
     make_folder(cfg.results)
     with files.alone(), storing or nullcontext():
         found = None if cfg.overwrite else files.settle()
-        if found is not None:
-            return found, False
-        made = make(cfg, files, Job(name, config, Path(cfg.results), command, sweep))
-    return made, True
+        new = found is None
+        if found is None:
+            found = make(cfg, files, Job(name, config, Path(cfg.results), command, sweep))
+        export_model(cfg, files, made=new)
+    return found, new
 
 
 def make(cfg: DictConfig, files: RunFiles, job: Job) -> Record:
     """Make the record of a locked run."""
     if files.target is not None:
         check_target(files.target, files.may_replace(cfg.overwrite))
+        for exporter, path in exports(cfg, files.target):
+            exporter.check_target(path, files.may_replace(cfg.overwrite))
     set_seed(cfg.seed)
     check_device(local_device(cfg.device))
     reset_peak(local_device(cfg.device))
@@ -128,6 +135,29 @@ def save_model(state: State, outcome: Record) -> None:
         state.recovered.adapters,
         state.source,
     )
+
+
+def check_exports(cfg: DictConfig) -> None:
+    """Raise ValueError if an export is asked for without a saved model to export."""
+    if [*chosen(cfg.export)] and cfg.save is False:
+        names = ",".join(map(str, cfg.export))
+        raise ValueError(f"export=[{names}] exports what is saved; expected save=true or save=FOLDER")
+
+
+def exports(cfg: DictConfig, folder: Path) -> list[tuple[Exporter, Path]]:
+    """Return each exporter of a run with the path that it writes, beside the saved model."""
+    exporters = map(build, chosen(cfg.export))
+    return [(one, folder.with_name(f"{folder.name}{one.ending}")) for one in exporters]
+
+
+def export_model(cfg: DictConfig, files: RunFiles, made: bool) -> None:
+    """Export the saved model. made: whether it was written now; otherwise exports that exist stay."""
+    if files.target is None or not is_main():
+        return
+    for exporter, path in exports(cfg, files.target):
+        if made or not path.exists():
+            begin(f"export to {path.name}")
+            exporter.export(files.target, path, overwrite=made)
 
 
 def save_folder(cfg: DictConfig, run_id: str) -> Path | None:

@@ -1,0 +1,1 @@
+"""Exports: saved models in the forms that serving engines load."""

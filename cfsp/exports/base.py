@@ -1,0 +1,162 @@
+"""The base classes of exporters, and what they share: a saved model, its card, the checks of an output."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.checkpoints.card import load_example
+from cfsp.checkpoints.load import HEADS, load, reading_model
+from cfsp.checkpoints.save import alone_in, carry, check_model, write_texts
+from cfsp.checkpoints.saved_classes import auto_class, own_modules
+from cfsp.machine.process import quiet
+from cfsp.model.shapes import Shapes
+from cfsp.options import Checked
+from cfsp.storage.atomic import whole_folder
+
+CARD = "README.md"
+TRAVELLING = ("plan.json", "record.json")
+"""Files that say what a model is. An export has them too, unchanged."""
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved model, as exporters read it: the folder and what was loaded from it.
+
+    An exporter may take the weights out of `model`, so that none is in memory twice.
+    """
+
+    folder: Path
+    head: str
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    @classmethod
+    def read(cls, folder: Path) -> Saved:
+        """Load a model from its folder, on the CPU, in the dtype that it has there.
+
+        Raises ValueError if the folder holds no model, or one with separate adapters or routed MLPs.
+        """
+        check_model(folder)
+        if (folder / "adapters").is_dir():
+            raise ValueError(
+                f"{folder} keeps its adapters apart, and an export has none; expected a model that was saved "
+                "with recovery.parameters.merge=true"
+            )
+        head = head_of(folder)
+        with quiet():
+            model, tokenizer = load(folder, head=head)
+        if own_modules(model):
+            raise ValueError(
+                f"{folder}: its MLPs are routed, which no engine here computes; expected another schedule, or "
+                "the dense model"
+            )
+        return cls(folder, head, model, tokenizer)
+
+    @property
+    def shapes(self) -> Shapes:
+        return Shapes.of(self.model)
+
+    def card(self, done: str) -> str:
+        """Return the model's card with what the export did to it."""
+        path = self.folder / CARD
+        card = path.read_text() if path.is_file() else f"# {self.folder.name}\n"
+        card = card.replace(load_example(self.head, True), load_example(self.head, False))
+        return f"{card.rstrip()}\n\n## Exported\n\n{done}\n"
+
+
+def head_of(folder: Path) -> str:
+    """Return the head of a saved model. Raises ValueError if its config names no class that has one."""
+    with reading_model(folder):
+        config, _ = PreTrainedConfig.get_config_dict(folder)
+    (name,) = (config.get("architectures") or [""])[:1]
+    auto = auto_class(str(name))
+    for head, kind in HEADS.items():
+        if kind.__name__ == auto:
+            return head
+    raise ValueError(
+        f"{folder}: config.json has architectures={config.get('architectures')}; expected a class with one "
+        f"of the heads {', '.join(HEADS)}"
+    )
+
+
+class Exporter(Checked, ABC):
+    """Writes a saved model in the form that some engine loads."""
+
+    ending: ClassVar[str]
+    """What a run puts after the name of the saved folder to name the export."""
+
+    @abstractmethod
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise ValueError if the engine cannot express the model or the tokenizer.
+
+        A run calls it with the dense model, before anything costly.
+        """
+
+    @abstractmethod
+    def write(self, saved: Saved, target: Path) -> None:
+        """Write the model to the path, completely or not at all. It may replace what is there."""
+
+    def export(self, folder: Path, target: Path, overwrite: bool = False) -> None:
+        """Read a saved model and write it in this form.
+
+        Raises:
+            ValueError: there is no model, the engine cannot express it, or the target exists and `overwrite`
+                is false.
+            OSError: the disk is full or cannot be written. Nothing is left then.
+        """
+        target = target.resolve()
+        self.check_target(target, overwrite)
+        if target == folder.resolve() or target in folder.resolve().parents:
+            raise ValueError(f"{target} holds the model that is exported; expected another path")
+        saved = Saved.read(folder)
+        self.check(saved.model, saved.tokenizer)
+        with alone_in(target):
+            self.write(saved, target)
+
+    def check_target(self, target: Path, overwrite: bool) -> None:
+        """Raise ValueError if the export cannot be written there."""
+        parent = target.parent
+        above = next(path for path in (parent, *parent.parents) if path.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise ValueError(f"{target} cannot be written; expected a path in a folder that can be")
+        if target.exists() and not overwrite and not is_empty_folder(target):
+            raise ValueError(f"{target} exists already; expected a new path, or overwrite")
+        parent.mkdir(parents=True, exist_ok=True)
+
+
+class FolderExporter(Exporter):
+    """An exporter that writes a folder of weights, config and tokenizer."""
+
+    def check_target(self, target: Path, overwrite: bool) -> None:
+        super().check_target(target, overwrite)
+        if target.is_file():
+            raise ValueError(f"{target} is a file; expected a folder")
+        if target.is_dir() and not is_empty_folder(target) and not (target / "config.json").is_file():
+            raise ValueError(f"{target} holds something that is no model; expected an empty folder")
+
+    @contextmanager
+    def filling(self, saved: Saved, target: Path, done: str) -> Iterator[Path]:
+        """Yield a part folder for weights and configs; the rest of the model's files is added after it.
+
+        done: for the card, what the export does to the model.
+        """
+        with whole_folder(target) as part, quiet():
+            yield part
+            carry(saved.folder, part, unchanged=True)
+            for name in TRAVELLING:
+                if (saved.folder / name).is_file():
+                    shutil.copyfile(saved.folder / name, part / name)
+            write_texts(part, {CARD: saved.card(done)})
+
+
+def is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

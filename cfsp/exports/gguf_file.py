@@ -1,0 +1,280 @@
+"""GGUF: one file for llama.cpp and what is built on it (Ollama, LM Studio)."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.checks import check_integer
+from cfsp.exports.base import Exporter, Saved
+from cfsp.exports.gguf_tensors import GGUFTensor, LlamaLike, is_tied
+from cfsp.exports.rotary import add_rotary, check_rotary, rotary_factors
+from cfsp.exports.vocabulary import add_vocabulary, check_vocabulary_form
+from cfsp.model.families import LAYOUTS
+from cfsp.model.shapes import BlockShape, Shapes
+from cfsp.storage.atomic import replacing
+
+if TYPE_CHECKING:
+    from gguf import GGUFWriter
+
+Type = Literal["f32", "f16", "bf16", "q8_0"]
+BLOCK = 32
+"""Numbers that q8_0 stores together."""
+
+
+@dataclass(frozen=True)
+class Architectures:
+    """What llama.cpp calls a family whose blocks are alike, and one that also takes uneven blocks.
+
+    activation: of the MLP, which a file cannot say.
+    """
+
+    alike: str
+    uneven: str | None
+    activation: tuple[str, ...] = ("silu",)
+
+
+ARCHITECTURES = {
+    "llama": Architectures("llama", "deci"),
+    "mistral": Architectures("llama", "deci"),
+    "granite": Architectures("llama", "deci"),
+    "phi3": Architectures("llama", "deci"),
+    "qwen2": Architectures("qwen2", "deci"),
+    "qwen3": Architectures("qwen3", "openelm"),
+    "gemma": Architectures("gemma", None, ("gelu_pytorch_tanh", "gelu")),
+}
+INTERLEAVED = ("llama", "deci")
+"""Architectures that rotate neighbouring channels of a head."""
+
+
+@dataclass(frozen=True)
+class GGUF(Exporter):
+    """A GGUF file: weights, sizes of every block and tokenizer, for llama.cpp without a conversion script.
+
+    MLPs and heads get units of zeros where a width is no multiple; they change no output. Models whose blocks
+    differ take an architecture with sizes per block: deci (Llama, Mistral, Qwen2, Phi-3, Granite) or openelm
+    (Qwen3 with tied embeddings).
+
+    type: of matrices; vectors stay float32. multiple: widths of MLPs are rounded up to a multiple of it;
+    256 suits K types, which llama.cpp's own quantiser makes of an f16 or bf16 file.
+
+    Raises:
+        ValueError: llama.cpp cannot express the model or its tokenizer, or a width does not fit the type.
+    """
+
+    type: Type = "f16"
+    multiple: int = BLOCK
+
+    def __post_init__(self) -> None:
+        check_integer("multiple", self.multiple, least=1)
+        if self.type == "q8_0" and self.multiple % BLOCK:
+            raise ValueError(
+                f"multiple={self.multiple} beside type=q8_0: expected a multiple of {BLOCK}, as this type "
+                f"stores {BLOCK} numbers together"
+            )
+
+    @property
+    def ending(self) -> str:
+        return f"-{self.type}.gguf"
+
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        if importlib.util.find_spec("gguf") is None:
+            raise ValueError("export=[gguf] needs the package gguf; expected pip install 'cfsp[gguf]'")
+        architecture(model, wanted_shapes(model, self))
+        check_rotary(model.config)
+        check_vocabulary_form(tokenizer)
+        hidden = Shapes.of(model).hidden
+        if self.type == "q8_0" and hidden % BLOCK:
+            raise ValueError(
+                f"the residual width {hidden} is no multiple of {BLOCK}, which type=q8_0 stores together; "
+                f"expected allocator.round_to={BLOCK} where sites has hidden, or type=f16"
+            )
+
+    def check_target(self, target: Path, overwrite: bool) -> None:
+        super().check_target(target, overwrite)
+        if target.is_dir():
+            raise ValueError(f"{target} is a folder; expected the path of a file")
+
+    def write(self, saved: Saved, target: Path) -> None:
+        from gguf import GGUFWriter
+
+        model, want = saved.model, wanted_shapes(saved.model, self)
+        name = architecture(model, want)
+        whole = LlamaLike(
+            model,
+            saved.shapes,
+            want,
+            interleaved=name in INTERLEAVED,
+            fused=name == "openelm",
+            shifted=name == "gemma",
+        )
+        tensors = [*whole.tensors(), *rotary_factors(model.config)]
+        with replacing(target) as part:
+            writer = GGUFWriter(None, name)
+            add_general(writer, saved, f"By `cfsp-export gguf --type {self.type}`: {described(name, want)}")
+            add_sizes(writer, model, want, name)
+            add_vocabulary(writer, saved.tokenizer, saved.shapes.vocabulary)
+            write_gguf(writer, tensors, part, self.type)
+
+
+def wanted_shapes(model: PreTrainedModel, options: GGUF) -> list[BlockShape]:
+    """Return the sizes of the blocks in the file, with the units of zeros that it needs.
+
+    llama.cpp leaves out the attention of a block whose MLP has no neuron, so it gets some. It reads the size
+    of a head from the first block, so an attention that is gone there gets a head; in openelm every one does.
+    """
+    shapes = Shapes.of(model)
+    kept = [one.heads for one in shapes.blocks]
+    family = ARCHITECTURES.get(model.config.model_type)
+    skips = family is not None and family.uneven == "deci"
+    want = []
+    for index, block in enumerate(shapes.blocks):
+        one = block
+        width = -(-max(one.width, 1) // options.multiple) * options.multiple
+        width = max(width, BLOCK) if not one.width else width
+        if not one.heads and (index == 0 or not skips or not any(kept)):
+            one = replace(block, heads=1, groups=1)
+        while options.type == "q8_0" and one.heads and one.heads * shapes.head_dim % BLOCK:
+            groups = (one.groups or 0) + 1
+            one = replace(one, heads=groups * one.heads_per_group, groups=groups)
+        want.append(replace(one, width=width))
+    return want
+
+
+def architecture(model: PreTrainedModel, want: Sequence[BlockShape]) -> str:
+    """Return the architecture of the file. Raises ValueError if llama.cpp has none for this model."""
+    config = model.config
+    kind, family = config.model_type, ARCHITECTURES.get(config.model_type)
+    if family is None:
+        raise ValueError(
+            f"a {kind} has no writer of GGUF here; expected one of {', '.join(ARCHITECTURES)}, or "
+            "cfsp-export padded and llama.cpp's convert_hf_to_gguf.py on what it writes"
+        )
+    check_blocks(model, family)
+    biases, alike = added_biases(model), len({*want}) == 1 and bool(want[0].heads)
+    if kind == "qwen2":
+        alike = alike and (want[0].heads or 0) * Shapes.of(model).head_dim == Shapes.of(model).hidden
+    if alike and not biases:
+        return family.alike
+    what = f"the bias {biases[0]}" if biases else "blocks of different sizes"
+    tied_only = family.uneven == "openelm" and not is_tied(model)
+    if family.uneven is None or tied_only or (biases and family.uneven != "deci"):
+        remedy = "compensation=none" if biases else "cfsp-export padded, then gguf on what it writes"
+        untied = " and an output layer of its own" if tied_only and not biases else ""
+        raise ValueError(f"llama.cpp has no {kind} with {what}{untied}; expected {remedy}")
+    return family.uneven
+
+
+def added_biases(model: PreTrainedModel) -> list[str]:
+    """Return the biases of the layers that write to the residual stream, and of MLPs."""
+    ends = ("o_proj.bias", "down_proj.bias", "gate_proj.bias", "up_proj.bias")
+    own = [name for name, _ in model.named_parameters() if name.endswith(ends)]
+    if model.config.model_type in ("qwen3", "gemma"):
+        own += [name for name, _ in model.named_parameters() if name.endswith("_proj.bias")]
+    return own
+
+
+def check_blocks(model: PreTrainedModel, family: Architectures) -> None:
+    """Raise ValueError if blocks compute what llama.cpp does not."""
+    config = model.config
+    if config.hidden_act not in family.activation:
+        raise ValueError(
+            f"this {config.model_type} has hidden_act={config.hidden_act}; llama.cpp computes "
+            f"{family.activation[0]} in it; expected that, or cfsp-export padded for other engines"
+        )
+    window = getattr(config, "sliding_window", None)
+    if window is not None and window < config.max_position_embeddings:
+        raise ValueError(
+            f"this {config.model_type} sees sliding_window={window} tokens, and llama.cpp would see all; "
+            "expected a model without one, or cfsp-export padded for other engines"
+        )
+
+
+def described(name: str, want: Sequence[BlockShape]) -> str:
+    """Return what a file holds, for its card."""
+    widths = sorted({one.width for one in want})
+    spread = f"{widths[0]}" if len(widths) == 1 else f"{widths[0]} to {widths[-1]}"
+    return f"architecture {name}, MLPs of {spread} neurons; units of zeros among them change no output."
+
+
+def add_general(writer: GGUFWriter, saved: Saved, done: str) -> None:
+    """Write what the file is: a name, the licence, and the model's card."""
+    card = saved.card(done)
+    writer.add_name(plain_name(saved.folder.name))
+    found = re.search(r"^license: *(\S+)", card, flags=re.MULTILINE)
+    if found and found[1] != "unknown":
+        writer.add_license(found[1])
+    writer.add_description(done)
+    writer.add_string("cfsp.card", card)
+
+
+def plain_name(folder: str) -> str:
+    """Return a name without a family's: llama.cpp treats files that are called after some families apart."""
+    families = {re.sub(r"[^a-z].*", "", kind) for kind in LAYOUTS}
+    return "pruned" if any(one in folder.lower() for one in families) else folder
+
+
+def add_sizes(writer: GGUFWriter, model: PreTrainedModel, want: Sequence[BlockShape], name: str) -> None:
+    """Write the sizes that llama.cpp reads: one per block where the architecture takes that."""
+    shapes, config = Shapes.of(model), model.config
+    uneven = name in ("deci", "openelm")
+    widths, heads, groups = (
+        [one.width for one in want],
+        [one.heads or 0 for one in want],
+        [one.groups or 0 for one in want],
+    )
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(shapes.hidden)
+    writer.add_block_count(len(want))
+    writer.add_feed_forward_length(widths if uneven else widths[0])
+    writer.add_head_count(heads if uneven else heads[0])
+    writer.add_head_count_kv(groups if uneven else groups[0])
+    writer.add_key_length(shapes.head_dim)
+    writer.add_value_length(shapes.head_dim)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_vocab_size(shapes.vocabulary)
+    add_rotary(writer, config, shapes.head_dim)
+
+
+def write_gguf(writer: GGUFWriter, tensors: Sequence[GGUFTensor], path: Path, kind: Type) -> None:
+    """Write a whole file, one tensor in memory at a time."""
+    import numpy as np
+    from gguf import GGMLQuantizationType, LlamaFileType
+    from gguf.quants import quant_shape_to_byte_shape
+
+    kinds = {one: GGMLQuantizationType[one.upper()] for one in ("f32", "f16", "bf16", "q8_0")}
+    whole = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
+    writer.add_file_type(LlamaFileType[whole[kind]])
+    writer.add_quantization_version(2)
+    for one in tensors:
+        stored = kinds[kind if len(one.shape) > 1 else "f32"]
+        size = int(np.prod(quant_shape_to_byte_shape(one.shape, stored)))
+        writer.add_tensor_info(one.name, one.shape, np.dtype(np.float32), size, raw_dtype=stored)
+    writer.write_header_to_file(path)
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    try:
+        for one in tensors:
+            writer.write_tensor_data(encoded(one.make(), kind if len(one.shape) > 1 else "f32"))
+    finally:
+        writer.close()
+
+
+@torch.no_grad()
+def encoded(weight: Tensor, kind: str):
+    """Return the numbers of a weight as a file holds them, an array."""
+    from gguf import GGMLQuantizationType, quants
+
+    weight = weight.detach().cpu()
+    if kind == "f16":
+        return weight.to(torch.float16).contiguous().numpy()
+    numbers = weight.float().contiguous().numpy()
+    return numbers if kind == "f32" else quants.quantize(numbers, GGMLQuantizationType[kind.upper()])

@@ -1,0 +1,104 @@
+"""Padding: units of zeros, which change no output, and make blocks equal or widths round."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from cfsp.model.blocks import block_modules, places_of
+from cfsp.model.find_sites import axis, is_skipped
+from cfsp.model.shapes import BlockShape
+from cfsp.model.weights import weight_of
+
+
+@dataclass(frozen=True)
+class PaddedAxis:
+    """One axis of a weight or a bias in a block. runs: the letters of `cfsp.model.families`, in order."""
+
+    block: int
+    dim: int
+    runs: tuple[str, ...]
+
+
+def padded_axes(model: PreTrainedModel) -> dict[str, PaddedAxis]:
+    """Return name of a weight or a bias -> its axis that runs over units."""
+    found = {}
+    for block, path in enumerate(block_modules(model)):
+        for kind, place in places_of(model, path).items():
+            consumer = f"{path}.{place.consumer}"
+            inputs = axis(model.get_submodule(consumer), output=False)
+            found[f"{consumer}.weight"] = PaddedAxis(block, inputs, ("n",) if kind == "mlp" else ("q",))
+            if kind == "attention" and is_skipped(model, kind, path):
+                continue
+            for name, runs in place.producers.items():
+                module = model.get_submodule(f"{path}.{name}")
+                found[f"{path}.{name}.weight"] = PaddedAxis(block, axis(module, output=True), tuple(runs))
+                found[f"{path}.{name}.bias"] = PaddedAxis(block, 0, tuple(runs))
+    return found
+
+
+def pad_axis(
+    weight: Tensor, dim: int, runs: Sequence[str], have: BlockShape, want: BlockShape, head_dim: int
+) -> Tensor:
+    """Put units of zeros after those that a weight has. -> [its axes], longer on `dim`
+
+    New query heads of a group come after the group's own, so no head changes its group.
+    """
+    grids = [(places_of_run(run, have, head_dim), places_of_run(run, want, head_dim)) for run in runs]
+    if all(before == after for before, after in grids):
+        return weight
+    rest = [length for at, length in enumerate(weight.shape) if at != dim]
+    parts = weight.movedim(dim, 0).split([prod(before) for before, _ in grids])
+    longer = weight.new_zeros(sum(prod(after) for _, after in grids), *rest)
+    start = 0
+    for part, (before, after) in zip(parts, grids, strict=True):
+        room = longer[start : start + prod(after)].view(*after, *rest)
+        room[tuple(slice(length) for length in before)] = part.reshape(*before, *rest)
+        start += prod(after)
+    return longer.movedim(0, dim).contiguous()
+
+
+def places_of_run(run: str, shape: BlockShape, head_dim: int) -> tuple[int, ...]:
+    """Return the axes that a run folds into one. (groups, heads of a group, head_dim) for queries"""
+    if run == "n":
+        return (shape.width,)
+    groups = shape.groups or 0
+    if run == "q":
+        return (groups, shape.heads_per_group, head_dim)
+    return (groups, len(run) * head_dim)  # keys, values, or a head's queries, keys and values together
+
+
+def padded_weights(
+    model: PreTrainedModel,
+    have: Sequence[BlockShape],
+    want: Sequence[BlockShape],
+    head_dim: int,
+    wanted: Mapping[str, Tensor],
+) -> Iterator[tuple[str, Tensor]]:
+    """Yield name and padded weight [its axes] of everything in `wanted`, each taken out of the model.
+
+    A weight that the model lacks, such as the queries of a removed attention, is of zeros.
+    wanted: name -> a weight of the wanted shape, which may be on the meta device.
+    """
+    axes, given = padded_axes(model), dict(model.state_dict())
+    like = weight_of(model.get_input_embeddings())
+    for name, shaped in wanted.items():
+        weight = given.pop(name, None)
+        if weight is None or not weight.numel():  # what is left of a removed layer is empty
+            yield name, like.new_zeros(shaped.shape, dtype=like.dtype)
+            continue
+        at = axes.get(name)
+        if at is not None:
+            weight = pad_axis(weight, at.dim, at.runs, have[at.block], want[at.block], head_dim)
+            release(model, name)
+        yield name, weight
+
+
+def release(model: nn.Module, name: str) -> None:
+    """Free a parameter of a model that is not used any more."""
+    parameter = model.get_parameter(name)
+    parameter.data = parameter.data.new_empty(0)

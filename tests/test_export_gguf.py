@@ -1,0 +1,321 @@
+"""GGUF: llama.cpp reads the file and computes what the pruned model computes."""
+
+import numpy as np
+import pytest
+import torch
+import transformers as t
+from llama_cpp import Engine
+from test_surgery import ones_for, random_plan
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+import cfsp
+from cfsp.checkpoints.load import REFERENCE
+from cfsp.cli.export import main
+from cfsp.exports.gguf_file import GGUF
+from cfsp.exports.padded import Padded
+from cfsp.exports.vocabulary import WORDS, check_vocabulary_form
+
+SIZES = {
+    "vocab_size": 4040,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 16,
+    "max_position_embeddings": 512,
+    "initializer_range": 0.1,
+}
+GRANITE = {
+    "embedding_multiplier": 3.0,
+    "residual_multiplier": 0.4,
+    "attention_multiplier": 0.3,
+    "logits_scaling": 2.0,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+CONFIGS = {
+    "llama": lambda **more: t.LlamaConfig(**SIZES | more),
+    "mistral": lambda **more: t.MistralConfig(**SIZES | {"sliding_window": None} | more),
+    "qwen2": lambda **more: t.Qwen2Config(**SIZES | {"head_dim": 8} | more),
+    "qwen3": lambda **more: t.Qwen3Config(**SIZES | {"tie_word_embeddings": True} | more),
+    "phi3": lambda **more: t.Phi3Config(**SIZES | {"head_dim": 8, "pad_token_id": 0} | more),
+    "granite": lambda **more: t.GraniteConfig(**SIZES | {"head_dim": 8} | GRANITE | more),
+    "gemma": lambda **more: t.GemmaConfig(**SIZES | more),
+}
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return t.AutoTokenizer.from_pretrained(REFERENCE)
+
+
+def build(family, **more):
+    """A random model whose biases are not zero."""
+    torch.manual_seed(0)
+    model = t.AutoModelForCausalLM.from_config(CONFIGS[family](**more)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith(("bias", "norm.weight")):
+                weight.normal_(mean=float("bias" not in name and family != "gemma"), std=0.2)
+    return model
+
+
+def pruned(model, kinds, fill=False, emptied=()):
+    """Cut a model; the sites in `emptied` lose all their units. Returns the plan."""
+    sites = cfsp.find_sites(model, kinds)
+    fills = {site.name: ones_for([site])[site.name] if fill else None for site in sites}
+    edits = random_plan(sites, fills=fills).edits
+    if kinds == ["hidden"]:  # Llama's config wants a multiple of its heads
+        edits = (cfsp.Cut("model.hidden", 64, tuple(range(5, 53))),)
+    kept = {
+        edit.site: () if edit.site.removeprefix("model.layers.") in emptied else edit.keep for edit in edits
+    }
+    plan = cfsp.PrunePlan(
+        tuple(cfsp.Cut(edit.site, edit.units, kept[edit.site], fills[edit.site]) for edit in edits)
+    )
+    cfsp.apply(plan, model)
+    return plan
+
+
+def exported(tmp_path, model, tokenizer, plan, **options):
+    cfsp.save(tmp_path / "m", model, tokenizer, plan)
+    path = tmp_path / "out.gguf"
+    GGUF(**options).export(tmp_path / "m", path)
+    return path
+
+
+def architecture(path):
+    from gguf import GGUFReader
+
+    return GGUFReader(path).fields["general.architecture"].contents()
+
+
+@torch.no_grad()
+def differences(model, engine, ids):
+    """Largest difference of logits on a scale of 15, and the fraction of equal most probable tokens."""
+    ours, theirs = model(torch.tensor([ids])).logits[0].numpy(), engine.logits(ids)
+    largest = np.abs(ours - theirs).max() * 15 / max(15, np.abs(ours).max())
+    return largest, (ours.argmax(-1) == theirs.argmax(-1)).mean()
+
+
+def told(model, ids, count):
+    settings = {"max_new_tokens": count, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    return model.generate(torch.tensor([ids]), **settings)[0, len(ids) :].tolist()
+
+
+BOTH, GONE = ["mlp", "attention"], ("0.attention", "1.mlp", "2.attention")
+CASES = {
+    "uneven_mlp": ("llama", {}, {"kinds": ["mlp"]}, "deci"),
+    "uneven_groups": ("llama", {}, {"kinds": ["attention"]}, "deci"),
+    "query_heads": ("llama", {"num_key_value_heads": 2}, {"kinds": ["query_heads"]}, "deci"),
+    "hidden": ("llama", {}, {"kinds": ["hidden"]}, "llama"),
+    "depth": ("llama", {}, {"kinds": ["block"]}, "llama"),
+    "uniform": ("llama", {}, {"kinds": []}, "llama"),
+    "tied": ("llama", {"tie_word_embeddings": True}, {"kinds": BOTH}, "deci"),
+    "biases": ("llama", {}, {"kinds": BOTH, "fill": True}, "deci"),
+    "own_biases": ("llama", {"attention_bias": True, "mlp_bias": True}, {"kinds": BOTH}, "deci"),
+    "empty": ("llama", {}, {"kinds": BOTH, "emptied": GONE}, "deci"),
+    "empty_biases": ("llama", {}, {"kinds": BOTH, "emptied": GONE, "fill": True}, "deci"),
+    "empty_mlp_below": (
+        "llama",
+        {},
+        {"kinds": BOTH, "emptied": ("0.mlp", "1.attention"), "fill": True},
+        "deci",
+    ),
+    "llama3_angles": ("llama", {"rope_parameters": LLAMA3}, {"kinds": BOTH}, "deci"),
+    "linear_angles": ("llama", {"rope_parameters": LINEAR}, {"kinds": BOTH}, "deci"),
+    "mistral": ("mistral", {}, {"kinds": BOTH, "fill": True}, "deci"),
+    "qwen2": ("qwen2", {}, {"kinds": BOTH, "fill": True, "emptied": GONE}, "deci"),
+    "qwen2_whole": ("qwen2", {}, {"kinds": []}, "qwen2"),
+    "qwen2_fewer_heads": ("qwen2", {"head_dim": 16}, {"kinds": []}, "deci"),
+    "qwen3": ("qwen3", {}, {"kinds": BOTH}, "openelm"),
+    "qwen3_empty": ("qwen3", {}, {"kinds": BOTH, "emptied": GONE}, "openelm"),
+    "qwen3_whole": ("qwen3", {"tie_word_embeddings": False}, {"kinds": []}, "qwen3"),
+    "phi3": ("phi3", {}, {"kinds": BOTH, "fill": True, "emptied": GONE}, "deci"),
+    "granite": ("granite", {}, {"kinds": BOTH, "fill": True}, "deci"),
+    "granite_tied": ("granite", {"tie_word_embeddings": True}, {"kinds": BOTH}, "deci"),
+    "gemma_whole": ("gemma", {}, {"kinds": []}, "gemma"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_llama_cpp_computes_the_same(case, tokenizer, tmp_path):
+    family, config, cut, name = CASES[case]
+    model = build(family, **config)
+    plan = pruned(model, **cut) if cut["kinds"] else cfsp.PrunePlan(())
+    path = exported(tmp_path, model, tokenizer, plan, type="f32")
+    assert architecture(path) == name
+    ids = torch.randint(2, 4000, (64,), generator=torch.Generator().manual_seed(0)).tolist()
+    with Engine(path) as engine:
+        largest, agreeing = differences(model, engine, ids)
+        assert largest < 0.02
+        assert agreeing > 0.98  # one of 64
+        assert engine.greedy(ids[:20], 16) == told(model, ids[:20], 16)
+
+
+@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
+def test_smaller_types_keep_perplexity(kind, tokenizer, tmp_path, text_file):
+    model, _ = cfsp.load("reference")
+    plan = pruned(model, ["mlp", "attention"], fill=True)
+    path = exported(tmp_path, model, tokenizer, plan, type=kind)
+    ids = tokenizer(text_file.read_text())["input_ids"][:256]
+    with Engine(path) as engine, torch.no_grad():
+        ours = loss(model(torch.tensor([ids])).logits[0].numpy(), ids)
+        theirs = loss(engine.logits(ids), ids)
+    assert np.exp(abs(theirs - ours)) - 1 < {"f16": 2e-3, "bf16": 1e-2, "q8_0": 1e-2}[kind]
+    from gguf import GGUFReader
+
+    stored = {one.name: one.tensor_type.name for one in GGUFReader(path).tensors}
+    assert set(stored.values()) == {kind.upper(), "F32"}
+    assert stored["blk.0.ffn_down.weight"] == kind.upper()
+
+
+def loss(logits, ids):
+    scores = torch.tensor(logits[:-1]).double().log_softmax(-1)
+    return -scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].mean().item()
+
+
+TEXT = "Hello  world!\n\n  3.14159 naïve café — ¿qué? ½ 日本語 I'll we'RE\t\tdone\r\n x=12345;  <|end|> y "
+
+
+def trained(pre, normalizer=None, **model):
+    """A byte-level tokenizer that was trained on a few lines."""
+    made = Tokenizer(models.BPE(**model))
+    made.pre_tokenizer, made.decoder = pre, decoders.ByteLevel()
+    made.normalizer = normalizer
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|end|>"]
+    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=special)
+    made.train_from_iterator([TEXT * 3, (REFERENCE / "config.json").read_text()], trainer)
+    return t.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>", bos_token="<|end|>")
+
+
+def split(pattern):
+    words = pre_tokenizers.Split(Regex(pattern), "isolated")
+    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
+
+
+def digits():
+    return pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)])
+
+
+TOKENIZERS = {
+    "gpt-2": lambda: trained(pre_tokenizers.ByteLevel(False)),
+    "smollm": lambda: trained(digits()),
+    "dbrx": lambda: trained(split(WORDS % "{1,3}")),
+    "llama-bpe": lambda: trained(split(WORDS % "{1,3}"), ignore_merges=True),
+    "qwen2": lambda: trained(split(WORDS % ""), normalizers.NFC()),
+}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_llama_cpp_finds_the_same_tokens(name, tmp_path):
+    tokenizer = TOKENIZERS[name]()
+    model = build("llama", vocab_size=len(tokenizer) + 3)
+    path = exported(tmp_path, model, tokenizer, cfsp.PrunePlan(()))
+    texts = [TEXT, *(line for line in (REFERENCE / "tokenizer.json").read_text().splitlines()[:200])]
+    with Engine(path) as engine:
+        for text in texts:
+            assert engine.ids(text) == tokenizer(text)["input_ids"], text
+
+
+UNKNOWN = {
+    "Whitespace": lambda: trained(pre_tokenizers.Whitespace()),
+    "Lowercase": lambda: trained(pre_tokenizers.ByteLevel(False), normalizers.Lowercase()),
+    "add_prefix_space": lambda: trained(pre_tokenizers.ByteLevel(True)),
+}
+
+
+@pytest.mark.parametrize("said", UNKNOWN)
+def test_tokenizers_without_a_name_are_refused(said):
+    with pytest.raises(ValueError, match=f"{said}.*llama.cpp has no name for; expected .*smollm.*padded"):
+        check_vocabulary_form(UNKNOWN[said]())
+
+
+def test_a_tokenizer_of_words_is_refused():
+    from families import words
+
+    with pytest.raises(ValueError, match="a WordLevel, which llama.cpp has none of; expected byte pair"):
+        check_vocabulary_form(words())
+
+
+REFUSED = [
+    ("qwen3", {"tie_word_embeddings": False}, ["mlp"], False, {}, "no qwen3 with blocks of different sizes"),
+    ("qwen3", {}, ["mlp"], True, {}, "no qwen3 with the bias .*down_proj.bias; expected compensation=none"),
+    ("gemma", {}, ["mlp"], False, {}, "no gemma with blocks of different .*expected cfsp-export padded"),
+    ("mistral", {"sliding_window": 8}, ["mlp"], False, {}, "sliding_window=8 tokens, and llama.cpp"),
+    ("llama", {"hidden_act": "gelu"}, ["mlp"], False, {}, "hidden_act=gelu; llama.cpp computes silu"),
+    ("llama", {"hidden_size": 72}, ["mlp"], False, {"type": "q8_0"}, "residual width 72 .*round_to=32"),
+    (
+        "llama",
+        {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 2.0}},
+        ["mlp"],
+        False,
+        {},
+        "has rope_type=yarn; expected one of default, linear, llama3",
+    ),
+]
+
+
+@pytest.mark.parametrize(("family", "config", "kinds", "fill", "options", "error"), REFUSED)
+def test_what_llama_cpp_cannot_express_is_refused(
+    family, config, kinds, fill, options, error, tokenizer, tmp_path
+):
+    model = build(family, **config)
+    plan = pruned(model, kinds, fill)
+    with pytest.raises(ValueError, match=error):
+        exported(tmp_path, model, tokenizer, plan, **options)
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_a_family_without_a_writer_names_what_works(tmp_path):
+    from families import make, words
+
+    with pytest.raises(
+        ValueError, match="a gpt2 has no writer of GGUF here; .*padded and llama.cpp's convert"
+    ):
+        exported(tmp_path, make("gpt2"), words(), cfsp.PrunePlan(()))
+
+
+def test_a_refused_model_goes_by_way_of_padding(tokenizer, tmp_path):
+    model = build("qwen3", tie_word_embeddings=False)
+    plan = pruned(model, ["mlp", "attention"])
+    cfsp.save(tmp_path / "m", model, tokenizer, plan)
+    Padded().export(tmp_path / "m", tmp_path / "padded")
+    GGUF(type="f32").export(tmp_path / "padded", tmp_path / "out.gguf")
+    with Engine(tmp_path / "out.gguf") as engine:
+        assert differences(model, engine, [*range(5, 60)])[0] < 0.02
+
+
+def test_the_file_carries_its_card_and_no_family_in_its_name(tokenizer, tmp_path, capsys):
+    from gguf import GGUFReader
+
+    model = build("llama")
+    cfsp.save(tmp_path / "phi3-small", model, tokenizer, pruned(model, ["mlp"]))
+    (tmp_path / "phi3-small" / "README.md").write_text("---\nlicense: mit\n---\n\nA card.\n")
+    main(["gguf", str(tmp_path / "phi3-small"), str(tmp_path / "a.gguf"), "--type", "q8_0"])
+    fields = GGUFReader(tmp_path / "a.gguf").fields
+    assert fields["general.name"].contents() == "pruned"
+    assert fields["general.license"].contents() == "mit"
+    assert "A card." in fields["cfsp.card"].contents()
+    assert "cfsp-export gguf --type q8_0" in fields["cfsp.card"].contents()
+    assert capsys.readouterr().out == f"{tmp_path}/a.gguf\n"
+    with pytest.raises(SystemExit):
+        main(["gguf", str(tmp_path / "phi3-small"), str(tmp_path / "a.gguf")])
+    assert "a.gguf exists already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["gguf", str(tmp_path / "phi3-small"), str(tmp_path / "b.gguf"), "--type", "q4"])
+    assert "type='q4': expected f32, f16, bf16, q8_0" in capsys.readouterr().err
+
+
+def test_widths_beside_q8_0_are_multiples_of_its_blocks():
+    with pytest.raises(ValueError, match="multiple=8 beside type=q8_0: expected a multiple of 32"):
+        GGUF(type="q8_0", multiple=8)

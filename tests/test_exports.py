@@ -1,0 +1,154 @@
+"""Exports: what an engine loads computes what the pruned model computes."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from families import FAMILIES, make, most_distinct, words
+from test_checkpoints import auto_class, cut, emptied
+from test_surgery import kind_sets, logits
+from transformers import AutoModelForCausalLM
+
+import cfsp
+from cfsp.checkpoints.save import check_model
+from cfsp.cli.export import main
+from cfsp.exports.padded import Padded
+from cfsp.exports.padding import pad_axis
+from cfsp.model.shapes import BlockShape
+
+EXACT = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def refused(family, kinds):
+    """Whether the family's config has no switch for the biases that a fill leaves."""
+    takes = {"mlp": {"llama", "granite", "smollm3", "starcoder2"}}
+    takes["attention"] = takes["mlp"] | {"qwen3", "gemma", "gemma2", "gemma3_text"}
+    has = {"phi", "bloom", "falcon", "opt", "gpt2", "gpt_neox", "bert", "roberta", "llama_mha_biased"}
+    return family not in has and any(family not in takes[kind] for kind in kinds)
+
+
+@pytest.mark.parametrize("family", most_distinct(FAMILIES))
+def test_a_padded_model_is_a_plain_one_that_computes_the_same(family, tmp_path, tokens):
+    for number, kinds in enumerate(kind_sets(make(family))):
+        model, plan = cut(family, kinds)
+        folder = tmp_path / str(number)
+        cfsp.save(folder / "pruned", model, words(), plan)
+        Padded(multiple=8).export(folder / "pruned", folder / "out")
+        assert "auto_map" not in json.loads((folder / "out" / "config.json").read_text())
+        assert not (folder / "out" / "modeling_pruned.py").exists()
+        again = auto_class(family).from_pretrained(folder / "out", trust_remote_code=False)
+        torch.testing.assert_close(logits(again, tokens), logits(model, tokens), **EXACT)
+
+
+@pytest.mark.parametrize("family", most_distinct(FAMILIES))
+def test_biases_that_pruning_added_are_expressed_or_refused(family, tmp_path, tokens):
+    model = make(family)
+    kinds = [kind for kind in ("mlp", "attention") if kind in kind_sets(model)[-1]]
+    for maker in (lambda: cut(family, kinds, fill=True), lambda: emptied(family)):
+        model, plan = maker()
+        folder = tmp_path / maker.__code__.co_names[0]
+        cfsp.save(folder / "pruned", model, words(), plan)
+        touched = {edit.kind for edit in plan.edits}
+        if refused(family, touched):
+            with pytest.raises(ValueError, match=r"\.bias was added by pruning.*expected compensation=none"):
+                Padded().export(folder / "pruned", folder / "out")
+            assert not (folder / "out").exists()
+            continue
+        Padded().export(folder / "pruned", folder / "out")
+        again = auto_class(family).from_pretrained(folder / "out", trust_remote_code=False)
+        torch.testing.assert_close(logits(again, tokens), logits(model, tokens), **EXACT)
+
+
+def test_a_run_exports_what_it_saves_and_a_repetition_what_is_missing(cli, tmp_path):
+    options = ("evaluation=[]", "sparsity=0.3", f"save={tmp_path}/small", "export=[padded]")
+    path = cli(*options)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "small-padded", trust_remote_code=False)
+    before = path.read_text(), (tmp_path / "small-padded" / "model.safetensors").stat().st_mtime_ns
+    cli(*options)
+    after = path.read_text(), (tmp_path / "small-padded" / "model.safetensors").stat().st_mtime_ns
+    assert after == before
+    shutil.rmtree(tmp_path / "small-padded")
+    cli(*options)
+    assert (tmp_path / "small-padded" / "SHA256SUMS").is_file()
+    assert path.read_text() == before[0]
+
+
+def test_a_run_that_saves_nothing_exports_nothing(cli):
+    with pytest.raises(ValueError, match=r"export=\[padded\] exports what is saved; expected save=true"):
+        cli("evaluation=[]", "export=[padded]")
+
+
+@pytest.fixture
+def pruned(cli, tmp_path):
+    """A folder that a run saved, whose blocks differ."""
+    cli("evaluation=[]", "sparsity=0.3", f"save={tmp_path}/small")
+    return tmp_path / "small"
+
+
+def test_the_card_travels_and_says_what_was_done(pruned, tmp_path, capsys):
+    main(["padded", str(pruned), str(tmp_path / "out"), "--multiple", "16"])
+    assert capsys.readouterr().out == f"{tmp_path}/out\n"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert card.startswith((pruned / "README.md").read_text().partition("## Load")[0])
+    assert "trust_remote_code" not in card
+    assert "trust_remote_code" in (pruned / "README.md").read_text()
+    assert "## Exported" in card
+    for name in ("record.json", "plan.json", "tokenizer.json", "generation_config.json"):
+        assert (tmp_path / "out" / name).read_bytes() == (pruned / name).read_bytes()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["intermediate_size"] % 16 == 0
+    check_model(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        (["padded", "nowhere", "out"], "nowhere holds no model; expected a folder that save=FOLDER wrote"),
+        (["padded", "small", "full"], "full holds something that is no model; expected an empty folder"),
+        (["padded", "small", "small"], "small exists already; expected a new path, or overwrite"),
+        (["padded", "small", "small", "--overwrite"], "small holds the model that is exported; expected"),
+        (["padded", "small", "file", "--overwrite"], "file is a file; expected a folder"),
+        (["padded", "small", "out", "--multiple", "0"], "multiple=0: expected a whole number of at least 1"),
+        (["padded", "small", "out", "--multiple", "x"], "multiple='x': expected a whole number"),
+        (["padded", "small", "file/out"], "cannot be written; expected a path in a folder that can be"),
+    ],
+)
+def test_what_cannot_be_exported_is_one_line(pruned, tmp_path, monkeypatch, capsys, given, error):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    if "full" in given:
+        given = [*given, "--overwrite"]
+    with pytest.raises(SystemExit, match="1"):
+        main(given)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cfsp-export: error: ")
+    assert error in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_adapters_that_are_kept_apart_are_not_lost(pruned, tmp_path):
+    (pruned / "adapters").mkdir()
+    with pytest.raises(ValueError, match="keeps its adapters apart.*parameters.merge=true"):
+        Padded().export(pruned, tmp_path / "out")
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+def test_new_query_heads_stand_behind_those_of_their_group(dim):
+    have, want = BlockShape(3, 4, 2), BlockShape(5, 9, 3)  # groups of two and of three heads of two channels
+    weight = torch.arange(1.0, 9).unsqueeze(1 - dim)
+    padded = pad_axis(weight, dim, ("q",), have, want, head_dim=2).flatten().tolist()
+    assert padded == [1, 2, 3, 4, 0, 0, 5, 6, 7, 8, *[0] * 8]
+
+
+def test_shapes_are_those_of_the_weights():
+    model, plan = cut("llama", ["mlp", "attention"])
+    kept = {edit.site: len(edit.keep) for edit in plan.edits}
+    shapes = cfsp.Shapes.of(model)
+    assert (shapes.hidden, shapes.vocabulary, shapes.head_dim, shapes.alike) == (32, 61, 6, False)
+    for number, one in enumerate(shapes.blocks):
+        groups = kept[f"model.layers.{number}.attention"]
+        assert one == BlockShape(kept[f"model.layers.{number}.mlp"], 2 * groups, groups)
