@@ -20,13 +20,13 @@ ROWS = [
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ONLY_IN = {
     "hydra": ("running", "cli"),
-    "datasets": ("data/rows.py", "evaluation/zero_shot.py"),
+    "datasets": ("data/rows.py", "evaluation/harness.py"),
     "pandas": ("tables", "cli/tables.py"),
     "rich": ("running/summary.py", "cli"),
     "wandb": ("loggers/wandb.py",),
     "peft": ("training/lora.py",),
     "matplotlib": ("report",),
-    "lm_eval": ("evaluation/zero_shot.py",),
+    "lm_eval": ("evaluation/harness.py", "evaluation/harness_model.py"),
     "tqdm": ("bars.py",),
     "sklearn": ("data/tasks/metrics.py",),
     "scipy": ("data/tasks/metrics.py",),

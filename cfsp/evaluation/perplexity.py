@@ -20,6 +20,7 @@ from cfsp.data.texts import Text
 from cfsp.data.tokens import TokenStream, bos_token, token_stream
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import check_positions, is_causal
+from cfsp.records.outcomes import Outcomes, item_name
 from cfsp.records.record import Metric
 
 
@@ -141,14 +142,15 @@ class Perplexity(Evaluator):
         error = losses.mean(1).std().item() / math.sqrt(len(losses)) if len(losses) > 1 else None
         bits = len(read.ids) / read.size / math.log(2)  # per byte, for one nat per token
 
-        def metric(value: float, slope: float) -> Metric:
+        def metric(value: float, slope: float, outcomes: Outcomes | None = None) -> Metric:
             stderr = None if error is None else error * slope
-            return Metric(value, stderr, losses.numel(), "lower", protocol)
+            return Metric(value, stderr, losses.numel(), "lower", protocol, outcomes=outcomes)
 
         perplexity = math.exp(mean)
+        kept = Outcomes("nats", window_names(rows, first_scored), losses.mean(1).tolist())
         name = self.text.label + (f"@{self.window}" if self.named else "")
         return {
-            f"perplexity/{name}": metric(perplexity, perplexity),
+            f"perplexity/{name}": metric(perplexity, perplexity, kept),
             f"bits_per_byte/{name}": metric(mean * bits, bits),
         }
 
@@ -174,6 +176,11 @@ class Perplexity(Evaluator):
         if bos is not None:
             rows = torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
         return rows, (1 if self.stride is None else self.length - stride)
+
+
+def window_names(rows: Tensor, first_scored: int) -> list[str]:
+    """Return a name for each window, by its tokens and which of them are scored. rows: [windows, window]"""
+    return [item_name([first_scored, *row]) for row in rows.tolist()]
 
 
 @torch.no_grad()
