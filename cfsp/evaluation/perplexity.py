@@ -86,7 +86,7 @@ class Perplexity(Evaluator):
         return [self.text]
 
     @cached_property
-    def _stream(self) -> Callable[[PreTrainedTokenizerBase], TokenStream]:
+    def stream(self) -> Callable[[PreTrainedTokenizerBase], TokenStream]:
         """A cached reader, so that both models are measured on the same text even if its file changes."""
         return lru_cache(maxsize=1)(partial(token_stream, self.text))
 
@@ -101,7 +101,7 @@ class Perplexity(Evaluator):
             bos_token(tokenizer)
         # Only if set, so that the protocol of the whole text stays equal to that of older records.
         part = {} if self.windows is None else {"windows": self.windows}
-        read = self._stream(tokenizer)
+        read = self.stream(tokenizer)
         return part | {
             "measure": "perplexity",
             "text": self.text.label,
@@ -125,7 +125,7 @@ class Perplexity(Evaluator):
             ValueError: not a causal model, a window longer than its positions, or a text too short.
         """
         protocol = self.protocol(model, tokenizer)
-        read = self._stream(tokenizer)
+        read = self.stream(tokenizer)
         rows, first_scored = self.rows(read.ids, bos_token(tokenizer) if self.bos else None)
         losses = torch.cat(
             [
