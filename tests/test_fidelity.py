@@ -42,9 +42,7 @@ def test_equals_the_definition(pair, text):
         same.append((p.argmax(-1) == q.argmax(-1)).double().mean().item())
     assert found[KL].value == pytest.approx(sum(kls) / len(kls), rel=1e-4)
     assert found[SAME].value == pytest.approx(sum(same) / len(same))
-    assert found[KL].stderr == pytest.approx(
-        torch.tensor(kls).std().item() / math.sqrt(len(kls)), rel=1e-3
-    )
+    assert found[KL].stderr == pytest.approx(torch.tensor(kls).std().item() / math.sqrt(len(kls)), rel=1e-3)
     assert found[KL].n == len(windows) * 31
     assert found[KL].outcomes.values == pytest.approx(kls, rel=1e-3, abs=1e-6)
     assert 0 < found[SAME].value < 1

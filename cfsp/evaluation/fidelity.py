@@ -73,8 +73,8 @@ class Fidelity(PairedEvaluator):
         )  # [windows, 2]
         if not found.isfinite().all():
             raise ValueError(
-                f"kl/{self.text.label}: an output is NaN or infinite; expected models that are sound in their "
-                "dtype (try model.dtype=float32)"
+                f"kl/{self.text.label}: an output is NaN or infinite; expected models that are sound "
+                "in their dtype (try model.dtype=float32)"
             )
         names, tokens = window_names(rows, 1), rows[:, 1:].numel()
         own = torch.tensor([0.0, 1.0], dtype=torch.float64).expand_as(found)
