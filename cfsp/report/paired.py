@@ -49,7 +49,7 @@ def paired_section(one: Side, other: Side) -> Section:
             raise ValueError(f"{name}: {error}") from error
     intro = f"A is {one[0]}, B is {other[0]}, on the same questions and windows."
     title = f"Distinguishable: p < {LEVEL:g}, or an interval without 0 where there is no p."
-    return Section("paired", "Paired comparison", "", intro, tables=[Table(title, COLUMNS, rows)])
+    return Section("paired", "Paired comparison", "", intro, {}, tables=[Table(title, COLUMNS, rows)])
 
 
 def row(name: str, pair: Paired) -> list[Cell]:

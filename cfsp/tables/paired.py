@@ -82,7 +82,8 @@ def check_items(one: Outcomes, other: Outcomes) -> None:
         common = len({*one.items} & {*other.items})
         raise ValueError(
             f"outcomes of different questions or windows: {len(one.items)} and {len(other.items)}, "
-            f"{common} in common; expected two runs on the same file, with the same limit, tokenizer and windows"
+            f"{common} in common; expected two runs on the same file, with the same limit, tokenizer and "
+            "windows"
         )
 
 
