@@ -75,7 +75,7 @@ calibrations() {
 recovery() {
   local text=data/c4/sample_c4-rp1.jsonl
   measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=lora,distill \
-    recovery/data=text recovery.data.train.paths=$text recovery.training.max_steps=200
+    recovery/data=text recovery.data.sources.text.text.paths=$text recovery.training.max_steps=200
   measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=reconstruction
 }
 
