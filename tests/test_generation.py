@@ -7,7 +7,7 @@ import torch
 
 from cfsp.checkpoints.load import load
 from cfsp.evaluation.answers import write_answers
-from cfsp.evaluation.generation import Generation, ratio
+from cfsp.evaluation.generation import Generation, mean_of_parts
 
 TEMPLATE = "{% for turn in messages %}{{ turn['role'] }} {{ turn['content'] }} {% endfor %}"
 
@@ -143,6 +143,6 @@ def test_what_the_model_cannot_do_is_refused_before_anything_runs(loaded, files,
 
 
 def test_parts_of_a_question_are_a_cluster():
-    value, error, n = ratio([[1, 1], [0], [1]])
+    value, error, n = mean_of_parts([[1, 1], [0], [1]])
     assert (value, n) == (0.75, 4)
     assert error == pytest.approx((((2 - 1.5) ** 2 + 0.75**2 + 0.25**2) * 3 / 2) ** 0.5 / 4)

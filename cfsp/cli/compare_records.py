@@ -8,7 +8,7 @@ from pathlib import Path
 from cfsp.records.outcome_file import read_outcomes
 from cfsp.records.record import Record
 from cfsp.report.base import Section
-from cfsp.report.paired import Side, paired_section
+from cfsp.report.paired_runs import Side, paired_section
 
 DENSE = "dense"
 

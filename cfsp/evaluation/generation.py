@@ -143,7 +143,7 @@ def score_metrics(
         parts = [value if isinstance(value, list) else [value] for value in values]
         if not all(isinstance(part, bool | int | float) for value in parts for part in value):
             continue  # the pieces of a corpus score
-        value, error, n = ratio(parts)
+        value, error, n = mean_of_parts(parts)
         higher = all(outcome["higher_is_better"][leaf].get(measure, True) for leaf in leaves)
         better: Literal["lower", "higher"] = "higher" if higher else "lower"
         name = f"{measure}/{task}" + ("" if chosen == "none" else f"@{chosen}")
@@ -154,7 +154,7 @@ def score_metrics(
     return found
 
 
-def ratio(parts: Sequence[Sequence[float]]) -> tuple[float, float | None, int]:
+def mean_of_parts(parts: Sequence[Sequence[float]]) -> tuple[float, float | None, int]:
     """Return the mean over all parts, its standard error with questions as clusters, and their number."""
     n = sum(map(len, parts))
     value = math.fsum(part for one in parts for part in one) / n

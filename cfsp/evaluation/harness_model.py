@@ -41,7 +41,7 @@ class HarnessModel(HFLM):
         """Return the answer to each request, written by greedy decoding up to one of its stops."""
         found: dict[int, Answer] = {}
         with bars.task("generation", "answer", len(requests)) as shown:
-            for options, places in alike(requests).items():
+            for options, places in by_options(requests).items():
                 stops, new_tokens = options
                 answers = write_answers(
                     self.model,
@@ -58,7 +58,7 @@ class HarnessModel(HFLM):
         return [answer.text for answer in answers]
 
 
-def alike(requests: list[Any]) -> dict[tuple[tuple[str, ...], int | None], list[int]]:
+def by_options(requests: list[Any]) -> dict[tuple[tuple[str, ...], int | None], list[int]]:
     """Return (stops, most new tokens) -> the places of the requests that have these."""
     found: dict[tuple[tuple[str, ...], int | None], list[int]] = {}
     for place, request in enumerate(requests):
