@@ -38,7 +38,7 @@ class Stops(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return which rows have ended. [rows]"""
         tails = input_ids[:, max(self.start, input_ids.shape[1] - self.reach) :].tolist()
-        ended = [first_stop(self.tokenizer.decode(tail), self.stops) is not None for tail in tails]
+        ended = [first_stop(text_of(self.tokenizer, tail), self.stops) is not None for tail in tails]
         return torch.tensor(ended, device=input_ids.device)
 
 
@@ -113,13 +113,13 @@ def answer_of(
     length = next((place for place, token in enumerate(row) if token in ends), None)
     written = row[:length]
     # With special tokens, because a stop may be one.
-    text = tokenizer.decode(written)
+    text = text_of(tokenizer, written)
     place = first_stop(text, stops)
     if place is not None and length is None:
         reach = range(1, len(written) + 1)  # the row is filled up after the stop
-        length = next(n for n in reach if first_stop(tokenizer.decode(written[:n]), stops) is not None)
+        length = next(n for n in reach if first_stop(text_of(tokenizer, written[:n]), stops) is not None)
         written = written[:length]
-    plain = tokenizer.decode(written, skip_special_tokens=True)
+    plain = text_of(tokenizer, written, plain=True)
     stop = first_stop(plain, stops)
     return Answer(plain[:stop], len(written), length is not None, whole_prompt)
 
@@ -133,4 +133,12 @@ def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[i
 
 def fill_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the token that fills up rows that have ended; an end itself, which no answer goes beyond."""
-    return next(iter(sorted(ends_of(model, tokenizer))), tokenizer.pad_token_id or 0)
+    pad = tokenizer.pad_token_id
+    return min(ends_of(model, tokenizer), default=pad if isinstance(pad, int) else 0)
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], plain: bool = False) -> str:
+    """Return tokens as text. plain: without special tokens."""
+    text = tokenizer.decode([*tokens], skip_special_tokens=plain)
+    assert isinstance(text, str), "one row of tokens is one text"
+    return text

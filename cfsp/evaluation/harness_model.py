@@ -26,12 +26,17 @@ class HarnessModel(HFLM):
         self.asked = self.cut = 0
         self.written: list[Answer] = []
 
+    @property
+    def window(self) -> int:
+        """The most tokens that the model reads."""
+        return int(self.max_length)
+
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[Score]:
         """Return the score of each (texts, context, continuation)."""
         given = [Continuation((*context,), (*tokens,)) for _, context, tokens in requests]
-        whole = [one.cut(self.max_length) for one in given]
+        whole = [one.cut(self.window) for one in given]
         self.asked += len(given)
         self.cut += sum(one is not before for one, before in zip(whole, given, strict=True))
         with bars.task("zero-shot", "answer", len(requests)) as shown:

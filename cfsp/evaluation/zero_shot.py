@@ -58,7 +58,7 @@ class ZeroShot(HarnessTasks):
         if wrapped.cut:
             speak(
                 f"cfsp: zero_shot {task}: {wrapped.cut} of {wrapped.asked} answers do not fit into "
-                f"{wrapped.max_length} tokens; the beginnings of their questions were left out",
+                f"{wrapped.window} tokens; the beginnings of their questions were left out",
                 to_stderr=True,
             )
         return task_metrics(task, with_errors(outcome), protocol)
