@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo paper docs test test-all test-browser test-slurm style lint benchmark
+.PHONY: help setup demo paper league docs test test-all test-browser test-slurm style lint benchmark
 
 # Two processes of one thread are faster than one of two; LAUNCHER= runs one job after the other.
 LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
@@ -10,6 +10,7 @@ LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
 help:
 	@echo "make demo          prune the embedded model by 20 % with CFSP and show what happened"
 	@echo "make paper         the sparsity sweep and CFSP's ablation on the embedded model, results/tables/ and a report"
+	@echo "make league        methods by models by protocols from records, results/tables/league.md"
 	@echo "make docs          the documentation as a site, in site/"
 	@echo "make test          ruff and the quick tests, offline: minutes"
 	@echo "make test-all      lint and all tests: the slow ones and every case of the large products too"
@@ -66,6 +67,9 @@ docs: setup
 	$(BIN)/python -c "import material" 2>/dev/null || $(BIN)/pip install --quiet --no-build-isolation --editable ".[docs]"
 	$(BIN)/python docs/generate.py
 	$(BIN)/mkdocs build --strict --quiet
+
+league: setup
+	$(BIN)/python experiments/league/league.py
 
 paper: setup
 	experiments/sparsity_sweep/run.sh $(LAUNCHER)

@@ -20,18 +20,18 @@ ROWS = [
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ONLY_IN = {
     "hydra": ("running", "cli"),
-    "datasets": ("data/rows.py", "evaluation/zero_shot.py"),
+    "datasets": ("data/rows.py", "evaluation/harness.py"),
     "pandas": ("tables", "cli/tables.py"),
     "rich": ("running/summary.py", "cli"),
     "wandb": ("loggers/wandb.py",),
     "peft": ("training/lora.py",),
     "matplotlib": ("report",),
-    "lm_eval": ("evaluation/zero_shot.py",),
+    "lm_eval": ("evaluation/harness.py", "evaluation/harness_model.py"),
     "gguf": ("exports",),
     "tqdm": ("bars.py",),
     "rouge_score": ("data/tasks/rouge.py",),
     "sklearn": ("data/tasks/metrics.py",),
-    "scipy": ("data/tasks/metrics.py",),
+    "scipy": ("data/tasks/metrics.py", "tables/paired.py"),
 }
 """Package -> the only files and folders that import it."""
 MODULES = sorted(ROOT.rglob("*.py"))

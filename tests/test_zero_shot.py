@@ -7,8 +7,9 @@ import datasets
 import pytest
 
 from cfsp.checkpoints.load import load
+from cfsp.evaluation.harness import manager, with_data
 from cfsp.evaluation.local_tasks import read_questions
-from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, manager, task_metrics, with_data, with_errors
+from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, task_metrics, with_errors
 
 HUB = {
     "boolq": {"question": "is water wet", "passage": "Water wets.", "idx": 0, "label": 1},
@@ -119,6 +120,10 @@ def test_figures_are_kept_with_all_that_they_depend_on(rank, file, tiny_checkpoi
         assert metric.protocol["harness"].startswith("lm-eval 0.")
         measure, task = name.split("/")
         assert metric.protocol["papers"] == (PAPERS[task] == measure)
+        assert metric.outcomes.kind == "correct"
+        assert len(set(metric.outcomes.items)) == 1  # it is one question
+        assert metric.outcomes.values == [metric.value] * 4
+    assert found["acc/piqa"].outcomes.items != found["acc/openbookqa"].outcomes.items
     assert tokenizer.pad_token == load(tiny_checkpoint)[1].pad_token
 
 
@@ -126,6 +131,7 @@ def test_questions_of_a_group_count_alike():
     outcome = {
         "n-samples": {"a": {"effective": 10}, "b": {"effective": 30}},
         "versions": {"a": 1.0, "b": 1.0},
+        "samples": {},
         "results": {
             "a": {"acc,none": 0.5, "acc_stderr,none": 0.1},
             "b": {"acc,none": 0.9, "acc_stderr,none": 0.02},
@@ -184,7 +190,7 @@ def test_zero_shots_are_none_whatever_the_task_has_of_its_own(file, tiny_checkpo
         seen.update(options)
         raise InterruptedError
 
-    with patch("cfsp.evaluation.zero_shot.simple_evaluate", stop), pytest.raises(InterruptedError):
+    with patch("cfsp.evaluation.harness.simple_evaluate", stop), pytest.raises(InterruptedError):
         evaluator(["piqa"], files={"piqa": str(file("piqa"))}).run(model, tokenizer)
     assert seen["num_fewshot"] == 0
 
@@ -197,6 +203,24 @@ def test_a_task_with_other_metrics_too_gives_its_accuracy(file, tiny_checkpoint,
     assert set(found) == {"acc/lambada_openai"}
     assert found["acc/lambada_openai"].stderr is not None
     assert "bootstrapping" not in capfd.readouterr().out
+
+
+def test_a_data_set_out_of_reach_is_named_with_the_file_that_it_would_take(tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    lost = patch("datasets.load_dataset_builder", side_effect=ConnectionError("no route to host"))
+    message = (
+        r"'piqa'.*baber/piqa cannot be loaded \(no route to host\).*evaluation.zero_shot.files.piqa=FILE.*"
+        "goal, sol1, sol2, label"
+    )
+    with lost, pytest.raises(ValueError, match=message):
+        evaluator(["piqa"]).run(model, tokenizer)
+
+
+def test_questions_beyond_the_window_are_counted(file, tiny_checkpoint, capsys):
+    model, tokenizer = load(tiny_checkpoint)
+    rows = [LOCAL["piqa"], {**LOCAL["piqa"], "goal": "the cat sat on a mat " * 20}]
+    evaluator(["piqa"], files={"piqa": str(file("piqa", rows))}).run(model, tokenizer)
+    assert "zero_shot piqa: 2 of 4 answers do not fit into 64 tokens" in capsys.readouterr().err
 
 
 def test_errors_are_those_of_means():

@@ -14,6 +14,7 @@ from cfsp.bars import begin, lines, speak
 from cfsp.checkpoints.describe import block_sizes
 from cfsp.checkpoints.load import REFERENCE, load
 from cfsp.checks import check_integer
+from cfsp.cli.compare_records import are_records, compare_records
 from cfsp.cli.early import from_hub
 from cfsp.cli.exits import one_line_exits
 from cfsp.cli.terminal import show_sections
@@ -46,6 +47,10 @@ examples:
   cfsp-compare my/flap my/cfsp --text my/texts/*.txt --window 1024 --skip speed
       two pruned models on a text of your own
   cfsp-compare my/base my/pruned --prompt 'Who wrote Faust?' --prompt 'def quicksort(' --new-tokens 80
+  cfsp-compare results/records/a.json results/records/b.json
+  cfsp-compare dense results/records/a.json
+      two runs, or a run and its dense model, from the answers to single questions that records keep:
+      McNemar's exact test, flip rate, paired intervals; nothing is measured again
 
 Perplexity is that of `cfsp evaluation=perplexity`: windows of a text without overlap, lower is better.
 The text is the test split of the documentation of Python's standard library unless --text gives one.
@@ -60,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.set_verbosity_error()
     with one_line_exits("cfsp-compare"):
         with lines("cfsp-compare", to_stderr=True):
-            sections = compare_models(options)
+            records = are_records(options.models)
+            sections = compare_records(options.models) if records else compare_models(options)
         show_sections(sections)
         if options.output:
             title = f"{options.models[1].rstrip('/').rpartition('/')[2]}: compared"
@@ -77,7 +83,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = made.add_argument
-    add("models", nargs=2, metavar="MODEL", help="A and B: a saved model, a hub id, or 'reference'")
+    add(
+        "models",
+        nargs=2,
+        metavar="MODEL",
+        help="A and B: a saved model, a hub id or 'reference'; or two records, or 'dense' and one",
+    )
     add("--text", nargs="+", metavar="FILE", help="files or folders of text to measure perplexity on")
     add("--window", type=int, metavar="N", help="tokens of a window (512, or the models' positions)")
     add("--windows", type=int, metavar="N", help="number of windows, spread evenly over the text (all)")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from cfsp.records.reading import read_records
+from cfsp.records.record import Record
 from cfsp.storage.atomic import replacing
+from cfsp.tables.against_run import against_run
 from cfsp.tables.compare import Comparison, comparisons
 from cfsp.tables.filters import Filter, is_filter, select
 from cfsp.tables.formats import FORMS, render
@@ -33,6 +35,10 @@ examples:
   cfsp-tables results/records --papers --against taylor='LLM-Pruner Element1',flap=FLAP
       paper / ours / difference in the cells of these rows; with several fields in --rows any value
       that tells the row from the others will do: --rows criterion,criterion.order --against first=...
+
+  cfsp-tables results/records --metric 'acc*' --against dense --paired
+      test every cell on the same questions or windows, and mark what is not distinguishable (≈);
+      --against takes the id of a record too, or its beginning; csv has the interval, p and the flip rate
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
 gone. Runs that differ in more than their seeds do not share a cell, unless --average averages them, and a
@@ -87,6 +93,11 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--papers-model", metavar="NAME", help="what papers call the model, if not as its folder is called")
     add("--against", nargs="?", const="", metavar="ROW=METHOD,...", help="paper / ours / difference in cells")
+    add(
+        "--paired",
+        action="store_true",
+        help="with --against RUN (the id of a record, or dense): mark what cannot be told from it",
+    )
     return made
 
 
@@ -103,7 +114,8 @@ def show_tables(options: argparse.Namespace) -> list[str]:
     if table.empty:
         raise ValueError(f"{', '.join(places)}: no record with a metric")
     chosen = select(table, filters)
-    text = render(tables(chosen, options, places), options.format)
+    made = paired_tables(chosen, options, records) if options.paired else tables(chosen, options, places)
+    text = render(made, options.format)
     if options.output:
         with replacing(options.output) as part:
             part.write_text(text)
@@ -112,15 +124,29 @@ def show_tables(options: argparse.Namespace) -> list[str]:
     return faults
 
 
-def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) -> list[Comparison]:
-    """Return the tables that the options ask for."""
-    made = [
+def compared(table: pd.DataFrame, options: argparse.Namespace) -> list[Comparison]:
+    """Return the tables without other figures."""
+    return [
         one
         for metric in find_metrics(table["metric"], options.metric)
         for one in comparisons(
             table, metric, options.rows, options.columns, average=options.average, strict=options.strict
         )
     ]
+
+
+def paired_tables(
+    table: pd.DataFrame, options: argparse.Namespace, records: Mapping[Path, Record]
+) -> list[Comparison]:
+    """Return the tables with a paired test of every cell. Raises ValueError for what does not go with it."""
+    if not options.against or options.papers is not None:
+        raise ValueError("--paired: expected --against RUN, the id of a record or dense, and no --papers")
+    return [against_run(one, table, records, options.against) for one in compared(table, options)]
+
+
+def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) -> list[Comparison]:
+    """Return the tables that the options ask for."""
+    made = compared(table, options)
     if options.papers is None and options.against is None:
         return made
     papers = load_papers(find_folder(options.papers, places))

@@ -40,6 +40,13 @@ def read_questions(task: str, path: Path) -> list[dict[str, Any]]:
     return found
 
 
+def columns_of(task: str) -> str:
+    """Return the columns that a task's rows need, in words."""
+    if task not in NEEDED:
+        return "the columns of the task's data set"
+    return " or ".join(f"the columns {', '.join(columns)}" for columns in NEEDED[task])
+
+
 def has(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
     """Return whether a row has all columns; `a.b` is b in a."""
     return all(field(row, column) not in (None, MISSING) for column in columns)
@@ -69,5 +76,7 @@ NEEDED: dict[str, Sequence[Sequence[str]]] = {
     "arc_challenge": (("question", *CHOICES),),
     "openbookqa": (("question_stem", *CHOICES),),
     "mmlu": (("question", "subject", "choices", "answer"),),
+    "gsm8k": (("question", "answer"),),
+    "ifeval": (("key", "prompt", "instruction_id_list", "kwargs"),),
 }
 """Task -> alternative sets of columns; a row needs all of one set."""

@@ -20,6 +20,7 @@ from cfsp.data.texts import Text
 from cfsp.data.tokens import TokenStream, bos_token, token_stream
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import check_positions, is_causal
+from cfsp.records.outcomes import Outcomes, item_name
 from cfsp.records.record import Metric
 
 
@@ -85,7 +86,7 @@ class Perplexity(Evaluator):
         return [self.text]
 
     @cached_property
-    def _stream(self) -> Callable[[PreTrainedTokenizerBase], TokenStream]:
+    def stream(self) -> Callable[[PreTrainedTokenizerBase], TokenStream]:
         """A cached reader, so that both models are measured on the same text even if its file changes."""
         return lru_cache(maxsize=1)(partial(token_stream, self.text))
 
@@ -100,7 +101,7 @@ class Perplexity(Evaluator):
             bos_token(tokenizer)
         # Only if set, so that the protocol of the whole text stays equal to that of older records.
         part = {} if self.windows is None else {"windows": self.windows}
-        read = self._stream(tokenizer)
+        read = self.stream(tokenizer)
         return part | {
             "measure": "perplexity",
             "text": self.text.label,
@@ -124,7 +125,7 @@ class Perplexity(Evaluator):
             ValueError: not a causal model, a window longer than its positions, or a text too short.
         """
         protocol = self.protocol(model, tokenizer)
-        read = self._stream(tokenizer)
+        read = self.stream(tokenizer)
         rows, first_scored = self.rows(read.ids, bos_token(tokenizer) if self.bos else None)
         losses = torch.cat(
             [
@@ -141,14 +142,15 @@ class Perplexity(Evaluator):
         error = losses.mean(1).std().item() / math.sqrt(len(losses)) if len(losses) > 1 else None
         bits = len(read.ids) / read.size / math.log(2)  # per byte, for one nat per token
 
-        def metric(value: float, slope: float) -> Metric:
+        def metric(value: float, slope: float, outcomes: Outcomes | None = None) -> Metric:
             stderr = None if error is None else error * slope
-            return Metric(value, stderr, losses.numel(), "lower", protocol)
+            return Metric(value, stderr, losses.numel(), "lower", protocol, outcomes=outcomes)
 
         perplexity = math.exp(mean)
+        kept = Outcomes("nats", window_names(rows, first_scored), losses.mean(1).tolist())
         name = self.text.label + (f"@{self.window}" if self.named else "")
         return {
-            f"perplexity/{name}": metric(perplexity, perplexity),
+            f"perplexity/{name}": metric(perplexity, perplexity, kept),
             f"bits_per_byte/{name}": metric(mean * bits, bits),
         }
 
@@ -174,6 +176,11 @@ class Perplexity(Evaluator):
         if bos is not None:
             rows = torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
         return rows, (1 if self.stride is None else self.length - stride)
+
+
+def window_names(rows: Tensor, first_scored: int) -> list[str]:
+    """Return a name for each window, by its tokens and which of them are scored. rows: [windows, window]"""
+    return [item_name([first_scored, *row]) for row in rows.tolist()]
 
 
 @torch.no_grad()

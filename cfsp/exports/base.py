@@ -56,8 +56,8 @@ class Saved:
             model, tokenizer = load(folder, head=head)
         if own_modules(model):
             raise ValueError(
-                f"{folder}: its MLPs are routed, which no engine here computes; expected another schedule, or "
-                "the dense model"
+                f"{folder}: its MLPs are routed, which no engine here computes; expected a model whose "
+                "schedule cuts, or the dense one"
             )
         return cls(folder, head, model, tokenizer)
 

@@ -166,3 +166,15 @@ class Answers(TypedDict):
 
 
 Said = Annotated[Mapping[str, str], Answers]
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a text is the name of a file, without a folder."""
+    return bool(name) and not name.startswith(".") and not {"/", "\\", "\0"} & {*name}
+
+
+class OutcomesKept(TypedDict):
+    """The file in the results folder `outcomes` that holds what both models did with every item."""
+
+    file: Annotated[str, is_plain_name, "the name of a file"]
+    sha256: str

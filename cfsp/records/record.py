@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -18,6 +18,7 @@ from cfsp.records.fields import (
     Git,
     NamedConfig,
     Notes,
+    OutcomesKept,
     Protocol,
     Range,
     Said,
@@ -26,6 +27,7 @@ from cfsp.records.fields import (
     Training,
     Width,
 )
+from cfsp.records.outcomes import Outcomes
 from cfsp.storage.atomic import replacing
 from cfsp.storage.schema import parse, read_json
 from cfsp.storage.seals import as_read, checksum
@@ -45,6 +47,8 @@ class Metric:
     protocol: Protocol
     """All of it, not a version number: two perplexities mostly differ by window, text and dtype."""
     spread: Range | None = None
+    outcomes: Outcomes | None = field(default=None, compare=False, repr=False)
+    """In memory and in the cache; a record names the file that keeps them."""
 
 
 class Measured(TypedDict):
@@ -92,6 +96,7 @@ class Record:
     density: float | None = None  # fraction of the weights in the pruned model's blocks that are not zero
     samples: Mapping[str, Said] | None = None  # by prompt
     overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too
+    outcomes: OutcomesKept | None = None  # of each question and window
 
     @property
     def trained(self) -> Mapping[str, Any]:
@@ -107,6 +112,8 @@ class Record:
     def text(self) -> str:
         """Return the record as JSON, with its own checksum."""
         data = as_read(asdict(self))
+        for metric in (one for metrics in data["metrics"].values() for one in metrics.values()):
+            del metric["outcomes"]
         return json.dumps(data | {"sha256": checksum(data)}, indent=1) + "\n"
 
     @classmethod

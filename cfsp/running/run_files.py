@@ -13,6 +13,7 @@ from pathlib import Path
 from cfsp.checkpoints.save import alone_in, check_model, lock_of
 from cfsp.machine.environment import is_main
 from cfsp.records.failures import failure_path, forget
+from cfsp.records.outcome_file import left_parts, tidy_outcomes, write_outcomes
 from cfsp.records.record import Record, record_path, set_aside
 from cfsp.storage.atomic import clear_parts, parts_of
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
@@ -105,7 +106,7 @@ class RunFiles:
         """Return the files of killed, failed and running attempts."""
         failure = failure_path(self.results, self.id)
         left = [path for path in (self.lock, failure, self.training) if path.exists()]
-        left += [*parts_of(self.record), *parts_of(failure)]
+        left += [*parts_of(self.record), *parts_of(failure), *left_parts(self.results, self.id)]
         if self.target is not None:
             lock = lock_of(self.target)
             left += [*parts_of(self.target), *([lock] if lock.exists() else [])]
@@ -141,6 +142,7 @@ class RunFiles:
         if found is not None and is_main():
             if not self.record.exists():
                 found.save(self.results)
+            tidy_outcomes(self.results, found)
             self.tidy()
         return found
 
@@ -153,13 +155,15 @@ class RunFiles:
             print(f"cfsp: {error}", file=sys.stderr)
 
     def keep(self, record: Record, save_model: Callable[[], None]) -> None:
-        """Write the model, if it is saved, then the record; the two on disk never disagree."""
+        """Write the outcomes, the model if it is saved, then the record; no two on disk ever disagree."""
+        write_outcomes(self.results, record)
         if self.target is not None:
             if self._read(self.target / RECORD) is not None:
                 # The old pair stays in the folder until the new one is there.
                 self.record.unlink(missing_ok=True)
             save_model()
         record.save(self.results)
+        tidy_outcomes(self.results, record)
         older = self._read(self.models / RECORD)
         if older is not None and older.text() != record.text():
             print(f"cfsp: the model in {self.models} is of an older record of this run", file=sys.stderr)

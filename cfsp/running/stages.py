@@ -25,6 +25,7 @@ from cfsp.model.parameter_count import count_parameters, density
 from cfsp.model.views import unit_cost
 from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
+from cfsp.records.outcome_file import named_outcomes
 from cfsp.records.record import Metric, Record
 from cfsp.recovery.base import Recovered, block_parameters, change_of
 from cfsp.running.build import build
@@ -72,7 +73,7 @@ class State:
     def record(self) -> Record:
         """Return the record of the finished run."""
         before, after = self.sizes["dense"], self.sizes["pruned"]
-        return Record(
+        made = Record(
             id=self.log.job.id,
             created=now(),
             config=self.config,
@@ -93,6 +94,7 @@ class State:
             samples=self.samples,
             overlaps=self.overlaps,
         )
+        return named_outcomes(made)
 
 
 def load(state: State) -> None:

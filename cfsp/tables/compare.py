@@ -232,6 +232,8 @@ def cell_text(cell: Mapping[Any, Any], digits: int, usual: float) -> str:
         text += f" [n={cell['n']:.0f}]"
     if pd.notna(cell["removed"]):
         text += f" ({-cell['removed']:+.1%})".replace("-", "−")
+    if cell.get("mark"):
+        text += f" {cell['mark']}"
     return text
 
 

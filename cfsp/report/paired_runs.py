@@ -1,0 +1,69 @@
+"""The section of a paired comparison of two runs, for the terminal or a page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from cfsp.records.outcomes import Outcomes
+from cfsp.records.protocols import differing
+from cfsp.records.record import Metric
+from cfsp.report.base import MISSING, Cell, Section, Table, number, word
+from cfsp.tables.paired import LEVEL, Paired, paired
+
+COLUMNS = {
+    "metric": "",
+    "n": "questions or windows",
+    "A": "",
+    "B": "",
+    "B − A": "of perplexities, of their logarithms",
+    "interval": f"{1 - LEVEL:.0%}, paired",
+    "flips": "questions whose answer changed between right and wrong",
+    "p": "McNemar's exact test",
+    "verdict": "",
+}
+
+Side = tuple[str, Mapping[str, Metric], Mapping[str, Outcomes]]
+"""The name of a run, its metrics, and its outcomes by metric."""
+
+
+def paired_section(one: Side, other: Side) -> Section:
+    """Compare the metrics that both runs keep outcomes of.
+
+    Raises:
+        ValueError: there are none, or those are of different questions or protocols.
+    """
+    names = [name for name in one[2] if name in other[2]]
+    if not names:
+        raise ValueError(
+            f"{one[0]} keeps outcomes of {', '.join(one[2]) or 'nothing'}, {other[0]} of "
+            f"{', '.join(other[2]) or 'nothing'}; expected a metric of both"
+        )
+    rows = []
+    for name in names:
+        if apart := differing([one[1][name].protocol, other[1][name].protocol]):
+            raise ValueError(f"{name}: the protocols differ in {', '.join(apart)}; expected the same")
+        try:
+            rows.append(row(name, paired(one[2][name], other[2][name])))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
+    intro = f"A is {one[0]}, B is {other[0]}, on the same questions and windows."
+    title = f"Distinguishable: p < {LEVEL:g}, or an interval without 0 where there is no p."
+    return Section("paired", "Paired comparison", "", intro, {}, tables=[Table(title, COLUMNS, rows)])
+
+
+def row(name: str, pair: Paired) -> list[Cell]:
+    """Return the cells of a metric. Means of windows in nats are shown as perplexities where they are one."""
+    shown = math.exp if name.startswith("perplexity/") else float
+    interval = MISSING if pair.low is None else word(f"{pair.low:+.4f} to {pair.high:+.4f}")
+    return [
+        word(name),
+        number(pair.n, ",d"),
+        number(shown(pair.one), ".4f"),
+        number(shown(pair.other), ".4f"),
+        number(pair.difference, "+.4f"),
+        interval,
+        MISSING if pair.flips is None else number(pair.flips, ".1%"),
+        MISSING if pair.p is None else number(pair.p, ".2g"),
+        word("differ" if pair.distinguishable else "not distinguishable"),
+    ]

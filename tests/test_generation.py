@@ -1,0 +1,148 @@
+"""Generation: written answers, their lengths and their scores, from local files."""
+
+import json
+
+import pytest
+import torch
+
+from cfsp.checkpoints.load import load
+from cfsp.evaluation.answers import write_answers
+from cfsp.evaluation.generation import Generation, mean_of_parts
+
+TEMPLATE = "{% for turn in messages %}{{ turn['role'] }} {{ turn['content'] }} {% endfor %}"
+
+
+@pytest.fixture
+def loaded(tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    model.config.max_position_embeddings = 256
+    return model, tokenizer
+
+
+@pytest.fixture
+def files(tmp_path):
+    rows = [{"question": f"the cat sat {'on ' * n}a mat", "answer": f"two #### {n}"} for n in range(1, 6)]
+    path = tmp_path / "gsm8k.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return {"gsm8k": {"test": str(path), "train": str(path)}}
+
+
+def evaluator(**options):
+    given = {"tasks": ["gsm8k"], "shots": 0, "limit": None, "batch_size": 2, "chat": False, "new_tokens": 6}
+    return Generation(**{**given, **options})
+
+
+@torch.no_grad()
+def greedy(model, prompt, count):
+    ids = [*prompt]
+    for _ in range(count):
+        ids.append(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax().item())
+    return ids[len(prompt) :]
+
+
+def test_answers_are_those_of_greedy_decoding_whatever_the_batch(loaded):
+    model, tokenizer = loaded
+    model.generation_config.eos_token_id = None
+    prompts = [[5, 6, 7], [8] * 9, [9, 4, 11, 12, 13]]
+    for batch_size in (1, 3):
+        found = write_answers(model, tokenizer, prompts, (), 5, batch_size)
+        for prompt, answer in zip(prompts, found, strict=True):
+            written = greedy(model, prompt, 5)
+            if tokenizer.eos_token_id in written:
+                written = written[: written.index(tokenizer.eos_token_id)]
+            assert answer.text == tokenizer.decode(written, skip_special_tokens=True)
+            assert answer.tokens == len(written)
+            assert answer.ended == (len(written) < 5)
+
+
+def test_an_answer_ends_at_its_stop(loaded):
+    model, tokenizer = loaded
+    written = greedy(model, [5, 6, 7], 6)
+    stop = tokenizer.decode(written[2:3])
+    before = tokenizer.decode(written).index(stop)
+    (answer,) = write_answers(model, tokenizer, [[5, 6, 7]], ("never", stop), 6, 1)
+    assert answer.text == tokenizer.decode(written)[:before]
+    assert answer.ended
+    assert answer.tokens <= 3
+    assert not write_answers(model, tokenizer, [[5, 6, 7]], ("never",), 6, 1)[0].ended
+
+
+def test_a_prompt_beyond_the_window_is_told(loaded):
+    model, tokenizer = loaded
+    model.config.max_position_embeddings = 12
+    found = write_answers(model, tokenizer, [[5] * 9, [5] * 3], (), 6, 2)
+    assert [answer.whole_prompt for answer in found] == [False, True]
+    assert found[0].text == write_answers(model, tokenizer, [[5] * 6], (), 6, 1)[0].text
+
+
+def test_scores_and_lengths_are_kept(loaded, files, capsys):
+    found = evaluator(files=files).run(*loaded)
+    assert {"exact_match/gsm8k@strict-match", "exact_match/gsm8k@flexible-extract"} < set(found)
+    score = found["exact_match/gsm8k@strict-match"]
+    assert (score.n, score.better) == (5, "higher")
+    assert len({*score.outcomes.items}) == 5
+    assert sum(score.outcomes.values) / 5 == score.value
+    assert score.stderr is not None
+    assert (score.protocol["shots"], score.protocol["chat"], score.protocol["new_tokens"]) == (0, False, 6)
+    length, cut = found["answer_tokens/gsm8k"], found["cut_answers/gsm8k"]
+    assert 0 < length.value <= 6
+    assert length.n == 5
+    told = f"generation gsm8k: {5 * cut.value:.0f} of 5 answers were cut"
+    assert (told in capsys.readouterr().err) == (cut.value > 0)
+
+
+def test_a_right_answer_is_one(loaded, files, monkeypatch):
+    from cfsp.evaluation.answers import Answer
+
+    said = [Answer(f"it is #### {n}", 4, True, True) for n in (1, 9, 3, 9, 5)]
+    monkeypatch.setattr("cfsp.evaluation.harness_model.write_answers", lambda *_: said)
+    found = evaluator(files=files).run(*loaded)["exact_match/gsm8k@strict-match"]
+    assert found.value == pytest.approx(0.6)
+    assert found.outcomes.values == [1, 0, 1, 0, 1]
+
+
+def test_examples_are_turns_of_a_chat(loaded, files, monkeypatch):
+    model, tokenizer = loaded
+    monkeypatch.setattr(tokenizer, "chat_template", TEMPLATE)
+    asked = []
+
+    def write(model, tokenizer, prompts, *_):
+        asked.extend(tokenizer.decode(prompt) for prompt in prompts)
+        return write_answers(model, tokenizer, prompts, (), 2, 2)
+
+    monkeypatch.setattr("cfsp.evaluation.harness_model.write_answers", write)
+    evaluator(files=files, shots=2, chat=True, limit=1).run(model, tokenizer)
+    (prompt,) = asked
+    assert (prompt.count("user "), prompt.count("assistant ")) == (3, 2)
+    assert prompt.index("assistant ") < prompt.index("####")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tasks": ["piqa"]}, "'piqa' writes no answer; expected a generate_until task"),
+        ({"new_tokens": 0}, "generation new_tokens=0: expected a whole number of at least 1"),
+        ({"tasks": ["gsm9k"]}, "did you mean 'gsm8k'"),
+    ],
+)
+def test_bad_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluator(**options)
+
+
+def test_what_the_model_cannot_do_is_refused_before_anything_runs(loaded, files, monkeypatch):
+    model, tokenizer = loaded
+    monkeypatch.setattr(tokenizer, "chat_template", None)
+    with pytest.raises(ValueError, match="has no chat template; expected chat=false"):
+        evaluator(files=files, chat=True).protocol(model, tokenizer)
+    with pytest.raises(ValueError, match="the model has 256 positions"):
+        evaluator(files=files, new_tokens=256).protocol(model, tokenizer)
+    alone = {"gsm8k": files["gsm8k"]["test"]}
+    with pytest.raises(ValueError, match="5 examples before each question, and no file of them"):
+        evaluator(files=alone, shots=None).protocol(model, tokenizer)
+
+
+def test_parts_of_a_question_are_a_cluster():
+    value, error, n = mean_of_parts([[1, 1], [0], [1]])
+    assert (value, n) == (0.75, 4)
+    assert error == pytest.approx((((2 - 1.5) ** 2 + 0.75**2 + 0.25**2) * 3 / 2) ** 0.5 / 4)

@@ -1,0 +1,183 @@
+"""Paired comparison: exact tests and intervals, on the same questions only."""
+
+import math
+import re
+from dataclasses import replace
+from math import comb
+
+import numpy as np
+import pytest
+import tabled
+
+from cfsp.cli.tables import main
+from cfsp.records.outcome_file import named_outcomes, write_outcomes
+from cfsp.records.outcomes import Outcomes
+from cfsp.tables.paired import bootstrap, paired
+
+
+def answers(values, first=0):
+    return Outcomes("correct", [f"q{first + place}" for place in range(len(values))], [*values])
+
+
+def split(lost, won, both=20, neither=10):
+    """Answers of two models: right with the one alone, with the other alone, with both, with none."""
+    one = [1] * lost + [0] * won + [1] * both + [0] * neither
+    other = [0] * lost + [1] * won + [1] * both + [0] * neither
+    return answers(one), answers(other)
+
+
+@pytest.mark.parametrize(("lost", "won"), [(9, 2), (2, 9), (5, 5), (1, 0), (0, 0), (30, 10)])
+def test_p_is_the_two_sided_binomial(lost, won):
+    found = paired(*split(lost, won))
+    n, least = lost + won, min(lost, won)
+    tail = sum(comb(n, k) for k in range(least + 1)) / 2**n
+    assert found.p == pytest.approx(min(1.0, 2 * tail) if lost != won else 1.0)
+    assert (found.lost, found.won) == (lost, won)
+    assert found.difference == pytest.approx((won - lost) / found.n)
+    assert found.flips == pytest.approx((lost + won) / found.n)
+    assert found.low <= found.difference <= found.high
+    assert found.distinguishable == (found.p < 0.05)
+
+
+def test_the_interval_is_that_of_resampled_questions():
+    one, other = split(18, 6, both=60, neither=36)
+    difference = np.array(other.values) - np.array(one.values)
+    dice = np.random.default_rng(1)
+    drawn = difference[dice.integers(len(difference), size=(20_000, len(difference)))].mean(1)
+    assert bootstrap(18, 6, 120) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.006)
+
+
+def test_order_does_not_matter_but_the_questions_do():
+    one, other = split(9, 2)
+    turned = Outcomes("correct", other.items[::-1], other.values[::-1])
+    assert paired(one, turned) == paired(one, other)
+    with pytest.raises(ValueError, match="different questions or windows: 41 and 41, 40 in common"):
+        paired(one, answers(other.values, first=1))
+    with pytest.raises(ValueError, match="41 and 40"):
+        paired(one, answers(other.values[:40]))
+    with pytest.raises(ValueError, match="kinds correct and nats"):
+        paired(one, replace(other, kind="nats"))
+    with pytest.raises(ValueError, match="of no question"):
+        paired(answers([]), answers([]))
+
+
+def test_windows_share_their_difficulty():
+    hard = [2.0, 3.0, 4.0, 5.0]
+    one = Outcomes("nats", [*"abcd"], hard)
+    other = Outcomes("nats", [*"abcd"], [2.1, 3.12, 4.08, 5.1])
+    found = paired(one, other)
+    reach = 3.182446 * np.std([0.1, 0.12, 0.08, 0.1], ddof=1) / 2
+    assert (found.low, found.high) == pytest.approx((0.1 - reach, 0.1 + reach))
+    assert found.distinguishable
+    assert found.p is None
+    assert not paired(one, replace(other, values=[2.1, 2.9, 4.1, 4.9])).distinguishable
+    alone = paired(Outcomes("nats", ["a"], [1.0]), Outcomes("nats", ["a"], [9.0]))
+    assert alone.low is None
+    assert not alone.distinguishable
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two runs; one is far from the dense model, one near, and one keeps no outcomes."""
+
+    def keep(method, dense, pruned):
+        made = tabled.record(method, 0.2, 0.5, better="higher", name="acc/x")
+
+        def metric(model, outcomes):
+            mean = sum(outcomes.values) / len(outcomes.values)
+            return {"acc/x": replace(made.metrics[model]["acc/x"], value=mean, outcomes=outcomes)}
+
+        metrics = {"dense": metric("dense", dense), "pruned": metric("pruned", pruned)}
+        made = named_outcomes(replace(made, metrics=metrics))
+        write_outcomes(tmp_path, made)
+        made.save(tmp_path)
+
+    keep("far", *split(20, 1))
+    dense, near = split(4, 3, both=34, neither=10)
+    keep("near", Outcomes("correct", dense.items, split(20, 1)[0].values), near)
+    tabled.record("old", 0.2, 45 / 51, better="higher", name="acc/x").save(tmp_path)
+    return tmp_path / "records"
+
+
+def rows(out):
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in out.splitlines() if "|" in line]
+    return {cell[0]: cell[1] for cell in cells}
+
+
+def test_tables_mark_what_is_not_distinguishable(results, capsys):
+    main([str(results), "--rows", "method", "--metric", "acc/x", "--against", "near0.20", "--paired"])
+    out = capsys.readouterr().out
+    assert "≈" not in rows(out)["near"]
+    assert "not distinguishable from near0.20 on the same questions" in out
+    assert "1 without outcomes of single questions" in out
+    main([str(results), "--metric", "acc/x", "--rows", "method", "--against", "dense", "--paired"])
+    marks = {method: cell.endswith("≈") for method, cell in rows(capsys.readouterr().out).items()}
+    assert marks["far"] is False
+
+
+def test_csv_has_the_figures_of_the_test(results, capsys):
+    arguments = ["--rows", "method", "--metric", "acc/x", "--against", "dense", "--paired", "--format", "csv"]
+    main([str(results), *arguments])
+    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+    (far,) = [dict(zip(lines[0], line, strict=False)) for line in lines[1:] if "far" in line]
+    assert float(far["p"]) == pytest.approx(2 * (1 + 21) / 2**21)
+    assert float(far["difference"]) == pytest.approx(-19 / 51)
+    assert float(far["low"]) < float(far["difference"]) < float(far["high"]) < 0
+    assert float(far["flips"]) == pytest.approx(21 / 51)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--paired"], "--paired: expected --against RUN"),
+        (["--against", "nothing", "--paired"], "--against 'nothing': 0 records; expected dense, or the id"),
+    ],
+)
+def test_bad_arguments_are_told(results, capsys, arguments, message):
+    with pytest.raises(SystemExit, match="1"):
+        main([str(results), "--metric", "acc/x", "--rows", "method", *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_is_infinite():
+    assert all(math.isfinite(value) for value in bootstrap(0, 0, 1))
+
+
+def test_records_are_compared_without_their_models(results, capsys, monkeypatch):
+    from cfsp.cli.compare import main as compare
+
+    monkeypatch.setenv("COLUMNS", "200")
+    compare(["dense", str(results / "far0.20.json")])
+    out = capsys.readouterr().out
+    assert "A is the dense model of far0.20, B is far0.20" in out
+    (line,) = [line for line in out.splitlines() if "acc/x" in line]
+    cells = [cell.strip() for cell in line.split("│")[1:-1]]
+    assert cells[1:4] == ["51", "0.7843", "0.4118"]
+    assert cells[6:] == ["41.2%", "2.1e-05", "differ"]
+    compare([str(results / "far0.20.json"), str(results / "far0.20.json")])
+    assert "not distinguishable" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (["far0.20.json", "old0.20.json"], "keeps no outcomes of single questions"),
+        (["far0.20.json", "reference"], "is a record and .*reference is not; expected two records"),
+        (["far0.20.json", "other.json"], "acc/x: outcomes of different questions or windows: 51 and 1"),
+    ],
+)
+def test_records_that_cannot_be_paired_are_refused(results, capsys, pair, message):
+    from cfsp.cli.compare import main as compare
+
+    made = tabled.record("other", 0.2, 1.0, better="higher", name="acc/x")
+    metrics = {
+        model: {"acc/x": replace(metrics["acc/x"], outcomes=answers([1], first=99))}
+        for model, metrics in made.metrics.items()
+    }
+    made = named_outcomes(replace(made, metrics=metrics))
+    write_outcomes(results.parent, made)
+    made.save(results.parent).rename(results / "other.json")
+    with pytest.raises(SystemExit, match="1"):
+        compare([str(results / one) if one.endswith(".json") else one for one in pair])
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
