@@ -22,6 +22,7 @@ FAR = (
 FLAGS = ("-m", "--multirun", "--help", "--cfg", "job")
 
 TINY = {
+    "generation": ["chat=false", "shots=0", "new_tokens=4", "limit=3"],  # the tiny model has no chat template
     "perplexity": ["window=32", "windows=4"],
     "latency": ["batch_sizes=[1]", "prompts=[8]", "new_tokens=2", "repeats=1"],
     "size": ["context=16"],

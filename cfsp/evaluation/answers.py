@@ -38,7 +38,7 @@ class Stops(StoppingCriteria):
     def __call__(self, input_ids: Tensor, scores: Any, **options: Any) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Return which rows have ended. [rows]"""
         tails = input_ids[:, max(self.start, input_ids.shape[1] - self.reach) :].tolist()
-        ended = [first_stop(text_of(self.tokenizer, tail), self.stops) is not None for tail in tails]
+        ended = [first_stop(decoded(self.tokenizer, tail), self.stops) is not None for tail in tails]
         return torch.tensor(ended, device=input_ids.device)
 
 
@@ -113,13 +113,13 @@ def answer_of(
     length = next((place for place, token in enumerate(row) if token in ends), None)
     written = row[:length]
     # With special tokens, because a stop may be one.
-    text = text_of(tokenizer, written)
+    text = decoded(tokenizer, written)
     place = first_stop(text, stops)
     if place is not None and length is None:
         reach = range(1, len(written) + 1)  # the row is filled up after the stop
-        length = next(n for n in reach if first_stop(text_of(tokenizer, written[:n]), stops) is not None)
+        length = next(n for n in reach if first_stop(decoded(tokenizer, written[:n]), stops) is not None)
         written = written[:length]
-    plain = text_of(tokenizer, written, plain=True)
+    plain = decoded(tokenizer, written, plain=True)
     stop = first_stop(plain, stops)
     return Answer(plain[:stop], len(written), length is not None, whole_prompt)
 
@@ -137,7 +137,7 @@ def fill_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     return min(ends_of(model, tokenizer), default=pad if isinstance(pad, int) else 0)
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], plain: bool = False) -> str:
+def decoded(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], plain: bool = False) -> str:
     """Return tokens as text. plain: without special tokens."""
     text = tokenizer.decode([*tokens], skip_special_tokens=plain)
     assert isinstance(text, str), "one row of tokens is one text"
