@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # MiniLM-L6 on SST-2 without 60 and 80 % of its heads' and neurons' weights: learned masks against one-shot methods.
-# It has not been run to its end yet.
+# What of it has been run: README.md.
 #   python experiments/real_models/fetch.py models minilm                     # once
 #   experiments/block_pruning/run.sh dense                                     # once: the fine-tuned dense model
 #   experiments/block_pruning/run.sh learned one_shot masks [OVERRIDES]
