@@ -213,10 +213,7 @@ class Examples(TrainingData):
         if self.pad_token is None:
             if not isinstance(found := tokenizer.pad_token_id, int):
                 eos = f"pad_token={tokenizer.eos_token!r}" if tokenizer.eos_token else "a pad_token"
-                raise ValueError(
-                    f"the tokenizer has no pad token; expected data.{eos} or "
-                    "data.packing=true"
-                )
+                raise ValueError(f"the tokenizer has no pad token; expected data.{eos} or data.packing=true")
             return found
         found = tokenizer.get_vocab().get(self.pad_token)
         if found is None:
