@@ -156,6 +156,20 @@ def test_what_is_decided_removes_the_asked_share_and_hardly_more(mask, target):
     assert pruning.decided() == before
 
 
+@pytest.mark.parametrize("variant", ["struct", "block"])
+@pytest.mark.parametrize("mask", ["soft", "hard", "hard_concrete"])
+def test_scores_that_fall_together_close_no_more_than_is_due(mask, variant):
+    pruning = attached(make("llama"), 0.5, mask=mask, variant=variant, tile=4)
+    for _, _, gate in pruning.all_gates():
+        gate.scores.data -= 20
+    for progress in (0.2, 0.4, 0.55):
+        pruning.begin_step(progress)
+        assert 0 < pruning.closed() <= 0.5 * pruning.due + 1e-6
+    before = pruning.closed()
+    pruning.begin_step(ENDING)
+    assert pruning.reached == before
+
+
 def test_magnitude_keeps_the_largest_weights_and_learns_nothing():
     model = make("bert")
     site = next(site for site in sites_of(model) if site.units_are_neurons)

@@ -27,7 +27,7 @@ from cfsp.training.loop import WithLoop
 from cfsp.training.pruner import Pruner
 
 NEAR = 0.02
-"""Difference between the fraction that the masks removed and the requested one, above which to warn."""
+"""Difference between the fraction that was masked and the requested one, above which to warn."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +145,7 @@ def unchanged(model: PreTrainedModel) -> Change:
 
 
 def warn_of_another_fraction(reached: float, target: float) -> None:
-    """Warn on stderr if the masks removed a fraction far from the requested one."""
+    """Warn on stderr if a fraction far from the requested one was masked."""
     if is_main() and abs(reached - target) > NEAR:
         print(
             f"cfsp: training masked {reached:.1%} of the sites' parameters, not {target:.1%}: the scores "

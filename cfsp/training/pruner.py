@@ -67,7 +67,7 @@ class Pruning(ABC):
     def detach(self) -> dict[str, Any]:
         """Remove the pruner's modules from the model. The masks stay in the weights, as zeros.
 
-        Returns notes for the record: "reached" is the fraction that the masks removed.
+        Returns notes for the record: "reached" is the fraction that was masked before the decision.
         """
 
 

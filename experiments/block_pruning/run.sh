@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# MiniLM-L6 on SST-2 without 60 and 80 % of its heads' and neurons' weights: learned masks against one-shot methods.
-# It has not been run to its end yet.
+# MiniLM-L6 on SST-2 without 40, 60 and 80 % of its heads' and neurons' weights: learned masks against one-shot methods.
+# What of it has been run: README.md.
 #   python experiments/real_models/fetch.py models minilm                     # once
 #   experiments/block_pruning/run.sh dense                                     # once: the fine-tuned dense model
 #   experiments/block_pruning/run.sh learned one_shot masks [OVERRIDES]
@@ -17,8 +17,8 @@ steps=${STEPS:-1895}
 seeds=${SEEDS:-0}
 sparsities=${SPARSITIES:-0.4,0.6,0.8}
 
-task=('evaluation=[task,size]' evaluation.size.context=32 task=sst2 task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv task.window=64
-      model.dtype=float32 "sites=[mlp,attention]" cache=results/cache)
+task=('evaluation=[task,size]' evaluation.size.context=32 task=sst2 task.window=64
+      task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv model.dtype=float32 "sites=[mlp,attention]" cache=results/cache)
 
 fine_tuning() { # PREFIX RATE: the same training for everybody
     echo "$1.training.max_steps=$steps" "$1.training.by_length=true" "$1.training.batch_size=32" "$1.training.learning_rate=$2" \
@@ -57,7 +57,7 @@ one_shot() { # cut first, then the same steps with the same teacher
 decoder() { # the embedded model, the same steps and tokens for both
     local here=(results=$results/decoder cache=results/cache "sites=[mlp,attention]" sparsity=0.5 seed=$seeds)
     cfsp -m "${here[@]}" +experiment=block_pruning schedule.pruner.variant=${VARIANTS:-struct,hybrid} "$@"
-    cfsp -m "${here[@]}" criterion=magnitude,obs compensation=none,least_squares allocator=uniform recovery=full \
+    cfsp -m "${here[@]}" criterion=obs compensation=least_squares allocator=uniform recovery=full \
         recovery/objective=distillation_with_labels recovery.training.learning_rate=5e-4 \
         recovery.training.max_steps=400 recovery.training.patience=null "$@"
 }

@@ -22,7 +22,8 @@ METRIC = "accuracy/sst2"
 INTRODUCTION = """# MiniLM-L6 on SST-2: learned masks against one-shot methods
 
 Written by `experiments/block_pruning/run.sh`; its [README](../../experiments/block_pruning/README.md) names
-the data. Every row trained for the same number of steps on the same rows. Accuracy in per cent on 6,735
+the data and what has been run: `STEPS=600`, with SPARSITIES, VARIANTS and CRITERIA one at a time. Every row
+trained for the same number of steps on the same rows. Accuracy in per cent on 6,735
 phrases; its standard error is about 0.35. `density`: weights of the encoder's blocks that are not zero.
 `MACs`: multiplications of a token among 32, dense / pruned. Speed-up: dense time / time of one pass,
 two threads, median of 21 rounds with its range, dense and pruned in turns; `1 x 32` is one text of 32
