@@ -16,8 +16,8 @@ BY_BLOCK = ("cfsp", "cfsp_released")
 """Allocators that ask how important each block is."""
 
 CRITERIA = [name for name in choices("criterion") if name != "learned"]
-SCHEDULES = [name for name in choices("schedule") if name not in ("movement", "routing", "routed_once")]
-"""Both without those of learned scores, which go only with each other: test_movement_runs, test_routing."""
+SCHEDULES = [name for name in choices("schedule") if name not in ("movement", "lorashear", "routing", "routed_once")]
+"""Both without those that learn, which need a tokenizer or each other; they have tests of their own."""
 
 EVERY_SECOND = [*FAMILIES][::2]
 """Families whose compensation is the mean; least squares has the others."""

@@ -62,10 +62,9 @@ def check(config: DictConfig) -> None:
 
 def chosen(group: str, name: str) -> DictConfig:
     task = ["task=sst2"] if name == "task" else []
-    outer = {"recovery": ["recovery=lora"], "schedule": ["schedule=movement"]}.get(
-        group.partition("/")[0], []
-    )
-    return composed(*task, *(outer if "/" in group else []), f"{group}={name}")
+    part, _, inner = group.partition("/")
+    outer = {"recovery": "lora", "schedule": "routed_once" if inner == "maker" else "movement"}
+    return composed(*task, *([f"{part}={outer[part]}"] if inner else []), f"{group}={name}")
 
 
 def leaves(config: Mapping, path: str = "") -> Iterator[tuple[str, object]]:
