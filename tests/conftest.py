@@ -12,6 +12,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
 import torch
+from absl.logging import get_absl_handler
 from families import FAMILIES, batches, make
 from labelled import saved_encoder, toy
 from two_stacks import saved_pair, summaries
@@ -19,6 +20,8 @@ from two_stacks import saved_pair, summaries
 from cfsp.model.families import LAYOUTS
 
 torch.set_num_threads(1)
+# rouge-score logs through absl, which closes the stream that it began with when Hydra configures logging: pytest's own.
+get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 
 @pytest.fixture(autouse=True)

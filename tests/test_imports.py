@@ -71,7 +71,7 @@ def imported(folder: Path) -> set[str]:
                 found |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 found.add(node.module.split(".")[0])
-    return found - OWN - sys.stdlib_module_names
+    return found - OWN - {"triton"} - sys.stdlib_module_names  # triton comes with torch where there is a GPU
 
 
 def packages(requirements: list[str]) -> set[str]:
