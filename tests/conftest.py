@@ -20,7 +20,7 @@ from two_stacks import saved_pair, summaries
 from cfsp.model.families import LAYOUTS
 
 torch.set_num_threads(1)
-# rouge-score logs through absl, which closes the stream that it began with when Hydra configures logging: pytest's own.
+# rouge-score imports absl, whose log would close pytest's own stream when Hydra configures logging.
 get_absl_handler().python_handler.setStream(sys.__stderr__)
 
 

@@ -16,7 +16,9 @@ BY_BLOCK = ("cfsp", "cfsp_released")
 """Allocators that ask how important each block is."""
 
 CRITERIA = [name for name in choices("criterion") if name != "learned"]
-SCHEDULES = [name for name in choices("schedule") if name not in ("movement", "lorashear", "routing", "routed_once")]
+SCHEDULES = [
+    name for name in choices("schedule") if name not in ("movement", "lorashear", "routing", "routed_once")
+]
 """Both without those that learn, which need a tokenizer or each other; they have tests of their own."""
 
 EVERY_SECOND = [*FAMILIES][::2]
