@@ -22,7 +22,7 @@ PRETRAINING, INSTRUCTION = "pretraining", "instruction"
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredExamples:
     """The examples, and the dense model's held-out loss of each source. Unpacking gives the examples."""
 
     split: Split
@@ -87,7 +87,7 @@ class Dynamic(WithLoop, Recovery):
 
     def prepare(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, statistics: Collection[str]
-    ) -> Measured:
+    ) -> MeasuredExamples:
         """Read the examples, and measure the dense model on what is held out of each source."""
         if self.parameters.frozen or self.parameters.apart:
             raise ValueError(
@@ -103,7 +103,7 @@ class Dynamic(WithLoop, Recovery):
                     f"{len(split.train)}; expected at least one of both: a larger recovery.data.held_out, or "
                     "more of this source"
                 )
-        return Measured(split, self.losses(model, tokenizer, split.held_out))
+        return MeasuredExamples(split, self.losses(model, tokenizer, split.held_out))
 
     def losses(
         self,
@@ -114,11 +114,11 @@ class Dynamic(WithLoop, Recovery):
         """Return the held-out loss of each source."""
         return source_losses(model, tokenizer, self.data, held_out, self.training.batch_size)
 
-    def run(self, setting: Setting, examples: Measured) -> Recovered:
+    def run(self, setting: Setting, examples: MeasuredExamples) -> Recovered:
         progress = Progress(setting.model, Pools(examples.split.sources))
         for stage, names in self.stages(examples.split).items():
             self.train_stage(stage, names, setting, examples, progress)
-        return Recovered(progress.model.eval(), summary(progress, examples.split, self.data.labels))
+        return Recovered(progress.model.eval(), notes_on_rounds(progress, examples.split, self.data.labels))
 
     def stages(self, split: Split) -> dict[str, list[str]]:
         """Return stage -> its sources; a stage without sources is left out."""
@@ -130,7 +130,12 @@ class Dynamic(WithLoop, Recovery):
         return {stage: names for stage, names in found.items() if names}
 
     def train_stage(
-        self, stage: str, names: Sequence[str], setting: Setting, examples: Measured, progress: Progress
+        self,
+        stage: str,
+        names: Sequence[str],
+        setting: Setting,
+        examples: MeasuredExamples,
+        progress: Progress,
     ) -> None:
         """Train rounds on these sources until they stall."""
         held_out = {name: examples.split.held_out[name] for name in names}
@@ -195,7 +200,7 @@ def shifted(follow: Callable[[Mapping[str, float], int], None], steps: int) -> C
     return lambda values, step: follow(values, step + steps)
 
 
-def summary(progress: Progress, split: Split, labels: Sequence[str]) -> dict[str, Any]:
+def notes_on_rounds(progress: Progress, split: Split, labels: Sequence[str]) -> dict[str, Any]:
     """Return the notes for the record: those of all rounds together, and a row per round."""
     curves: dict[str, list[dict[str, Any]]] = {"curve": [], "held_out_curve": []}
     done = {"step": 0, "tokens": 0, "seconds": 0.0}

@@ -9,9 +9,9 @@ from cfsp.records.record import Record
 from cfsp.report.base import MISSING, Cell, Plot, Section, Table, asked, measured, number, spread, word
 from cfsp.report.groups import Measure, Point, Spread, key_of, points
 from cfsp.report.plots.base import Look
-from cfsp.report.plots.knowledge import source_weights_by_round
 from cfsp.report.plots.latency import latency_by_size, quality_by_latency
 from cfsp.report.plots.recovery import recovery_curves, schedule_curves
+from cfsp.report.plots.sites_and_sources import source_weights_by_round
 
 SHAPE = ("batch", "prompt")
 

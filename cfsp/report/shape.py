@@ -12,7 +12,7 @@ from cfsp.report.names import part_texts
 from cfsp.report.plots.activity import activity, routed_records
 from cfsp.report.plots.base import Look
 from cfsp.report.plots.importance import block_statistics, importance_by_block
-from cfsp.report.plots.knowledge import knowledge_by_site
+from cfsp.report.plots.sites_and_sources import knowledge_by_site
 from cfsp.report.plots.widths import kept_widths
 
 
