@@ -150,3 +150,11 @@ def test_what_is_routed_is_not_routed_again():
     model = routed()
     with pytest.raises(ValueError, match="model.layers.0.mlp is routed: its units cannot be routed"):
         cfsp.apply(plan_for(model), model)
+
+
+def test_what_is_routed_is_not_pruned():
+    model = routed()
+    fixed = {"criterion": "magnitude", "allocator": "uniform", "kinds": ["mlp"]}
+    with pytest.raises(ValueError, match="model.layers.0.mlp is routed: its units cannot be removed"):
+        cfsp.plan(model, [], sparsity=0.3, **fixed)
+    assert cfsp.plan(model, [], sparsity=0.0, **fixed).edits

@@ -20,6 +20,7 @@ from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
 from cfsp.options import Checked
 from cfsp.plans.plan import PrunePlan
+from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.decide import check_kinds
 from cfsp.schedules.method import Method
@@ -93,6 +94,8 @@ class Schedule(Checked, ABC):
         Returns the argument `prepared` of `plan`. Raises ValueError with what would be accepted.
         """
         self.check(subject.sites, method)
+        if self.sparsity:
+            check_dense(subject.model, subject.sites, "removed")
         if self.walks or method.allocator.probes:
             part = self if self.walks else method.allocator
             check_one_stack(subject.model, type(part).__name__)
