@@ -24,11 +24,11 @@ def unit_weights(model: nn.Module, site: Site) -> Iterator:
         for name in dict.fromkeys(name for block in blocks for name in block):
             yield [block.get(name) for block in blocks]
         return
-    seen = set()
+    seen = {}  # holds the weights: one that is computed when read is gone otherwise, and its id is another's
     for member in site.members:
         weight = weight_of(model.get_submodule(member.module))
         if (id(weight), member.dim, member.offset) not in seen:  # tied embeddings are one weight
-            seen.add((id(weight), member.dim, member.offset))
+            seen[id(weight), member.dim, member.offset] = weight
             yield weight, member
 
 

@@ -36,6 +36,7 @@ class PartlyCut:
         }
         """Module -> refitted weight of a consumer."""
         self._count = ParameterCount(model, sites, self.masks)
+        self._whole_cost = {site.name: unit_cost(model, site) for site in sites if not self.cuts}
         self._left = {site.name: self._remaining(site).units for site in sites}
         self.sites = [self._shrunk(site) for site in sites]
         """The sites with their remaining units. Their members still refer to the whole weights."""
@@ -73,7 +74,7 @@ class PartlyCut:
     def cost(self, site: Site) -> int:
         """Return the number of parameters that are removed with one remaining unit (blocks: on average)."""
         if not self.cuts:
-            return unit_cost(self.model, site)
+            return self._whole_cost[site.name]
         fewer = {one.name: one.units for one in self.sites} | {site.name: site.units - 1}
         return round(self.parameters() - self.parameters(fewer))
 

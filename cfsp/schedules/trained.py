@@ -123,8 +123,8 @@ class TrainedSchedule(WithLoop, Schedule):
         stats = self.collect(subject, state, sites, batches, method.allocator.needs)
         removed, target = self.removed(model, sites), 1 - self.budget(subject).share
 
-        def decide(scores: Mapping[str, Tensor]) -> Mapping[str, tuple[int, ...]]:
-            widths = allocate(state, sites, scores, stats, method.allocator, removed)
+        def decide(scores: Mapping[str, Tensor], due: float = 1.0) -> Mapping[str, tuple[int, ...]]:
+            widths = allocate(state, sites, scores, stats, method.allocator, int(due * removed))
             return choose(sites, scores, widths, method.allocator)
 
         pruning = self.pruner.attach(model, sites, target, decide)

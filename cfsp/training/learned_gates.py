@@ -20,11 +20,11 @@ from cfsp.model.sites import Member
 
 
 class StraightThrough(torch.autograd.Function):
-    """1 where a score is above the threshold, else 0. The gradient passes as if it were the score."""
+    """The mask as it is. The gradient passes as if the mask were the score."""
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, threshold: Tensor) -> Tensor:
-        return (scores > threshold).to(scores)
+    def forward(ctx: Any, scores: Tensor, mask: Tensor) -> Tensor:
+        return mask.clone()
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -35,8 +35,8 @@ class Rule(ABC):
     """How scores become a mask while it is learned."""
 
     @abstractmethod
-    def mask(self, scores: Tensor, threshold: Tensor, training: bool) -> Tensor:
-        """Return the mask of scores, in [0, 1]. [scores] -> [scores]"""
+    def value(self, scores: Tensor, mask: Tensor, training: bool) -> Tensor:
+        """Return what weights are multiplied by, in [0, 1]: 0 where the mask is. [scores] -> [scores]"""
 
     def final(self, scores: Tensor) -> Tensor:
         """Return the value of an open gate once masks are decided. [scores] -> [scores]"""
@@ -48,36 +48,37 @@ class Rule(ABC):
 
 
 class Step(Rule):
-    """M = 1{S > t}."""
+    """An open gate is 1."""
 
-    def mask(self, scores: Tensor, threshold: Tensor, training: bool) -> Tensor:
-        return StraightThrough.apply(scores, threshold)
+    def value(self, scores: Tensor, mask: Tensor, training: bool) -> Tensor:
+        return StraightThrough.apply(scores, mask)
 
     def openness(self, scores: Tensor) -> Tensor:
         return torch.sigmoid(scores)
 
 
 class Given(Step):
-    """M = 1{S > t} for scores that are measured, not learned: they get no gradient."""
+    """An open gate is 1; scores are measured, not learned: they get no gradient."""
 
-    def mask(self, scores: Tensor, threshold: Tensor, training: bool) -> Tensor:
-        return (scores > threshold).to(scores)
+    def value(self, scores: Tensor, mask: Tensor, training: bool) -> Tensor:
+        return mask
 
 
 class HardConcrete(Rule):
-    """M = min(1, max(0, s (r - l) + l)) with a concrete random s (Louizos et al., L0, arXiv:1712.01312).
+    """An open gate is min(1, max(0, s (r - l) + l)), s concrete and random (L0, arXiv:1712.01312).
 
     In training the noise is drawn anew in every forward pass. Otherwise an open gate has the value without
-    noise, clamp(sigmoid(S) (r - l) + l), and is closed if S <= t.
+    noise, clamp(sigmoid(S) (r - l) + l).
     """
 
     LOW, HIGH, TEMPERATURE = -0.1, 1.1, 2 / 3
 
-    def mask(self, scores: Tensor, threshold: Tensor, training: bool) -> Tensor:
+    def value(self, scores: Tensor, mask: Tensor, training: bool) -> Tensor:
         if not training:
-            return (scores > threshold).to(scores) * self.final(scores)
+            return mask * self.final(scores)
         noise = torch.rand_like(scores).clamp(1e-6, 1 - 1e-6)
-        return self.stretched(torch.sigmoid((noise.logit() + scores) / self.TEMPERATURE))
+        drawn = self.stretched(torch.sigmoid((noise.logit() + scores) / self.TEMPERATURE))
+        return drawn + (mask * drawn - drawn).detach()  # the gradient passes a closed gate too
 
     def stretched(self, drawn: Tensor) -> Tensor:
         """Stretch values to [l, r], then clamp them to [0, 1]. [scores] -> [scores]"""
@@ -93,47 +94,38 @@ class HardConcrete(Rule):
 class Gate(nn.Module, ABC):
     """A mask on the weight of one linear layer.
 
-    scores: one per unit or tile. threshold: set before each step. decided: the final mask, of the scores'
-        shape; it replaces the rule as soon as the gate is settled. channels: final mask of the channels of
-        the weight's axis `dim`; it closes units that other gates have closed.
+    scores: one per unit or tile. mask: 1 where a gate is open, set before each step; the final value once
+        the gate is settled. Both have the same shape.
     """
 
     scores: nn.Parameter
-    threshold: Tensor
-    decided: Tensor
-    channels: Tensor
+    mask: Tensor
 
-    def __init__(self, shape: Sequence[int], rule: Rule, start: float, weight: Tensor, dim: int) -> None:
+    def __init__(self, shape: Sequence[int], rule: Rule, start: float, weight: Tensor) -> None:
         super().__init__()
-        self.rule, self.dim, self.settled, device = rule, dim, False, weight.device
-        self.scores = nn.Parameter(torch.full(tuple(shape), start, device=device))
-        self.register_buffer("threshold", torch.full((), -torch.inf, device=device))
-        self.register_buffer("decided", torch.ones(tuple(shape), device=device))
-        self.register_buffer("channels", torch.ones(weight.shape[dim], device=device))
+        self.rule, self.settled = rule, False
+        self.scores = nn.Parameter(torch.full(tuple(shape), start, device=weight.device))
+        self.register_buffer("mask", torch.ones(tuple(shape), device=weight.device))
 
     def open(self) -> Tensor:
-        """Return the mask. [units] or [rows / tile, columns / tile], as the scores are"""
+        """Return what the weights are multiplied by. [scores]"""
         if self.settled:
-            return self.decided + 0 * self.scores  # a loss has a gradient even if all weights are frozen
-        return self.rule.mask(self.scores, self.threshold, self.training)
+            return self.mask + 0 * self.scores  # a loss has a gradient even if all weights are frozen
+        return self.rule.value(self.scores, self.mask, self.training)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the masked weight. [rows, columns] -> [rows, columns]"""
-        masked = weight * self.spread(self.open()).to(weight.dtype)
-        return masked * self.along(self.channels).to(weight.dtype) if self.settled else masked
+        return weight * self.spread(self.open()).to(weight.dtype)
 
     def settle(self) -> None:
-        """Freeze the mask as it is now."""
-        self.decided.copy_((self.scores > self.threshold) * self.rule.final(self.scores))
+        """Make the mask final. An open gate whose score is too low for a value stays open all the same."""
+        final = self.rule.final(self.scores)
+        self.mask.mul_(torch.where(final > 0, final, 1.0))
         self.settled = True
 
     @abstractmethod
-    def reopen(self, member: Member, units: Sequence[int]) -> None:
-        """Open the final mask for these units."""
-
-    def along(self, values: Tensor) -> Tensor:
-        """Return values of the channels, to broadcast to the weight. [axis] -> [1, axis] or [axis, 1]"""
-        return values.unsqueeze(1 - self.dim)
+    def close(self, member: Member, units: Tensor) -> None:
+        """Close these units and open the others. units: mask of those to close [units]."""
 
     @abstractmethod
     def spread(self, values: Tensor) -> Tensor:
@@ -157,18 +149,18 @@ class UnitGate(Gate):
     places: Tensor
 
     def __init__(self, member: Member, units: int, rule: Rule, start: float, weight: Tensor) -> None:
-        super().__init__([units], rule, start, weight, member.dim)
-        self.span = member.span
+        super().__init__([units], rule, start, weight)
+        self.dim, self.span = member.dim, member.span
         places = torch.full((weight.shape[member.dim],), -1)
         places[member.places(range(units))] = torch.arange(units).repeat_interleave(member.span)
         self.register_buffer("places", places.to(weight.device), persistent=False)
 
     def spread(self, values: Tensor) -> Tensor:
         """Return the value of each channel's unit, 1 for other channels. [units] -> [1, axis] or [axis, 1]"""
-        return self.along(torch.cat([values, values.new_ones(1)])[self.places])
+        return torch.cat([values, values.new_ones(1)])[self.places].unsqueeze(1 - self.dim)
 
-    def reopen(self, member: Member, units: Sequence[int]) -> None:
-        self.decided[[*units]] = 1
+    def close(self, member: Member, units: Tensor) -> None:
+        self.mask.copy_(~units)
 
     def mean_of_units(self, values: Tensor, member: Member, units: int) -> Tensor:
         return values
@@ -181,19 +173,33 @@ class UnitGate(Gate):
 
 
 class TileGate(Gate):
-    """One score per square tile of a weight (Lagunas et al., block pruning, arXiv:2109.04838)."""
+    """One score per square tile of a weight (Lagunas et al., block pruning, arXiv:2109.04838).
+
+    channels: 0 for channels of the axis `dim` whose unit is closed, whatever its tiles are. A tile of a
+        closed unit still has a gradient, as if the unit were open: it may come back.
+    """
+
+    channels: Tensor
 
     def __init__(self, tile: int, rule: Rule, start: float, weight: Tensor, dim: int) -> None:
-        super().__init__([side // tile for side in weight.shape], rule, start, weight, dim)
-        self.tile = tile
+        super().__init__([side // tile for side in weight.shape], rule, start, weight)
+        self.tile, self.dim = tile, dim
+        self.register_buffer("channels", torch.ones(weight.shape[dim], device=weight.device))
 
     def spread(self, values: Tensor) -> Tensor:
-        """Return the value of each weight's tile. [rows / tile, columns / tile] -> [rows, columns]"""
-        return values.repeat_interleave(self.tile, 0).repeat_interleave(self.tile, 1)
+        """Return each weight's value: its tile's, 0 in closed units. [tiles] -> [rows, columns]"""
+        wide = values.repeat_interleave(self.tile, 0).repeat_interleave(self.tile, 1)
+        whole = wide * self.channels.unsqueeze(1 - self.dim)
+        return whole if self.settled else wide + (whole - wide).detach()
+
+    def close(self, member: Member, units: Tensor) -> None:
+        self.channels.fill_(1)
+        self.channels[member.places(units.nonzero().flatten().tolist())] = 0
 
     def reopen(self, member: Member, units: Sequence[int]) -> None:
-        tiles = (member.places(units) // self.tile).unique().to(self.decided.device)
-        self.decided.movedim(member.dim, 0)[tiles] = 1
+        """Open all tiles that touch these units."""
+        tiles = (member.places(units) // self.tile).unique().to(self.mask.device)
+        self.mask.movedim(member.dim, 0)[tiles] = 1
 
     def mean_of_units(self, values: Tensor, member: Member, units: int) -> Tensor:
         along = values.movedim(member.dim, 0).mean(1).repeat_interleave(self.tile)  # [axis]
@@ -205,9 +211,11 @@ class TileGate(Gate):
         return weight.view(rows, self.tile, columns, self.tile).mean((1, 3))
 
 
-def lowest_kept(scores: Tensor, share: float) -> Tensor:
-    """Return the threshold that this share of the scores does not exceed. []"""
-    gone = min(int(share * scores.numel() + 1e-6), scores.numel())
-    if not gone:
-        return scores.new_tensor(-torch.inf)
-    return scores.detach().flatten().kthvalue(gone).values
+def lowest(scores: Tensor, weights: Tensor, share: float) -> Tensor:
+    """Return where the lowest scores are that have at most this share of the weights together. [scores], bool
+
+    Of equal scores the first come first.
+    """
+    order = scores.argsort(stable=True)
+    gone = weights[order].double().cumsum(0) <= share * weights.double().sum() + 1e-6
+    return torch.zeros_like(gone).scatter_(0, order, gone)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from cfsp.model.sites import Member, Site
 from cfsp.model.views import unit_cost
 from cfsp.model.weights import weight_of
 from cfsp.training.control import Controller, cubic
-from cfsp.training.learned_gates import Gate, TileGate, UnitGate, lowest_kept
+from cfsp.training.learned_gates import Gate, TileGate, UnitGate, lowest
 from cfsp.training.movement_options import MovementOptions
 from cfsp.training.pruner import Decide, Pruning
 
@@ -28,7 +29,12 @@ def scored_layers(site: Site) -> list[str]:
 
 
 class MovementPruning(Pruning):
-    """One gate per site, or one per weight of a site with tiles."""
+    """One gate per site, or one per weight of a site with tiles.
+
+    The masks of a step are the decision for the share that is due: the allocator chooses the units, by the
+    scores, and of the tiles those with the lowest scores go. With thresholds, only what is below them goes,
+    so less than the due share may be closed. What is decided in the end is therefore what trained before.
+    """
 
     def __init__(
         self,
@@ -79,96 +85,73 @@ class MovementPruning(Pruning):
 
     @torch.no_grad()
     def begin_step(self, progress: float) -> None:
-        pruner = self.pruner
-        self.due = cubic(progress, pruner.warmup, pruner.cooldown)
+        self.due = cubic(progress, self.pruner.warmup, self.pruner.cooldown)
         if self.settled or self.due == 0:
             return
         if self.due == 1:
             self.settle()
-        elif self.kind.steered:
-            for _, _, gate in self.all_gates():
-                gate.threshold.fill_(pruner.threshold_at(self.due))
-            self.control.step(self.nearly_closed(), self.due, progress)
-            if self.closed() > self.target * self.due:  # scores fall together, and many at once
-                self.close(self.target * self.due)
-        else:
-            self.close(self.target * self.due)
+            return
+        least = self.pruner.threshold_at(self.due) if self.kind.steered else math.inf
+        self.close(least)
+        self.reached = self.removed()
+        if self.kind.steered:
+            self.control.step(self.nearly_closed(least), self.due, progress)
 
-    def close(self, share: float) -> None:
-        """Set the thresholds so that this share is masked: of each gate's scores, or of all parameters."""
-        found = [*self.all_gates()]
+    def close(self, least: float) -> None:
+        """Set the masks: the due share is closed, but no unit and no tile whose score is above `least`."""
         if not self.kind.learned:
-            for _, path, gate in found:
+            for _, path, gate in self.all_gates():
                 original = self.model.get_parameter(f"{path}.parametrizations.weight.original")
                 gate.scores.copy_(gate.mean_of_weights(original.abs()))
-        if self.kind.per_gate:
-            for _, _, gate in found:
-                gate.threshold.copy_(lowest_kept(gate.scores, share))
-            return
-        prices = [self.price(site, gate) for site, _, gate in found]
-        worths = [self.worth(site, gate).flatten() for site, _, gate in found]
-        worth = torch.cat(worths)
-        weights = torch.cat([torch.full_like(one, price) for one, price in zip(worths, prices, strict=True)])
-        order = worth.argsort(stable=True)
-        gone = int((weights[order].double().cumsum(0) <= share * weights.double().sum() + 1e-6).sum())
-        least = worth[order[gone - 1]] if gone else worth.new_tensor(-torch.inf)
-        for (_, _, gate), one in zip(found, worths, strict=True):
-            closed = one <= least
-            gate.threshold.fill_(gate.scores.flatten()[closed].max() if closed.any() else -torch.inf)
+        self.close_tiles(least)
+        keep, scores = self.decide(self.scores(), self.due), self.unit_scores()
+        for site in self.sites:
+            consumer, score = site.consumers[0], scores[site.name]
+            units = torch.ones(site.units, dtype=torch.bool, device=score.device)
+            units[[*keep[site.name]]] = False
+            self.gates[site.name][consumer.module].close(consumer, units & (score <= least))
+            if self.pruner.tile_of(site):
+                self.reopen(site, keep[site.name])
 
-    def price(self, site: Site, gate: Gate) -> float:
-        """Return the number of parameters that one score stands for."""
-        return float(gate.tile**2) if isinstance(gate, TileGate) else float(self.cost[site.name])
+    def close_tiles(self, least: float) -> None:
+        """Close the due share of tiles: of each weight's, or of all weights' together."""
+        found = [gate for _, _, gate in self.all_gates() if isinstance(gate, TileGate)]
+        for gates in [[gate] for gate in found] if self.kind.per_gate else [found] if found else []:
+            scores = torch.cat([gate.scores.flatten() for gate in gates])
+            sizes = torch.cat(
+                [
+                    torch.full([gate.scores.numel()], float(gate.tile**2), device=gate.scores.device)
+                    for gate in gates
+                ]
+            )
+            closed = lowest(scores, sizes, self.target * self.due) & (scores <= least)
+            parts = closed.split([gate.scores.numel() for gate in gates])
+            for gate, part in zip(gates, parts, strict=True):
+                gate.mask.copy_(~part.view_as(gate.mask))
 
-    def worth(self, site: Site, gate: Gate) -> Tensor:
-        """Return what gates are compared by: their scores, or openness per parameter. [scores]"""
-        if self.kind.per_parameter:
-            return gate.rule.openness(gate.scores) / self.price(site, gate)
-        return gate.scores.detach()
+    def reopen(self, site: Site, keep: Sequence[int]) -> None:
+        """Open the tiles of units that stay, although all their tiles are closed."""
+        dead = self.open_tiles(site) == 0
+        again = [unit for unit in keep if dead[unit]] if dead.any() else []
+        for member in self.read(site) if again else ():
+            gate = self.gates[site.name][member.module]
+            assert isinstance(gate, TileGate), "only tiles close without their unit"
+            gate.reopen(member, again)
 
-    def nearly_closed(self) -> float:
-        """Return the share of the parameters whose scores are below their threshold, smoothed around it."""
-        closed = whole = 0.0
-        for site, _, gate in self.all_gates():
-            price = self.price(site, gate)
-            closed = closed + price * torch.sigmoid(SLOPE * (gate.threshold - gate.scores)).sum()
-            whole += price * gate.scores.numel()
-        return float(closed) / whole
-
-    def closed(self) -> float:
-        """Return the share of the parameters whose scores are at or below their threshold."""
-        gone = whole = 0.0
-        for site, _, gate in self.all_gates():
-            price = self.price(site, gate)
-            gone = gone + price * (gate.scores <= gate.threshold).sum()
-            whole += price * gate.scores.numel()
-        return float(gone) / whole
+    def nearly_closed(self, least: float) -> float:
+        """Return the share of the parameters whose units' scores are below `least`, smoothed around it."""
+        scores = self.unit_scores()
+        gone = sum(
+            self.cost[site.name] * float(torch.sigmoid(SLOPE * (least - scores[site.name])).sum())
+            for site in self.sites
+        )
+        return gone / self.total
 
     def settle(self) -> None:
-        """Decide for good: as many units are closed as are asked for, by the scores, and no others.
-
-        First thresholds that close at least so many; they say which tiles inside kept units stay closed.
-        """
-        self.reached, low, high = self.closed(), 0.0, 1.0
-        for _ in range(24):
-            middle = (low + high) / 2
-            self.close(middle)
-            low, high = (low, middle) if self.removed() >= self.target else (middle, high)
-        self.close(high)
-        keep, dead = (
-            self.decide(self.scores()),
-            {site.name: self.open_share(site) == 0 for site in self.sites},
-        )
-        for site in self.sites:
-            kept = torch.zeros(site.units, dtype=torch.bool)
-            kept[[*keep[site.name]]] = True
-            for gate in self.gates[site.name].values():
-                gate.settle()
-            again = (kept & dead[site.name].cpu()).nonzero().flatten().tolist()
-            gates, consumer = self.gates[site.name], site.consumers[0]
-            for member in self.read(site) if again else ():
-                gates[member.module].reopen(member, again)
-            gates[consumer.module].channels[consumer.places((~kept).nonzero().flatten().tolist())] = 0
+        """Decide for good: as many units are closed as are asked for, by the scores, and no others."""
+        self.close(math.inf)
+        for _, _, gate in self.all_gates():
+            gate.settle()
         self.settled = True
 
     def penalty(self) -> Tensor:
@@ -184,51 +167,58 @@ class MovementPruning(Pruning):
 
     @torch.no_grad()
     def removed(self) -> float:
-        gone = sum(float((self.open_share(site) == 0).sum()) * self.cost[site.name] for site in self.sites)
+        gone = sum(float((~self.is_open(site)).sum()) * self.cost[site.name] for site in self.sites)
         return gone / self.total
 
-    def open_share(self, site: Site) -> Tensor:
-        """Return the open part of each unit; 0 if all that it reads or gives is masked. [units]"""
-        if self.settled:
-            consumer = site.consumers[0]
-            channels = self.gates[site.name][consumer.module].channels
-            return channels[consumer.places(range(site.units))].view(site.units, -1).amax(1)
-        return self.unit_means(site, lambda gate: (gate.scores > gate.threshold).float())
+    def is_open(self, site: Site) -> Tensor:
+        """Return which units have an effect. [units], bool"""
+        consumer = site.consumers[0]
+        gate = self.gates[site.name][consumer.module]
+        if not isinstance(gate, TileGate):
+            return gate.mask > 0
+        channels = gate.channels[consumer.places(range(site.units))].view(site.units, -1).amax(1)
+        return (channels > 0) & (self.open_tiles(site) > 0)
 
-    def unit_means(self, site: Site, value: Callable[[Gate], Tensor]) -> Tensor:
-        """Return the mean of the gates' values over each unit's outputs, times that of its inputs. [units]"""
+    def open_tiles(self, site: Site) -> Tensor:
+        """Return the open part of each unit's tiles; 0 if all that it reads or gives is masked. [units]"""
         found = torch.ones(site.units, device=self.model.device)
         for member in self.read(site):
             gate = self.gates[site.name][member.module]
-            found = found * gate.mean_of_units(value(gate), member, site.units)
+            found = found * gate.mean_of_units((gate.mask > 0).float(), member, site.units)
         return found
 
     def read(self, site: Site) -> list[Member]:
         """Return the members without whose weights a unit is zero: its outputs, and with tiles its values."""
         return [site.consumers[0], *(value_members(site) if self.pruner.tile_of(site) else [])]
 
+    def unit_scores(self) -> dict[str, Tensor]:
+        """Return site name -> mean score of each unit's gates. [units]"""
+        found = {}
+        for site in self.sites:
+            parts = [
+                self.gates[site.name][member.module].mean_of_units(
+                    self.gates[site.name][member.module].scores.detach(), member, site.units
+                )
+                for member in self.read(site)
+            ]
+            found[site.name] = torch.stack(parts).mean(0)
+        return found
+
     def scores(self) -> dict[str, Tensor]:
-        """Return site name -> score of each unit [units], as masks compare them; closed ones come last."""
-        found = {
-            site.name: sum(
-                (
-                    gate.mean_of_units(self.worth(site, gate), member, site.units)
-                    for member in self.read(site)
-                    for gate in [self.gates[site.name][member.module]]
-                ),
-                torch.zeros(site.units, device=self.model.device),
-            )
-            / len(self.read(site))
-            for site in self.sites
-        }
+        """Return site name -> score of each unit. Units whose tiles are all closed come last. [units]"""
+        found = self.unit_scores()
         most = 2 * max(float(score.abs().max()) for score in found.values()) + 1
-        return {site.name: found[site.name] - most * (self.open_share(site) == 0) for site in self.sites}
+        for site in self.sites:
+            if self.pruner.tile_of(site):
+                found[site.name] = found[site.name] - most * (self.open_tiles(site) == 0)
+        return found
 
     @torch.no_grad()
     def decided(self) -> dict[str, tuple[int, ...]]:
         if not self.settled:
+            self.due = 1.0
             self.settle()
-        return {site.name: tuple(self.open_share(site).nonzero().flatten().tolist()) for site in self.sites}
+        return {site.name: tuple(self.is_open(site).nonzero().flatten().tolist()) for site in self.sites}
 
     def state(self) -> dict[str, Tensor]:
         control = self.control

@@ -22,10 +22,10 @@ TILED: Mapping[str, tuple[str, ...]] = {"struct": (), "hybrid": KINDS[1:], "bloc
 class MaskKind:
     """How scores become a mask.
 
-    rule: of a gate. start: score that gates begin with. steered: the threshold follows the schedule, and a
-    penalty decides how many scores fall below it; otherwise the threshold is set so that the due share does.
+    rule: of a gate. start: score that gates begin with. steered: only scores below a threshold are closed,
+    and a penalty decides how many fall below it; otherwise the lowest are closed, wherever they are.
     bounded: the threshold is one of sigmoid(S), not of S. learned: whether scores train. per_gate: the share
-    is one of each gate's scores, not of all parameters. per_parameter: scores are compared per parameter.
+    of tiles is one of each weight's tiles, not of all weights' together.
     """
 
     rule: Rule = field(default_factory=Step)
@@ -34,7 +34,6 @@ class MaskKind:
     bounded: bool = True
     learned: bool = True
     per_gate: bool = False
-    per_parameter: bool = False
 
 
 MASKS: Mapping[str, MaskKind] = {
@@ -42,7 +41,7 @@ MASKS: Mapping[str, MaskKind] = {
     "hard": MaskKind(steered=True, bounded=False),
     "hard_concrete": MaskKind(HardConcrete(), start=2.0, steered=True),
     "top": MaskKind(per_gate=True),
-    "budget": MaskKind(per_parameter=True),
+    "budget": MaskKind(),
     "magnitude": MaskKind(Given(), learned=False, per_gate=True),
 }
 
@@ -54,13 +53,14 @@ class MovementOptions(Checked):
     variant: struct scores heads (or key/value groups) and neurons; hybrid scores tiles of the attention's
         weights and neurons; block scores tiles of all weights.
     tile: side of the square tiles; 1 is plain movement pruning (Sanh et al., arXiv:2005.07683).
-    mask: how scores S become a mask; t rises by a cubic schedule.
-        soft: sigmoid(S) > t (soft movement pruning; the block pruning paper).
-        hard: S > t.
-        hard_concrete: a random gate that can be exactly 0 or 1 (L0, arXiv:1712.01312).
-        top: the highest S of each gate (movement pruning).
-        budget: the highest S per parameter of all gates together.
-        magnitude: the largest mean |W| of each gate; nothing is learned.
+    mask: how scores S become a mask; t rises by a cubic schedule. Never more is closed than is due.
+        soft: the lowest with sigmoid(S) <= t (soft movement pruning; the block pruning paper).
+        hard: the lowest with S <= t; t rises from -threshold to threshold.
+        hard_concrete: as soft; an open gate is random and can be exactly 0 or 1 (L0, arXiv:1712.01312).
+        top: the lowest S, of tiles the lowest of each weight (movement pruning).
+        budget: the lowest S, of tiles the lowest of all weights together (one budget; GRASPrune,
+            arXiv:2604.19398). S stands for a score per parameter: all begin equal, whatever they cost.
+        magnitude: the smallest mean |W|, of tiles the smallest of each weight; nothing is learned.
     threshold: t at the end.
     penalties: kind of site -> weight of its mean openness in the loss (lambda); cross_attention has that of
         attention unless it is given. One controller multiplies them all until the share that is asked for is

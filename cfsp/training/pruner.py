@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
@@ -12,8 +12,17 @@ from transformers import PreTrainedModel
 from cfsp.model.sites import Site
 from cfsp.options import Checked
 
-Decide = Callable[[Mapping[str, Tensor]], Mapping[str, tuple[int, ...]]]
-"""Site name -> score of each unit [units], higher means keep. Returns the units to keep."""
+
+class Decide(Protocol):
+    """The allocator's decision."""
+
+    def __call__(self, scores: Mapping[str, Tensor], due: float = 1.0, /) -> Mapping[str, tuple[int, ...]]:
+        """Return site name -> the units to keep.
+
+        scores: site name -> score of each unit [units], higher means keep. due: the part of the requested
+            removal that is due, in [0, 1].
+        """
+        ...
 
 
 class Pruning(ABC):
