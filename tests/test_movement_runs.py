@@ -9,13 +9,17 @@ import time
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from labelled import saved_encoder
+from omegaconf import MissingMandatoryValue, OmegaConf
 from pages import understood
 from pairwise import rest_slow
 from transformers import AutoModelForCausalLM
 
 import cfsp
 from cfsp.records.record import Record
+from cfsp.running.attempts import one_line
+from cfsp.running.build import CONF
 
 SHORT = [
     "schedule=movement",
@@ -157,14 +161,33 @@ def test_the_table_names_the_schedule(cli, text_file, capsys):
     config = json.loads(record.read_text())["config"]
     assert config["criterion"]["_target_"].endswith("Learned")
     main([str(record.parent)])
-    assert "perplexity" in capsys.readouterr().out
+    assert "movement" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    "name", ["squad_v1", *(f"{one} model.path=my/base" for one in ("squad_v2", "mnli", "cnn_dm"))]
+    "words",
+    [
+        "+experiment=block_pruning/squad_v1",
+        "'+experiment=[block_pruning/squad_v2,hybrid_filled]' model.path=my/base",
+        "+experiment=block_pruning/mnli model.path=my/base",
+        "+experiment=block_pruning/cnn_dm model.path=my/base",
+        "+experiment=block_pruning task=sst2",
+    ],
 )
-def test_the_papers_recipes_are_understood(name):
-    parts = understood(f"cfsp +experiment=block_pruning/{name}")
+def test_the_papers_recipes_are_understood(words):
+    parts = understood(f"cfsp {words}")
     assert parts.schedule.trains
     assert parts.schedule.data.task is not None
     assert parts.schedule.objective.temperature == 2
+
+
+@pytest.mark.parametrize(
+    "recipe", ["block_pruning/squad_v2", "block_pruning/mnli", "block_pruning/cnn_dm", "lte/glue"]
+)
+def test_a_recipe_for_a_model_of_ones_own_wants_its_path(recipe):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = compose("config", [f"+experiment={recipe}"])
+    assert "model.path" in OmegaConf.missing_keys(config)
+    with pytest.raises(MissingMandatoryValue) as error:
+        OmegaConf.to_container(config, throw_on_missing=True)
+    assert one_line(error.value) == "model.path has no value; expected model.path=..."

@@ -52,7 +52,7 @@ def composed_once(*overrides) -> DictConfig:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         config = compose("config", list(overrides))
     for key in OmegaConf.missing_keys(config):
-        OmegaConf.update(config, key, ["a.txt"])
+        OmegaConf.update(config, key, "a" if key == "model.path" else ["a.txt"])
     return config
 
 

@@ -237,7 +237,7 @@ def test_every_yaml_builds_and_is_small(part):
     group = f"recovery/{part}".rstrip("/")
     for name in choices(group):
         lines = (CONF / group / f"{name}.yaml").read_text().splitlines()
-        assert len([line for line in lines if not line.startswith("   ")]) <= 16  # beside what sources hold
+        assert len([line for line in lines if not line.startswith("  ")]) <= 16  # beside what sources hold
         with initialize_config_dir(str(CONF), version_base="1.3"):
             config = compose("config", [*(["recovery=lora", "task=sst2"] if part else []), f"{group}={name}"])
         for key in OmegaConf.missing_keys(config):

@@ -155,14 +155,22 @@ ROUNDS = [
 """What makes LoRAShear short."""
 
 
+ROUTED = ("lte", "moefication")
+
+
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_runs(tiny, name):
     own = ["allocator.round_to=8"] if name.startswith("cfsp") else []  # 128 is too wide here
-    own += TRAINED if name in ("block_pruning", "hybrid_filled") else []
+    own += TRAINED if name == "block_pruning" else []
     own += ["recovery.training.max_steps=2", "recovery.data.window=16"] if name == "hybrid_filled" else []
     own += ROUNDS if name == "lorashear" else []
+    own += ["sparsity=0"] if name in ROUTED else []
+    own += ["schedule.data.window=16", "schedule.training.max_steps=4"] if name == "lte" else []
     cfg = tiny(f"+experiment={name}", "allocator.protect=[]", *own)
     record = run(cfg)
+    if name in ROUTED:
+        assert record.sparsity["model"] <= 0  # routers are parameters too
+        return
     assert 0 < record.sparsity[record.config["sparsity_of"]]
     if not name.endswith("released"):  # which may miss
         assert record.sparsity[record.config["sparsity_of"]] == pytest.approx(0.2, abs=0.12)
@@ -179,8 +187,10 @@ def test_every_yaml_builds_and_is_small(group, name):
     path = CONF / group / f"{name}.yaml"
     assert len(path.read_text().splitlines()) < 13
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        task = ["task=sst2"] if name == "task" else []
-        config = compose("config", [*task, f"{group}={name}"])[group]
+        own = (
+            ["task=sst2"] if name == "task" else ["sparsity=0"] if name in ("routing", "routed_once") else []
+        )
+        config = compose("config", [*own, f"{group}={name}"])[group]
     if group == "model":
         return  # loads a model; test_reference.py does
     for node in config.values() if group == "evaluation" else [config]:

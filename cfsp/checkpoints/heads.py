@@ -36,6 +36,10 @@ def label_options(path: str | Path, labels: Sequence[str] | None, revision: str 
     }
 
 
+MANY = 4
+"""Names of missing weights that a message lists."""
+
+
 def check_head(path: str | Path, missing: Collection[str], trained: bool | None) -> None:
     """Name the missing weights of a head on stderr. Raises ValueError if they would stay random.
 
@@ -43,7 +47,8 @@ def check_head(path: str | Path, missing: Collection[str], trained: bool | None)
     """
     if not missing or trained is None:
         return
-    names = ", ".join(sorted(missing))
+    first = sorted(missing)[:MANY]
+    names = ", ".join(first) + (f" and {len(missing) - MANY} more" if len(missing) > MANY else "")
     if not trained:
         raise ValueError(
             f"model path {str(path)!r} lacks {names}, which nothing here would train; expected a checkpoint "

@@ -17,6 +17,11 @@ from cfsp.running.plugins import look_here
 
 WIDTH = 110
 DEFAULT = re.compile(r"- (?P<group>\w+): *(?P<choice>[\w\[\],]+) *# *(?P<meaning>.*)")
+BASE = re.compile(r"^  - ([\w/]+)(?:@_here_)?$", flags=re.MULTILINE)
+ENTRY = re.compile(
+    r"^  - (?:override )?(?P<slash>/?)(?P<group>[\w/]+)(?:@(?P<place>[\w.]+))?: *(?P<choice>\S+)",
+    flags=re.MULTILINE,
+)
 OPTION = re.compile(r"(?P<indent> *)(?P<key>\w+): *(?P<value>.*?)(?: +# (?P<meaning>.*))?")
 MEANINGS = {
     "allocator/knowledge": "how protect=knowledge measures sites; chosen with a plus",
@@ -77,20 +82,28 @@ class Choice:
         return first or self.target or ""
 
     @property
+    def bases(self) -> list[Choice]:
+        """The files of this group that the file begins with."""
+        names = [name for name in BASE.findall(self.path.read_text()) if name != "_self_"]
+        return [Choice(self.group, name, self.path.parent / f"{name}.yaml") for name in names]
+
+    @property
     def target(self) -> str | None:
-        """The class or function that the file names."""
+        """The class or function that the file, or one that it begins with, names."""
         found = re.search(r"^ {0,2}_target_: *(\S+)", self.path.read_text(), flags=re.MULTILINE)
-        return found and found[1]
+        return found[1] if found else next((base.target for base in self.bases), None)
 
     def options(self) -> list[tuple[str, str, str]]:
-        """Return key, default and meaning of every option of the file."""
+        """Return key, default and meaning of every option of the file and of those that it begins with."""
         from omegaconf import OmegaConf
 
         from cfsp.running.plain import plain
 
-        meanings = self.meanings()
+        rows = {row[0]: row for base in self.bases for row in base.options()}
+        meanings = {key: meaning for key, _, meaning in rows.values()} | self.meanings()
         whole = plain(OmegaConf.load(self.path))
-        return [(key, value, meanings.get(key, "")) for key, value in leaf_options(whole)]
+        rows |= {key: (key, value, meanings.get(key, "")) for key, value in leaf_options(whole)}
+        return [*rows.values()]
 
     def meanings(self) -> dict[str, str]:
         """Return dotted key -> the comment on its line."""
@@ -104,9 +117,18 @@ class Choice:
                 found[".".join(key for _, key in path)] = parts["meaning"] or ""
         return found
 
-    def parts(self) -> list[tuple[str, str]]:
-        """Return the groups inside this one, and the file's choice of each."""
-        return re.findall(r"^  - (\w+): (\w+|\$\S+)", self.path.read_text(), flags=re.MULTILINE)
+    def parts(self) -> dict[str, str]:
+        """Return the groups that the file chooses from, as they are typed, and its choices."""
+        found = {key: choice for base in self.bases for key, choice in base.parts().items()}
+        here = self.group.replace("/", ".")
+        for entry in ENTRY.finditer(self.path.read_text()):
+            group, place = entry["group"], entry["place"]
+            if not entry["slash"]:
+                group = f"{self.group}/{group}"
+            elif place and not place.startswith("_global_"):
+                group = f"{group}@{here}.{place}"
+            found[group] = entry["choice"]
+        return found
 
     @property
     def is_global(self) -> bool:
@@ -161,11 +183,13 @@ def describe_choice(arguments: Sequence[str]) -> None:
     print(f"{group}={choice.name}\n{textwrap.fill(choice.comment, WIDTH)}\n")
     head = "" if choice.is_global else f"{group.replace('/', '.')}."
     rows = [(f"{head}{key}", value, meaning) for key, value, meaning in choice.options()]
-    for inner, one in choice.parts():
+    for part, one in choice.parts().items():
+        inner = part.partition("@")[0]
         if one.startswith("$"):
-            rows.append((f"{group}/{inner}", "of the task", f"cfsp list {group}/{inner}"))
+            rows.append((part, "of the task", f"cfsp list {inner}"))
         else:
-            rows.append((f"{group}/{inner}", one, f"cfsp describe {group}/{inner}={one}"))
+            told = f"cfsp list {inner}" if one.startswith("[") else f"cfsp describe {inner}={one}"
+            rows.append((part, one, told))
     print_options(rows)
     if choice.target is not None:
         print(f"\n{choice.target}\n{textwrap.indent(docstring(choice.target), '  ')}")

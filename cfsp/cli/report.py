@@ -16,7 +16,7 @@ from cfsp.records.reading import read_records
 from cfsp.records.record import Record
 from cfsp.report.base import Section, measured
 from cfsp.report.costs import by_clock, latency_section, recovery_section, schedule_section
-from cfsp.report.groups import latencies, perplexities, ranked, studies, zero_shots
+from cfsp.report.groups import Measure, latencies, perplexities, ranked, studies, zero_shots
 from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, overview_section
 from cfsp.report.page import page
@@ -159,12 +159,7 @@ def study_sections(
     prefix = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "study"
     qualities, accuracies = perplexities(records), zero_shots(records)
     names = ranked(names, [*qualities, *accuracies])
-    clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
-    trained = [record for record in records if record.training]
-    analysed = [record for record in records if "knowledge" in record.notes]
-    curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
-    masked = [one for one in records if (one.schedule_training or {}).get("curve")]
-    found = {
+    found: dict[str, list[Section]] = {
         "perplexity": [
             perplexity_section(one, title, f"{prefix}-perplexity-{place}", names, styles)
             for place, one in enumerate(qualities, start=1)
@@ -173,6 +168,21 @@ def study_sections(
             zero_shot_section(one, title, f"{prefix}-zero-shot-{place}", names, styles)
             for place, one in enumerate(accuracies, start=1)
         ],
+        **model_sections(records, title, prefix, names, styles),
+        **cost_sections(records, qualities, title, prefix, names, styles),
+    }
+    missing = [what for what, sections in found.items() if not sections and what not in OPTIONAL]
+    sections = [section for sections in found.values() for section in sections]
+    sections.append(runs_section(records, title, f"{prefix}-runs", names))
+    return Compared(title, records, names, [*qualities, *accuracies], missing), sections
+
+
+def model_sections(
+    records: Sequence[Record], title: str, prefix: str, names: Mapping[str, str], styles: Mapping[str, Look]
+) -> dict[str, list[Section]]:
+    """Return topic -> sections about what is left of the models."""
+    analysed = [record for record in records if "knowledge" in record.notes]
+    return {
         "kept widths": [widths_section(records, title, f"{prefix}-widths", names)],
         "active units": (
             [activity_section(records, title, f"{prefix}-activity", names, styles)]
@@ -185,6 +195,23 @@ def study_sections(
             else []
         ),
         "knowledge of sites": [knowledge_section(analysed, title, f"{prefix}-knowledge")] if analysed else [],
+    }
+
+
+def cost_sections(
+    records: Sequence[Record],
+    qualities: Sequence[Measure],
+    title: str,
+    prefix: str,
+    names: Mapping[str, str],
+    styles: Mapping[str, Look],
+) -> dict[str, list[Section]]:
+    """Return topic -> sections about time and training."""
+    clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
+    trained = [record for record in records if record.training]
+    curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
+    masked = [one for one in records if (one.schedule_training or {}).get("curve")]
+    return {
         "latency": [
             latency_section(one, qualities, title, f"{prefix}-latency-{place}", names, styles)
             for place, one in enumerate(clocks, start=1)
@@ -194,10 +221,6 @@ def study_sections(
         if masked
         else [],
     }
-    missing = [what for what, sections in found.items() if not sections and what not in OPTIONAL]
-    sections = [section for sections in found.values() for section in sections]
-    sections.append(runs_section(records, title, f"{prefix}-runs", names))
-    return Compared(title, records, names, [*qualities, *accuracies], missing), sections
 
 
 if __name__ == "__main__":

@@ -80,9 +80,11 @@ class LlamaLike:
             yield from self.block(index, weights, scale)
 
     def whole(self, name: str, weight: Tensor, scale: float) -> GGUFTensor:
+        """Return a weight times a scale. [of the weight]"""
         return GGUFTensor(name, tuple(weight.shape), lambda: weight if scale == 1 else weight.float() * scale)
 
     def norm(self, name: str, weight: Tensor, scale: float = 1.0) -> GGUFTensor:
+        """Return a norm's weight as llama.cpp multiplies by it. [channels]"""
         more = 1.0 if self.shifted else 0.0
         return GGUFTensor(name, tuple(weight.shape), lambda: (weight.float() + more) * scale)
 
@@ -170,7 +172,7 @@ def interleaved(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def separate(weights: dict[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
-    """Split layers that are several in one. No weight is copied."""
+    """Split layers that are several in one. No weight is copied. name -> weight [outputs, inputs]"""
     for name in [*weights]:
         layer = next((one for one in FUSED if f".{one}." in name), None)
         if layer is None:

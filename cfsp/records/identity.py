@@ -53,17 +53,24 @@ def without_homes(config: Any) -> Any:
     return [*map(without_homes, config)] if isinstance(config, list) else config
 
 
+OF_PRUNER = {"lhspg": "lorashear"}
+"""Pruner -> the schedule that is named otherwise."""
+
+
 def part_name(config: Mapping[str, Any]) -> str:
     """Return the name of a part on the command line, made from the name of its class.
 
-    A recovery with parameters and an objective is named after both: lora, importance_lora, distill. A
-    schedule with a pruner is named after that: movement.
+    A recovery with parameters and an objective is named after both: lora, importance_lora, distill;
+    dynamic, if it trains in rounds what lora does. A schedule with a pruner is named after that: movement.
     """
     if "pruner" in config:
-        return part_name(config["pruner"])
-    if {"parameters", "objective"} <= config.keys():
-        return recovery_name(config["parameters"], config["objective"])
+        name = part_name(config["pruner"])
+        return OF_PRUNER.get(name, name)
     name = config["_target_"].rsplit(".", 1)[-1]
+    if {"parameters", "objective"} <= config.keys():
+        trained = recovery_name(config["parameters"], config["objective"])
+        rounds = "dynamic" if trained == "lora" else f"dynamic/{trained}"
+        return rounds if name == "Dynamic" else trained
     name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     name = re.sub(r"_(compensation|recovery)$", "", name)
     return "none" if name == "no" else name

@@ -23,15 +23,17 @@ def load_teacher(
     """
     if objective.teacher is None:
         return None
-    head = head_of(model)
-    teacher, words = load(
-        objective.teacher,
-        head=head,
-        head_trained=False,
-        dtype=str(model.dtype).removeprefix("torch."),
-        device=str(model.device),
-    )
-    start = f"objective.teacher={objective.teacher!r}"
+    head, start = head_of(model), f"objective.teacher={objective.teacher!r}"
+    try:
+        teacher, words = load(
+            objective.teacher,
+            head=head,
+            head_trained=False,
+            dtype=str(model.dtype).removeprefix("torch."),
+            device=str(model.device),
+        )
+    except ValueError as error:
+        raise ValueError(f"{start}, with the head {head} as the model's: {error}") from error
     if words.get_vocab() != tokenizer.get_vocab():
         raise ValueError(f"{start} has another vocabulary than the model; expected the same tokenizer")
     ours, theirs = labels_of_head(model, head), labels_of_head(teacher, head)

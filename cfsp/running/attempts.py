@@ -19,7 +19,7 @@ from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from cfsp.checks import UnknownName
 from cfsp.running.plain import plain
@@ -146,6 +146,8 @@ def command() -> str:
 
 def one_line(error: Exception) -> str:
     """Return the message in one line, after the error's type if that is not in `EXPECTED`."""
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key} has no value; expected {error.full_key}=..."
     kind = "" if isinstance(error, EXPECTED) else f"{type(error).__name__}: "
     return kind + " ".join(str(error).split())
 

@@ -23,7 +23,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return a row per record and metric of the pruned model.
 
     Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
-    (`criterion`, `recovery.parameters`), and under `recovery` what it trains and learns from; `model`, the
+    (`criterion`, or the schedule that learns its scores; `recovery.parameters`), and under `recovery` what it
+    trains and learns from; `model`, the
     last part of its path; `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned
     model, `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`,
     `value`, `stderr`, `dense` (the dense model's value), `better`, `protocol` (JSON) and `overlaps`. Lists
@@ -40,6 +41,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             "density": record.density,
             "overlaps": "\n".join(record.overlaps or []),
         }
+        if run["criterion"] == "learned":
+            run["criterion"] = run["schedule"]
         for name, metric in record.metrics["pruned"].items():
             found = {
                 "metric": name,

@@ -56,7 +56,7 @@ one_shot() { # cut first, then the same steps with the same teacher
 
 decoder() { # the embedded model, the same steps and tokens for both
     local here=(results=$results/decoder cache=results/cache "sites=[mlp,attention]" sparsity=0.5 seed=$seeds)
-    cfsp -m "${here[@]}" +experiment=block_pruning schedule.pruner.variant=${VARIANTS:-struct,hybrid} "$@"
+    cfsp -m "${here[@]}" +experiment=block_pruning schedule.data.window=256 schedule.pruner.variant=${VARIANTS:-struct,hybrid} "$@"
     cfsp -m "${here[@]}" criterion=obs compensation=least_squares allocator=uniform recovery=full \
         recovery/objective=distillation_with_labels recovery.data.window=256 recovery.training.learning_rate=5e-4 \
         recovery.training.max_steps=400 recovery.training.patience=null "$@"

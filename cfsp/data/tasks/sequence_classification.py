@@ -49,6 +49,8 @@ class SequenceClassification(LabelledTask):
             raise ValueError(
                 f"task.labels={self.labels}: expected two or more names, each once; null for numbers"
             )
+        if not self.metrics:
+            raise ValueError(f"task.metrics=[]: expected one or more of {', '.join(self.known)}")
         for metric in self.metrics:
             check_choice("task.metrics", metric, self.known)
         if "f1" in self.metrics and len(self.choices) != 2:
