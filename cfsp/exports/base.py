@@ -51,7 +51,7 @@ class Saved:
                 f"{folder} keeps its adapters apart, and an export has none; expected a model that was saved "
                 "with recovery.parameters.merge=true"
             )
-        head = head_of(folder)
+        head = saved_head(folder)
         with quiet():
             model, tokenizer = load(folder, head=head)
         if own_modules(model):
@@ -73,7 +73,7 @@ class Saved:
         return f"{card.rstrip()}\n\n## Exported\n\n{done}\n"
 
 
-def head_of(folder: Path) -> str:
+def saved_head(folder: Path) -> str:
     """Return the head of a saved model. Raises ValueError if its config names no class that has one."""
     with reading_model(folder):
         config, _ = PreTrainedConfig.get_config_dict(folder)

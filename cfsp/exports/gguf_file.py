@@ -159,7 +159,7 @@ def architecture(model: PreTrainedModel, want: Sequence[BlockShape]) -> str:
             "cfsp-export padded and llama.cpp's convert_hf_to_gguf.py on what it writes"
         )
     check_blocks(model, family)
-    biases, alike = added_biases(model), len({*want}) == 1 and bool(want[0].heads)
+    biases, alike = biases_beyond(model), len({*want}) == 1 and bool(want[0].heads)
     if kind == "qwen2":
         alike = alike and (want[0].heads or 0) * Shapes.of(model).head_dim == Shapes.of(model).hidden
     if alike and not biases:
@@ -173,7 +173,7 @@ def architecture(model: PreTrainedModel, want: Sequence[BlockShape]) -> str:
     return family.uneven
 
 
-def added_biases(model: PreTrainedModel) -> list[str]:
+def biases_beyond(model: PreTrainedModel) -> list[str]:
     """Return the biases of the layers that write to the residual stream, and of MLPs."""
     ends = ("o_proj.bias", "down_proj.bias", "gate_proj.bias", "up_proj.bias")
     own = [name for name, _ in model.named_parameters() if name.endswith(ends)]

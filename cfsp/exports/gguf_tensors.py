@@ -80,9 +80,11 @@ class LlamaLike:
             yield from self.block(index, weights, scale)
 
     def whole(self, name: str, weight: Tensor, scale: float) -> GGUFTensor:
+        """Return a weight [its axes] that is written as it is, times a number."""
         return GGUFTensor(name, tuple(weight.shape), lambda: weight if scale == 1 else weight.float() * scale)
 
     def norm(self, name: str, weight: Tensor, scale: float = 1.0) -> GGUFTensor:
+        """Return the weight [hidden or head_dim] of a norm."""
         more = 1.0 if self.shifted else 0.0
         return GGUFTensor(name, tuple(weight.shape), lambda: (weight.float() + more) * scale)
 

@@ -42,10 +42,10 @@ class Padded(FolderExporter):
         check_integer("multiple", self.multiple, least=1)
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        plain_config(model, self.multiple)
+        padded_config(model, self.multiple)
 
     def write(self, saved: Saved, target: Path) -> None:
-        config, want = plain_config(saved.model, self.multiple)
+        config, want = padded_config(saved.model, self.multiple)
         heads = f", {want.heads} query heads in {want.groups} key/value groups" if want.heads else ""
         done = (
             f"By `cfsp-export padded`: units of zeros give each block {want.width} neurons{heads}, so a "
@@ -67,7 +67,7 @@ def padded_model(model: PreTrainedModel, config: PreTrainedConfig, want: BlockSh
     return made.eval()
 
 
-def plain_config(model: PreTrainedModel, multiple: int) -> tuple[PreTrainedConfig, BlockShape]:
+def padded_config(model: PreTrainedModel, multiple: int) -> tuple[PreTrainedConfig, BlockShape]:
     """Return a plain config for the padded model and the sizes of its blocks.
 
     Raises ValueError if the family's config can express no such model.
