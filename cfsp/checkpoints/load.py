@@ -81,9 +81,8 @@ def load(
         checkpoint lacks will be trained. True names it on stderr, False refuses it, None does neither.
 
     Raises:
-        ValueError: there is no model at `path`, or it cannot be pruned; its weights do not fit, are
-            missing, quantised, NaN or infinite; the tokenizer is another model's; or the dtype, device,
-            head or attention implementation is not available.
+        ValueError: no model at `path`, or one that cannot be pruned; weights that do not fit, are missing,
+            quantised, NaN or infinite; another model's tokenizer; or a form that is not available.
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
@@ -91,9 +90,8 @@ def load(
     form = {"dtype": dtype, "device_map": device, "attn_implementation": attn_implementation}
     if is_gguf(path):
         return load_gguf(Path(path), head, form)
-    source = REFERENCE if str(path) == "reference" else path
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
-    check_source(source, **shared)
+    check_source(source := REFERENCE if str(path) == "reference" else path, **shared)
     form |= label_options(source, labels, revision)
     with reading_model(path), quiet(reports=head_trained is None):
         model, tokenizer, loaded = read_model(source, head, form, shared)

@@ -172,7 +172,7 @@ def interleaved(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def separate(weights: dict[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
-    """Split layers that are several in one. No weight is copied."""
+    """Split layers that are several in one. [outputs, inputs] each. No weight is copied."""
     for name in [*weights]:
         layer = next((one for one in FUSED if f".{one}." in name), None)
         if layer is None:
