@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checkpoints.describe import base_config
 from cfsp.exports import configuration_decilm
-from cfsp.exports.base import FolderExporter, Saved
+from cfsp.exports.base import FolderExporter, Saved, check_next_token
 from cfsp.exports.gguf_tensors import RUNS, is_tied
 from cfsp.exports.padding import padded_weights
 from cfsp.model.shapes import BlockShape, Shapes
@@ -40,6 +40,7 @@ class DeciLM(FolderExporter):
     ending: ClassVar[str] = "-decilm"
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        check_next_token(model)
         kind, window = model.config.model_type, getattr(model.config, "sliding_window", None)
         if kind not in FAMILIES or model.config.hidden_act != "silu":
             raise ValueError(

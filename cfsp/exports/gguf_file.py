@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.exports.base import Exporter, Saved
+from cfsp.exports.base import Exporter, Saved, check_next_token
 from cfsp.exports.gguf_tensors import GGUFTensor, LlamaLike, is_tied
 from cfsp.exports.rotary import add_rotary, check_rotary, rotary_factors
 from cfsp.exports.vocabulary import add_vocabulary, check_vocabulary_form
@@ -88,6 +88,7 @@ class GGUF(Exporter):
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         if importlib.util.find_spec("gguf") is None:
             raise ValueError("export=[gguf] needs the package gguf; expected pip install 'cfsp[gguf]'")
+        check_next_token(model)
         architecture(model, wanted_shapes(model, self))
         check_rotary(model.config)
         check_vocabulary_form(tokenizer)

@@ -55,8 +55,8 @@ class Shapes:
         """
         if len(stacks_of(model)) > 1:
             raise ValueError(
-                f"a {type(model).__name__} has two stacks of blocks; expected a model with one, since these "
-                "shapes, and the exports made with them, are of one"
+                f"a {type(model).__name__} has two stacks of blocks, and shapes and exports are of one; "
+                "expected a decoder or an encoder, or allocator=uniform, which saves a plain checkpoint"
             )
         vocabulary, hidden = weight_of(model.get_input_embeddings()).shape
         blocks = tuple(block_shape(model, path) for path in block_modules(model))
