@@ -363,6 +363,12 @@ def test_the_file_carries_its_card_and_no_family_in_its_name(tokenizer, tmp_path
     assert "type='q4': expected f32, f16, bf16, q8_0" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("kind", ["q4_k_m", "Q4_K", "iq4_nl", "q5_0"])
+def test_types_of_llama_cpps_own_tool_are_refused_with_the_command(kind):
+    with pytest.raises(ValueError, match=f"expected f32.*; {kind} comes of .*SMALLER.gguf {kind.upper()}$"):
+        GGUF(type=kind)
+
+
 def test_widths_beside_q8_0_are_multiples_of_its_blocks():
     with pytest.raises(ValueError, match="multiple=8 beside type=q8_0: expected a multiple of 32"):
         GGUF(type="q8_0", multiple=8)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from cfsp.storage.atomic import replacing
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-Type = Literal["f32", "f16", "bf16", "q8_0"]
+TYPES = ("f32", "f16", "bf16", "q8_0")
 BLOCK = 32
 """Numbers that q8_0 stores together."""
 
@@ -70,10 +70,11 @@ class GGUF(Exporter):
         ValueError: llama.cpp cannot express the model or its tokenizer, or a width does not fit the type.
     """
 
-    type: Type = "f16"
+    type: str = "f16"
     multiple: int = BLOCK
 
     def __post_init__(self) -> None:
+        check_type(self.type)
         check_integer("multiple", self.multiple, least=1)
         if self.type == "q8_0" and self.multiple % BLOCK:
             raise ValueError(
@@ -124,6 +125,19 @@ class GGUF(Exporter):
             add_sizes(writer, model, want, name)
             add_vocabulary(writer, saved.tokenizer, saved.shapes.vocabulary)
             write_gguf(writer, tensors, part, self.type)
+
+
+def check_type(kind: str) -> None:
+    """Raise ValueError unless matrices can be written as this type here."""
+    if kind in TYPES:
+        return
+    how = ""
+    if re.fullmatch(r"i?q\d_(k|k_\w+|\d|nl|xs|xxs|s|m)", kind.lower()):
+        how = (
+            f"; {kind} comes of llama.cpp's own tool: export type=f16 with multiple=256, then "
+            f"llama-quantize OUT.gguf SMALLER.gguf {kind.upper()}"
+        )
+    raise ValueError(f"type={kind!r}: expected {', '.join(TYPES)}{how}")
 
 
 def wanted_shapes(model: PreTrainedModel, options: GGUF) -> list[BlockShape]:
@@ -245,13 +259,13 @@ def add_sizes(writer: GGUFWriter, model: PreTrainedModel, want: Sequence[BlockSh
     add_rotary(writer, config, shapes.head_dim)
 
 
-def write_gguf(writer: GGUFWriter, tensors: Sequence[GGUFTensor], path: Path, kind: Type) -> None:
+def write_gguf(writer: GGUFWriter, tensors: Sequence[GGUFTensor], path: Path, kind: str) -> None:
     """Write a whole file, one tensor in memory at a time."""
     import numpy as np
     from gguf import GGMLQuantizationType, LlamaFileType
     from gguf.quants import quant_shape_to_byte_shape
 
-    kinds = {one: GGMLQuantizationType[one.upper()] for one in ("f32", "f16", "bf16", "q8_0")}
+    kinds = {one: GGMLQuantizationType[one.upper()] for one in TYPES}
     whole = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
     writer.add_file_type(LlamaFileType[whole[kind]])
     writer.add_quantization_version(2)
