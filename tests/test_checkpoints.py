@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import cfsp
 from cfsp.model.blocks import block_modules, places_of
+from cfsp.model.modeling_pruned import block_numbers
 
 SETTINGS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
@@ -73,13 +75,21 @@ def test_loads_bit_for_bit_with_transformers_and_with_cfsp(family, tokenizer, tm
             assert torch.equal(again.generate(ids, **SETTINGS), model.generate(ids, **SETTINGS))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "gpt_neox", "bert"])
 def test_automodel_loads_it_without_its_head(family, tokenizer, tmp_path, tokens):
     model, plan = cut(family, kinds_of(make(family)), fill=True)
     cfsp.save(tmp_path / "m", model, tokenizer, plan)
     again = AutoModel.from_pretrained(tmp_path / "m", trust_remote_code=True)
     with torch.no_grad():
         assert torch.equal(again(**tokens)[0], model.base_model(**tokens)[0])
+
+
+def test_sizes_are_read_where_transformers_leaves_them_as_in_json():
+    config = SimpleNamespace(intermediate_size=40, num_attention_heads=8)
+    config.per_layer_config = {"0": {"intermediate_size": 0}}  # what equals the globals is left out
+    names = {"width": "intermediate_size", "heads": "num_attention_heads"}
+    assert block_numbers(config, 0, names) == {"width": 0, "heads": 8}
+    assert block_numbers(config, 1, names) == {"width": 40, "heads": 8}
 
 
 FRESH = """

@@ -58,7 +58,11 @@ def test_layers_that_are_gone_are_of_zeros(tmp_path, tokens):
 def test_all_blocks_get_the_fewest_heads_that_hold_their_groups():
     blocks = [BlockShape(5, 3, 3), BlockShape(6, 4, 2), BlockShape(0, 0, 0)]
     assert groups_within(blocks[0], 4) == 4
-    assert shapes_of_equal_heads(blocks) == [BlockShape(5, 4, 4), BlockShape(6, 4, 2), BlockShape(32, 4, 1)]
+    four = [BlockShape(5, 4, 4), BlockShape(6, 4, 2), BlockShape(32, 4, 1)]
+    assert shapes_of_equal_heads(blocks, 32) == four
+    six = [BlockShape(5, 2, 1), BlockShape(5, 6, 3)]
+    assert [one.heads for one in shapes_of_equal_heads(six, 36)] == [6, 6]
+    assert [one.heads for one in shapes_of_equal_heads(six, 32)] == [8, 8]  # 32 is no multiple of 6
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """GGUF: llama.cpp reads the file and computes what the pruned model computes."""
 
+from pydoc_data.topics import topics
+
 import numpy as np
 import pytest
 import torch
@@ -133,6 +135,7 @@ CASES = {
     "llama3_angles": ("llama", {"rope_parameters": LLAMA3}, {"kinds": BOTH}, "deci"),
     "linear_angles": ("llama", {"rope_parameters": LINEAR}, {"kinds": BOTH}, "deci"),
     "mistral": ("mistral", {}, {"kinds": BOTH, "fill": True}, "deci"),
+    "mistral_whole": ("mistral", {}, {"kinds": []}, "llama"),
     "qwen2": ("qwen2", {}, {"kinds": BOTH, "fill": True, "emptied": GONE}, "deci"),
     "qwen2_whole": ("qwen2", {}, {"kinds": []}, "qwen2"),
     "qwen2_fewer_heads": ("qwen2", {"head_dim": 16}, {"kinds": []}, "deci"),
@@ -140,6 +143,8 @@ CASES = {
     "qwen3_empty": ("qwen3", {}, {"kinds": BOTH, "emptied": GONE}, "openelm"),
     "qwen3_whole": ("qwen3", {"tie_word_embeddings": False}, {"kinds": []}, "qwen3"),
     "phi3": ("phi3", {}, {"kinds": BOTH, "fill": True, "emptied": GONE}, "deci"),
+    "phi3_whole": ("phi3", {}, {"kinds": []}, "llama"),
+    "granite_whole": ("granite", {}, {"kinds": []}, "llama"),
     "granite": ("granite", {}, {"kinds": BOTH, "fill": True}, "deci"),
     "granite_tied": ("granite", {"tie_word_embeddings": True}, {"kinds": BOTH}, "deci"),
     "gemma_whole": ("gemma", {}, {"kinds": []}, "gemma"),
@@ -161,26 +166,67 @@ def test_llama_cpp_computes_the_same(case, tokenizer, tmp_path):
         assert engine.greedy(ids[:20], 16) == told(model, ids[:20], 16)
 
 
-@pytest.mark.parametrize("kind", ["f16", "bf16", "q8_0"])
-def test_smaller_types_keep_perplexity(kind, tokenizer, tmp_path, text_file):
-    model, _ = cfsp.load("reference")
-    plan = pruned(model, ["mlp", "attention"], fill=True)
-    path = exported(tmp_path, model, tokenizer, plan, type=kind)
-    ids = tokenizer(text_file.read_text())["input_ids"][:256]
-    with Engine(path) as engine, torch.no_grad():
-        ours = loss(model(torch.tensor([ids])).logits[0].numpy(), ids)
-        theirs = loss(engine.logits(ids), ids)
-    assert np.exp(abs(theirs - ours)) - 1 < {"f16": 2e-3, "bf16": 1e-2, "q8_0": 1e-2}[kind]
-    from gguf import GGUFReader
+WINDOW = 256
 
-    stored = {one.name: one.tensor_type.name for one in GGUFReader(path).tensors}
-    assert set(stored.values()) == {kind.upper(), "F32"}
-    assert stored["blk.0.ffn_down.weight"] == kind.upper()
+
+@pytest.fixture(scope="module")
+def english():
+    """60,000 characters of Python's own documentation, on which the reference model is no stranger."""
+    return "\n".join(topics[name] for name in sorted(topics))[:60_000]
+
+
+@pytest.fixture(scope="module")
+def flapped(english, tokenizer):
+    """The reference model as FLAP leaves it, with biases and uneven blocks, and its plan."""
+    model, _ = cfsp.load("reference")
+    ids = torch.tensor(tokenizer(english)["input_ids"][-1024:]).view(8, 128)
+    batches = [{"input_ids": ids, "attention_mask": torch.ones_like(ids)}]
+    parts = {"criterion": "flap", "allocator": "global_rank", "compensation": "mean"}
+    plan = cfsp.plan(model, batches, kinds=["mlp", "attention"], sparsity=0.2, **parts)
+    cfsp.apply(plan, model)
+    return model, plan
+
+
+@torch.no_grad()
+def compared(model, engine, ids):
+    """Relative change of perplexity, and the fraction of equal most probable tokens, in whole windows."""
+    rows = [ids[start : start + WINDOW] for start in range(0, len(ids), WINDOW)]
+    pairs = [(model(torch.tensor([row])).logits[0].numpy(), engine.logits(row)) for row in rows]
+    sides = zip(*pairs, strict=True)
+    ours, theirs = (np.mean([loss(one, row) for one, row in zip(side, rows, strict=True)]) for side in sides)
+    agreeing = np.mean([pair[0].argmax(-1) == pair[1].argmax(-1) for pair in pairs])
+    return np.exp(theirs - ours) - 1, agreeing
 
 
 def loss(logits, ids):
     scores = torch.tensor(logits[:-1]).double().log_softmax(-1)
     return -scores[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].mean().item()
+
+
+@pytest.mark.slow  # seconds
+def test_llama_cpp_reads_a_text_as_torch_does(flapped, english, tokenizer, tmp_path):
+    model, plan = flapped
+    path = exported(tmp_path, model, tokenizer, plan, type="f32")
+    ids = tokenizer(english)["input_ids"]
+    with Engine(path) as engine:
+        assert engine.ids(english) == ids
+        change, agreeing = compared(model, engine, ids[: 16 * WINDOW])
+    assert abs(change) < 1e-4
+    assert agreeing >= 0.999
+
+
+@pytest.mark.parametrize(("kind", "most"), [("f16", 2e-4), ("bf16", 2e-3), ("q8_0", 5e-3)])
+def test_smaller_types_keep_perplexity(kind, most, flapped, english, tokenizer, tmp_path):
+    model, plan = flapped
+    path = exported(tmp_path, model, tokenizer, plan, type=kind)
+    with Engine(path) as engine:
+        change, _ = compared(model, engine, tokenizer(english)["input_ids"][: 4 * WINDOW])
+    assert abs(change) < most
+    from gguf import GGUFReader
+
+    stored = {one.name: one.tensor_type.name for one in GGUFReader(path).tensors}
+    assert set(stored.values()) == {kind.upper(), "F32"}
+    assert stored["blk.0.ffn_down.weight"] == kind.upper()
 
 
 TEXT = "Hello  world!\n\n  3.14159 naïve café — ¿qué? ½ 日本語 I'll we'RE\t\tdone\r\n x=12345;  <|end|> y "
@@ -285,8 +331,9 @@ def test_a_family_without_a_writer_names_what_works(tmp_path):
         exported(tmp_path, make("gpt2"), words(), cfsp.PrunePlan(()))
 
 
-def test_a_refused_model_goes_by_way_of_padding(tokenizer, tmp_path):
-    model = build("qwen3", tie_word_embeddings=False)
+@pytest.mark.parametrize("family", ["qwen3", "gemma"])
+def test_a_refused_model_goes_by_way_of_padding(family, tokenizer, tmp_path):
+    model = build(family, tie_word_embeddings=family == "gemma")
     plan = pruned(model, ["mlp", "attention"])
     cfsp.save(tmp_path / "m", model, tokenizer, plan)
     Padded().export(tmp_path / "m", tmp_path / "padded")
@@ -314,6 +361,12 @@ def test_the_file_carries_its_card_and_no_family_in_its_name(tokenizer, tmp_path
     with pytest.raises(SystemExit):
         main(["gguf", str(tmp_path / "phi3-small"), str(tmp_path / "b.gguf"), "--type", "q4"])
     assert "type='q4': expected f32, f16, bf16, q8_0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["q4_k_m", "Q4_K", "iq4_nl", "q5_0"])
+def test_types_of_llama_cpps_own_tool_are_refused_with_the_command(kind):
+    with pytest.raises(ValueError, match=f"expected f32.*; {kind} comes of .*SMALLER.gguf {kind.upper()}$"):
+        GGUF(type=kind)
 
 
 def test_widths_beside_q8_0_are_multiples_of_its_blocks():

@@ -7,12 +7,17 @@ import pytest
 import torch
 from families import FAMILIES, make, most_distinct, words
 from test_checkpoints import auto_class, cut, emptied
+from test_disks import BIG, files_of_at_most
+from test_routes import plan_for, routed
 from test_surgery import kind_sets, logits
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
+from two_stacks import make_pair, pair_tokenizer
 
 import cfsp
 from cfsp.checkpoints.save import check_model
 from cfsp.cli.export import main
+from cfsp.exports.decilm import DeciLM
+from cfsp.exports.gguf_file import GGUF
 from cfsp.exports.padded import Padded
 from cfsp.exports.padding import pad_axis
 from cfsp.model.shapes import BlockShape
@@ -128,6 +133,56 @@ def test_what_cannot_be_exported_is_one_line(pruned, tmp_path, monkeypatch, caps
     assert line.startswith("cfsp-export: error: ")
     assert error in line
     assert sorted(tmp_path.rglob("*")) == before
+
+
+EXPORTERS = [Padded(), DeciLM(), GGUF()]
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda one: type(one).__name__)
+def test_what_no_export_expresses_is_refused_with_what_works(exporter, tmp_path):
+    model = routed()
+    cfsp.save(tmp_path / "routed", model, words(), plan_for(model))
+    with pytest.raises(ValueError, match="its MLPs are routed.*; expected a model whose schedule cuts"):
+        exporter.export(tmp_path / "routed", tmp_path / "out")
+    for name in ("t5", "bart"):
+        cfsp.save(tmp_path / name, make_pair(name), pair_tokenizer(), cfsp.PrunePlan(()))
+        with pytest.raises(ValueError, match="two stacks of blocks.*; expected .*, or allocator=uniform"):
+            exporter.export(tmp_path / name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS[1:], ids=lambda one: type(one).__name__)
+def test_a_model_of_labels_is_no_model_of_the_next_token(exporter, tmp_path):
+    config = make("llama").config
+    config.num_labels = 3
+    model = LlamaForSequenceClassification(config).eval()
+    cfsp.save(tmp_path / "m", model, words(), cfsp.PrunePlan(()))
+    with pytest.raises(ValueError, match="a LlamaForSequenceClassification predicts no next token.*padded"):
+        exporter.export(tmp_path / "m", tmp_path / "out")
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda one: type(one).__name__)
+def test_a_full_disk_and_a_folder_without_a_model_leave_nothing(exporter, tmp_path, tokenizer):
+    model, _ = cfsp.load("reference")
+    cfsp.save(tmp_path / "m", model, tokenizer, cfsp.PrunePlan(()))
+    with files_of_at_most(4_000_000), pytest.raises(OSError, match=BIG.partition(" (")[0]):
+        exporter.export(tmp_path / "m", tmp_path / "there" / "out")
+    assert [*(tmp_path / "there").rglob("*[!k]")] == []  # a lock may stay
+    with pytest.raises(ValueError, match="there holds no model; expected a folder that save=FOLDER wrote"):
+        exporter.export(tmp_path / "there", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda one: type(one).__name__)
+def test_an_export_that_is_there_is_replaced_only_if_asked(exporter, tmp_path, tokenizer):
+    model, _ = cfsp.load("reference")
+    cfsp.save(tmp_path / "m", model, tokenizer, cfsp.PrunePlan(()))
+    exporter.export(tmp_path / "m", tmp_path / "out")
+    with pytest.raises(ValueError, match="out exists already; expected a new path, or overwrite"):
+        exporter.export(tmp_path / "m", tmp_path / "out")
+    before = (tmp_path / "out").stat().st_ino
+    exporter.export(tmp_path / "m", tmp_path / "out", overwrite=True)
+    assert (tmp_path / "out").stat().st_ino != before
 
 
 def test_adapters_that_are_kept_apart_are_not_lost(pruned, tmp_path):

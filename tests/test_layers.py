@@ -27,7 +27,7 @@ ONLY_IN = {
     "peft": ("training/lora.py",),
     "matplotlib": ("report",),
     "lm_eval": ("evaluation/harness.py", "evaluation/harness_model.py"),
-    "gguf": ("exports",),
+    "gguf": ("exports", "checkpoints/gguf_input.py"),
     "tqdm": ("bars.py",),
     "rouge_score": ("data/tasks/rouge.py",),
     "sklearn": ("data/tasks/metrics.py",),

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 
+from cfsp.checkpoints.gguf_input import GGUFInput, is_gguf
 from cfsp.records.escapes import code_block, code_span, markdown_text
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
@@ -22,13 +23,15 @@ def model_card(record: Record, needs_remote_code: bool, *, license: str | None) 
     config = record.config
     base = config["model"]["path"]
     parts = ", ".join(f"{part} `{part_name(config[part])}`" for part in PARTS)
+    stored = f"\n\nIt was read from a GGUF file of {record.dequantised} weights, which were dequantised."
+    source = stored if record.dequantised else ""
     return f"""---
 {header(config["model"], license).to_yaml()}
 ---
 
 # {markdown_text(Path(base).name)}, pruned
 
-{code_span(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.
+{code_span(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.{source}
 
 | parameters | dense | pruned | removed |
 |---|---|---|---|
@@ -156,6 +159,8 @@ def base_license(path: str) -> str | None:
     """Return the licence that the base model's card names; None if there is no card or it names none."""
     if path == "reference":
         return "apache-2.0"
+    if is_gguf(path):
+        return GGUFInput.read(path).keys.get("general.license")
     try:
         card = Path(path) / "README.md" if Path(path).is_dir() else hf_hub_download(path, "README.md")
         return ModelCard.load(card).data.to_dict().get("license")

@@ -14,8 +14,9 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from cfsp.checkpoints.saved_classes import auto_map, own_modules, pruned_class, stock_class
 from cfsp.model.blocks import block_modules, blocks_path, count_paths, layout_of, places_of, stacks_of
 from cfsp.model.families import Layout, Place
-from cfsp.model.find_sites import axis_length, head_channels
+from cfsp.model.find_sites import head_channels
 from cfsp.model.modeling_pruned import OWN_MODULES, linear_sizes
+from cfsp.model.shapes import block_shape
 from cfsp.model.sites import Site
 from cfsp.model.weights import weight_of
 
@@ -161,14 +162,9 @@ def stack_sizes(model: PreTrainedModel, stack: Layout) -> list[dict[str, Any]]:
     sizes = []
     for block in (one for one in block_modules(model) if one.rpartition(".")[0] == path):
         places = places_of(model, block)
-        one: dict[str, Any] = {"width": inputs_left(model, f"{block}.{places['mlp'].consumer}")}
-        if "attention" in places:
-            place = places["attention"]
-            heads = inputs_left(model, f"{block}.{place.consumer}") // head_dim
-            one["heads"] = heads
-            if "groups" in stack.names:
-                rows = sum(axis_length(model, f"{block}.{name}", True) for name in place.producers if heads)
-                one["groups"] = (rows // head_dim - heads) // 2
+        one: dict[str, Any] = block_shape(model, block, head_dim).named()
+        if "groups" not in stack.names:
+            one.pop("groups", None)
         if "cross_attention" in places:
             one["cross"] = inputs_left(model, f"{block}.{places['cross_attention'].consumer}") // head_dim
         biased = [place.biased for place in places.values() if place.biased]

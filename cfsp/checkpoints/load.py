@@ -12,7 +12,6 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -22,7 +21,9 @@ from transformers import (
 )
 from transformers.utils.peft_utils import find_adapter_config_file
 
+from cfsp.checkpoints.gguf_input import GGUFInput, is_gguf
 from cfsp.checkpoints.heads import check_head, label_options
+from cfsp.checkpoints.loaded_weights import check_keys, check_vocabulary, check_weights
 from cfsp.checkpoints.model_files import check_files, check_pickled, local_folder
 from cfsp.checkpoints.save import check_sums
 from cfsp.checkpoints.saved_classes import auto_class, pruned_class
@@ -30,7 +31,6 @@ from cfsp.checks import check_choice
 from cfsp.machine.environment import PACKAGE
 from cfsp.machine.process import quiet
 from cfsp.model.blocks import check_family
-from cfsp.model.weights import weight_of
 from cfsp.options import checked
 
 REFERENCE = PACKAGE / "reference"
@@ -61,7 +61,7 @@ HEADS = {
 
 @checked
 def load(
-    path: Annotated[str | Path, "a folder or a hub id"],
+    path: Annotated[str | Path, "a folder, a GGUF file or a hub id"],
     *,
     dtype: str = "auto",
     device: str = "cpu",
@@ -74,24 +74,24 @@ def load(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model for inference.
 
-    path: a folder, a hub id, or "reference" for the embedded model.
+    path: a folder, a hub id, a GGUF file (it is dequantised), or "reference" for the embedded model.
     dtype: "auto" (the checkpoint's), "float32", "bfloat16", "float16". device: "cuda": this process's GPU.
     head: the model's head: causal_lm, masked_lm, sequence_classification, question_answering.
     labels: names of a classifier's labels; None: the checkpoint's. head_trained: whether a head that the
         checkpoint lacks will be trained. True names it on stderr, False refuses it, None does neither.
 
     Raises:
-        ValueError: there is no model at `path`, or it cannot be pruned; its weights do not fit, are
-            missing, quantised, NaN or infinite; the tokenizer is another model's; or the dtype, device,
-            head or attention implementation is not available.
+        ValueError: no model at `path`, or one that cannot be pruned; weights that do not fit, are missing,
+            quantised, NaN or infinite; another model's tokenizer; or a form that is not available.
     """
     check_choice("head", head, HEADS)
     check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
     check_device(device := local_device(device))
-    source = REFERENCE if str(path) == "reference" else path
-    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
-    check_source(source, **shared)
     form = {"dtype": dtype, "device_map": device, "attn_implementation": attn_implementation}
+    if is_gguf(path):
+        return load_gguf(Path(path), head, form)
+    shared = {"revision": revision, "trust_remote_code": trust_remote_code}
+    check_source(source := REFERENCE if str(path) == "reference" else path, **shared)
     form |= label_options(source, labels, revision)
     with reading_model(path), quiet(reports=head_trained is None):
         model, tokenizer, loaded = read_model(source, head, form, shared)
@@ -99,6 +99,31 @@ def load(
     check_loaded(path, folder, model, tokenizer, loaded, head, head_trained)
     if labels is not None and model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id  # a decoder classifies at the last token before it
+    return model.eval(), tokenizer
+
+
+def load_gguf(
+    path: Path, head: str, form: Mapping[str, Any]
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer from a GGUF file. form: as for `read_model`.
+
+    Raises ValueError as `load` does.
+    """
+    if head != "causal_lm":
+        raise ValueError(f"model path {str(path)!r}: a GGUF file has head=causal_lm, not {head}")
+    read = GGUFInput.read(path)
+    checks = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with reading_model(path), quiet(reports=False):
+        config = read.config()
+        check_family(config)
+        model, loaded = HEADS[head].from_pretrained(
+            path.parent, gguf_file=path.name, config=config, **checks, **form
+        )
+    check_keys(path, loaded, head)
+    read.as_plain(model)
+    check_weights(path, model)
+    tokenizer = read.tokenizer()
+    check_vocabulary(path, model, tokenizer)
     return model.eval(), tokenizer
 
 
@@ -202,62 +227,6 @@ def loader(source: str | Path, head: str, revision: str | None) -> type:
     if not hasattr(transformers, str(stock)) or auto_class(str(stock)) != HEADS[head].__name__:
         raise ValueError(f"the checkpoint is of a {stock}, which is no {head}")
     return pruned_class(getattr(transformers, stock))
-
-
-def check_keys(path: str | Path, loaded: Mapping[str, Any], head: str) -> None:
-    """Raise ValueError if a weight has another shape, is missing, or belongs to no module.
-
-    Weights may be missing for a new task head. Only checkpoints of a model that writes text must have no
-    others.
-    """
-    for name, found, wanted in sorted(loaded["mismatched_keys"]):
-        raise ValueError(
-            f"model path {str(path)!r}: {name} is {list(found)} in the checkpoint and {list(wanted)} by "
-            "config.json, or the task's labels; expected the config, or the labels, of these weights"
-        )
-    missing, unexpected = sorted(loaded["missing_keys"]), sorted(loaded["unexpected_keys"])
-    if missing and head in ("causal_lm", "masked_lm", "sequence_to_sequence"):
-        raise ValueError(
-            f"model path {str(path)!r}: {len(missing)} weights are missing and would be random, such as "
-            f"{missing[0]}; expected a whole checkpoint of a {head}"
-        )
-    if unexpected and head in ("causal_lm", "sequence_to_sequence"):
-        raise ValueError(
-            f"model path {str(path)!r}: {len(unexpected)} weights belong to no module, such as "
-            f"{unexpected[0]}; expected a checkpoint of the model that config.json describes"
-        )
-
-
-def check_weights(path: str | Path, model: PreTrainedModel) -> None:
-    """Raise ValueError that names a weight with NaN or infinite elements, if there is one."""
-    bad = [name for name, weight in model.named_parameters() if not is_finite(weight)]
-    if bad:
-        raise ValueError(
-            f"model path {str(path)!r}: {len(bad)} weights are NaN or infinite, such as {bad[0]}; expected "
-            "finite ones"
-        )
-
-
-@torch.no_grad()
-def is_finite(weight: Tensor) -> bool:
-    """Return whether all elements are finite. One pass without a copy: NaN makes the extremes NaN."""
-    return weight.numel() == 0 or all(end.isfinite() for end in weight.aminmax())
-
-
-def check_vocabulary(path: str | Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Raise ValueError if the tokenizer has a token without an embedding in the model.
-
-    The pad token may lack one, as in some published models: its positions are not read.
-    """
-    rows = weight_of(model.get_input_embeddings()).shape[0]
-    beyond = {token: number for token, number in tokenizer.get_vocab().items() if number >= rows}
-    beyond.pop(str(tokenizer.pad_token), None)
-    if beyond:
-        token = min(beyond, key=beyond.__getitem__)
-        raise ValueError(
-            f"model path {str(path)!r}: the tokenizer has {len(beyond)} tokens beyond the model's {rows}, "
-            f"such as {token!r} (number {beyond[token]}); expected the model's own tokenizer"
-        )
 
 
 def local_device(device: str) -> str:

@@ -26,10 +26,11 @@ def check_early(cfg: DictConfig) -> None:
     path = OmegaConf.select(cfg, "model.path")
     if OmegaConf.select(cfg, "model._target_") != OURS or not isinstance(path, str):
         return
-    if is_nowhere(path) and not HUB_ID.fullmatch(path):
+    is_file = path.lower().endswith(".gguf")
+    if is_nowhere(path) and (is_file or not HUB_ID.fullmatch(path)):
         raise ValueError(
-            f"model path {path!r} cannot be loaded: expected a folder, of which there is none, or a hub id, "
-            "such as owner/name"
+            f"model path {path!r} cannot be loaded: expected a folder or a GGUF file, of which there is "
+            "none, or a hub id, such as owner/name"
         )
     if is_nowhere(path):
         speak(f"cfsp: {path}{from_hub(path)}")

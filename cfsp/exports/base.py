@@ -88,6 +88,16 @@ def saved_head(folder: Path) -> str:
     )
 
 
+def check_next_token(model: PreTrainedModel) -> None:
+    """Raise ValueError unless the model is a decoder that predicts the next token."""
+    Shapes.of(model)  # raises for an encoder-decoder
+    if auto_class(type(model).__name__) != HEADS["causal_lm"].__name__:
+        raise ValueError(
+            f"a {type(model).__name__} predicts no next token, which this export is for; expected a model "
+            "with head=causal_lm, or cfsp-export padded"
+        )
+
+
 class Exporter(Checked, ABC):
     """Writes a saved model in the form that some engine loads."""
 

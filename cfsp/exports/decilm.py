@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checkpoints.describe import base_config
 from cfsp.exports import configuration_decilm
-from cfsp.exports.base import FolderExporter, Saved
+from cfsp.exports.base import FolderExporter, Saved, check_next_token
 from cfsp.exports.gguf_tensors import RUNS, is_tied
 from cfsp.exports.padding import padded_weights
 from cfsp.model.shapes import BlockShape, Shapes
@@ -40,6 +40,7 @@ class DeciLM(FolderExporter):
     ending: ClassVar[str] = "-decilm"
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        check_next_token(model)
         kind, window = model.config.model_type, getattr(model.config, "sliding_window", None)
         if kind not in FAMILIES or model.config.hidden_act != "silu":
             raise ValueError(
@@ -54,7 +55,7 @@ class DeciLM(FolderExporter):
 
     def write(self, saved: Saved, target: Path) -> None:
         model, shapes = saved.model, saved.shapes
-        want = shapes_of_equal_heads(shapes.blocks)
+        want = shapes_of_equal_heads(shapes.blocks, shapes.hidden)
         config = decilm_config(model, want)
         names = decilm_names(model, shapes, want, config)
         done = (
@@ -68,10 +69,13 @@ class DeciLM(FolderExporter):
             shutil.copyfile(configuration_decilm.__file__, part / "configuration_decilm.py")
 
 
-def shapes_of_equal_heads(blocks: Sequence[BlockShape]) -> list[BlockShape]:
-    """Return sizes with the same number of query heads, the fewest that hold the groups of every block."""
+def shapes_of_equal_heads(blocks: Sequence[BlockShape], hidden: int) -> list[BlockShape]:
+    """Return sizes with the same number of query heads, the fewest that hold the groups of every block.
+
+    Llama's config wants a residual width that is a multiple of the heads.
+    """
     heads = max(1, *(one.heads or 0 for one in blocks))
-    while any(groups_within(one, heads) is None for one in blocks):
+    while hidden % heads or any(groups_within(one, heads) is None for one in blocks):
         heads += 1
     return [BlockShape(one.width or EMPTY_WIDTH, heads, groups_within(one, heads)) for one in blocks]
 

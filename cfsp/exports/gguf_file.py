@@ -7,14 +7,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
-from cfsp.exports.base import Exporter, Saved
+from cfsp.exports.base import Exporter, Saved, check_next_token
 from cfsp.exports.gguf_tensors import GGUFTensor, LlamaLike, is_tied
 from cfsp.exports.rotary import add_rotary, check_rotary, rotary_factors
 from cfsp.exports.vocabulary import add_vocabulary, check_vocabulary_form
@@ -25,7 +25,7 @@ from cfsp.storage.atomic import replacing
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-Type = Literal["f32", "f16", "bf16", "q8_0"]
+TYPES = ("f32", "f16", "bf16", "q8_0")
 BLOCK = 32
 """Numbers that q8_0 stores together."""
 
@@ -70,10 +70,11 @@ class GGUF(Exporter):
         ValueError: llama.cpp cannot express the model or its tokenizer, or a width does not fit the type.
     """
 
-    type: Type = "f16"
+    type: str = "f16"
     multiple: int = BLOCK
 
     def __post_init__(self) -> None:
+        check_type(self.type)
         check_integer("multiple", self.multiple, least=1)
         if self.type == "q8_0" and self.multiple % BLOCK:
             raise ValueError(
@@ -88,6 +89,7 @@ class GGUF(Exporter):
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         if importlib.util.find_spec("gguf") is None:
             raise ValueError("export=[gguf] needs the package gguf; expected pip install 'cfsp[gguf]'")
+        check_next_token(model)
         architecture(model, wanted_shapes(model, self))
         check_rotary(model.config)
         check_vocabulary_form(tokenizer)
@@ -125,6 +127,19 @@ class GGUF(Exporter):
             write_gguf(writer, tensors, part, self.type)
 
 
+def check_type(kind: str) -> None:
+    """Raise ValueError unless matrices can be written as this type here."""
+    if kind in TYPES:
+        return
+    how = ""
+    if re.fullmatch(r"i?q\d_(k|k_\w+|\d|nl|xs|xxs|s|m)", kind.lower()):
+        how = (
+            f"; {kind} comes of llama.cpp's own tool: export type=f16 with multiple=256, then "
+            f"llama-quantize OUT.gguf SMALLER.gguf {kind.upper()}"
+        )
+    raise ValueError(f"type={kind!r}: expected {', '.join(TYPES)}{how}")
+
+
 def wanted_shapes(model: PreTrainedModel, options: GGUF) -> list[BlockShape]:
     """Return the sizes of the blocks in the file, with the units of zeros that it needs.
 
@@ -159,7 +174,7 @@ def architecture(model: PreTrainedModel, want: Sequence[BlockShape]) -> str:
             "cfsp-export padded and llama.cpp's convert_hf_to_gguf.py on what it writes"
         )
     check_blocks(model, family)
-    biases, alike = biases_of_no_family(model), len({*want}) == 1 and bool(want[0].heads)
+    biases, alike = biases_beyond(model), len({*want}) == 1 and bool(want[0].heads)
     if kind == "qwen2":
         alike = alike and (want[0].heads or 0) * Shapes.of(model).head_dim == Shapes.of(model).hidden
     if alike and not biases:
@@ -173,7 +188,7 @@ def architecture(model: PreTrainedModel, want: Sequence[BlockShape]) -> str:
     return family.uneven
 
 
-def biases_of_no_family(model: PreTrainedModel) -> list[str]:
+def biases_beyond(model: PreTrainedModel) -> list[str]:
     """Return the biases of the layers that write to the residual stream, and of MLPs."""
     ends = ("o_proj.bias", "down_proj.bias", "gate_proj.bias", "up_proj.bias")
     own = [name for name, _ in model.named_parameters() if name.endswith(ends)]
@@ -244,13 +259,13 @@ def add_sizes(writer: GGUFWriter, model: PreTrainedModel, want: Sequence[BlockSh
     add_rotary(writer, config, shapes.head_dim)
 
 
-def write_gguf(writer: GGUFWriter, tensors: Sequence[GGUFTensor], path: Path, kind: Type) -> None:
+def write_gguf(writer: GGUFWriter, tensors: Sequence[GGUFTensor], path: Path, kind: str) -> None:
     """Write a whole file, one tensor in memory at a time."""
     import numpy as np
     from gguf import GGMLQuantizationType, LlamaFileType
     from gguf.quants import quant_shape_to_byte_shape
 
-    kinds = {one: GGMLQuantizationType[one.upper()] for one in ("f32", "f16", "bf16", "q8_0")}
+    kinds = {one: GGMLQuantizationType[one.upper()] for one in TYPES}
     whole = {"f32": "ALL_F32", "f16": "MOSTLY_F16", "bf16": "MOSTLY_BF16", "q8_0": "MOSTLY_Q8_0"}
     writer.add_file_type(LlamaFileType[whole[kind]])
     writer.add_quantization_version(2)

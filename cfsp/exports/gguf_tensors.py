@@ -80,11 +80,11 @@ class LlamaLike:
             yield from self.block(index, weights, scale)
 
     def whole(self, name: str, weight: Tensor, scale: float) -> GGUFTensor:
-        """Return a weight times a scale. [of the weight]"""
+        """Return a weight [its axes] that is written as it is, times a number."""
         return GGUFTensor(name, tuple(weight.shape), lambda: weight if scale == 1 else weight.float() * scale)
 
     def norm(self, name: str, weight: Tensor, scale: float = 1.0) -> GGUFTensor:
-        """Return a norm's weight as llama.cpp multiplies by it. [channels]"""
+        """Return the weight [hidden or head_dim] of a norm."""
         more = 1.0 if self.shifted else 0.0
         return GGUFTensor(name, tuple(weight.shape), lambda: (weight.float() + more) * scale)
 
@@ -172,7 +172,7 @@ def interleaved(weight: Tensor, head_dim: int) -> Tensor:
 
 
 def separate(weights: dict[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
-    """Split layers that are several in one. No weight is copied. name -> weight [outputs, inputs]"""
+    """Split layers that are several in one. [outputs, inputs] each. No weight is copied."""
     for name in [*weights]:
         layer = next((one for one in FUSED if f".{one}." in name), None)
         if layer is None:

@@ -220,12 +220,12 @@ def reshape(model, config, table, without):
 
 
 def block_numbers(config, index, names):
-    """Return width, heads and groups of a block. Older versions leave `per_layer_config` as in JSON."""
+    """Return a block's sizes. Older versions leave `per_layer_config` as in JSON, with what differs alone."""
     sizes = config.per_layer_config
     if not isinstance(sizes, dict) or type(next(iter(sizes))) is not str:
         return {what: getattr(sizes[index], name) for what, name in names.items()}
-    (own,) = (one for key, one in sizes.items() if int(key) == index)
-    return {what: own[name] for what, name in names.items()}
+    own = sizes.get(str(index), {})
+    return {what: own[name] if name in own else getattr(config, name) for what, name in names.items()}
 
 
 def reshape_block(block, index, table, width=0, heads=0, groups=None, cross=0, kept=None):
@@ -279,19 +279,18 @@ class Pruned:
     def from_pretrained(cls, *args, output_loading_info=False, **kwargs):
         """Load as transformers does, but refuse missing, unexpected or mismatched weights.
 
-        A class without a head ignores the head's weights.
-
-        Raises:
-            ValueError: the weights are not those that the config describes.
+        A class without a head ignores the head's weights, and has a new pooler where none was saved.
+        Raises ValueError if the weights are not those that the config describes.
         """
         load = super().from_pretrained  # pyright: ignore[reportAttributeAccessIssue]  # the stock class's
         model, info = load(*args, output_loading_info=True, **kwargs)
         for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-            if info[problem] and not (problem == "unexpected_keys" and model.base_model is model):
-                names = ", ".join(sorted(map(str, info[problem]))[:3])
-                raise ValueError(
-                    f"{len(info[problem])} {problem.replace('_', ' ')} in the checkpoint: {names}"
-                )
+            found = sorted(map(str, info[problem]))
+            if model.base_model is model and problem != "mismatched_keys":
+                found = [name for name in found if problem[0] == "m" and not name.startswith("pooler.")]
+            if found:
+                names = f"{problem.replace('_', ' ')} in the checkpoint: {', '.join(found[:3])}"
+                raise ValueError(f"{len(found)} {names}")
         return (model, info) if output_loading_info else model
 
     def save_pretrained(self, *args, save_original_format=False, **kwargs):

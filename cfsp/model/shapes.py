@@ -55,12 +55,13 @@ class Shapes:
         """
         if len(stacks_of(model)) > 1:
             raise ValueError(
-                f"a {type(model).__name__} has two stacks of blocks; expected a model with one, since these "
-                "shapes, and the exports made with them, are of one"
+                f"a {type(model).__name__} has two stacks of blocks, and shapes and exports are of one; "
+                "expected a decoder or an encoder, or allocator=uniform, which saves a plain checkpoint"
             )
         vocabulary, hidden = weight_of(model.get_input_embeddings()).shape
-        blocks = tuple(block_shape(model, path) for path in block_modules(model))
-        return cls(hidden, vocabulary, head_channels(model.config), blocks)
+        head_dim = head_channels(model.config)
+        blocks = tuple(block_shape(model, path, head_dim) for path in block_modules(model))
+        return cls(hidden, vocabulary, head_dim, blocks)
 
     @property
     def alike(self) -> bool:
@@ -77,9 +78,9 @@ class Shapes:
         return BlockShape(width, groups * max(one.heads_per_group for one in self.blocks), groups)
 
 
-def block_shape(model: PreTrainedModel, path: str) -> BlockShape:
-    """Read the sizes of the block at `path`."""
-    places, head_dim = places_of(model, path), head_channels(model.config)
+def block_shape(model: PreTrainedModel, path: str, head_dim: int) -> BlockShape:
+    """Read the sizes of the block at `path`. head_dim: channels of one of its heads."""
+    places = places_of(model, path)
     width = axis_length(model, f"{path}.{places['mlp'].consumer}", output=False)
     if "attention" not in places:
         return BlockShape(width)

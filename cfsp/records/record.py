@@ -97,6 +97,7 @@ class Record:
     samples: Mapping[str, Said] | None = None  # by prompt
     overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too
     outcomes: OutcomesKept | None = None  # of each question and window
+    dequantised: str | None = None  # type of the weights in the GGUF file that the model was read from
 
     @property
     def trained(self) -> Mapping[str, Any]:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checkpoints.describe import check_saving
+from cfsp.checkpoints.gguf_input import dequantised
 from cfsp.checkpoints.model_files import local_folder
 from cfsp.data.calibration import Batch
 from cfsp.data.readings import kept_in
@@ -93,6 +94,7 @@ class State:
             density=density(self.model),
             samples=self.samples,
             overlaps=self.overlaps,
+            dequantised=dequantised(str(self.cfg.model.path)),
         )
         return named_outcomes(made)
 

@@ -1,0 +1,74 @@
+"""Saved models in environments of other versions of transformers, without cfsp: `make test-engines`."""
+
+import pytest
+import transformers as t
+from engines import cut, python_of, run, saved
+from families import ENCODER, make, words
+from test_checkpoints import emptied
+
+pytestmark = pytest.mark.engines
+
+LOAD = """
+import json, sys
+import torch, transformers
+found = {}
+for folder in sys.argv[1:]:
+    told = torch.load(f"{folder}/expected.pt")
+    given = {"trust_remote_code": True, "dtype": torch.float32}
+    whole = getattr(transformers, told["head"]).from_pretrained(folder, **given).eval()
+    base = transformers.AutoModel.from_pretrained(folder, **given).eval()
+    transformers.AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        logits, hidden = whole(**told["tokens"]).logits, base(**told["tokens"])[0]
+    apart = [(logits - told["logits"]).abs().max().item(), (hidden - told["hidden"]).abs().max().item()]
+    said = None
+    if hasattr(whole, "generate") and told["head"] == "AutoModelForCausalLM":
+        ids = told["tokens"]["input_ids"][:1, :8]
+        settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        said = [whole.generate(ids, use_cache=use, **settings)[0].tolist() for use in (True, False)]
+    found[folder.rsplit("/", 1)[-1]] = [*apart, said is None or said[0] == said[1]]
+print()
+print(json.dumps({"version": transformers.__version__, "found": found}))
+"""
+
+
+def classifier():
+    return t.BertForSequenceClassification(t.BertConfig(**ENCODER, num_labels=3)).eval()
+
+
+def biased_classifier():
+    return t.LlamaForSequenceClassification(
+        t.LlamaConfig(**make("llama").config.to_diff_dict() | {"num_labels": 3})
+    ).eval()
+
+
+BOTH = ["mlp", "attention"]
+KINDS = {
+    "uneven_mlp": lambda: cut("llama", ["mlp"]),
+    "uneven_groups": lambda: cut("llama", ["attention"]),
+    "query_heads": lambda: cut("llama", ["query_heads"]),
+    "biases": lambda: cut("llama", BOTH, fill=True),
+    "empty_mlp": lambda: cut("llama", ["mlp"], emptied=("0.mlp",)),
+    "empty_first_block": lambda: emptied("llama"),
+    "mistral": lambda: cut("mistral", BOTH, fill=True),
+    "qwen2": lambda: cut("qwen2", BOTH, fill=True),
+    "gpt2": lambda: cut("gpt2", BOTH, fill=True),
+    "plain": lambda: cut("llama", ["block"]),
+    "encoder": lambda: cut("bert", BOTH, fill=True),
+    "encoder_classifier": lambda: cut(classifier, BOTH),
+    "decoder_classifier": lambda: cut(biased_classifier, BOTH, fill=True),
+}
+
+
+@pytest.mark.parametrize("environment", ["transformers_5.5.4", "transformers_newest"])
+def test_other_versions_compute_the_same(environment, tmp_path):
+    python = python_of(environment)
+    for name, maker in KINDS.items():
+        saved(tmp_path / name, *maker(), words())
+    done = run(python, LOAD, *(tmp_path / name for name in KINDS), folder=tmp_path)
+    print(environment, done)
+    assert done["version"] == "5.5.4" or environment == "transformers_newest"
+    assert {*done["found"]} == {*KINDS}
+    for name, (logits, hidden, cached) in done["found"].items():
+        assert max(logits, hidden) < 1e-5, name
+        assert cached, name
