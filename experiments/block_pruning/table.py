@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -22,8 +23,8 @@ METRIC = "accuracy/sst2"
 INTRODUCTION = """# MiniLM-L6 on SST-2: learned masks against one-shot methods
 
 Written by `experiments/block_pruning/run.sh`; its [README](../../experiments/block_pruning/README.md) names
-the data and what has been run: `STEPS=600`, with SPARSITIES, VARIANTS and CRITERIA one at a time. Every row
-trained for the same number of steps on the same rows. Accuracy in per cent on 6,735
+the data and what has been run: a part, with SPARSITIES, VARIANTS and CRITERIA one at a time; `steps` is
+STEPS. Rows of equal `steps` trained on the same rows. Accuracy in per cent on 6,735
 phrases; its standard error is about 0.35. `density`: weights of the encoder's blocks that are not zero.
 `MACs`: multiplications of a token among 32, dense / pruned. Speed-up: dense time / time of one pass,
 two threads, median of 21 rounds with its range, dense and pruned in turns; `1 x 32` is one text of 32
@@ -46,6 +47,11 @@ def method(record: Record) -> str:
     return f"movement, {pruner['variant']}{mask}{taught}"
 
 
+def trained(record: Record) -> Mapping[str, Any]:
+    """Return what the record says about the training of the schedule or of the recovery."""
+    return record.schedule_training or record.trained
+
+
 def speed(found: Mapping[str, Sequence[float]]) -> dict[str, str]:
     """Return column -> the speed-up of one model with its range."""
     columns = {}
@@ -58,7 +64,6 @@ def speed(found: Mapping[str, Sequence[float]]) -> dict[str, str]:
 def row(record: Record, speeds: Mapping[str, Mapping[str, Sequence[float]]]) -> dict[str, object]:
     """Return one run as a row of the table."""
     dense, pruned = (record.metrics[stage] for stage in ("dense", "pruned"))
-    training = record.schedule_training or record.trained
     return {
         "method": method(record),
         "seed": record.config["seed"],
@@ -69,14 +74,14 @@ def row(record: Record, speeds: Mapping[str, Mapping[str, Sequence[float]]]) -> 
         "accuracy": f"{100 * pruned[METRIC].value:.2f}",
         "MACs": f"{dense['macs_per_token'].value / pruned['macs_per_token'].value:.2f}",
         **speed(speeds.get(record.id, {})),
-        "steps": training.get("steps"),
-        "minutes": f"{training.get('seconds', 0) / 60:.0f}",
+        "steps": trained(record)["steps"],
+        "minutes": f"{trained(record)['seconds'] / 60:.0f}",
     }
 
 
 def figure(cut: Sequence[Record]) -> Figure:
-    """Draw accuracy by the size of the model, a line per method."""
-    names = {record.id: method(record) for record in cut}
+    """Draw accuracy by the size of the model, a line per method and number of steps."""
+    names = {record.id: f"{method(record)}, {trained(record)['steps']:,} steps" for record in cut}
     dense = cut[0].metrics["dense"][METRIC]
     measure = Measure("accuracy", (METRIC,), dense.protocol, dense.value, "higher", tuple(cut))
     return quality_by_size(measure, names, looks(names.values()))
