@@ -13,16 +13,23 @@ import argparse
 import copy
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
 import torch
+from torch import Tensor
 from transformers import BertConfig, BertForSequenceClassification
 
 import cfsp
+from cfsp.allocators.global_rank import GlobalRank
+from cfsp.schedules.decide import allocate, choose
+from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.training.movement import Movement
 from cfsp.training.pruner import Pruning
+
+SHARE = 0.6
+"""Of the heads' and neurons' parameters, to mask by the end."""
 
 
 def encoder() -> BertForSequenceClassification:
@@ -63,7 +70,14 @@ def main() -> None:
     options = parser.parse_args()
     plain, masked = encoder(), copy.deepcopy(encoder())
     sites = cfsp.find_sites(masked, ["mlp", "attention"])
-    pruning = Movement(variant=options.variant).attach(masked, sites, 0.6, lambda scores: {})
+    state, allocator = PartlyCut(masked, sites), GlobalRank(allow_empty=True)
+    whole = sum(site.units * state.cost(site) for site in sites)
+
+    def decide(scores: Mapping[str, Tensor], due: float = 1.0) -> Mapping[str, tuple[int, ...]]:
+        widths = allocate(state, sites, scores, {}, allocator, int(due * SHARE * whole))
+        return choose(sites, scores, widths, allocator)
+
+    pruning = Movement(variant=options.variant).attach(masked, sites, SHARE, decide)
     steps = [stepper(plain, None, options.rounds), stepper(masked, pruning, options.rounds)]
     ratios = []
     for number in range(-2, options.rounds):  # two rounds to warm up
