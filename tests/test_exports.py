@@ -84,6 +84,19 @@ def test_a_run_that_saves_nothing_exports_nothing(cli):
         cli("evaluation=[]", "export=[padded]")
 
 
+def test_a_routing_schedule_exports_nothing_and_says_so_at_once(cli, tmp_path):
+    words = (
+        "schedule=routed_once",
+        "schedule/maker=teal",
+        "sites=[mlp]",
+        "sparsity=0",
+        f"save={tmp_path}/small",
+    )
+    with pytest.raises(ValueError, match=r"this schedule routes MLPs, .*; expected export=\[\]"):
+        cli("evaluation=[]", *words, "export=[padded]")
+    assert not (tmp_path / "small").exists()
+
+
 @pytest.fixture
 def pruned(cli, tmp_path):
     """A folder that a run saved, whose blocks differ."""

@@ -1,14 +1,9 @@
 """LHSPG: the trial step by hand, saliencies by hand, periods, and runs that remove exactly what is asked."""
 
-import os
-import signal
-import subprocess
-import sys
-import time
-
 import pytest
 import torch
 from families import batches, kinds_of, make
+from killed_runs import killed_and_whole
 from pages import understood
 from transformers import AutoModelForCausalLM
 
@@ -293,26 +288,8 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_over
         "sparsity=0.5",
         "schedule.training.max_steps=120",
     ]
-
-    def start(results):
-        command = [sys.executable, "-m", "cfsp", *words, f"results={results}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-
-    killed, deadline = start(tmp_path / "killed"), time.monotonic() + 240
-    pattern = "recovery/*/schedule/checkpoint-60/trainer_state.json"
-    while not list((tmp_path / "killed").glob(pattern)) and time.monotonic() < deadline:
-        assert killed.poll() is None, killed.communicate()
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    again = start(tmp_path / "killed")
-    out, err = again.communicate()
+    found, expected, err = killed_and_whole(words, tmp_path, "*/schedule/checkpoint-60")
     assert "begins anew" not in err
-    whole, _ = start(tmp_path / "whole").communicate()
-    found, expected = (Record.load(text.splitlines()[-1]) for text in (out, whole))
     assert found.widths == expected.widths
     for key in ("steps", "tokens", "reached", "periods", "held_out_curve"):
         assert found.schedule_training[key] == expected.schedule_training[key], key

@@ -1,15 +1,11 @@
 """Runs that learn masks: exact size, records that tell trainings apart, restarts, refusals."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from killed_runs import killed_and_whole
 from labelled import saved_encoder
 from omegaconf import MissingMandatoryValue, OmegaConf
 from pages import understood
@@ -85,26 +81,8 @@ def test_frozen_weights_stay_as_they_are(cli, text_file, tmp_path, tiny):
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_overrides, text_file, tmp_path):
     words = [*tiny_overrides(), *SHORT, *own_text(text_file), "sites=[mlp,attention]", "sparsity=0.5"]
     words += ["schedule.training.max_steps=120", "schedule.training.by_length=true"]
-
-    def start(results):
-        command = [sys.executable, "-m", "cfsp", *words, f"results={results}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-
-    killed, deadline = start(tmp_path / "killed"), time.monotonic() + 120
-    pattern = "recovery/*/schedule/checkpoint-18/trainer_state.json"
-    while not list((tmp_path / "killed").glob(pattern)) and time.monotonic() < deadline:
-        assert killed.poll() is None, killed.communicate()
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    again = start(tmp_path / "killed")
-    out, err = again.communicate()
+    found, expected, err = killed_and_whole(words, tmp_path, "*/schedule/checkpoint-18")
     assert "begins anew" not in err
-    whole, _ = start(tmp_path / "whole").communicate()
-    found, expected = (Record.load(text.splitlines()[-1]) for text in (out, whole))
     assert found.widths == expected.widths
     for key in ("steps", "tokens", "reached", "held_out_curve"):
         assert found.schedule_training[key] == expected.schedule_training[key], key

@@ -1,16 +1,12 @@
 """Restarts: a training that was killed, stopped or torn goes on where it was, or begins anew."""
 
 import copy
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from itertools import product
 
 import pytest
 import torch
+from killed_runs import killed_and_whole
 from training import TINY, run
 from transformers import TrainerState
 
@@ -41,34 +37,13 @@ def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):
         "recovery.training.evaluate_every=5",
         "recovery.training.patience=null",
     ]
-
-    def start(results):
-        command = [sys.executable, "-m", "cfsp", *overrides, f"results={results}"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-        )
-
-    killed = start(tmp_path / "killed")
-    folder = tmp_path / "killed" / "recovery"
-    deadline = time.monotonic() + 120
-    while not list(folder.glob("*/checkpoint-10/trainer_state.json")) and time.monotonic() < deadline:
-        assert killed.poll() is None, killed.communicate()
-        time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
-    assert not (tmp_path / "killed" / "records").exists()
-    again = start(tmp_path / "killed")
-    out, err = again.communicate()
+    found, expected, err = killed_and_whole(overrides, tmp_path, "*/checkpoint-10")
     assert "going on with the training" in err
-    whole = start(tmp_path / "whole")
-    expected, _ = whole.communicate()
-    found, expected = (Record.load(text.splitlines()[-1]) for text in (out, expected))
     for key in ("steps", "tokens", "best_step", "held_out_curve"):
         assert found.training[key] == expected.training[key], key
     for name, metric in expected.metrics["pruned"].items():
         assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
-    assert not list(folder.iterdir())
+    assert not list((tmp_path / "killed" / "recovery").iterdir())
 
 
 def test_a_finished_run_leaves_nothing_of_its_training(cfsp, tmp_path, text_file):

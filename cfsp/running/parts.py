@@ -90,6 +90,10 @@ class Parts:
             evaluator.protocol(model, tokenizer)
         for sampler in self.samplers:
             sampler.check(model, tokenizer)
+        if self.schedule.routes and self.exporters:
+            raise ValueError(
+                "export: this schedule routes MLPs, which no engine here computes; expected export=[]"
+            )
         for exporter in self.exporters:
             exporter.check(model, tokenizer)
         return prepared

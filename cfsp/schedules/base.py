@@ -65,6 +65,9 @@ class Schedule(Checked, ABC):
     trains: ClassVar[bool] = False
     """Whether it trains the model and learns its scores, so that a plan alone does not repeat its result."""
 
+    routes: ClassVar[bool] = False
+    """Whether its plan holds routes, which no export can express."""
+
     @property
     def trains_head(self) -> bool:
         """Whether it trains a head that the checkpoint lacks."""

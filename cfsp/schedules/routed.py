@@ -38,6 +38,7 @@ class Routes(Schedule):
     """
 
     probes = False
+    routes = True
     active: Annotated[float, ACTIVE]
     seed: int = 0
 
