@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import make
-from test_surgery import ones_for, random_plan
+from plans import ones_for, random_plan
 
 import cfsp
 from cfsp.checkpoints.saved_classes import auto_class

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import make, words
-from test_checkpoints import cut, emptied
+from pruned_models import cut, emptied
 from transformers import AutoModelForCausalLM
 
 import cfsp
@@ -120,7 +120,7 @@ FULL_DISK = """
 import resource, sys
 sys.path.insert(0, sys.argv[2])
 from families import make, words
-from test_checkpoints import cut
+from pruned_models import cut
 from transformers import AutoTokenizer
 import cfsp
 from cfsp.checkpoints.load import REFERENCE

@@ -9,6 +9,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from pipes import open_when_read
 
 import pytest
 from pairwise import rest_slow
@@ -246,17 +247,6 @@ def test_ctrl_c_leaves_no_file(tmp_path, tiny_checkpoint):
     assert process.returncode == 130
     assert err == "cfsp: interrupted; what was finished before stays\n"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-
-
-def open_when_read(path: Path, process: subprocess.Popen, seconds: int = 60) -> int:
-    """Open a FIFO for writing as soon as the process has opened it for reading."""
-    for _ in range(10 * seconds):
-        assert process.poll() is None
-        try:
-            return os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError:  # no reader yet
-            time.sleep(0.1)
-    return pytest.fail("the process never read the text")
 
 
 @pytest.mark.slow

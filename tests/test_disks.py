@@ -3,14 +3,13 @@
 import errno
 import fcntl
 import os
-import resource
 import shutil
 import subprocess
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from full_disks import BIG, files_of_at_most
 from pairwise import rest_slow
 from training import run
 
@@ -20,8 +19,6 @@ from cfsp.storage.atomic import Unwritten, replacing, reserve, whole_folder, wri
 from cfsp.storage.cache import Cache
 
 FULL = "cannot be written (No space left on device); expected more free space there, or another folder"
-
-BIG = "cannot be written (File too large); expected more free space there, or another folder"
 
 
 @pytest.fixture
@@ -41,17 +38,6 @@ def disk(tmp_path):
     yield mount
     for one in mounted:
         subprocess.run(["umount", str(one)], check=True)
-
-
-@contextmanager
-def files_of_at_most(size):
-    """Let the system refuse to write beyond a size, as a full disk does; nothing has to be mounted."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def error_of(lines):

@@ -4,7 +4,7 @@ import pytest
 import transformers as t
 from engines import cut, python_of, run, saved
 from families import ENCODER, make, words
-from test_checkpoints import emptied
+from pruned_models import emptied
 
 pytestmark = pytest.mark.engines
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 import transformers as t
 from families import make, words
+from plans import logits, ones_for
+from pruned_models import cut
 from safetensors.torch import load_file
-from test_checkpoints import cut
-from test_surgery import logits, ones_for
 
 import cfsp
 from cfsp.exports.decilm import DeciLM, groups_within, shapes_of_equal_heads

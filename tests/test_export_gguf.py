@@ -6,92 +6,30 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
+from gguf_models import (
+    LINEAR,
+    LLAMA3,
+    TEXT,
+    TOKENIZERS,
+    build,
+    exported,
+    pruned,
+    trained,
+)
 from llama_cpp import Engine
-from test_surgery import ones_for, random_plan
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import normalizers, pre_tokenizers
 
 import cfsp
 from cfsp.checkpoints.load import REFERENCE
 from cfsp.cli.export import main
 from cfsp.exports.gguf_file import GGUF
 from cfsp.exports.padded import Padded
-from cfsp.exports.vocabulary import WORDS, check_vocabulary_form
-
-SIZES = {
-    "vocab_size": 4040,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 16,
-    "max_position_embeddings": 512,
-    "initializer_range": 0.1,
-}
-GRANITE = {
-    "embedding_multiplier": 3.0,
-    "residual_multiplier": 0.4,
-    "attention_multiplier": 0.3,
-    "logits_scaling": 2.0,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 64,
-}
-LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
-CONFIGS = {
-    "llama": lambda **more: t.LlamaConfig(**SIZES | more),
-    "mistral": lambda **more: t.MistralConfig(**SIZES | {"sliding_window": None} | more),
-    "qwen2": lambda **more: t.Qwen2Config(**SIZES | {"head_dim": 8} | more),
-    "qwen3": lambda **more: t.Qwen3Config(**SIZES | {"tie_word_embeddings": True} | more),
-    "phi3": lambda **more: t.Phi3Config(**SIZES | {"head_dim": 8, "pad_token_id": 0} | more),
-    "granite": lambda **more: t.GraniteConfig(**SIZES | {"head_dim": 8} | GRANITE | more),
-    "gemma": lambda **more: t.GemmaConfig(**SIZES | more),
-}
+from cfsp.exports.vocabulary import check_vocabulary_form
 
 
 @pytest.fixture(scope="session")
 def tokenizer():
     return t.AutoTokenizer.from_pretrained(REFERENCE)
-
-
-def build(family, **more):
-    """A random model whose biases are not zero."""
-    torch.manual_seed(0)
-    model = t.AutoModelForCausalLM.from_config(CONFIGS[family](**more)).eval()
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name.endswith(("bias", "norm.weight")):
-                weight.normal_(mean=float("bias" not in name and family != "gemma"), std=0.2)
-    return model
-
-
-def pruned(model, kinds, fill=False, emptied=()):
-    """Cut a model; the sites in `emptied` lose all their units. Returns the plan."""
-    sites = cfsp.find_sites(model, kinds)
-    fills = {site.name: ones_for([site])[site.name] if fill else None for site in sites}
-    edits = random_plan(sites, fills=fills).edits
-    if kinds == ["hidden"]:  # Llama's config wants a multiple of its heads
-        edits = (cfsp.Cut("model.hidden", 64, tuple(range(5, 53))),)
-    kept = {
-        edit.site: () if edit.site.removeprefix("model.layers.") in emptied else edit.keep for edit in edits
-    }
-    plan = cfsp.PrunePlan(
-        tuple(cfsp.Cut(edit.site, edit.units, kept[edit.site], fills[edit.site]) for edit in edits)
-    )
-    cfsp.apply(plan, model)
-    return plan
-
-
-def exported(tmp_path, model, tokenizer, plan, **options):
-    cfsp.save(tmp_path / "m", model, tokenizer, plan)
-    path = tmp_path / "out.gguf"
-    GGUF(**options).export(tmp_path / "m", path)
-    return path
 
 
 def architecture(path):
@@ -227,39 +165,6 @@ def test_smaller_types_keep_perplexity(kind, most, flapped, english, tokenizer, 
     stored = {one.name: one.tensor_type.name for one in GGUFReader(path).tensors}
     assert set(stored.values()) == {kind.upper(), "F32"}
     assert stored["blk.0.ffn_down.weight"] == kind.upper()
-
-
-TEXT = "Hello  world!\n\n  3.14159 naïve café — ¿qué? ½ 日本語 I'll we'RE\t\tdone\r\n x=12345;  <|end|> y "
-
-
-def trained(pre, normalizer=None, **model):
-    """A byte-level tokenizer that was trained on a few lines."""
-    made = Tokenizer(models.BPE(**model))
-    made.pre_tokenizer, made.decoder = pre, decoders.ByteLevel()
-    made.normalizer = normalizer
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    special = ["<|end|>"]
-    trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=alphabet, special_tokens=special)
-    made.train_from_iterator([TEXT * 3, (REFERENCE / "config.json").read_text()], trainer)
-    return t.PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<|end|>", bos_token="<|end|>")
-
-
-def split(pattern):
-    words = pre_tokenizers.Split(Regex(pattern), "isolated")
-    return pre_tokenizers.Sequence([words, pre_tokenizers.ByteLevel(False, use_regex=False)])
-
-
-def digits():
-    return pre_tokenizers.Sequence([pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)])
-
-
-TOKENIZERS = {
-    "gpt-2": lambda: trained(pre_tokenizers.ByteLevel(False)),
-    "smollm": lambda: trained(digits()),
-    "dbrx": lambda: trained(split(WORDS % "{1,3}")),
-    "llama-bpe": lambda: trained(split(WORDS % "{1,3}"), ignore_merges=True),
-    "qwen2": lambda: trained(split(WORDS % ""), normalizers.NFC()),
-}
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import torch
 from families import FAMILIES, make, most_distinct, words
-from test_checkpoints import auto_class, cut, emptied
-from test_disks import BIG, files_of_at_most
-from test_routes import plan_for, routed
-from test_surgery import kind_sets, logits
+from full_disks import BIG, files_of_at_most
+from plans import kind_sets, logits
+from pruned_models import auto_class, cut, emptied
+from routed_models import plan_for, routed
 from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 from two_stacks import make_pair, pair_tokenizer
 

@@ -11,7 +11,7 @@ pytest.importorskip("gguf", reason="gguf is not installed: pip install 'cfsp[ggu
 from pydoc_data.topics import topics
 
 from gguf import GGUFWriter
-from test_export_gguf import LINEAR, LLAMA3, TOKENIZERS, build, exported, pruned
+from gguf_models import LINEAR, LLAMA3, TOKENIZERS, build, exported, pruned
 
 import cfsp
 from cfsp.checkpoints.gguf_input import GGUFInput

@@ -12,13 +12,13 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from pipes import open_when_read
 
 import psutil
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from probe import Probe
-from test_cli import open_when_read
 
 from cfsp.cli.main import main
 from cfsp.running.build import CONF

@@ -10,6 +10,7 @@ from labelled import saved_encoder
 from omegaconf import MissingMandatoryValue, OmegaConf
 from pages import understood
 from pairwise import rest_slow
+from trained_runs import own_text
 from transformers import AutoModelForCausalLM
 
 import cfsp
@@ -27,15 +28,6 @@ SHORT = [
     "schedule.training.learning_rate=1e-3",
     "schedule.training.evaluate_every=6",
 ]
-
-
-def own_text(text_file, window=16, held_out=8):
-    return [
-        "recovery/data@schedule.data=text",
-        f"schedule.data.sources.text.text.paths={text_file}",
-        f"schedule.data.window={window}",
-        f"schedule.data.held_out={held_out}",
-    ]
 
 
 @pytest.mark.parametrize("variant", rest_slow(["hybrid", "struct", "block"], quick=1))

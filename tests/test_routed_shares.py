@@ -4,7 +4,7 @@ import pytest
 import torch
 from families import make
 from families import words as word_level
-from test_routed import route
+from random_routers import route
 from tokenizers.pre_tokenizers import Whitespace
 
 from cfsp.data.texts import Files

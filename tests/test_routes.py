@@ -6,38 +6,17 @@ import sys
 import pytest
 import torch
 from families import make, most_distinct, words
+from routed_models import plan_for, routed
 from transformers import AutoModel, AutoModelForCausalLM
 
 import cfsp
 from cfsp.model.find_sites import find_sites
 from cfsp.model.modeling_routed import routed_mlps, uninstall
-from cfsp.model.routers import make_router
 from cfsp.plans.plan import PrunePlan, Route
 from cfsp.plans.routes import permute_units
 from cfsp.storage.fingerprints import fingerprint
 
 IDS = torch.randint(2, 61, (2, 9), generator=torch.Generator().manual_seed(4))
-
-
-def route_of(model, site, order=True, **options):
-    """A random route of a site."""
-    inputs = next(iter(site.producers))
-    weight = model.get_submodule(inputs.module).weight
-    router = {"class": "LearnedRouter", "inputs": weight.shape[1 - inputs.dim], "size": 4, **options}
-    router["experts"] = site.units // 4
-    torch.manual_seed(5)
-    weights = {name: torch.randn_like(one) for name, one in make_router(router).state_dict().items()}
-    return Route(site.name, site.units, router, 4, torch.randperm(site.units) if order else None, weights)
-
-
-def plan_for(model, **options):
-    return PrunePlan(tuple(route_of(model, site, **options) for site in find_sites(model)))
-
-
-def routed(family="llama", **options):
-    model = make(family)
-    cfsp.apply(plan_for(model, **options), model)
-    return model
 
 
 def logits(model, ids=IDS):

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from families import batches, make
-from test_movement_runs import own_text
+from trained_runs import own_text
 from transformers import AutoModelForCausalLM
 
 import cfsp

@@ -5,28 +5,17 @@ import copy
 import pytest
 import torch
 from families import DECODERS, all_kinds, batches, kinds_of, make
+from plans import kind_sets, logits, ones_for, random_plan
 
 from cfsp.evaluation.latency import cache_of
 from cfsp.model.blocks import block_modules, places_of
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
-from cfsp.plans.choose import best_units
 from cfsp.plans.gates import Gates
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.surgery import apply
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.collect import collect
-
-
-def random_plan(sites, seed=0, fills=None) -> PrunePlan:
-    """Another width at every site, at least one unit each."""
-    generator = torch.Generator().manual_seed(seed)
-    edits = []
-    for number, site in enumerate(sites):
-        kept = max(1, site.units // site.groups * (2 + number) // 7) * site.groups
-        keep = best_units(torch.rand(site.units, generator=generator), kept, site.groups)
-        edits.append(Cut(site.name, site.units, keep, None if fills is None else fills[site.name]))
-    return PrunePlan(tuple(edits))
 
 
 def gates_of(plan) -> dict[str, torch.Tensor]:
@@ -35,20 +24,6 @@ def gates_of(plan) -> dict[str, torch.Tensor]:
         gates[cut.site] = torch.zeros(cut.units)
         gates[cut.site][list(cut.keep)] = 1
     return gates
-
-
-def ones_for(sites) -> dict[str, torch.Tensor]:
-    return {site.name: torch.ones(site.units * site.span) for site in sites}
-
-
-@torch.no_grad()
-def logits(model, tokens):
-    return model(**tokens).logits
-
-
-def kind_sets(model) -> list[list[str]]:
-    """Every kind of site by itself, and all kinds in one plan."""
-    return [*([kind] for kind in all_kinds(model)), all_kinds(model)]
 
 
 def test_keeping_everything_changes_no_bit(model, tokens):

@@ -7,8 +7,8 @@ import sys
 import pytest
 import torch
 from families import FAMILIES, batches, make, words
-from test_checkpoints import cut, emptied
-from test_surgery import logits
+from plans import logits
+from pruned_models import cut, emptied
 from transformers import Trainer, TrainingArguments
 
 import cfsp

@@ -12,7 +12,7 @@ import pytest
 import torch
 import transformers as t
 from engines import python_of, run
-from test_surgery import ones_for, random_plan
+from plans import ones_for, random_plan
 
 import cfsp
 from cfsp.checkpoints.load import REFERENCE
