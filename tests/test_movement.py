@@ -136,6 +136,37 @@ def test_the_decision_hardly_changes_the_masks_of_the_step_before(mask, variant)
         assert abs(zeros() - before) <= 0.03
 
 
+@pytest.mark.parametrize("mask", ["soft", "hard"])
+@pytest.mark.parametrize("strength", [1.0, 10.0])
+def test_the_penalty_closes_the_asked_share_before_the_decision(mask, strength):
+    """Units pull their scores up by different forces, as a loss does; the penalty overcomes enough of them."""
+    pruning = attached(make("llama"), 0.5, mask=mask, variant="struct")
+    gates = [gate for _, _, gate in pruning.all_gates()]
+    forces = [torch.rand_like(gate.scores) / len(gate.scores) for gate in gates]
+    optimizer = torch.optim.Adam([gate.scores for gate in gates], lr=20 / 200)
+    for step in range(int(200 * ENDING)):
+        pruning.begin_step(step / 200)
+        pulled = sum((force * gate.scores).sum() for force, gate in zip(forces, gates, strict=True))
+        optimizer.zero_grad()
+        (strength * pruning.penalty() - pulled).backward()
+        optimizer.step()
+    assert pruning.due > 0.99
+    assert pruning.reached == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("mask", [name for name, kind in MASKS.items() if kind.steered])
+def test_the_penalty_stays_while_as_much_is_closed_as_is_due(mask):
+    """Else scores that have fallen rise again, and what was closed opens."""
+    pruning = attached(make("llama"), 0.5, mask=mask, variant="struct")
+    for _, _, gate in pruning.all_gates():
+        gate.scores.data -= 20
+    unit = max(pruning.cost.values()) / pruning.total
+    for step in range(30):
+        pruning.begin_step(0.2 + step / 100)
+        assert abs(pruning.control.error) <= unit
+        assert pruning.control.factor == pytest.approx(1, abs=0.3)
+
+
 def test_scores_above_the_threshold_stay_open_until_the_decision():
     pruning = attached(make("llama"), 0.5, variant="struct")
     for _, _, gate in pruning.all_gates():

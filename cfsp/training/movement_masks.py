@@ -19,9 +19,6 @@ from cfsp.training.learned_gates import Gate, TileGate, UnitGate, lowest
 from cfsp.training.movement_options import MovementOptions
 from cfsp.training.pruner import Decide, Pruning
 
-SLOPE = 4.0
-"""How sharply a score counts as closed for the controller: near its threshold it counts in part."""
-
 
 def scored_layers(site: Site) -> list[str]:
     """Return the paths of a site's linear layers."""
@@ -95,7 +92,7 @@ class MovementPruning(Pruning):
         self.close(least)
         self.reached = self.removed()
         if self.kind.steered:
-            self.control.step(self.nearly_closed(least), self.due, progress)
+            self.control.step(self.reached, self.due, progress)
 
     def close(self, least: float) -> None:
         """Set the masks: the due share is closed, but no unit and no tile whose score is above `least`."""
@@ -137,15 +134,6 @@ class MovementPruning(Pruning):
             gate = self.gates[site.name][member.module]
             assert isinstance(gate, TileGate), "only tiles close without their unit"
             gate.reopen(member, again)
-
-    def nearly_closed(self, least: float) -> float:
-        """Return the share of the parameters whose units' scores are below `least`, smoothed around it."""
-        scores = self.unit_scores()
-        gone = sum(
-            self.cost[site.name] * float(torch.sigmoid(SLOPE * (least - scores[site.name])).sum())
-            for site in self.sites
-        )
-        return gone / self.total
 
     def settle(self) -> None:
         """Decide for good: as many units are closed as are asked for, by the scores, and no others."""
