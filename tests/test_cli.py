@@ -183,7 +183,7 @@ BAD = [
     (["results=/proc/foo"], "results='/proc/foo': expected a folder that can be written"),
     (["overwrite=maybe"], "overwrite='maybe': expected true or false"),
     (["calibration.bos=maybe"], "bos='maybe': expected true or false"),
-    (["model.path=null"], "model.path=None: expected a folder or a hub id"),
+    (["model.path=null"], "model.path=None: expected a folder, a GGUF file or a hub id"),
     (["sparsity=0.2", "allocator.protect=[0,1]"], "every block is protected; expected some to cut"),
     (["model.attn_implementation=nonesuch"], "cannot be loaded"),
 ]

@@ -1,0 +1,211 @@
+"""Serve pruned models with llama.cpp: quality and speed beside the dense model, and what an export costs.
+
+    python experiments/serving/llama_cpp.py random                # a Llama of 0.4 B parameters and half of it
+    python experiments/serving/llama_cpp.py pruned DENSE SMALLER --text FILE
+    python experiments/serving/llama_cpp.py export                # a Llama of 1.3 B parameters
+
+Files are of type q8_0. Speeds are measured in turns, in one process; a ratio is the median of those of the rounds,
+with their range. `pruned` compares perplexities of llama.cpp and of transformers in float32, on the same tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from llama_engine import Engine
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+import cfsp
+from cfsp.checkpoints.load import REFERENCE
+from cfsp.exports.gguf_file import GGUF
+from cfsp.machine.memory import peak_bytes, reset_peak, resident_bytes
+from cfsp.model.pass_cost import macs
+
+PROMPT, NEW_TOKENS, WINDOW = 128, 32, 512
+SMALL = LlamaConfig(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    num_key_value_heads=8,
+    vocab_size=4032,
+)
+LARGE = LlamaConfig(
+    hidden_size=2048,
+    intermediate_size=6144,
+    num_hidden_layers=24,
+    num_attention_heads=16,
+    num_key_value_heads=16,
+    vocab_size=4032,
+    dtype="bfloat16",
+)
+
+
+def random_model(config: LlamaConfig) -> PreTrainedModel:
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32).eval()
+
+
+def cut(model: PreTrainedModel, *, uneven: bool) -> cfsp.PrunePlan:
+    """Remove half of the neurons and of the key/value groups: of every block alike, or more here and less there."""
+    edits = []
+    for site in cfsp.find_sites(model, ["mlp", "attention"]):
+        block = int(site.name.split(".")[2])
+        share = 0.5 + (0.25 if block % 2 else -0.25) * uneven
+        kept = round(site.units * share) + (uneven and site.kind == "mlp")  # odd widths, which the export pads
+        edits.append(cfsp.Cut(site.name, site.units, tuple(range(kept))))
+    plan = cfsp.PrunePlan(tuple(edits))
+    cfsp.apply(plan, model)
+    return plan
+
+
+def random_files(folder: Path) -> tuple[dict[str, Path], dict[str, float]]:
+    """Write the dense model and two halves of it. Returns name -> file, and name -> MACs of a token."""
+    files, costs = {}, {}
+    tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
+    for name in ("dense", "half, blocks alike", "half, uneven"):
+        model = random_model(SMALL)
+        plan = cfsp.PrunePlan(()) if name == "dense" else cut(model, uneven="uneven" in name)
+        costs[name] = macs(model, PROMPT) / PROMPT
+        cfsp.save(folder / name, model, tokenizer, plan)
+        files[name] = exported(folder / name, folder / f"{name}.gguf")
+    return files, costs
+
+
+def exported(source: Path, target: Path) -> Path:
+    GGUF(type="q8_0").export(source, target)
+    return target
+
+
+def speeds(files: dict[str, Path], rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
+    """Return name -> prefill and decode -> seconds of every round, the files in turns."""
+    engines = {name: Engine(path, threads=threads) for name, path in files.items()}
+    found = {name: {"prefill": [], "decode": []} for name in files}
+    prompt = np.random.default_rng(0).integers(100, 4000, PROMPT).tolist()
+    for engine in engines.values():
+        engine.seconds(prompt, 4)  # warm
+    for turn in range(rounds):
+        for name in [*engines][:: 1 if turn % 2 else -1]:
+            for stage, taken in zip(("prefill", "decode"), engines[name].seconds(prompt, NEW_TOKENS), strict=True):
+                found[name][stage].append(taken)
+    return found
+
+
+def rates(found: dict[str, dict[str, list[float]]], name: str) -> list[str]:
+    """Return tokens a second and times dense, of prefill and of decode, as cells of a table."""
+    cells = []
+    for stage, tokens in (("prefill", PROMPT), ("decode", NEW_TOKENS)):
+        taken = found[name][stage]
+        ratios = [a / b for a, b in zip(found["dense"][stage], taken, strict=True)]
+        spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if name != "dense" else ""
+        cells += [f"{tokens / median(taken):.1f}", f"{median(ratios):.2f}{spread}"]
+    return cells
+
+
+def row(*cells: object) -> None:
+    print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+
+
+def header(*names: str) -> None:
+    row(*names)
+    row(*["---"] * len(names))
+
+
+SPEED = ("prefill, tokens/s", "times dense", "decode, tokens/s", "times dense")
+
+
+def measure_random(options: argparse.Namespace, folder: Path) -> None:
+    files, costs = random_files(folder)
+    found = speeds(files, options.rounds, options.threads)
+    header("model", "file, MB", "MACs, times fewer", *SPEED)
+    for name, path in files.items():
+        row(name, round(path.stat().st_size / 1e6), f"{costs['dense'] / costs[name]:.2f}", *rates(found, name))
+
+
+def measure_pruned(options: argparse.Namespace, folder: Path) -> None:
+    sources = {"dense": options.dense, "smaller": options.smaller}
+    files = {name: exported(path, folder / f"{name}.gguf") for name, path in sources.items()}
+    tokenizer = AutoTokenizer.from_pretrained(options.dense)
+    ids = tokenizer(options.text.read_text(), return_tensors="np")["input_ids"][0]
+    windows = ids[: options.windows * WINDOW].reshape(-1, WINDOW)
+    found = speeds(files, options.rounds, options.threads)
+    header("model", "file, MB", "perplexity, transformers", "perplexity, llama.cpp", *SPEED)
+    for name, path in files.items():
+        size = round(path.stat().st_size / 1e6)
+        row(name, size, *(f"{value:.3f}" for value in perplexities(sources[name], path, windows)), *rates(found, name))
+
+
+@torch.no_grad()
+def perplexities(source: Path, path: Path, windows: np.ndarray) -> tuple[float, float]:
+    """Return the perplexity of the folder in transformers, in float32, and of the file in llama.cpp."""
+    model, _ = cfsp.load(str(source), dtype="float32")
+    engine = Engine(path, WINDOW)
+    losses = {"transformers": 0.0, "llama.cpp": 0.0}
+    for window in windows:
+        losses["transformers"] += loss(model(torch.tensor(window[None])).logits[0], window)
+        losses["llama.cpp"] += loss(torch.from_numpy(engine.logits(window.tolist())), window)
+    return tuple(math.exp(total / len(windows)) for total in losses.values())
+
+
+def loss(logits: torch.Tensor, window: np.ndarray) -> float:
+    return float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(window[1:])))
+
+
+def measure_export(_options: argparse.Namespace, folder: Path) -> None:
+    model = random_model(LARGE)
+    plan, parameters = cut(model, uneven=True), model.num_parameters()
+    cfsp.save(folder / "model", model, AutoTokenizer.from_pretrained(REFERENCE), plan)
+    size = sum(file.stat().st_size for file in (folder / "model").iterdir())
+    del model
+    header("export", "parameters", "folder, MB", "seconds", "memory above before, times the folder")
+    for kind in ("gguf", "padded", "decilm"):
+        seconds, memory = in_a_process(kind, folder)
+        row(kind, f"{parameters / 1e9:.2f} B", round(size / 1e6), f"{seconds:.1f}", f"{memory / size:.2f}")
+
+
+def in_a_process(kind: str, folder: Path) -> tuple[float, float]:
+    """Export in a fresh process. Returns seconds and the growth of its resident memory, in bytes."""
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        from cfsp.cli.export import main
+
+        reset_peak("cpu")
+        before, start = resident_bytes(), time.perf_counter()
+        main([kind, str(folder / "model"), str(folder / kind), *(["--type", "q8_0"] if kind == "gguf" else [])])
+        taken = time.perf_counter() - start
+        peak = peak_bytes(torch.device("cpu"))
+        os.write(write, f"{taken} {max(peak.values()) - before}".encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    seconds, memory = os.read(read, 1000).decode().split()
+    return float(seconds), float(memory)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parts = parser.add_subparsers(dest="part", required=True)
+    for name, work in (("random", measure_random), ("pruned", measure_pruned), ("export", measure_export)):
+        part = parts.add_parser(name)
+        part.set_defaults(work=work)
+        part.add_argument("--rounds", type=int, default=7)
+        part.add_argument("--threads", type=int, default=2)
+        if name == "pruned":
+            part.add_argument("dense", type=Path)
+            part.add_argument("smaller", type=Path)
+            part.add_argument("--text", type=Path, required=True)
+            part.add_argument("--windows", type=int, default=16)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        options.work(options, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
