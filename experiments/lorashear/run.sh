@@ -18,8 +18,8 @@ cfsp() { "$python" -m cfsp "$@"; }
 
 here=("sites=[mlp,attention]" cache=results/cache)
 embedded=("${here[@]}" results=$results "sparsity=${SHARES:-0.2,0.5}" "seed=${SEEDS:-0,1,2}")
-smollm=("${here[@]}" results=$results/real model.path=models/SmolLM2-135M model.dtype=float32 sparsity=0.2 seed=0
-    'evaluation=[perplexity_text]' evaluation.perplexity_text.text.paths=data/wikitext2/test.txt "${zero_shot[@]}")
+smollm=("${here[@]}" results=$results/real model.path=models/SmolLM2-135M-Instruct model.dtype=float32 sparsity=0.2 seed=0
+    'evaluation=[perplexity_text]' evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt "${zero_shot[@]}")
 
 lengths() { # a training of so many steps: PREFIX STEPS
     echo "$1.training.max_steps=$2" "$1.training.learning_rate=$rate" "$1.training.warmup=10" \
