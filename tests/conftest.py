@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,21 @@ from cfsp.model.families import LAYOUTS
 torch.set_num_threads(1)
 # rouge-score imports absl, whose log would close pytest's own stream when Hydra configures logging.
 get_absl_handler().python_handler.setStream(sys.__stderr__)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark the cases of a test that are much like its `quick_cases`, which are spread over them, as slow."""
+    cases = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("quick_cases"):
+            cases[item.nodeid.split("[")[0]].append(item)
+    for found in cases.values():
+        (count,) = found[0].get_closest_marker("quick_cases").args
+        quick = {place * len(found) // count for place in range(count)}
+        for place, item in enumerate(found):
+            if place not in quick:
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)

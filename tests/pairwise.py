@@ -25,9 +25,3 @@ def marked_product(*axes: Sequence[Any]) -> list[Any]:
     return [
         pytest.param(*row, marks=[] if row in covering else pytest.mark.product) for row in product(*axes)
     ]
-
-
-def rest_slow(cases: Sequence[Any], quick: int) -> list[Any]:
-    """All cases of a test; those after the first `quick` ones are much alike and marked `slow`."""
-    rest = [case if isinstance(case, tuple) else (case,) for case in cases[quick:]]
-    return [*cases[:quick], *(pytest.param(*case, marks=pytest.mark.slow) for case in rest)]

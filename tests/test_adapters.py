@@ -43,6 +43,7 @@ def adapted(family, **options):
     return tuned
 
 
+@pytest.mark.quick_cases(10)
 @pytest.mark.parametrize("family", most_distinct(FAMILIES))
 @pytest.mark.parametrize("method", METHODS)
 def test_a_plan_does_the_same_with_adapters_in_place_and_merged(family, method):

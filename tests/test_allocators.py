@@ -73,6 +73,7 @@ def test_cfsp_metric_is_the_one_that_is_read():
 ALLOCATORS = [Uniform, CFSP, GlobalRank]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("make", ALLOCATORS)
 @pytest.mark.parametrize("round_to", [1, 8])
 def test_budget_is_met_to_less_than_one_step(make, round_to):

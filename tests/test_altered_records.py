@@ -8,7 +8,6 @@ from random import Random
 
 import pytest
 import studies
-from pairwise import rest_slow
 from studies import latency, record, training, zero_shot
 
 from cfsp.cli import report, tables
@@ -108,7 +107,8 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("kind", rest_slow([*BROKEN], quick=4))
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("kind", BROKEN)
 def test_a_bad_file_is_named_and_the_others_are_shown(good, tmp_path, capsys, kind):
     path = good.with_name("zzz.json")
     BROKEN[kind](path)

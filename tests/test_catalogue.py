@@ -107,6 +107,7 @@ def test_a_choice_of_ones_own_is_described_wherever_its_folder_is_named(typed, t
     assert "PYTHONPATH=FOLDER" in err
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

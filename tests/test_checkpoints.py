@@ -23,6 +23,7 @@ def tokenizer():
     return words()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("family", most_distinct(FAMILIES))
 def test_loads_bit_for_bit_with_transformers_and_with_cfsp(family, tokenizer, tmp_path, tokens):
     makers = [lambda kinds=kinds: cut(family, kinds) for kinds in kind_sets(make(family))]

@@ -12,7 +12,6 @@ from pathlib import Path
 from pipes import open_when_read
 
 import pytest
-from pairwise import rest_slow
 from safetensors.torch import load_file, save_file
 
 from cfsp import bars
@@ -190,7 +189,8 @@ BAD = [
 """Overrides, and what the error says."""
 
 
-@pytest.mark.parametrize(("arguments", "message"), rest_slow([*BAD[::2], *BAD[1::2]], quick=len(BAD[::2])))
+@pytest.mark.quick_cases(4)
+@pytest.mark.parametrize(("arguments", "message"), BAD)
 def test_bad_input_is_one_line_exit_code_one_and_no_record(cfsp, tmp_path, arguments, message):
     code, out, err = cfsp(*arguments)
     assert code == 1

@@ -145,6 +145,7 @@ def scores_of(name, model, sites):
     return [criterion.score(UnitView(model, site), stats[site.name]) for site in sites]
 
 
+@pytest.mark.quick_cases(16)
 @pytest.mark.parametrize("family", most_distinct(FAMILIES))
 @pytest.mark.parametrize("name", SCORING)
 def test_one_finite_score_per_unit_on_every_family(name, model):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from full_disks import BIG, files_of_at_most
-from pairwise import rest_slow
 from training import run
 
 from cfsp.passes.walk import walking
@@ -45,9 +44,9 @@ def error_of(lines):
     return line
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
-    "options",
-    rest_slow(["size=12k", "size=1m,nr_inodes=6", "ro", "size=4k", "size=1m,nr_inodes=2"], quick=2),
+    "options", ["size=12k", "size=4k", "size=1m,nr_inodes=6", "ro", "size=1m,nr_inodes=2"]
 )
 def test_a_cache_without_room_costs_its_entries_alone(cfsp, disk, options):
     cache = disk(options) / "cache"
@@ -62,7 +61,8 @@ def test_a_cache_without_room_costs_its_entries_alone(cfsp, disk, options):
     assert Record.load(out.splitlines()[-1]).metrics["pruned"]
 
 
-@pytest.mark.parametrize("number", rest_slow([errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], quick=1))
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_disk_without_locks_is_said_and_costs_nothing(cfsp, monkeypatch, number, tmp_path):
     def flock(*_):
         raise OSError(number, os.strerror(number))
@@ -92,7 +92,8 @@ def test_a_cache_that_cannot_be_looked_at_costs_its_entries_alone(monkeypatch, t
     assert err.count("Permission denied") == 3
 
 
-@pytest.mark.parametrize(("size", "place"), rest_slow([("4k", "records"), ("64k", "models")], quick=1))
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize(("size", "place"), [("4k", "records"), ("64k", "models")])
 def test_results_without_room_are_one_line(cfsp, disk, size, place):
     folder = disk(f"size={size}")
     code, _, err = cfsp("evaluation=[]", f"results={folder}/results", "cache=off", "save=true")
@@ -135,7 +136,8 @@ def test_a_sweep_that_cannot_begin_is_one_line(cfsp, disk):
     assert "hydra.sweep.dir=FOLDER" in error_of(err)
 
 
-@pytest.mark.parametrize("save", rest_slow(["true", "false"], quick=1))
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("save", ["true", "false"])
 def test_a_finished_run_on_a_read_only_disk_is_read(cfsp, disk, save):
     folder = disk("size=16m")
     arguments = ["evaluation=[]", f"results={folder}/results", f"save={save}"]

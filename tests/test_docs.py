@@ -81,6 +81,7 @@ def is_slow(line: str) -> bool:
     return line not in FIRST or "zero_shot.tasks" in line
 
 
+@pytest.mark.quick_cases(8)
 @pytest.mark.parametrize(
     "line",
     [

@@ -163,6 +163,7 @@ def test_it_trains_nothing_if_nothing_was_lost(cli, mixture, tmp_path):
     assert record.training["steps"] == record.training["trainable"] == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_run_repeats_no_round(cli, mixture, tmp_path, monkeypatch):
     class Stopped(Exception):
         pass

@@ -102,6 +102,7 @@ def test_hull_is_convex_and_nowhere_above():
     assert convex[-1] == errors[-1]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("budget", ["parameters", "macs"])
 @pytest.mark.parametrize("compensation", ["none", "mean", "least_squares"])
 def test_an_only_unit_may_go_where_sites_may_be_empty(budget, compensation):

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from pairwise import rest_slow
 
 from cfsp.running.build import CONF, build, choices
 from cfsp.running.run import run
@@ -30,6 +29,7 @@ def swept(row) -> dict[str, str]:
     return OmegaConf.to_container(text).get("hydra", {}).get("sweeper", {}).get("params", {})
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_is_for_real_weights_unless_told_otherwise(row):
     real, here = composed(row), composed(row, "setting=reference")
@@ -44,7 +44,8 @@ def test_a_row_is_for_real_weights_unless_told_otherwise(row):
         build(config)  # reads nothing yet
 
 
-@pytest.mark.parametrize("row", rest_slow([*ROWS[::3], *ROWS[1::3], *ROWS[2::3]], quick=len(ROWS[::3])))
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("row", ROWS)
 def test_every_row_runs(row, tiny_overrides, tmp_path):
     first = [f"{name}={values.split(',')[0]}" for name, values in swept(row).items()]
     rounding = ["allocator.round_to=8"] if "cfsp/cfsp" in row else []  # 128 is too wide here

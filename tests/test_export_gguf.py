@@ -89,6 +89,7 @@ CASES = {
 }
 
 
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize("case", CASES)
 def test_llama_cpp_computes_the_same(case, tokenizer, tmp_path):
     family, config, cut, name = CASES[case]
@@ -153,6 +154,7 @@ def test_llama_cpp_reads_a_text_as_torch_does(flapped, english, tokenizer, tmp_p
     assert agreeing >= 0.999
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("kind", "most"), [("f16", 2e-4), ("bf16", 2e-3), ("q8_0", 5e-3)])
 def test_smaller_types_keep_perplexity(kind, most, flapped, english, tokenizer, tmp_path):
     model, plan = flapped
@@ -216,6 +218,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(("family", "config", "kinds", "fill", "options", "error"), REFUSED)
 def test_what_llama_cpp_cannot_express_is_refused(
     family, config, kinds, fill, options, error, tokenizer, tmp_path

@@ -33,6 +33,7 @@ def refused(family, kinds):
     return family not in has and any(family not in takes[kind] for kind in kinds)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("family", most_distinct(FAMILIES))
 def test_a_padded_model_is_a_plain_one_that_computes_the_same(family, tmp_path, tokens):
     for number, kinds in enumerate(kind_sets(make(family))):
@@ -46,6 +47,7 @@ def test_a_padded_model_is_a_plain_one_that_computes_the_same(family, tmp_path, 
         torch.testing.assert_close(logits(again, tokens), logits(model, tokens), **EXACT)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("family", most_distinct(FAMILIES))
 def test_biases_that_pruning_added_are_expressed_or_refused(family, tmp_path, tokens):
     model = make(family)
@@ -119,6 +121,7 @@ def test_the_card_travels_and_says_what_was_done(pruned, tmp_path, capsys):
     check_model(tmp_path / "out")
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("given", "error"),
     [

@@ -8,7 +8,6 @@ import sys
 import time
 
 import pytest
-from pairwise import rest_slow
 
 from cfsp.checks import UnknownName
 from cfsp.records.failures import Failure, forget, of_sweep
@@ -34,9 +33,8 @@ def once(monkeypatch):
     return fail_with
 
 
-@pytest.mark.parametrize(
-    "error", rest_slow([RuntimeError("out of\nmemory"), MemoryError(), KeyError("a fault")], quick=1)
-)
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), MemoryError(), KeyError("a fault")])
 def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error):
     once(error)
     code, out, err = cfsp("-m", "sparsity=0.2,0.3,0.4")
@@ -117,12 +115,9 @@ def damaged(text: str, kind: str) -> bytes:
     }[kind]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
-    "kind",
-    rest_slow(
-        ["half", "another version", "another run", "empty", "noise", "list", "number", "older version"],
-        quick=3,
-    ),
+    "kind", ["half", "another version", "another run", "empty", "noise", "list", "number", "older version"]
 )
 def test_a_record_that_cannot_be_read_is_named_kept_aside_and_made_anew(cfsp, tmp_path, kind):
     _, out, _ = cfsp("evaluation=[]")
@@ -165,6 +160,7 @@ class Full:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("folder", ["/records/", "/results/"])
 def test_a_full_disk_is_named_and_leaves_no_half_file(cfsp, tmp_path, monkeypatch, folder):
@@ -188,6 +184,7 @@ def test_a_full_disk_is_named_and_leaves_no_half_file(cfsp, tmp_path, monkeypatc
     assert not [*(tmp_path / "results").glob("failures/*")]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("now", ["1970-01-01T00:00:00+00:00", "2999-01-01T00:00:00+00:00"])
 def test_a_clock_that_is_wrong_changes_nothing(cfsp, monkeypatch, now):
     clock = stages.now

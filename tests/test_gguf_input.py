@@ -34,6 +34,7 @@ def gguf(tmp_path, family="llama", tokenizer=None, config=(), **options):
     return model, exported(tmp_path, model, tokenizer, NOTHING, **{"type": "f32", **options})
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("family", "config"),
     [
@@ -52,6 +53,7 @@ def test_the_model_of_a_file_computes_what_was_exported(family, config, tmp_path
     assert getattr(again.config, "quantization_config", None) is None
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_its_tokenizer_gives_the_same_tokens_and_so_does_a_saved_one(name, tmp_path):
     tokenizer = TOKENIZERS[name]()
@@ -63,6 +65,7 @@ def test_its_tokenizer_gives_the_same_tokens_and_so_does_a_saved_one(name, tmp_p
             assert one(text)["input_ids"] == tokenizer(text)["input_ids"]
 
 
+@pytest.mark.slow
 def test_a_run_says_so_in_record_and_card_and_saves_a_plain_folder(cli, tmp_path):
     model, path = gguf(tmp_path, type="q8_0")
     (tmp_path / "tokenizer_config.json").write_text("of something else")
@@ -86,6 +89,7 @@ def test_weights_are_the_rounded_ones(tmp_path):
     assert (apart <= 0.51 * step + 1e-3 * step * 127).all()  # half a step, and the step itself is in float16
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("family", "config", "kinds", "error"),
     [
@@ -102,6 +106,7 @@ def test_what_transformers_does_not_read_is_refused(family, config, kinds, error
         cfsp.load(path)
 
 
+@pytest.mark.slow
 def test_weights_that_transformers_skips_are_missed(tmp_path):
     _, path = gguf(tmp_path)
     read = GGUFInput.read(path)

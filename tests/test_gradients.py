@@ -78,6 +78,7 @@ def test_a_group_gets_the_scores_of_its_own_query_heads():
     assert Taylor(grouping="released").score(view, stat).tolist() == [0, 100]
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("family", DECODERS)
 def test_the_model_is_as_it_was_and_batches_do_not_matter(family):
     model = make(family)

@@ -89,6 +89,7 @@ def test_the_most_sensitive_sites_are_protected():
         analysis.most_sensitive({"a": [math.nan]})
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("allocator", [Uniform, GlobalRank, CFSP, ErrorCurves, UniformReleased])
 @pytest.mark.parametrize("schedule", ["one_shot", "iterative", "blockwise"])
 def test_a_plan_keeps_the_protected_sites_whole_and_says_why(allocator, schedule):

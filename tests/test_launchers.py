@@ -129,6 +129,7 @@ def test_a_worker_keeps_its_gpu_and_outlives_a_killed_one(monkeypatch):
     assert {done["OMP_NUM_THREADS"] for done in found.values()} == {"2"}
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_presets_build_and_are_what_hydra_uses(preset, monkeypatch, capsys):
     options = OmegaConf.load(CONF / "hydra" / "launcher" / f"{preset}.yaml")
@@ -140,6 +141,7 @@ def test_presets_build_and_are_what_hydra_uses(preset, monkeypatch, capsys):
     assert err == ""
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("launcher", "option", "message"),
     [

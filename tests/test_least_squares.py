@@ -20,6 +20,7 @@ from cfsp.statistics.collect import collect
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gated_and_cut_models_agree(family):
     model = make(family)
@@ -186,6 +187,7 @@ def test_query_heads_are_exchanged_within_their_groups():
         assert model.config.num_attention_heads >= 4
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("family", ["llama", "opt", "phi3", "gpt2"])
 def test_steps_between_gates_are_steps_between_surgeries(family):
     model, twice = make(family), make(family)

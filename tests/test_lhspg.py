@@ -114,6 +114,7 @@ class Bench:
         return torch.cat([one.flatten() for one in found])
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("family", ["llama", "llama_mha_biased", "phi3", "gpt2", "gpt_neox", "bert"])
 @pytest.mark.parametrize("variant", ["paper", "linear_decay"])
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
@@ -137,6 +138,7 @@ def test_units_are_exactly_zero_at_the_end_of_their_period(family, variant, opti
         assert not gone or (bench.rows_of(site, gone) == 0).all()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("family", ["llama", "llama_mha_biased", "phi3", "gpt2", "bert"])
 def test_the_cut_model_agrees_with_the_one_whose_units_are_zero(family):
     bench = Bench(family)

@@ -22,6 +22,7 @@ SHORT = [
 ]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("words", [[], ["+schedule.training.arguments.optim=sgd"]])
 def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, tmp_path, words):
     record = Record.load(cli(*SHORT, *own_text(text_file), *words, "sparsity=0.5", f"save={tmp_path}/out"))
@@ -55,6 +56,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_over
         assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -29,6 +29,7 @@ def plain(model, one):
     return logits.gather(1, wanted[:, None]).sum().item(), bool((logits.argmax(-1) == wanted).all())
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("family", most_distinct(DECODERS))
 def test_scores_are_those_of_plain_passes(family):
     model = make(family)

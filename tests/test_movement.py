@@ -95,6 +95,7 @@ def test_what_is_decided_removes_the_asked_share_and_hardly_more(mask, target):
     assert pruning.decided() == before
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("variant", ["struct", "block"])
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize("equal", [False, True])
@@ -139,7 +140,7 @@ def test_the_decision_hardly_changes_the_masks_of_the_step_before(mask, variant)
 @pytest.mark.parametrize("mask", ["soft", "hard"])
 @pytest.mark.parametrize("strength", [1.0, 10.0])
 def test_the_penalty_closes_the_asked_share_before_the_decision(mask, strength):
-    """Units pull their scores up by different forces, as a loss does; the penalty overcomes enough of them."""
+    """Units pull their scores up by different forces, as a loss does; the penalty overcomes enough."""
     pruning = attached(make("llama"), 0.5, mask=mask, variant="struct")
     gates = [gate for _, _, gate in pruning.all_gates()]
     forces = [torch.rand_like(gate.scores) / len(gate.scores) for gate in gates]

@@ -9,7 +9,6 @@ from killed_runs import killed_and_whole
 from labelled import saved_encoder
 from omegaconf import MissingMandatoryValue, OmegaConf
 from pages import understood
-from pairwise import rest_slow
 from trained_runs import own_text
 from transformers import AutoModelForCausalLM
 
@@ -30,7 +29,8 @@ SHORT = [
 ]
 
 
-@pytest.mark.parametrize("variant", rest_slow(["hybrid", "struct", "block"], quick=1))
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("variant", ["hybrid", "struct", "block"])
 def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, tmp_path, variant):
     words = [*SHORT, *own_text(text_file), f"schedule.pruner.variant={variant}", "sites=[mlp,attention]"]
     record = Record.load(cli(*words, "sparsity=0.5", f"save={tmp_path}/out"))
@@ -83,6 +83,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_over
     assert not list((tmp_path / "killed" / "recovery").iterdir())
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_its_masks_from_its_task(task_run, tmp_path):
     path = saved_encoder(tmp_path / "bert")
     code, record, err = task_run(
@@ -105,6 +106,7 @@ STRUCT = ["schedule.pruner.variant=struct"]
 FROZEN = "recovery/parameters@schedule.parameters=frozen"
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

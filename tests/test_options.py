@@ -92,6 +92,7 @@ def refused(config: dict, message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.quick_cases(24)
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=map("=".join, CHOICES))
 def test_every_boolean_and_every_number_of_every_config_is_checked(group, name):
     config = OmegaConf.to_container(chosen(group, name), resolve=True)
@@ -104,6 +105,7 @@ def test_every_boolean_and_every_number_of_every_config_is_checked(group, name):
             refused(changed(config, key, wrong), key.replace(".", r"\."))
 
 
+@pytest.mark.quick_cases(24)
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=map("=".join, CHOICES))
 def test_every_shipped_config_is_accepted_and_its_unknown_options_are_not(group, name):
     shipped = chosen(group, name)
@@ -123,6 +125,7 @@ def test_what_is_said_twice_has_to_agree_but_for_seeds(group, name):
             assert (value, key.rsplit(".", 1)[-1]) == ("${seed}", "seed")
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -91,6 +91,7 @@ def test_a_group_without_a_name_is_one_line(group, value, monkeypatch, capsys):
     )
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "nested",
     [

@@ -104,6 +104,7 @@ def emptied(family, kinds):
     return model
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("schedule", ["one_shot", "blockwise"])
 @pytest.mark.parametrize("budget", ["parameters", "macs", "latency"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])

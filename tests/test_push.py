@@ -57,6 +57,7 @@ def test_nothing_is_published_by_mistake(hub, saved):
     assert hub.repos["me/small"] == {}
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("step", ["repos/create", "preupload", "objects/batch", "/put/", "commit"])
 def test_a_push_that_fails_says_how_to_go_on(hub, saved, capsys, step):
     before = files(saved)
@@ -121,6 +122,7 @@ def test_a_run_pushes_what_it_saved_and_the_same_command_goes_on(hub, cfsp, tmp_
     assert not [*(tmp_path / "results" / "failures").iterdir()]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

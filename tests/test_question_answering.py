@@ -129,6 +129,7 @@ def test_padding_is_no_place_and_the_loss_is_the_models_own():
     torch.testing.assert_close(task.loss(model, batch, None), alone / len(coded.examples))
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("lines", ["nested", "flat"])
 def test_one_command_prunes_and_trains_it(lines, tmp_path, monkeypatch, capsys):
     qas = [asked(answer, id=answer) for answer in ("new dog", "old tree", "film", "cat", "in", "by") * 8]

@@ -33,6 +33,7 @@ def commands(tmp_path, *arguments):
     return done, [one.splitlines() for one in found]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("part", PARTS)
 def test_every_command_of_a_part_composes(part, tmp_path):
     done, found = commands(tmp_path, part, "seed=3")

@@ -102,6 +102,7 @@ def test_modes_are_left_as_they_were(tmp_path):
     assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("target", ["stream", "sublayer"])
 @pytest.mark.parametrize("name", most_distinct(DECODERS))
 def test_errors_never_rise_and_nothing_else_changes(name, target, tmp_path):

@@ -46,6 +46,7 @@ def test_it_runs_from_the_command_line_and_the_model_loads_again(cli, tmp_path):
     assert again.metrics["pruned"] == record.metrics["pruned"]
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

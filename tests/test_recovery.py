@@ -152,6 +152,7 @@ def test_infinite_gradients_never_reach_the_weights(tiny, tokenizer, trained_wit
         assert torch.equal(weight, before[name])
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("recovery", ["lora", "importance_lora", "full", "distill"])
 def test_every_recovery_runs_from_the_command_line(recovery, cli, text_file, tmp_path):
     done = cli(
@@ -173,6 +174,7 @@ def test_every_recovery_runs_from_the_command_line(recovery, cli, text_file, tmp
     assert model.num_parameters() == record.parameters["pruned"]["model"]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -232,6 +234,7 @@ def test_each_process_has_a_gpu_of_its_own(asked, rank, expected, monkeypatch):
     assert local_device(asked) == expected
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("part", ["", "parameters", "objective", "data", "training"])
 def test_every_yaml_builds_and_is_small(part):
     group = f"recovery/{part}".rstrip("/")

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import pytest
 from studies import record, study, training
 
 from cfsp.cli.report import report
@@ -51,6 +52,7 @@ def test_details_are_kept_once_and_none_is_lost(tmp_path):
     assert sum(map(len, re.findall(r"application/json.*?</script>", text))) < sum(map(len, configs)) / 3
 
 
+@pytest.mark.slow
 def test_knowledge_and_sources_are_drawn(cli, text_file, tmp_path):
     """What the analysis measured and what dynamic recovery drew have figures of their own."""
     words = [

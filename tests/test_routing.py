@@ -210,6 +210,7 @@ def test_what_is_heard_are_the_inputs_of_the_layers():
     assert [len(one) for one in norms] == [32, 32, 40]
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -158,6 +158,7 @@ ROUNDS = [
 ROUTED = ("lte", "moefication")
 
 
+@pytest.mark.quick_cases(4)
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_runs(tiny, name):
     own = ["allocator.round_to=8"] if name.startswith("cfsp") else []  # 128 is too wide here
@@ -179,6 +180,7 @@ def test_every_experiment_runs(tiny, name):
 HARNESS = pytest.param("evaluation", "zero_shot", marks=pytest.mark.slow)  # it reads all of its tasks
 
 
+@pytest.mark.quick_cases(13)
 @pytest.mark.parametrize(
     ("group", "name"),
     [(group, name) for group in GROUPS for name in choices(group) if name != "zero_shot"] + [HARNESS],

@@ -123,6 +123,7 @@ def test_a_tokenizer_that_was_changed_in_memory_is_saved_as_it_is(tmp_path):
     assert (again.pad_token, again.chat_template) == ("w9", "{{ 1 }}")
 
 
+@pytest.mark.quick_cases(5)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "opt", "phi"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("uniform", [True, False])
@@ -164,6 +165,7 @@ def refusal(act: Callable[[], object]) -> str | None:
     return None
 
 
+@pytest.mark.quick_cases(12)
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "opt", "gemma2", "bert"])
 @pytest.mark.parametrize("change", [None, other_number, more_weights, other_shape])
 @pytest.mark.parametrize("uniform", [True, False])

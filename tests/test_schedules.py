@@ -41,6 +41,7 @@ def test_blockwise_judges_a_block_in_the_model_that_is_cut_before_it(compensatio
             torch.testing.assert_close(cut.fill, mean, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_blockwise_on_every_family(family):
     model = make(family)
@@ -90,6 +91,7 @@ def shared_kinds(model):
     return [kind for kind in ("mlp", "attention", "query_heads", "hidden") if kind in all_kinds(model)]
 
 
+@pytest.mark.quick_cases(7)
 @pytest.mark.parametrize(
     ("criterion", "compensation"),
     [("flap", "mean"), ("wanda_sp", "none"), ("cfsp", "none"), ("magnitude", "none"), ("taylor", "none")],
@@ -137,6 +139,7 @@ def test_protected_blocks_stay_whole_and_in_place():
     assert plan.edits[0].keep == (0, 3)
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("schedule", [{}, {"schedule": "iterative", "steps": 4}])
 @pytest.mark.parametrize("criterion", ["depth", "chance", "magnitude"])
 def test_protected_blocks_are_the_same_ones_in_every_step(criterion, schedule):
@@ -160,6 +163,7 @@ def deep(family, blocks):
     return model
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("schedule", ["one_shot", "iterative"])
 @pytest.mark.parametrize("allocator", ["uniform", "global_rank"])
 @pytest.mark.parametrize("kinds", [["block"], ["mlp", "block"], ["mlp", "attention", "block", "hidden"]])

@@ -61,6 +61,7 @@ def naive(model, sites, samples):
     return expected
 
 
+@pytest.mark.quick_cases(6)
 def test_equal_a_naive_float64_computation(model):
     sites, samples = find_sites(model, kinds_of(model)), batches(padded=True)
     expected = naive(model, sites, samples)

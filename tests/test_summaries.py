@@ -103,6 +103,7 @@ def test_a_perfect_answer_scores_one_and_lengths_are_recorded(task):
     assert found["rougeL"].stderr == 0
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("family", PAIRS)
 @pytest.mark.parametrize("beams", [1, 3])
 def test_what_is_measured_is_what_the_model_writes(task, family, beams):
@@ -201,6 +202,7 @@ def summarise(task_run, tmp_path):
     return call
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "method",
     [
@@ -221,6 +223,7 @@ def test_one_command_prunes_it(summarise, method, tmp_path):
     assert "AutoModelForSeq2SeqLM" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_trained_masks_are_cut_and_recovery_follows(summarise, family):
     tiny = ["schedule.pruner.tile=2", "schedule.pruner.cooldown=0.5"]
@@ -238,6 +241,7 @@ def test_trained_masks_are_cut_and_recovery_follows(summarise, family):
     assert record.training["steps"] == 2
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -35,6 +35,7 @@ def test_keeping_everything_changes_no_bit(model, tokens):
     assert model.num_parameters() == size
 
 
+@pytest.mark.quick_cases(6)
 def test_cut_model_equals_gated_model(family, tokens):
     for kinds in kind_sets(make(family)):
         model = make(family)
@@ -54,6 +55,7 @@ def test_cut_model_equals_gated_model(family, tokens):
             assert torch.equal(cached, plain)
 
 
+@pytest.mark.quick_cases(6)
 def test_what_a_mixed_plan_leaves_is_predicted_to_the_parameter(family):
     for kinds in kind_sets(make(family)):
         model = make(family)
@@ -133,6 +135,7 @@ def test_sites_of_the_cut_model_are_what_the_plan_kept(model):
             assert left[site.name].units == len(cut.keep)
 
 
+@pytest.mark.quick_cases(11)
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", DECODERS)
 def test_generation_with_and_without_cache_agrees(family, attention):

@@ -263,6 +263,7 @@ def test_command_says_what_is_wrong_in_one_line(arguments, message, saved, capsy
     assert error.count("\n") == 1
 
 
+@pytest.mark.quick_cases(9)
 @pytest.mark.parametrize(
     ("group", "name"),
     [

@@ -84,6 +84,7 @@ def test_a_target_takes_a_schedule_that_can_give_it():
         cfsp.plan(make("llama"), batches(), compensation="least_squares", target="dense")
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize("target", ["dense", "residual"])
 @pytest.mark.parametrize("kind", ["mlp", "attention"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox"])

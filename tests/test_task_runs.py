@@ -14,6 +14,7 @@ from cfsp.training.base import Change
 from cfsp.training.distillation import Distillation
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     "method",
     [
@@ -64,6 +65,7 @@ def test_training_makes_the_head_of_an_encoder_that_has_none(task_run, tmp_path)
     assert record.metrics["pruned"]["accuracy/sst2"].value > 0.9
 
 
+@pytest.mark.slow
 def test_adapters_train_the_head_too(task_run, tmp_path):
     path = saved_encoder(tmp_path / "bert", "BertModel")
     tiny = [
@@ -115,6 +117,7 @@ def test_distillation_of_a_classifier_is_its_formula(classify):
         objective.of(replace(classify, labels=None, metrics=["pearson"]))
 
 
+@pytest.mark.quick_cases(3)
 @pytest.mark.parametrize(
     ("kind", "pad", "words", "message"),
     [

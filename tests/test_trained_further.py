@@ -53,6 +53,7 @@ def test_what_a_trainer_saves_loads_in_a_process_that_never_heard_of_cfsp(family
     assert torch.equal(logits(again, tokens), logits(model, tokens))
 
 
+@pytest.mark.quick_cases(6)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_attentions_and_hidden_states_have_an_entry_for_every_block(family, tokens):
     for model, _ in (emptied(family), cut(family, ["mlp"])):

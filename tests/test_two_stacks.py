@@ -132,6 +132,7 @@ def saved_and_loaded(model, folder):
     return t.AutoModelForSeq2SeqLM.from_pretrained(folder, trust_remote_code=True).eval()
 
 
+@pytest.mark.quick_cases(2)
 def test_a_saved_model_loads_with_its_uneven_sizes(name, tmp_path):
     model = make_pair(name)
     sites = find_sites(model, KINDS)

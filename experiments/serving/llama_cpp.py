@@ -4,15 +4,17 @@
     python experiments/serving/llama_cpp.py pruned DENSE SMALLER --text FILE
     python experiments/serving/llama_cpp.py export                # a Llama of 1.3 B parameters
 
-Files are of type q8_0. Speeds are measured in turns, in one process; a ratio is the median of those of the rounds,
-with their range. `pruned` compares perplexities of llama.cpp and of transformers in float32, on the same tokens.
+Files are of type q8_0. Speeds are measured in turns, in one process; a ratio is the median of those of the
+rounds, with their range. `pruned` compares perplexities of llama.cpp and of transformers in float32, on the
+same tokens.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-import os
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +23,7 @@ from statistics import median
 import numpy as np
 import torch
 from llama_engine import Engine
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedModel
 
 import cfsp
 from cfsp.checkpoints.load import REFERENCE
@@ -40,8 +42,8 @@ SMALL = LlamaConfig(
 )
 LARGE = LlamaConfig(
     hidden_size=2048,
-    intermediate_size=6144,
-    num_hidden_layers=24,
+    intermediate_size=6656,
+    num_hidden_layers=26,
     num_attention_heads=16,
     num_key_value_heads=16,
     vocab_size=4032,
@@ -54,14 +56,15 @@ def random_model(config: LlamaConfig) -> PreTrainedModel:
     return AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32).eval()
 
 
-def cut(model: PreTrainedModel, *, uneven: bool) -> cfsp.PrunePlan:
-    """Remove half of the neurons and of the key/value groups: of every block alike, or more here and less there."""
+def cut(model: PreTrainedModel, kept: float, change: float) -> cfsp.PrunePlan:
+    """Keep a fraction of neurons and key/value groups, `change` more or less in every other block."""
     edits = []
     for site in cfsp.find_sites(model, ["mlp", "attention"]):
         block = int(site.name.split(".")[2])
-        share = 0.5 + (0.25 if block % 2 else -0.25) * uneven
-        kept = round(site.units * share) + (uneven and site.kind == "mlp")  # odd widths, which the export pads
-        edits.append(cfsp.Cut(site.name, site.units, tuple(range(kept))))
+        count = round(site.units * (kept + (change if block % 2 else -change)))
+        if change and site.kind == "mlp":
+            count -= 1  # odd widths, which the export pads
+        edits.append(cfsp.Cut(site.name, site.units, tuple(range(count))))
     plan = cfsp.PrunePlan(tuple(edits))
     cfsp.apply(plan, model)
     return plan
@@ -73,7 +76,7 @@ def random_files(folder: Path) -> tuple[dict[str, Path], dict[str, float]]:
     tokenizer = AutoTokenizer.from_pretrained(REFERENCE)
     for name in ("dense", "half, blocks alike", "half, uneven"):
         model = random_model(SMALL)
-        plan = cfsp.PrunePlan(()) if name == "dense" else cut(model, uneven="uneven" in name)
+        plan = cfsp.PrunePlan(()) if name == "dense" else cut(model, 0.5, 0.25 if "uneven" in name else 0)
         costs[name] = macs(model, PROMPT) / PROMPT
         cfsp.save(folder / name, model, tokenizer, plan)
         files[name] = exported(folder / name, folder / f"{name}.gguf")
@@ -94,7 +97,9 @@ def speeds(files: dict[str, Path], rounds: int, threads: int) -> dict[str, dict[
         engine.seconds(prompt, 4)  # warm
     for turn in range(rounds):
         for name in [*engines][:: 1 if turn % 2 else -1]:
-            for stage, taken in zip(("prefill", "decode"), engines[name].seconds(prompt, NEW_TOKENS), strict=True):
+            for stage, taken in zip(
+                ("prefill", "decode"), engines[name].seconds(prompt, NEW_TOKENS), strict=True
+            ):
                 found[name][stage].append(taken)
     return found
 
@@ -127,7 +132,9 @@ def measure_random(options: argparse.Namespace, folder: Path) -> None:
     found = speeds(files, options.rounds, options.threads)
     header("model", "file, MB", "MACs, times fewer", *SPEED)
     for name, path in files.items():
-        row(name, round(path.stat().st_size / 1e6), f"{costs['dense'] / costs[name]:.2f}", *rates(found, name))
+        row(
+            name, round(path.stat().st_size / 1e6), f"{costs['dense'] / costs[name]:.2f}", *rates(found, name)
+        )
 
 
 def measure_pruned(options: argparse.Namespace, folder: Path) -> None:
@@ -140,7 +147,12 @@ def measure_pruned(options: argparse.Namespace, folder: Path) -> None:
     header("model", "file, MB", "perplexity, transformers", "perplexity, llama.cpp", *SPEED)
     for name, path in files.items():
         size = round(path.stat().st_size / 1e6)
-        row(name, size, *(f"{value:.3f}" for value in perplexities(sources[name], path, windows)), *rates(found, name))
+        row(
+            name,
+            size,
+            *(f"{value:.3f}" for value in perplexities(sources[name], path, windows)),
+            *rates(found, name),
+        )
 
 
 @torch.no_grad()
@@ -161,7 +173,7 @@ def loss(logits: torch.Tensor, window: np.ndarray) -> float:
 
 def measure_export(_options: argparse.Namespace, folder: Path) -> None:
     model = random_model(LARGE)
-    plan, parameters = cut(model, uneven=True), model.num_parameters()
+    plan, parameters = cut(model, 0.875, 0.125), model.num_parameters()
     cfsp.save(folder / "model", model, AutoTokenizer.from_pretrained(REFERENCE), plan)
     size = sum(file.stat().st_size for file in (folder / "model").iterdir())
     del model
@@ -173,38 +185,47 @@ def measure_export(_options: argparse.Namespace, folder: Path) -> None:
 
 def in_a_process(kind: str, folder: Path) -> tuple[float, float]:
     """Export in a fresh process. Returns seconds and the growth of its resident memory, in bytes."""
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        from cfsp.cli.export import main
-
-        reset_peak("cpu")
-        before, start = resident_bytes(), time.perf_counter()
-        main([kind, str(folder / "model"), str(folder / kind), *(["--type", "q8_0"] if kind == "gguf" else [])])
-        taken = time.perf_counter() - start
-        peak = peak_bytes(torch.device("cpu"))
-        os.write(write, f"{taken} {max(peak.values()) - before}".encode())
-        os._exit(0)
-    os.waitpid(child, 0)
-    seconds, memory = os.read(read, 1000).decode().split()
+    command = [sys.executable, __file__, "one_export", kind, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    seconds, memory = done.stdout.split()[-2:]
     return float(seconds), float(memory)
+
+
+def one_export(options: argparse.Namespace, _folder: Path) -> None:
+    """Export a model in this process. Prints seconds and the growth of its resident memory, in bytes."""
+    from cfsp.cli.export import main as export
+
+    reset_peak("cpu")
+    before, start = resident_bytes(), time.perf_counter()
+    typed = ["--type", "q8_0"] if options.kind == "gguf" else []
+    export([options.kind, str(options.folder / "model"), str(options.folder / options.kind), *typed])
+    print(time.perf_counter() - start, max(peak_bytes(torch.device("cpu")).values()) - before)
+
+
+WORK = {
+    "random": measure_random,
+    "pruned": measure_pruned,
+    "export": measure_export,
+    "one_export": one_export,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
-    for name, work in (("random", measure_random), ("pruned", measure_pruned), ("export", measure_export)):
-        part = parts.add_parser(name)
-        part.set_defaults(work=work)
+    made = {name: parts.add_parser(name) for name in WORK}
+    for part in made.values():
         part.add_argument("--rounds", type=int, default=7)
         part.add_argument("--threads", type=int, default=2)
-        if name == "pruned":
-            part.add_argument("dense", type=Path)
-            part.add_argument("smaller", type=Path)
-            part.add_argument("--text", type=Path, required=True)
-            part.add_argument("--windows", type=int, default=16)
+    made["pruned"].add_argument("dense", type=Path)
+    made["pruned"].add_argument("smaller", type=Path)
+    made["pruned"].add_argument("--text", type=Path, required=True)
+    made["pruned"].add_argument("--windows", type=int, default=16)
+    made["one_export"].add_argument("kind")
+    made["one_export"].add_argument("folder", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        options.work(options, Path(folder))
+        WORK[options.part](options, Path(folder))
 
 
 if __name__ == "__main__":

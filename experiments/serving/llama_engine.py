@@ -1,4 +1,4 @@
-"""llama.cpp through the library inside xllamacpp: token ids, logits, greedy tokens and the time of a GGUF file."""
+"""llama.cpp, the library inside xllamacpp: token ids, logits, greedy tokens and times of a GGUF file."""
 
 import ctypes as c
 import time
