@@ -4,13 +4,14 @@
 #   experiments/lorashear/run.sh rivals ablations [OVERRIDES]
 #   experiments/lorashear/run.sh real [OVERRIDES]      # README.md says what it needs
 #   experiments/lorashear/run.sh table
-# SEEDS (0,1,2), SHARES (0.2,0.5), STEPS (100), RATE (5e-3), PYTHON (.venv/bin/python) and ZERO_SHOT may be set.
+# SEEDS (0,1,2), SHARES (0.2,0.5), STEPS (100), RATE (5e-3), WINDOW (512), PYTHON (.venv/bin/python) and ZERO_SHOT may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
 results=results/lorashear
 steps=${STEPS:-100}
 rate=${RATE:-5e-3}
+window=${WINDOW:-512}
 read -ra zero_shot <<< "${ZERO_SHOT:-}"
 export OMP_NUM_THREADS=1
 
@@ -23,7 +24,7 @@ smollm=("${here[@]}" results=$results/real model.path=models/SmolLM2-135M-Instru
 
 lengths() { # a training of so many steps: PREFIX STEPS
     echo "$1.training.max_steps=$2" "$1.training.learning_rate=$rate" "$1.training.warmup=10" \
-        "$1.training.batch_size=8" "$1.training.patience=null"
+        "$1.training.batch_size=8" "$1.training.patience=null" "$1.data.window=$window"
 }
 
 shear() { # LoRAShear: STEPS steps of pruning, at most two rounds of STEPS steps
