@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -144,31 +145,32 @@ def measure_pruned(options: argparse.Namespace, folder: Path) -> None:
     ids = tokenizer(options.text.read_text(), return_tensors="np")["input_ids"][0]
     windows = ids[: options.windows * WINDOW].reshape(-1, WINDOW)
     found = speeds(files, options.rounds, options.threads)
-    header("model", "file, MB", "perplexity, transformers", "perplexity, llama.cpp", *SPEED)
+    header("model", "file, MB", "perplexity, transformers", "llama.cpp, f32", "llama.cpp, q8_0", *SPEED)
     for name, path in files.items():
+        exact = folder / f"{name}-f32.gguf"
+        GGUF(type="f32").export(sources[name], exact)
+        values = perplexities(sources[name], [exact, path], windows)
         size = round(path.stat().st_size / 1e6)
-        row(
-            name,
-            size,
-            *(f"{value:.3f}" for value in perplexities(sources[name], path, windows)),
-            *rates(found, name),
-        )
+        row(name, size, *(f"{value:.3f}" for value in values), *rates(found, name))
 
 
 @torch.no_grad()
-def perplexities(source: Path, path: Path, windows: np.ndarray) -> tuple[float, float]:
-    """Return the perplexity of the folder in transformers, in float32, and of the file in llama.cpp."""
+def perplexities(source: Path, files: list[Path], windows: np.ndarray) -> list[float]:
+    """Return the perplexity of the folder in transformers, in float32, and of files in llama.cpp."""
     model, _ = cfsp.load(str(source), dtype="float32")
-    engine = Engine(path, WINDOW)
-    losses = {"transformers": 0.0, "llama.cpp": 0.0}
-    for window in windows:
-        losses["transformers"] += loss(model(torch.tensor(window[None])).logits[0], window)
-        losses["llama.cpp"] += loss(torch.from_numpy(engine.logits(window.tolist())), window)
-    return tuple(math.exp(total / len(windows)) for total in losses.values())
+    found = [perplexity(lambda ids: model(torch.tensor([ids])).logits[0], windows)]
+    return found + [perplexity(Engine(path, WINDOW).logits, windows) for path in files]
 
 
-def loss(logits: torch.Tensor, window: np.ndarray) -> float:
-    return float(torch.nn.functional.cross_entropy(logits[:-1], torch.tensor(window[1:])))
+def perplexity(read: Callable[[list[int]], torch.Tensor | np.ndarray], windows: np.ndarray) -> float:
+    """read: tokens -> logits of a next token after each. [tokens, vocabulary]"""
+    losses = [
+        torch.nn.functional.cross_entropy(
+            torch.as_tensor(read(window.tolist()))[:-1], torch.tensor(window[1:])
+        )
+        for window in windows
+    ]
+    return math.exp(float(torch.stack(losses).mean()))
 
 
 def measure_export(_options: argparse.Namespace, folder: Path) -> None:

@@ -11,11 +11,10 @@ smaller=models/SmolLM2-135M-Instruct-30
 
 random() { python experiments/serving/llama_cpp.py random --threads 1; }
 
-smollm2() { # MLPs and heads lose 30 % of their parameters: Wanda-sp, least squares
+smollm2() { # MLPs lose 30 % of their parameters by CFSP, each block another share
   [[ -f $smaller/config.json ]] || cfsp results=results/serving cache=results/cache model.path=$dense model.dtype=float32 \
-    'sites=[mlp,attention]' sparsity=0.3 criterion=wanda_sp allocator=global_rank compensation=least_squares \
-    calibration=text calibration.text.paths=data/c4/sample_c4-rp1.jsonl calibration.within_documents=true \
-    calibration.samples=32 calibration.seqlen=512 evaluation=size save=$smaller
+    +experiment=cfsp sparsity=0.3 calibration=text calibration.text.paths=data/c4/sample_c4-rp1.jsonl \
+    calibration.within_documents=true calibration.samples=32 calibration.seqlen=512 evaluation=size save=$smaller
   python experiments/serving/llama_cpp.py pruned $dense $smaller --text data/wikitext2/raw_test.txt --threads 1
 }
 
