@@ -142,6 +142,7 @@ def test_sizes_of_the_blocks_stand_in_the_config(tokenizer, tmp_path):
         assert own["num_attention_heads"] == 2 * own["num_key_value_heads"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2"])
 def test_a_loaded_checkpoint_is_pruned_and_saved_again(family, tokenizer, tmp_path, tokens):
     model, plan = cut(family, ["mlp", "attention"])

@@ -130,6 +130,7 @@ assert "torch" not in sys.modules
     assert hub == "cfsp: owner/nowhere: there is no such folder here, so it is taken from the hub"
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("damage", ["truncated", "missing", "misfit"])
 def test_a_damaged_checkpoint_is_refused(cfsp, tiny_checkpoint, tmp_path, damage):
     broken = tmp_path / "broken"

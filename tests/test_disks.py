@@ -44,7 +44,7 @@ def error_of(lines):
     return line
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "options", ["size=12k", "size=4k", "size=1m,nr_inodes=6", "ro", "size=1m,nr_inodes=2"]
 )
@@ -114,6 +114,7 @@ def test_files_of_a_cache_that_may_not_grow_cost_its_entries_alone(tmp_path, siz
     assert not [*(tmp_path / "metrics").iterdir()]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("size", "save", "place"), [(1024, "false", "records/"), (16 * 1024, "true", "models/")]
 )

@@ -152,6 +152,7 @@ def test_rounds_go_from_pretraining_to_instructions(cli, mixture, tmp_path):
     assert training["examples"] == 24 * len(rounds)
 
 
+@pytest.mark.slow
 def test_it_stops_when_a_round_gains_too_little(cli, mixture, tmp_path):
     record = Record.load(cli(*words(tmp_path, "recovery.min_gain=0.999", "recovery.rounds=3")))
     assert [one["stage"] for one in record.training["rounds"]] == ["pretraining", "instruction"]

@@ -101,6 +101,7 @@ def test_latency_has_both_models_in_turns(tiny_checkpoint, monkeypatch):
     assert found[1]["prefill_ms/b2xp4"].protocol["threads"] == torch.get_num_threads()
 
 
+@pytest.mark.quick_cases(2)
 @pytest.mark.parametrize("name", most_distinct(FAMILIES))
 def test_latency_runs_on_every_family(name):
     model = make(name)
@@ -189,6 +190,7 @@ def test_an_encoder_does_not_speak():
         Samples(["a"], 5).check(make("bert"), None)
 
 
+@pytest.mark.slow
 def test_a_run_flags_the_text_it_was_calibrated_on(tiny_overrides, tmp_path):
     from hydra import compose, initialize_config_dir
 

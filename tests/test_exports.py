@@ -189,6 +189,7 @@ def test_a_full_disk_and_a_folder_without_a_model_leave_nothing(exporter, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("exporter", EXPORTERS, ids=lambda one: type(one).__name__)
 def test_an_export_that_is_there_is_replaced_only_if_asked(exporter, tmp_path, tokenizer):
     model, _ = cfsp.load("reference")

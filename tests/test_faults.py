@@ -33,7 +33,7 @@ def once(monkeypatch):
     return fail_with
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError("out of\nmemory"), MemoryError(), KeyError("a fault")])
 def test_any_error_is_kept_until_the_run_is_finished(cfsp, once, tmp_path, error):
     once(error)
@@ -115,7 +115,7 @@ def damaged(text: str, kind: str) -> bytes:
     }[kind]
 
 
-@pytest.mark.quick_cases(3)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     "kind", ["half", "another version", "another run", "empty", "noise", "list", "number", "older version"]
 )
@@ -160,7 +160,7 @@ class Full:
             raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("folder", ["/records/", "/results/"])
 def test_a_full_disk_is_named_and_leaves_no_half_file(cfsp, tmp_path, monkeypatch, folder):

@@ -34,7 +34,7 @@ def gguf(tmp_path, family="llama", tokenizer=None, config=(), **options):
     return model, exported(tmp_path, model, tokenizer, NOTHING, **{"type": "f32", **options})
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("family", "config"),
     [

@@ -84,6 +84,7 @@ def test_what_cannot_work_is_refused_before_training(cli, text_file, words, mess
         cli(*SHORT, *own_text(text_file), "sparsity=0.3", *words)
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", ["llama_7b_20", "llama_7b_20_alpaca", "llama_7b_50", "llama_7b_50_alpaca"])
 def test_the_papers_recipes_are_understood(name):
     parts = understood(f"cfsp +experiment=lorashear/{name}")

@@ -59,6 +59,7 @@ def gone(*_, **__):
     raise ConnectionResetError("Connection lost")
 
 
+@pytest.mark.slow
 def test_wandb_is_told_that_a_run_failed(cfsp, codes):
     assert cfsp("logger=wandb", "calibration.seqlen=65")[0] == 1
     assert codes == [1]
@@ -108,6 +109,7 @@ def test_wandb_without_a_key_is_offline_and_whole(cfsp, tmp_path, monkeypatch):
     assert len(events(tmp_path)) == 4
 
 
+@pytest.mark.slow
 def test_a_service_that_does_not_answer_ends_nothing(cfsp, monkeypatch, tmp_path):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")

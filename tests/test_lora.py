@@ -74,6 +74,7 @@ def test_merged_adapters_compute_the_same(tiny, tokenizer, trained_with, tmp_pat
     torch.testing.assert_close(apart.model(ids).logits, merged.model(ids).logits, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path):
     from peft import AutoPeftModelForCausalLM, PeftModel
 

@@ -49,6 +49,7 @@ def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, 
         assert torch.equal(mine(**tokens).logits, plain(**tokens).logits)
 
 
+@pytest.mark.slow
 def test_recovery_comes_after_and_fills_the_zeros(cli, text_file):
     words = [*SHORT, *own_text(text_file), "sites=[mlp,attention]", "sparsity=0.4", "recovery=full"]
     words += ["recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}"]
@@ -60,6 +61,7 @@ def test_recovery_comes_after_and_fills_the_zeros(cli, text_file):
     assert record.density > 0.999
 
 
+@pytest.mark.slow
 def test_frozen_weights_stay_as_they_are(cli, text_file, tmp_path, tiny):
     words = [*SHORT, *own_text(text_file), "recovery/parameters@schedule.parameters=frozen"]
     words += ["schedule.pruner.mask=budget", "schedule.pruner.variant=struct", "sparsity=0.5"]
@@ -126,6 +128,7 @@ def test_what_cannot_work_is_refused_before_training(cli, text_file, words, mess
         cli("sites=[mlp,attention]", *words, *data, "sparsity=0.3")
 
 
+@pytest.mark.slow
 def test_the_table_names_the_schedule(cli, text_file, capsys):
     from cfsp.cli.tables import main
 

@@ -117,6 +117,7 @@ def test_every_shipped_config_is_accepted_and_its_unknown_options_are_not(group,
         refused(changed(config, option, 1), rf"{option}=1: no such option; expected one of")
 
 
+@pytest.mark.quick_cases(20)
 @pytest.mark.parametrize(("group", "name"), CHOICES, ids=map("=".join, CHOICES))
 def test_what_is_said_twice_has_to_agree_but_for_seeds(group, name):
     for key, value in leaves(OmegaConf.to_container(chosen(group, name))):

@@ -107,6 +107,7 @@ def test_what_is_no_outcome_is_refused():
         Outcomes("correct", ["a"], [0.5])
 
 
+@pytest.mark.slow
 def test_a_run_keeps_the_windows_of_both_models(cfsp, tmp_path):
     code, *_ = cfsp()
     assert code == 0

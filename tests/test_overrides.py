@@ -63,6 +63,7 @@ def test_each_choice_of_an_own_group_is_looked_at_before_anything_runs(own):
     assert values("+shape=glob(*)", line) == ["+shape=narrow", "+shape=wide"]
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("flags", [["--config-name", "main"], ["--config-name=main"], ["-cn", "main"]])
 def test_the_config_that_is_named_is_the_one_that_is_looked_at(own, flags):
     check(["--config-dir", own, *flags, "extra=2", "shape=narrow"])
@@ -91,7 +92,7 @@ def test_a_group_without_a_name_is_one_line(group, value, monkeypatch, capsys):
     )
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "nested",
     [

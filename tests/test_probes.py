@@ -128,6 +128,7 @@ def test_whole_path(family, budget, schedule, monkeypatch):
     assert left < before
 
 
+@pytest.mark.slow
 def test_a_sweep_probes_once(monkeypatch, tmp_path):
     tried = []
     original = probes.probe

@@ -104,6 +104,7 @@ def test_what_is_missing_is_said(hub, saved, tmp_path, monkeypatch):
         check_push("me/small", False)
 
 
+@pytest.mark.slow
 def test_a_run_pushes_what_it_saved_and_the_same_command_goes_on(hub, cfsp, tmp_path):
     arguments = ["evaluation=[]", "save=model", "push=me/small", "private=true"]
     hub.fail = "commit"
@@ -122,7 +123,7 @@ def test_a_run_pushes_what_it_saved_and_the_same_command_goes_on(hub, cfsp, tmp_
     assert not [*(tmp_path / "results" / "failures").iterdir()]
 
 
-@pytest.mark.quick_cases(3)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -25,6 +25,7 @@ def test_commands_run(line, desk, monkeypatch, capsys):
     assert [*desk.rglob("results/records/*.json")]
 
 
+@pytest.mark.slow
 def test_commands_of_tables_run(desk, monkeypatch, capsys):
     rows = re.findall(r"^\|.*\| (`cfsp .*) \|$", README, flags=re.MULTILINE)
     lines = [line for row in rows for line in re.findall(r"`(cfsp [^`]*)`", row)]

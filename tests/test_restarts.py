@@ -46,6 +46,7 @@ def test_a_killed_run_goes_on_where_it_was(tiny_overrides, text_file, tmp_path):
     assert not list((tmp_path / "killed" / "recovery").iterdir())
 
 
+@pytest.mark.slow
 def test_a_finished_run_leaves_nothing_of_its_training(cfsp, tmp_path, text_file):
     code, out, _ = cfsp(
         "recovery=lora", "recovery/data=text", f"recovery.data.sources.text.text.paths={text_file}", *TINY

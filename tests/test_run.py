@@ -158,7 +158,7 @@ ROUNDS = [
 ROUTED = ("lte", "moefication")
 
 
-@pytest.mark.quick_cases(4)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("name", choices("experiment"))
 def test_every_experiment_runs(tiny, name):
     own = ["allocator.round_to=8"] if name.startswith("cfsp") else []  # 128 is too wide here

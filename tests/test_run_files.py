@@ -64,6 +64,7 @@ def test_a_model_whose_results_are_gone_gets_its_record_again(cfsp, tmp_path):
     assert before.read_text() == text
 
 
+@pytest.mark.slow
 def test_a_record_beside_another_model_is_no_finished_run(cfsp, made, tmp_path):
     results, run_id = made
     other = tmp_path / "other"
@@ -87,6 +88,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize("place", ["cfsp.checkpoints.save.whole_folder", "cfsp.records.record.Record.save"])
 def test_overwriting_that_is_killed_leaves_a_pair_or_only_a_model(cfsp, made, place, monkeypatch):
     results, run_id = made
@@ -150,7 +152,7 @@ def change(path):
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
 
 
-@pytest.mark.quick_cases(2)
+@pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(
     ("damage", "name", "said"),
     [

@@ -117,6 +117,7 @@ def test_another_entry_under_its_name_is_not_taken(entries, capsys, whole):
     assert same(read_tensors(paths["block_angular"]) and ask(), before)
 
 
+@pytest.mark.slow
 def test_an_altered_figure_is_measured_again(cfsp, tmp_path):
     _, out, _ = cfsp()
     record = out.splitlines()[-1]

@@ -223,7 +223,7 @@ def test_one_command_prunes_it(summarise, method, tmp_path):
     assert "AutoModelForSeq2SeqLM" in (tmp_path / "out" / "README.md").read_text()
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["bart", "t5"])
 def test_trained_masks_are_cut_and_recovery_follows(summarise, family):
     tiny = ["schedule.pruner.tile=2", "schedule.pruner.cooldown=0.5"]

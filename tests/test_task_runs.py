@@ -44,6 +44,7 @@ def test_one_command_prunes_a_classifier_and_plain_transformers_loads_it(task_ru
         assert torch.equal(states.last_hidden_state, mine.bert(**tokens).last_hidden_state)
 
 
+@pytest.mark.slow
 def test_training_makes_the_head_of_an_encoder_that_has_none(task_run, tmp_path):
     path = saved_encoder(tmp_path / "bert", "BertModel")
     tiny = [

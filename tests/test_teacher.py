@@ -67,6 +67,7 @@ def test_hidden_states_need_as_many_blocks(tmp_path):
         load_teacher(objective, student, encoder_tokenizer())
 
 
+@pytest.mark.slow
 def test_both_trainings_record_it(task_run, tmp_path):
     folder, teacher = saved_encoder(tmp_path / "bert"), saved_encoder(tmp_path / "teacher")
     words = [f"model.path={folder}", "sites=[mlp,attention]", "sparsity=0.3", "schedule=movement"]

@@ -103,7 +103,7 @@ def test_prompts_are_the_harness_s_own(task, file):
     assert len(asked) >= 8
 
 
-@pytest.mark.quick_cases(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_figures_are_kept_with_all_that_they_depend_on(rank, file, tiny_checkpoint, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", rank)  # as under torchrun
