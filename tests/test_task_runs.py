@@ -126,9 +126,9 @@ def test_distillation_of_a_classifier_is_its_formula(classify):
             "BertModel",
             "[PAD]",
             [],
-            "lacks classifier.bias, classifier.weight, which nothing here would train",
+            "lacks classifier.bias, classifier.weight, and nothing here would learn",
         ),
-        ("BertModel", "[PAD]", ["recovery=distill"], "which nothing here would train"),
+        ("BertModel", "[PAD]", ["recovery=distill"], "and nothing here would learn"),
         ("BertForSequenceClassification", None, [], "the tokenizer has no pad token"),
         (
             "BertForSequenceClassification",

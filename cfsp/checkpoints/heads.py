@@ -51,8 +51,9 @@ def check_head(path: str | Path, missing: Collection[str], trained: bool | None)
     names = ", ".join(first) + (f" and {len(missing) - MANY} more" if len(missing) > MANY else "")
     if not trained:
         raise ValueError(
-            f"model path {str(path)!r} lacks {names}, which nothing here would train; expected a checkpoint "
-            "with this head, or recovery=full or lora (with sparsity=0 and save=FOLDER that makes one)"
+            f"model path {str(path)!r} lacks {names}, and nothing here would learn them from labels (nothing "
+            "trains, or it imitates the dense model); expected a checkpoint with this head, which sparsity=0 "
+            "recovery=full save=FOLDER makes"
         )
     if is_main():
         print(f"cfsp: newly initialised: {names}", file=sys.stderr)
