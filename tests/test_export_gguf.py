@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as t
+from engine_or_skip import Engine
 from gguf_models import (
     LINEAR,
     LLAMA3,
@@ -16,7 +17,6 @@ from gguf_models import (
     pruned,
     trained,
 )
-from llama_cpp import Engine
 from tokenizers import normalizers, pre_tokenizers
 
 import cfsp

@@ -9,16 +9,16 @@ PATH="$PWD/.venv/bin:$PATH"
 dense=models/SmolLM2-135M-Instruct
 smaller=models/SmolLM2-135M-Instruct-30
 
-random() { python experiments/serving/llama_cpp.py random --threads 1; }
+random() { python experiments/serving/serve_in_llama_cpp.py random --threads 1; }
 
 smollm2() { # MLPs lose 30 % of their parameters by CFSP, each block another share
   [[ -f $smaller/config.json ]] || cfsp results=results/serving cache=results/cache model.path=$dense model.dtype=float32 \
     +experiment=cfsp sparsity=0.3 calibration=text calibration.text.paths=data/c4/sample_c4-rp1.jsonl \
     calibration.within_documents=true calibration.samples=32 calibration.seqlen=512 evaluation=size save=$smaller
-  python experiments/serving/llama_cpp.py pruned $dense $smaller --text data/wikitext2/raw_test.txt --threads 1
+  python experiments/serving/serve_in_llama_cpp.py pruned $dense $smaller --text data/wikitext2/raw_test.txt --threads 1
 }
 
-export_cost() { python experiments/serving/llama_cpp.py export; }
+export_cost() { python experiments/serving/serve_in_llama_cpp.py export; }
 
 [[ $# -gt 0 ]] || set -- random smollm2 export_cost
 for part in "$@"; do
