@@ -1,8 +1,8 @@
 """Serve pruned models with llama.cpp: quality and speed beside the dense model, and what an export costs.
 
-    python experiments/serving/serve_in_llama_cpp.py random                # a Llama of 0.4 B parameters and half of it
+    python experiments/serving/serve_in_llama_cpp.py random      # a Llama of 0.4 B parameters and half of it
     python experiments/serving/serve_in_llama_cpp.py pruned DENSE SMALLER --text FILE
-    python experiments/serving/serve_in_llama_cpp.py export                # a Llama of 1.3 B parameters
+    python experiments/serving/serve_in_llama_cpp.py export      # a Llama of 1.3 B parameters
 
 Files are of type q8_0. Speeds are measured in turns, in one process; a ratio is the median of those of the
 rounds, with their range. `pruned` compares perplexities of llama.cpp and of transformers in float32, on the
