@@ -138,6 +138,7 @@ def measure_random(options: argparse.Namespace, folder: Path) -> None:
         )
 
 
+@torch.no_grad()
 def measure_pruned(options: argparse.Namespace, folder: Path) -> None:
     sources = {"dense": options.dense, "smaller": options.smaller}
     files = {name: exported(path, folder / f"{name}.gguf") for name, path in sources.items()}
@@ -145,6 +146,9 @@ def measure_pruned(options: argparse.Namespace, folder: Path) -> None:
     ids = tokenizer(options.text.read_text(), return_tensors="np")["input_ids"][0]
     windows = ids[: options.windows * WINDOW].reshape(-1, WINDOW)
     found = speeds(files, options.rounds, options.threads)
+    read_back, _ = cfsp.load(str(files["dense"]), dtype="float32")
+    stored = perplexity(lambda ids: read_back(torch.tensor([ids])).logits[0], windows)
+    print(f"dense: the q8_0 file in transformers, dequantised: {stored:.3f}\n")
     header("model", "file, MB", "perplexity, transformers", "llama.cpp, f32", "llama.cpp, q8_0", *SPEED)
     for name, path in files.items():
         exact = folder / f"{name}-f32.gguf"
