@@ -1,6 +1,6 @@
 """Serve pruned models with llama.cpp: quality and speed beside the dense model, and what an export costs.
 
-    python experiments/serving/serve_in_llama_cpp.py random                # a Llama of 0.4 B parameters and half of it
+    python experiments/serving/serve_in_llama_cpp.py random  # a Llama of 0.4 B and half of it
     python experiments/serving/serve_in_llama_cpp.py pruned DENSE SMALLER --text FILE
     python experiments/serving/serve_in_llama_cpp.py export                # a Llama of 1.3 B parameters
 
