@@ -22,7 +22,7 @@ from tokenizers import normalizers, pre_tokenizers
 import cfsp
 from cfsp.checkpoints.load import REFERENCE
 from cfsp.cli.export import main
-from cfsp.exports.gguf_file import GGUF
+from cfsp.exports.gguf_file import GGUF, plain_name
 from cfsp.exports.padded import Padded
 from cfsp.exports.vocabulary import check_vocabulary_form
 
@@ -269,6 +269,24 @@ def test_the_file_carries_its_card_and_no_family_in_its_name(tokenizer, tmp_path
     with pytest.raises(SystemExit):
         main(["gguf", str(tmp_path / "phi3-small"), str(tmp_path / "b.gguf"), "--type", "q4"])
     assert "type='q4': expected f32, f16, bf16, q8_0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [
+        ("smallest-t", "smallest-t"),
+        ("my_test.2", "my_test.2"),
+        ("adopted", "adopted"),
+        ("Phi-3.5-small", "pruned"),
+        ("tinyphi3x", "pruned"),
+        ("T5-small", "pruned"),
+        ("Llama-3.2-half", "pruned"),
+        ("gpt-neox_30", "pruned"),
+        ("my Qwen2.5", "pruned"),
+    ],
+)
+def test_only_names_of_families_are_replaced(folder, name):
+    assert plain_name(folder) == name
 
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "Q4_K", "iq4_nl", "q5_0"])

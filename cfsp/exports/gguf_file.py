@@ -232,9 +232,13 @@ def add_general(writer: GGUFWriter, saved: Saved, done: str) -> None:
 
 
 def plain_name(folder: str) -> str:
-    """Return a name without a family's: llama.cpp treats files that are called after some families apart."""
-    families = {re.sub(r"[^a-z].*", "", kind) for kind in LAYOUTS}
-    return "pruned" if any(one in folder.lower() for one in families) else folder
+    """Return a name without a family's: llama.cpp treats files that are called after some families apart.
+
+    It finds Phi-3 anywhere in a name; other families are whole words here, with or without a version.
+    """
+    families = (re.sub(r"_|(?<=[a-z])(?=\d)", "[-_ ]?", kind) for kind in LAYOUTS)
+    named = rf"phi-?3|(?<![a-z])({'|'.join(families)})(?![a-z])"
+    return "pruned" if re.search(named, folder.lower()) else folder
 
 
 def add_sizes(writer: GGUFWriter, model: PreTrainedModel, want: Sequence[BlockShape], name: str) -> None:
