@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.checkpoints.describe import base_config
 from cfsp.exports import configuration_decilm
 from cfsp.exports.base import FolderExporter, Saved, check_next_token
-from cfsp.exports.gguf_tensors import RUNS, is_tied
-from cfsp.exports.padding import padded_weights
+from cfsp.exports.padding import LLAMA_RUNS, padded_weights
 from cfsp.model.shapes import BlockShape, Shapes
+from cfsp.model.weights import is_tied
 
 FAMILIES = ("llama", "mistral")
 EMPTY_WIDTH = 32
@@ -131,7 +131,7 @@ def decilm_names(
     for index, one in enumerate(want):
         path = f"model.layers.{index}"
         names.setdefault(f"{path}.input_layernorm.weight", torch.empty(shapes.hidden, device="meta"))
-        for layer, (dim, (run,)) in RUNS.items():
+        for layer, (dim, (run,)) in LLAMA_RUNS.items():
             heads = {"q": one.heads or 0}.get(run, one.groups or 0)
             units = one.width if run == "n" else heads * shapes.head_dim
             size = (shapes.hidden, units) if dim else (units, shapes.hidden)

@@ -14,6 +14,17 @@ from cfsp.model.find_sites import axis, is_skipped
 from cfsp.model.shapes import BlockShape
 from cfsp.model.weights import weight_of
 
+LLAMA_RUNS = {
+    "self_attn.q_proj": (0, ("q",)),
+    "self_attn.k_proj": (0, ("k",)),
+    "self_attn.v_proj": (0, ("v",)),
+    "self_attn.o_proj": (1, ("q",)),
+    "mlp.gate_proj": (0, ("n",)),
+    "mlp.up_proj": (0, ("n",)),
+    "mlp.down_proj": (1, ("n",)),
+}
+"""Layer of a block of Llama -> the axis of its weight that runs over units, and what the units are."""
+
 
 @dataclass(frozen=True)
 class PaddedAxis:
