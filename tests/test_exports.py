@@ -81,6 +81,24 @@ def test_a_run_exports_what_it_saves_and_a_repetition_what_is_missing(cli, tmp_p
     assert path.read_text() == before[0]
 
 
+def test_a_repetition_with_other_options_writes_the_export_again(cli, tmp_path):
+    options = ("evaluation=[]", "sparsity=0.3", f"save={tmp_path}/small", "export=[padded,gguf]")
+    record = cli(*options).read_text()
+    folder, file = tmp_path / "small-padded", tmp_path / "small-f16.gguf"
+    before = file.stat().st_mtime_ns
+    path = cli(*options, "export.padded.multiple=7")
+    assert json.loads((folder / "config.json").read_text())["intermediate_size"] % 7 == 0
+    assert (path.read_text(), file.stat().st_mtime_ns) == (record, before)
+    cli(*options, "export.padded.multiple=7", "export.gguf.multiple=64")
+    assert file.stat().st_mtime_ns != before
+    shutil.rmtree(folder)
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="small-padded exists already; expected a new path, or overwrite"):
+        cli(*options)
+    assert [one.name for one in folder.iterdir()] == ["notes.txt"]
+
+
 def test_a_run_that_saves_nothing_exports_nothing(cli):
     with pytest.raises(ValueError, match=r"export=\[padded\] exports what is saved; expected save=true"):
         cli("evaluation=[]", "export=[padded]")

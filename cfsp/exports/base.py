@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,14 +16,17 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from cfsp.checkpoints.card import load_example
 from cfsp.checkpoints.load import HEADS, load, reading_model
-from cfsp.checkpoints.save import alone_in, carry, check_model, write_texts
+from cfsp.checkpoints.save import SUMS, alone_in, carry, check_model, write_texts
 from cfsp.checkpoints.saved_classes import auto_class, own_modules
 from cfsp.machine.process import quiet
 from cfsp.model.shapes import Shapes
 from cfsp.options import Checked
 from cfsp.storage.atomic import whole_folder
+from cfsp.storage.seals import file_checksum
 
 CARD = "README.md"
+ORIGIN = "export.json"
+"""The file of an exported folder that says what it was made of and how."""
 TRAVELLING = ("plan.json", "record.json")
 """Files that say what a model is. An export has them too, unchanged."""
 
@@ -115,6 +119,20 @@ class Exporter(Checked, ABC):
     def write(self, saved: Saved, target: Path) -> None:
         """Write the model to the path, completely or not at all. It may replace what is there."""
 
+    @abstractmethod
+    def origin(self, target: Path) -> str | None:
+        """Return what an export at the path says of its origin, see `origin_of`; None if it says nothing."""
+
+    def origin_of(self, folder: Path) -> str:
+        """Return JSON that names this exporter, its options, and the files of the saved model."""
+        sums = folder / SUMS
+        made = {
+            "export": type(self).__name__,
+            "options": asdict(self) if is_dataclass(self) else {},
+            "model": file_checksum(sums) if sums.is_file() else None,
+        }
+        return json.dumps(made, sort_keys=True)
+
     def export(self, folder: Path, target: Path, overwrite: bool = False) -> None:
         """Read a saved model and write it in this form.
 
@@ -165,7 +183,11 @@ class FolderExporter(Exporter):
             for name in TRAVELLING:
                 if (saved.folder / name).is_file():
                     shutil.copyfile(saved.folder / name, part / name)
-            write_texts(part, {CARD: saved.card(done)})
+            write_texts(part, {CARD: saved.card(done), ORIGIN: self.origin_of(saved.folder)})
+
+    def origin(self, target: Path) -> str | None:
+        path = target / ORIGIN
+        return path.read_text() if path.is_file() else None
 
 
 def is_empty_folder(path: Path) -> bool:

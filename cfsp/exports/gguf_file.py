@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
+ORIGIN = "cfsp.export"
+"""The key that says what a file was made of and how."""
 BLOCK = 32
 """Numbers that q8_0 stores together."""
 
@@ -81,6 +83,15 @@ class GGUF(Exporter):
         if target.is_dir():
             raise ValueError(f"{target} is a folder; expected the path of a file")
 
+    def origin(self, target: Path) -> str | None:
+        from gguf import GGUFReader
+
+        try:
+            field = GGUFReader(target).fields.get(ORIGIN)
+        except (OSError, ValueError, KeyError, IndexError, UnicodeError):  # no file, or a broken one
+            return None
+        return None if field is None else str(field.contents())
+
     def write(self, saved: Saved, target: Path) -> None:
         from gguf import GGUFWriter
 
@@ -98,6 +109,7 @@ class GGUF(Exporter):
         with replacing(target) as part:
             writer = GGUFWriter(None, name)
             add_general(writer, saved, f"By `cfsp-export gguf --type {self.type}`: {described(name, want)}")
+            writer.add_string(ORIGIN, self.origin_of(saved.folder))
             add_sizes(writer, model, want, name)
             add_vocabulary(writer, saved.tokenizer, saved.shapes.vocabulary)
             write_gguf(writer, tensors, part, self.type)
