@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import FAMILIES, make, most_distinct, words
 from full_disks import BIG, files_of_at_most
+from gguf_models import build
 from plans import kind_sets, logits
 from pruned_models import auto_class, cut, emptied
 from routed_models import plan_for, routed
@@ -21,6 +22,7 @@ from cfsp.exports.gguf_file import GGUF
 from cfsp.exports.padded import Padded
 from cfsp.exports.padding import pad_axis
 from cfsp.model.shapes import BlockShape
+from cfsp.schedules.base import Schedule
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -97,6 +99,48 @@ def test_a_repetition_with_other_options_writes_the_export_again(cli, tmp_path):
     with pytest.raises(ValueError, match="small-padded exists already; expected a new path, or overwrite"):
         cli(*options)
     assert [one.name for one in folder.iterdir()] == ["notes.txt"]
+
+
+def test_an_export_that_fails_does_not_stop_the_next_one(cli, tmp_path):
+    options = ("evaluation=[]", "sparsity=0.3", f"save={tmp_path}/small")
+    cli(*options)
+    (tmp_path / "small-f16.gguf").mkdir()
+    with pytest.raises(ValueError, match="small-f16.gguf is a folder; expected the path of a file"):
+        cli(*options, "export=[gguf,padded]")
+    assert (tmp_path / "small-padded" / "config.json").is_file()
+    (tmp_path / "small-decilm").write_text("mine")
+    both = "is a folder; expected .*; .*small-decilm exists already"
+    with pytest.raises(ValueError, match=both):
+        cli(*options, "export=[gguf,decilm]")
+
+
+@pytest.mark.parametrize(
+    ("choices", "refused"),
+    [
+        (["allocator=global_rank"], True),
+        (["allocator=uniform", "allocator.protect=[0]"], True),
+        (["allocator=uniform"], False),
+        (["allocator=global_rank", "sites=[block]", "criterion=chance", "sparsity=0.4"], False),
+    ],
+)
+def test_blocks_that_an_engine_cannot_have_are_refused_before_pruning(
+    choices, refused, cli, tmp_path, tokenizer, monkeypatch
+):
+    dense = build("qwen3", tie_word_embeddings=False)
+    cfsp.save(tmp_path / "dense", dense, tokenizer, cfsp.PrunePlan(()))
+    words = (
+        "evaluation=[]",
+        f"model.path={tmp_path}/dense",
+        f"save={tmp_path}/small",
+        "export=[gguf,padded]",
+    )
+    if refused:
+        monkeypatch.setattr(Schedule, "make", None)
+        with pytest.raises(ValueError, match="no qwen3 with blocks of different sizes .*allocator=uniform"):
+            cli(*words, "criterion=chance", *choices)
+        return
+    cli(*words, "criterion=chance", *choices)
+    assert (tmp_path / "small-f16.gguf").is_file()
 
 
 def test_a_run_that_saves_nothing_exports_nothing(cli):

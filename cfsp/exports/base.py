@@ -115,6 +115,9 @@ class Exporter(Checked, ABC):
         A run calls it with the dense model, before anything costly.
         """
 
+    def check_uneven(self, model: PreTrainedModel) -> None:  # most engines need no more
+        """Raise ValueError if the engine cannot express the dense model once its blocks have other sizes."""
+
     @abstractmethod
     def write(self, saved: Saved, target: Path) -> None:
         """Write the model to the path, completely or not at all. It may replace what is there."""

@@ -51,10 +51,23 @@ def architecture(model: PreTrainedModel, want: Sequence[BlockShape]) -> str:
         alike = alike and (want[0].heads or 0) * Shapes.of(model).head_dim == Shapes.of(model).hidden
     if alike and not biases:
         return family.alike
+    return uneven_architecture(model, biases)
+
+
+def uneven_architecture(model: PreTrainedModel, biases: Sequence[str]) -> str:
+    """Return the architecture for blocks that differ or have these biases.
+
+    Raises ValueError if llama.cpp has none for this model.
+    """
+    kind, family = model.config.model_type, ARCHITECTURES[model.config.model_type]
     what = f"the bias {biases[0]}" if biases else "blocks of different sizes"
     tied_only = family.uneven == "openelm" and not is_tied(model)
     if family.uneven is None or tied_only or (biases and family.uneven != "deci"):
-        remedy = "compensation=none" if biases else "cfsp-export padded, then gguf on what it writes"
+        remedy = (
+            "compensation=none"
+            if biases
+            else "allocator=uniform, or cfsp-export padded, then gguf on what it writes"
+        )
         untied = " and an output layer of its own" if tied_only and not biases else ""
         raise ValueError(f"llama.cpp has no {kind} with {what}{untied}; expected {remedy}")
     return family.uneven

@@ -15,7 +15,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
 from cfsp.exports.base import Exporter, Saved, check_next_token
-from cfsp.exports.gguf_architectures import ARCHITECTURES, INTERLEAVED, architecture
+from cfsp.exports.gguf_architectures import (
+    ARCHITECTURES,
+    INTERLEAVED,
+    architecture,
+    biases_beyond,
+    uneven_architecture,
+)
 from cfsp.exports.gguf_tensors import GGUFTensor, LlamaLike
 from cfsp.exports.rotary import add_rotary, check_rotary, rotary_factors
 from cfsp.exports.vocabulary import add_vocabulary, check_vocabulary_form
@@ -77,6 +83,9 @@ class GGUF(Exporter):
                 f"the residual width {hidden} is no multiple of {BLOCK}, which type=q8_0 stores together; "
                 f"expected allocator.round_to={BLOCK} where sites has hidden, or type=f16"
             )
+
+    def check_uneven(self, model: PreTrainedModel) -> None:
+        uneven_architecture(model, biases_beyond(model))
 
     def check_target(self, target: Path, overwrite: bool) -> None:
         super().check_target(target, overwrite)

@@ -32,11 +32,21 @@ def export_model(cfg: DictConfig, files: RunFiles, made: bool) -> None:
 
     Otherwise an export of the same model by the same options stays, and one of another model or by other
     options is replaced. A path with anything else is refused.
+
+    Raises ValueError or OSError of what could not be exported, after all else has been.
     """
     if files.target is None or not is_main():
         return
+    errors: list[ValueError | OSError] = []
     for exporter, path in exports(cfg, files.target):
         there = exporter.origin(path)
         if made or there != exporter.origin_of(files.target):
             begin(f"export to {path.name}")
-            exporter.export(files.target, path, overwrite=made or there is not None)
+            try:
+                exporter.export(files.target, path, overwrite=made or there is not None)
+            except (ValueError, OSError) as error:
+                errors.append(error)
+    if len(errors) > 1:
+        raise ValueError("; ".join(" ".join(str(one).split()) for one in errors)) from errors[0]
+    if errors:
+        raise errors[0]
