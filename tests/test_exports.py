@@ -1,17 +1,15 @@
 """Exports: what an engine loads computes what the pruned model computes."""
 
 import json
-import shutil
 
 import pytest
 import torch
 from families import FAMILIES, make, most_distinct, words
 from full_disks import BIG, files_of_at_most
-from gguf_models import build
 from plans import kind_sets, logits
 from pruned_models import auto_class, cut, emptied
 from routed_models import plan_for, routed
-from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification
 from two_stacks import make_pair, pair_tokenizer
 
 import cfsp
@@ -22,7 +20,6 @@ from cfsp.exports.gguf_file import GGUF
 from cfsp.exports.padded import Padded
 from cfsp.exports.padding import pad_axis
 from cfsp.model.shapes import BlockShape
-from cfsp.schedules.base import Schedule
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
@@ -69,98 +66,6 @@ def test_biases_that_pruning_added_are_expressed_or_refused(family, tmp_path, to
         torch.testing.assert_close(logits(again, tokens), logits(model, tokens), **EXACT)
 
 
-def test_a_run_exports_what_it_saves_and_a_repetition_what_is_missing(cli, tmp_path):
-    options = ("evaluation=[]", "sparsity=0.3", f"save={tmp_path}/small", "export=[padded]")
-    path = cli(*options)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "small-padded", trust_remote_code=False)
-    before = path.read_text(), (tmp_path / "small-padded" / "model.safetensors").stat().st_mtime_ns
-    cli(*options)
-    after = path.read_text(), (tmp_path / "small-padded" / "model.safetensors").stat().st_mtime_ns
-    assert after == before
-    shutil.rmtree(tmp_path / "small-padded")
-    cli(*options)
-    assert (tmp_path / "small-padded" / "SHA256SUMS").is_file()
-    assert path.read_text() == before[0]
-
-
-def test_a_repetition_with_other_options_writes_the_export_again(cli, tmp_path):
-    options = ("evaluation=[]", "sparsity=0.3", f"save={tmp_path}/small", "export=[padded,gguf]")
-    record = cli(*options).read_text()
-    folder, file = tmp_path / "small-padded", tmp_path / "small-f16.gguf"
-    before = file.stat().st_mtime_ns
-    path = cli(*options, "export.padded.multiple=7")
-    assert json.loads((folder / "config.json").read_text())["intermediate_size"] % 7 == 0
-    assert (path.read_text(), file.stat().st_mtime_ns) == (record, before)
-    cli(*options, "export.padded.multiple=7", "export.gguf.multiple=64")
-    assert file.stat().st_mtime_ns != before
-    shutil.rmtree(folder)
-    folder.mkdir()
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="small-padded exists already; expected a new path, or overwrite"):
-        cli(*options)
-    assert [one.name for one in folder.iterdir()] == ["notes.txt"]
-
-
-def test_an_export_that_fails_does_not_stop_the_next_one(cli, tmp_path):
-    options = ("evaluation=[]", "sparsity=0.3", f"save={tmp_path}/small")
-    cli(*options)
-    (tmp_path / "small-f16.gguf").mkdir()
-    with pytest.raises(ValueError, match="small-f16.gguf is a folder; expected the path of a file"):
-        cli(*options, "export=[gguf,padded]")
-    assert (tmp_path / "small-padded" / "config.json").is_file()
-    (tmp_path / "small-decilm").write_text("mine")
-    both = "is a folder; expected .*; .*small-decilm exists already"
-    with pytest.raises(ValueError, match=both):
-        cli(*options, "export=[gguf,decilm]")
-
-
-@pytest.mark.parametrize(
-    ("choices", "refused"),
-    [
-        (["allocator=global_rank"], True),
-        (["allocator=uniform", "allocator.protect=[0]"], True),
-        (["allocator=uniform"], False),
-        (["allocator=global_rank", "sites=[block]", "criterion=chance", "sparsity=0.4"], False),
-    ],
-)
-def test_blocks_that_an_engine_cannot_have_are_refused_before_pruning(
-    choices, refused, cli, tmp_path, tokenizer, monkeypatch
-):
-    dense = build("qwen3", tie_word_embeddings=False)
-    cfsp.save(tmp_path / "dense", dense, tokenizer, cfsp.PrunePlan(()))
-    words = (
-        "evaluation=[]",
-        f"model.path={tmp_path}/dense",
-        f"save={tmp_path}/small",
-        "export=[gguf,padded]",
-    )
-    if refused:
-        monkeypatch.setattr(Schedule, "make", None)
-        with pytest.raises(ValueError, match="no qwen3 with blocks of different sizes .*allocator=uniform"):
-            cli(*words, "criterion=chance", *choices)
-        return
-    cli(*words, "criterion=chance", *choices)
-    assert (tmp_path / "small-f16.gguf").is_file()
-
-
-def test_a_run_that_saves_nothing_exports_nothing(cli):
-    with pytest.raises(ValueError, match=r"export=\[padded\] exports what is saved; expected save=true"):
-        cli("evaluation=[]", "export=[padded]")
-
-
-def test_a_routing_schedule_exports_nothing_and_says_so_at_once(cli, tmp_path):
-    words = (
-        "schedule=routed_once",
-        "schedule/maker=teal",
-        "sites=[mlp]",
-        "sparsity=0",
-        f"save={tmp_path}/small",
-    )
-    with pytest.raises(ValueError, match=r"this schedule routes MLPs, .*; expected export=\[\]"):
-        cli("evaluation=[]", *words, "export=[padded]")
-    assert not (tmp_path / "small").exists()
-
-
 @pytest.fixture
 def pruned(cli, tmp_path):
     """A folder that a run saved, whose blocks differ."""
@@ -181,6 +86,42 @@ def test_the_card_travels_and_says_what_was_done(pruned, tmp_path, capsys):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["intermediate_size"] % 16 == 0
     check_model(tmp_path / "out")
+
+
+EXAMPLES = {
+    "padded": 'AutoModelForCausalLM.from_pretrained("FOLDER")',
+    "decilm": "python -m vllm.entrypoints.openai.api_server --model FOLDER --trust-remote-code",
+    "gguf": "llama-server --model FILE.gguf",
+}
+
+
+@pytest.mark.parametrize("form", EXAMPLES)
+def test_the_card_says_how_the_export_loads(form, pruned, tmp_path):
+    main([form, str(pruned), str(tmp_path / "out")])
+    card = card_of(tmp_path / "out")
+    load = card.partition("## Load")[2].partition("## ")[0]
+    assert EXAMPLES[form] in load
+    assert card.count("```") == (pruned / "README.md").read_text().count("```")
+    assert ("from_pretrained" in card) == (form == "padded")
+    (pruned / "README.md").write_text("# Mine\n")
+    main([form, str(pruned), str(tmp_path / "again")])
+    assert EXAMPLES[form] in card_of(tmp_path / "again").partition("## Exported")[2]
+
+
+def card_of(export):
+    if export.is_dir():
+        return (export / "README.md").read_text()
+    from gguf import GGUFReader
+
+    return GGUFReader(export).fields["cfsp.card"].contents()
+
+
+def test_the_card_speaks_of_zeros_where_there_are_some(tmp_path):
+    for number, kinds in enumerate((["mlp"], ["mlp", "attention"])):
+        model, plan = cut("llama", kinds)
+        cfsp.save(tmp_path / f"{number}", model, words(), plan)
+        DeciLM().export(tmp_path / f"{number}", tmp_path / f"{number}-decilm")
+        assert ("zeros" in card_of(tmp_path / f"{number}-decilm")) == ("attention" in kinds)
 
 
 @pytest.mark.quick_cases(2)

@@ -69,12 +69,14 @@ class Saved:
     def shapes(self) -> Shapes:
         return Shapes.of(self.model)
 
-    def card(self, done: str) -> str:
-        """Return the model's card with what the export did to it."""
+    def card(self, done: str, example: str) -> str:
+        """Return the model's card with what the export did to it. example: code that loads the export."""
         path = self.folder / CARD
         card = path.read_text() if path.is_file() else f"# {self.folder.name}\n"
-        card = card.replace(load_example(self.head, True), load_example(self.head, False))
-        return f"{card.rstrip()}\n\n## Exported\n\n{done}\n"
+        for own_code in (True, False):
+            card = card.replace(f"```python\n{load_example(self.head, own_code)}\n```", example)
+        shown = "" if example in card else f"\n\n{example}"
+        return f"{card.rstrip()}\n\n## Exported\n\n{done}{shown}\n"
 
 
 def saved_head(folder: Path) -> str:
@@ -114,6 +116,10 @@ class Exporter(Checked, ABC):
 
         A run calls it with the dense model, before anything costly.
         """
+
+    def example(self, head: str) -> str:
+        """Return code that loads the export, as a block of Markdown. head: of the model."""
+        return f"```python\n{load_example(head, needs_remote_code=False)}\n```"
 
     def check_uneven(self, model: PreTrainedModel) -> None:  # most engines need no more
         """Raise ValueError if the engine cannot express the dense model once its blocks have other sizes."""
@@ -186,7 +192,9 @@ class FolderExporter(Exporter):
             for name in TRAVELLING:
                 if (saved.folder / name).is_file():
                     shutil.copyfile(saved.folder / name, part / name)
-            write_texts(part, {CARD: saved.card(done), ORIGIN: self.origin_of(saved.folder)})
+            write_texts(
+                part, {CARD: saved.card(done, self.example(saved.head)), ORIGIN: self.origin_of(saved.folder)}
+            )
 
     def origin(self, target: Path) -> str | None:
         path = target / ORIGIN

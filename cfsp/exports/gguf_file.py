@@ -84,6 +84,9 @@ class GGUF(Exporter):
                 f"expected allocator.round_to={BLOCK} where sites has hidden, or type=f16"
             )
 
+    def example(self, head: str) -> str:
+        return "```sh\nllama-server --model FILE.gguf\n```"
+
     def check_uneven(self, model: PreTrainedModel) -> None:
         uneven_architecture(model, biases_beyond(model))
 
@@ -117,7 +120,8 @@ class GGUF(Exporter):
         tensors = [*whole.tensors(), *rotary_factors(model.config)]
         with replacing(target) as part:
             writer = GGUFWriter(None, name)
-            add_general(writer, saved, f"By `cfsp-export gguf --type {self.type}`: {described(name, want)}")
+            done = f"By `cfsp-export gguf --type {self.type}`: {described(name, want)}"
+            add_general(writer, saved, done, self.example(saved.head))
             writer.add_string(ORIGIN, self.origin_of(saved.folder))
             add_sizes(writer, model, want, name)
             add_vocabulary(writer, saved.tokenizer, saved.shapes.vocabulary)
@@ -168,9 +172,9 @@ def described(name: str, want: Sequence[BlockShape]) -> str:
     return f"architecture {name}, MLPs of {spread} neurons; units of zeros among them change no output."
 
 
-def add_general(writer: GGUFWriter, saved: Saved, done: str) -> None:
+def add_general(writer: GGUFWriter, saved: Saved, done: str, example: str) -> None:
     """Write what the file is: a name, the licence, and the model's card."""
-    card = saved.card(done)
+    card = saved.card(done, example)
     writer.add_name(plain_name(saved.folder.name))
     found = re.search(r"^license: *(\S+)", card, flags=re.MULTILINE)
     if found and found[1] != "unknown":
