@@ -291,8 +291,13 @@ def test_only_names_of_families_are_replaced(folder, name):
 
 @pytest.mark.parametrize("kind", ["q4_k_m", "Q4_K", "iq4_nl", "q5_0"])
 def test_types_of_llama_cpps_own_tool_are_refused_with_the_command(kind):
-    with pytest.raises(ValueError, match=f"expected f32.*; {kind} comes of .*SMALLER.gguf {kind.upper()}$"):
+    error = f"expected f32.*; {kind.lower()} comes of .*SMALLER.gguf {kind.upper()}$"
+    with pytest.raises(ValueError, match=error):
         GGUF(type=kind)
+
+
+def test_a_type_may_be_in_capitals():
+    assert GGUF(type="Q8_0") == GGUF(type="q8_0")
 
 
 def test_widths_beside_q8_0_are_multiples_of_its_blocks():

@@ -58,6 +58,7 @@ class GGUF(Exporter):
     multiple: int = BLOCK
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "type", self.type.lower())  # llama.cpp writes Q8_0
         check_type(self.type)
         check_integer("multiple", self.multiple, least=1)
         if self.type == "q8_0" and self.multiple % BLOCK:
