@@ -1,5 +1,6 @@
 """GGUF: llama.cpp reads the file and computes what the pruned model computes."""
 
+import json
 from pydoc_data.topics import topics
 
 import numpy as np
@@ -10,14 +11,18 @@ from engine_or_skip import Engine
 from gguf_models import (
     LINEAR,
     LLAMA3,
+    PIECES,
+    SPACES,
     TEXT,
     TOKENIZERS,
     build,
     exported,
+    metaspace,
+    pieces,
     pruned,
     trained,
 )
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import Tokenizer, normalizers, pre_tokenizers
 
 import cfsp
 from cfsp.checkpoints.load import REFERENCE
@@ -169,15 +174,40 @@ def test_smaller_types_keep_perplexity(kind, most, flapped, english, tokenizer, 
     assert stored["blk.0.ffn_down.weight"] == kind.upper()
 
 
-@pytest.mark.parametrize("name", TOKENIZERS)
+@pytest.mark.parametrize("name", TOKENIZERS | PIECES)
 def test_llama_cpp_finds_the_same_tokens(name, tmp_path):
-    tokenizer = TOKENIZERS[name]()
+    tokenizer = (TOKENIZERS | PIECES)[name]()
     model = build("llama", vocab_size=len(tokenizer) + 3)
     path = exported(tmp_path, model, tokenizer, cfsp.PrunePlan(()))
     texts = [TEXT, *(line for line in (REFERENCE / "tokenizer.json").read_text().splitlines()[:200])]
     with Engine(path) as engine:
         for text in texts:
             assert engine.ids(text) == tokenizer(text)["input_ids"], text
+
+
+@pytest.mark.parametrize("scheme", ["first", "always"])
+def test_llama_cpp_puts_a_space_after_added_tokens_too(scheme, tmp_path):
+    tokenizer, always = metaspace(scheme), PIECES["always"]()
+    model = build("llama", vocab_size=len(tokenizer) + 3)
+    with Engine(exported(tmp_path, model, tokenizer, cfsp.PrunePlan(()))) as engine:
+        assert engine.ids(TEXT) == always(TEXT)["input_ids"]
+        plain = TEXT.partition("\n\n")[0]
+        assert engine.ids(plain) == tokenizer(plain)["input_ids"]
+
+
+@pytest.mark.parametrize("kind", ["lstrip", "rstrip", "single_word"])
+def test_added_tokens_that_look_at_their_neighbours_are_refused(kind):
+    with pytest.raises(ValueError, match=rf"added token '<\|end\|>' with {kind}, which .*{kind}=false"):
+        check_vocabulary_form(pieces(SPACES, **{kind: True}))
+
+
+def test_pieces_that_only_llama_cpp_would_merge_are_refused():
+    tokenizer = PIECES["gemma"]()
+    table = json.loads(tokenizer.backend_tokenizer.to_str())
+    left, right = table["model"]["merges"].pop()
+    fewer = t.PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(table)))
+    with pytest.raises(ValueError, match=f"does not merge {left!r} and {right!r}, which llama.cpp would"):
+        check_vocabulary_form(fewer)
 
 
 UNKNOWN = {
