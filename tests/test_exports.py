@@ -17,7 +17,7 @@ from cfsp.checkpoints.save import check_model
 from cfsp.cli.export import main
 from cfsp.exports.decilm import DeciLM
 from cfsp.exports.gguf_file import GGUF
-from cfsp.exports.padded import Padded
+from cfsp.exports.padded import Padded, padded_config, padded_model
 from cfsp.exports.padding import pad_axis
 from cfsp.model.shapes import BlockShape
 
@@ -209,6 +209,13 @@ def test_adapters_that_are_kept_apart_are_not_lost(pruned, tmp_path):
     (pruned / "adapters").mkdir()
     with pytest.raises(ValueError, match="keeps its adapters apart.*parameters.merge=true"):
         Padded().export(pruned, tmp_path / "out")
+
+
+def test_a_model_is_whole_after_it_was_padded(tokens):
+    model, _ = cut("llama", ["mlp", "attention"])
+    before = logits(model, tokens)
+    padded_model(model, *padded_config(model, 8))
+    assert torch.equal(logits(model, tokens), before)
 
 
 @pytest.mark.parametrize("dim", [0, 1])

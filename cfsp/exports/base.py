@@ -33,10 +33,7 @@ TRAVELLING = ("plan.json", "record.json")
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model, as exporters read it: the folder and what was loaded from it.
-
-    An exporter may take the weights out of `model`, so that none is in memory twice.
-    """
+    """A saved model, as exporters read it: the folder and what was loaded from it."""
 
     folder: Path
     head: str
