@@ -13,6 +13,9 @@ from cfsp.data.texts import Hub as Hub
 from cfsp.data.texts import Stdlib as Stdlib
 from cfsp.data.texts import Text as Text
 from cfsp.evaluation.base import Evaluator as Evaluator
+from cfsp.exports.base import Exporter as Exporter
+from cfsp.exports.base import FolderExporter as FolderExporter
+from cfsp.exports.base import Saved as Saved
 from cfsp.loggers.base import Logger as Logger
 from cfsp.model.families import LAYOUTS as LAYOUTS
 from cfsp.model.families import Layout as Layout

@@ -3,7 +3,7 @@
 import torch
 import transformers as t
 from plans import ones_for, random_plan
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 import cfsp
 from cfsp.checkpoints.load import REFERENCE
@@ -116,4 +116,45 @@ TOKENIZERS = {
     "dbrx": lambda: trained(split(WORDS % "{1,3}")),
     "llama-bpe": lambda: trained(split(WORDS % "{1,3}"), ignore_merges=True),
     "qwen2": lambda: trained(split(WORDS % ""), normalizers.NFC()),
+}
+
+
+SPACES = normalizers.Replace(" ", "▁")
+
+
+def pieces(normalizer=None, pre=None, **added):
+    """A tokenizer as SentencePiece makes them: pieces that merge in the order of their scores, and bytes."""
+    lines = [TEXT * 3, (REFERENCE / "config.json").read_text()]
+    learner = Tokenizer(models.BPE())
+    learner.normalizer = SPACES
+    trainer = trainers.BpeTrainer(vocab_size=300, limit_alphabet=80)
+    learner.train_from_iterator([line.replace("<|end|>", "") for line in lines], trainer)
+    tokens = sorted(learner.get_vocab(), key=learner.get_vocab().__getitem__)
+    every = ["<unk>", "<|end|>", *(f"<0x{one:02X}>" for one in range(256)), *tokens]
+    order = {token: number for number, token in enumerate(every)}
+    merges = [
+        (token[:at], token[at:])
+        for token in tokens
+        for at in range(1, len(token))
+        if token[:at] in order and token[at:] in order
+    ]
+    made = Tokenizer(models.BPE(order, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    made.normalizer, made.pre_tokenizer = normalizer, pre
+    replaced = decoders.Replace("▁", " ")
+    made.decoder = decoders.Sequence([replaced, decoders.ByteFallback(), decoders.Fuse()])
+    made.add_special_tokens([AddedToken("<|end|>", normalized=False, **added)])
+    made.add_tokens([AddedToken("\n\n", normalized=False)])
+    return t.PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|end|>", bos_token="<|end|>", unk_token="<unk>"
+    )
+
+
+def metaspace(scheme):
+    return pieces(pre=pre_tokenizers.Metaspace("▁", scheme, split=False))
+
+
+PIECES = {
+    "always": lambda: pieces(normalizers.Sequence([normalizers.Prepend("▁"), SPACES])),
+    "never": lambda: metaspace("never"),
+    "gemma": lambda: pieces(SPACES, pre_tokenizers.Split(" ", "merged_with_previous")),
 }

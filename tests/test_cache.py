@@ -165,6 +165,14 @@ def test_a_killed_job_lets_go(tmp_path):
         pass
 
 
+def test_a_lock_that_cannot_be_created_is_not_waited_for():
+    code = "from pathlib import Path; from cfsp.storage.locks import holding\n"
+    code += "with holding(Path('/proc/one.lock'), 'x'): pass"
+    told = {"capture_output": True, "text": True, "timeout": 60}
+    job = subprocess.run([sys.executable, "-c", code], check=False, **told)
+    assert job.stderr.splitlines()[-1].startswith("cfsp.storage.atomic.Unwritten: /proc/one.lock cannot be")
+
+
 def test_a_clock_that_was_set_back_makes_no_negative_age(tiny, sites, tmp_path):
     cache = Cache(tmp_path)
     collected(cache, tiny, sites, BATCHES, {"input_mean"})

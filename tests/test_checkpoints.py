@@ -118,6 +118,17 @@ def test_blocks_that_are_alike_need_no_remote_code(family, kinds, plain, tokeniz
         AutoModelForCausalLM.from_pretrained(tmp_path / "m", trust_remote_code=False)
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_a_model_without_any_attention_is_saved(family, tokenizer, tmp_path, tokens):
+    model = make(family)
+    sites = cfsp.find_sites(model, ["attention"])
+    plan = cfsp.PrunePlan(tuple(cfsp.Cut(site.name, site.units, ()) for site in sites))
+    cfsp.apply(plan, model)
+    cfsp.save(tmp_path / "m", model, tokenizer, plan)
+    again, _ = cfsp.load(tmp_path / "m")
+    assert torch.equal(logits(again, tokens), logits(model, tokens))
+
+
 def test_uniform_widths_stand_in_a_plain_config(tokenizer, tmp_path):
     model = make("mistral")
     options = {"kinds": kinds_of(model), "criterion": "magnitude", "allocator": "uniform"}

@@ -1,7 +1,6 @@
 """Exports: what an engine loads computes what the pruned model computes."""
 
 import json
-import shutil
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from full_disks import BIG, files_of_at_most
 from plans import kind_sets, logits
 from pruned_models import auto_class, cut, emptied
 from routed_models import plan_for, routed
-from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
+from transformers import LlamaForSequenceClassification
 from two_stacks import make_pair, pair_tokenizer
 
 import cfsp
@@ -18,7 +17,7 @@ from cfsp.checkpoints.save import check_model
 from cfsp.cli.export import main
 from cfsp.exports.decilm import DeciLM
 from cfsp.exports.gguf_file import GGUF
-from cfsp.exports.padded import Padded
+from cfsp.exports.padded import Padded, padded_config, padded_model
 from cfsp.exports.padding import pad_axis
 from cfsp.model.shapes import BlockShape
 
@@ -67,38 +66,6 @@ def test_biases_that_pruning_added_are_expressed_or_refused(family, tmp_path, to
         torch.testing.assert_close(logits(again, tokens), logits(model, tokens), **EXACT)
 
 
-def test_a_run_exports_what_it_saves_and_a_repetition_what_is_missing(cli, tmp_path):
-    options = ("evaluation=[]", "sparsity=0.3", f"save={tmp_path}/small", "export=[padded]")
-    path = cli(*options)
-    assert AutoModelForCausalLM.from_pretrained(tmp_path / "small-padded", trust_remote_code=False)
-    before = path.read_text(), (tmp_path / "small-padded" / "model.safetensors").stat().st_mtime_ns
-    cli(*options)
-    after = path.read_text(), (tmp_path / "small-padded" / "model.safetensors").stat().st_mtime_ns
-    assert after == before
-    shutil.rmtree(tmp_path / "small-padded")
-    cli(*options)
-    assert (tmp_path / "small-padded" / "SHA256SUMS").is_file()
-    assert path.read_text() == before[0]
-
-
-def test_a_run_that_saves_nothing_exports_nothing(cli):
-    with pytest.raises(ValueError, match=r"export=\[padded\] exports what is saved; expected save=true"):
-        cli("evaluation=[]", "export=[padded]")
-
-
-def test_a_routing_schedule_exports_nothing_and_says_so_at_once(cli, tmp_path):
-    words = (
-        "schedule=routed_once",
-        "schedule/maker=teal",
-        "sites=[mlp]",
-        "sparsity=0",
-        f"save={tmp_path}/small",
-    )
-    with pytest.raises(ValueError, match=r"this schedule routes MLPs, .*; expected export=\[\]"):
-        cli("evaluation=[]", *words, "export=[padded]")
-    assert not (tmp_path / "small").exists()
-
-
 @pytest.fixture
 def pruned(cli, tmp_path):
     """A folder that a run saved, whose blocks differ."""
@@ -119,6 +86,42 @@ def test_the_card_travels_and_says_what_was_done(pruned, tmp_path, capsys):
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["intermediate_size"] % 16 == 0
     check_model(tmp_path / "out")
+
+
+EXAMPLES = {
+    "padded": 'AutoModelForCausalLM.from_pretrained("FOLDER")',
+    "decilm": "python -m vllm.entrypoints.openai.api_server --model FOLDER --trust-remote-code",
+    "gguf": "llama-server --model FILE.gguf",
+}
+
+
+@pytest.mark.parametrize("form", EXAMPLES)
+def test_the_card_says_how_the_export_loads(form, pruned, tmp_path):
+    main([form, str(pruned), str(tmp_path / "out")])
+    card = card_of(tmp_path / "out")
+    load = card.partition("## Load")[2].partition("## ")[0]
+    assert EXAMPLES[form] in load
+    assert card.count("```") == (pruned / "README.md").read_text().count("```")
+    assert ("from_pretrained" in card) == (form == "padded")
+    (pruned / "README.md").write_text("# Mine\n")
+    main([form, str(pruned), str(tmp_path / "again")])
+    assert EXAMPLES[form] in card_of(tmp_path / "again").partition("## Exported")[2]
+
+
+def card_of(export):
+    if export.is_dir():
+        return (export / "README.md").read_text()
+    from gguf import GGUFReader
+
+    return GGUFReader(export).fields["cfsp.card"].contents()
+
+
+def test_the_card_speaks_of_zeros_where_there_are_some(tmp_path):
+    for number, kinds in enumerate((["mlp"], ["mlp", "attention"])):
+        model, plan = cut("llama", kinds)
+        cfsp.save(tmp_path / f"{number}", model, words(), plan)
+        DeciLM().export(tmp_path / f"{number}", tmp_path / f"{number}-decilm")
+        assert ("zeros" in card_of(tmp_path / f"{number}-decilm")) == ("attention" in kinds)
 
 
 @pytest.mark.quick_cases(2)
@@ -206,6 +209,13 @@ def test_adapters_that_are_kept_apart_are_not_lost(pruned, tmp_path):
     (pruned / "adapters").mkdir()
     with pytest.raises(ValueError, match="keeps its adapters apart.*parameters.merge=true"):
         Padded().export(pruned, tmp_path / "out")
+
+
+def test_a_model_is_whole_after_it_was_padded(tokens):
+    model, _ = cut("llama", ["mlp", "attention"])
+    before = logits(model, tokens)
+    padded_model(model, *padded_config(model, 8))
+    assert torch.equal(logits(model, tokens), before)
 
 
 @pytest.mark.parametrize("dim", [0, 1])

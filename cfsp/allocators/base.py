@@ -77,6 +77,9 @@ class Allocator(Checked, ABC):
     ranks: ClassVar[bool] = False
     """Whether `wishes` reads scores."""
 
+    even: ClassVar[bool] = False
+    """Whether all sites of a kind lose the same share, up to rounding and protection."""
+
     @property
     def needs(self) -> frozenset[str]:
         """Names of the statistics that `wishes` reads."""

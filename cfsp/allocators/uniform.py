@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from cfsp.allocators.base import Allocator, Budget, ReleasedAllocator, Scores
 from cfsp.checks import check_choice
@@ -15,6 +16,8 @@ from cfsp.statistics.base import Stats
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Allocator):
     """keep_s = units_s x budget / cost of all units"""
+
+    even: ClassVar[bool] = True
 
     def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         return {site.name: site.units * budget.share for site in sites}
@@ -31,6 +34,8 @@ class UniformReleased(ReleasedAllocator):
     Differs from the released code (the baselines of FLAP and CFSP, and LLM-Pruner): at least one unit
     is kept, and units are chosen by exact top-k, so ties do not keep more.
     """
+
+    even: ClassVar[bool] = True
 
     neurons: str = "down"
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,24 +16,24 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from cfsp.checkpoints.card import load_example
 from cfsp.checkpoints.load import HEADS, load, reading_model
-from cfsp.checkpoints.save import alone_in, carry, check_model, write_texts
+from cfsp.checkpoints.save import SUMS, alone_in, carry, check_model, write_texts
 from cfsp.checkpoints.saved_classes import auto_class, own_modules
 from cfsp.machine.process import quiet
 from cfsp.model.shapes import Shapes
 from cfsp.options import Checked
 from cfsp.storage.atomic import whole_folder
+from cfsp.storage.seals import file_checksum
 
 CARD = "README.md"
+ORIGIN = "export.json"
+"""The file of an exported folder that says what it was made of and how."""
 TRAVELLING = ("plan.json", "record.json")
 """Files that say what a model is. An export has them too, unchanged."""
 
 
 @dataclass(frozen=True)
 class Saved:
-    """A saved model, as exporters read it: the folder and what was loaded from it.
-
-    An exporter may take the weights out of `model`, so that none is in memory twice.
-    """
+    """A saved model, as exporters read it: the folder and what was loaded from it."""
 
     folder: Path
     head: str
@@ -65,12 +66,14 @@ class Saved:
     def shapes(self) -> Shapes:
         return Shapes.of(self.model)
 
-    def card(self, done: str) -> str:
-        """Return the model's card with what the export did to it."""
+    def card(self, done: str, example: str) -> str:
+        """Return the model's card with what the export did to it. example: code that loads the export."""
         path = self.folder / CARD
         card = path.read_text() if path.is_file() else f"# {self.folder.name}\n"
-        card = card.replace(load_example(self.head, True), load_example(self.head, False))
-        return f"{card.rstrip()}\n\n## Exported\n\n{done}\n"
+        for own_code in (True, False):
+            card = card.replace(f"```python\n{load_example(self.head, own_code)}\n```", example)
+        shown = "" if example in card else f"\n\n{example}"
+        return f"{card.rstrip()}\n\n## Exported\n\n{done}{shown}\n"
 
 
 def saved_head(folder: Path) -> str:
@@ -111,9 +114,30 @@ class Exporter(Checked, ABC):
         A run calls it with the dense model, before anything costly.
         """
 
+    def example(self, head: str) -> str:
+        """Return code that loads the export, as a block of Markdown. head: of the model."""
+        return f"```python\n{load_example(head, needs_remote_code=False)}\n```"
+
+    def check_uneven(self, model: PreTrainedModel) -> None:  # most engines need no more
+        """Raise ValueError if the engine cannot express the dense model once its blocks have other sizes."""
+
     @abstractmethod
     def write(self, saved: Saved, target: Path) -> None:
         """Write the model to the path, completely or not at all. It may replace what is there."""
+
+    @abstractmethod
+    def origin(self, target: Path) -> str | None:
+        """Return what an export at the path says of its origin, see `origin_of`; None if it says nothing."""
+
+    def origin_of(self, folder: Path) -> str:
+        """Return JSON that names this exporter, its options, and the files of the saved model."""
+        sums = folder / SUMS
+        made = {
+            "export": type(self).__name__,
+            "options": asdict(self) if is_dataclass(self) else {},
+            "model": file_checksum(sums) if sums.is_file() else None,
+        }
+        return json.dumps(made, sort_keys=True)
 
     def export(self, folder: Path, target: Path, overwrite: bool = False) -> None:
         """Read a saved model and write it in this form.
@@ -165,7 +189,13 @@ class FolderExporter(Exporter):
             for name in TRAVELLING:
                 if (saved.folder / name).is_file():
                     shutil.copyfile(saved.folder / name, part / name)
-            write_texts(part, {CARD: saved.card(done)})
+            write_texts(
+                part, {CARD: saved.card(done, self.example(saved.head)), ORIGIN: self.origin_of(saved.folder)}
+            )
+
+    def origin(self, target: Path) -> str | None:
+        path = target / ORIGIN
+        return path.read_text() if path.is_file() else None
 
 
 def is_empty_folder(path: Path) -> bool:

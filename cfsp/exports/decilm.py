@@ -17,9 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.checkpoints.describe import base_config
 from cfsp.exports import configuration_decilm
 from cfsp.exports.base import FolderExporter, Saved, check_next_token
-from cfsp.exports.gguf_tensors import RUNS, is_tied
-from cfsp.exports.padding import padded_weights
+from cfsp.exports.padding import LLAMA_RUNS, padded_weights
 from cfsp.model.shapes import BlockShape, Shapes
+from cfsp.model.weights import is_tied
 
 FAMILIES = ("llama", "mistral")
 EMPTY_WIDTH = 32
@@ -53,14 +53,18 @@ class DeciLM(FolderExporter):
                 "without one, or cfsp-export padded"
             )
 
+    def example(self, head: str) -> str:
+        server = "python -m vllm.entrypoints.openai.api_server"
+        return f"```sh\n{server} --model FOLDER --trust-remote-code\n```"
+
     def write(self, saved: Saved, target: Path) -> None:
         model, shapes = saved.model, saved.shapes
         want = shapes_of_equal_heads(shapes.blocks, shapes.hidden)
         config = decilm_config(model, want)
         names = decilm_names(model, shapes, want, config)
         done = (
-            f"By `cfsp-export decilm`: every block has {want[0].heads} query heads, some of zeros, which "
-            "change no output. vLLM runs it as DeciLMForCausalLM, with `--trust-remote-code` for its config."
+            f"By `cfsp-export decilm`: {described(shapes.blocks, want)}. vLLM runs it as DeciLMForCausalLM, "
+            "with `--trust-remote-code` for its config."
         )
         with self.filling(saved, target, done) as part:
             weights = padded_weights(model, shapes.blocks, want, shapes.head_dim, names)
@@ -78,6 +82,12 @@ def shapes_of_equal_heads(blocks: Sequence[BlockShape], hidden: int) -> list[Blo
     while hidden % heads or any(groups_within(one, heads) is None for one in blocks):
         heads += 1
     return [BlockShape(one.width or EMPTY_WIDTH, heads, groups_within(one, heads)) for one in blocks]
+
+
+def described(have: Sequence[BlockShape], want: Sequence[BlockShape]) -> str:
+    """Return what blocks have in the checkpoint, and whether units of zeros are among it."""
+    zeros = "; units of zeros among them and in MLPs change no output" if [*have] != [*want] else ""
+    return f"every block has {want[0].heads} query heads{zeros}"
 
 
 def groups_within(block: BlockShape, heads: int) -> int | None:
@@ -131,7 +141,7 @@ def decilm_names(
     for index, one in enumerate(want):
         path = f"model.layers.{index}"
         names.setdefault(f"{path}.input_layernorm.weight", torch.empty(shapes.hidden, device="meta"))
-        for layer, (dim, (run,)) in RUNS.items():
+        for layer, (dim, (run,)) in LLAMA_RUNS.items():
             heads = {"q": one.heads or 0}.get(run, one.groups or 0)
             units = one.width if run == "n" else heads * shapes.head_dim
             size = (shapes.hidden, units) if dim else (units, shapes.hidden)

@@ -15,7 +15,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
 from cfsp.exports.base import Exporter, Saved, check_next_token
-from cfsp.exports.gguf_tensors import GGUFTensor, LlamaLike, is_tied
+from cfsp.exports.gguf_architectures import (
+    ARCHITECTURES,
+    INTERLEAVED,
+    architecture,
+    biases_beyond,
+    uneven_architecture,
+)
+from cfsp.exports.gguf_tensors import GGUFTensor, LlamaLike
 from cfsp.exports.rotary import add_rotary, check_rotary, rotary_factors
 from cfsp.exports.vocabulary import add_vocabulary, check_vocabulary_form
 from cfsp.model.families import LAYOUTS
@@ -26,33 +33,10 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 TYPES = ("f32", "f16", "bf16", "q8_0")
+ORIGIN = "cfsp.export"
+"""The key that says what a file was made of and how."""
 BLOCK = 32
 """Numbers that q8_0 stores together."""
-
-
-@dataclass(frozen=True)
-class Architectures:
-    """What llama.cpp calls a family whose blocks are alike, and one that also takes uneven blocks.
-
-    activation: of the MLP, which a file cannot say.
-    """
-
-    alike: str
-    uneven: str | None
-    activation: tuple[str, ...] = ("silu",)
-
-
-ARCHITECTURES = {
-    "llama": Architectures("llama", "deci"),
-    "mistral": Architectures("llama", "deci"),
-    "granite": Architectures("llama", "deci"),
-    "phi3": Architectures("llama", "deci"),
-    "qwen2": Architectures("qwen2", "deci"),
-    "qwen3": Architectures("qwen3", "openelm"),
-    "gemma": Architectures("gemma", None, ("gelu_pytorch_tanh", "gelu")),
-}
-INTERLEAVED = ("llama", "deci")
-"""Architectures that rotate neighbouring channels of a head."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +58,7 @@ class GGUF(Exporter):
     multiple: int = BLOCK
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "type", self.type.lower())  # llama.cpp writes Q8_0
         check_type(self.type)
         check_integer("multiple", self.multiple, least=1)
         if self.type == "q8_0" and self.multiple % BLOCK:
@@ -100,10 +85,25 @@ class GGUF(Exporter):
                 f"expected allocator.round_to={BLOCK} where sites has hidden, or type=f16"
             )
 
+    def example(self, head: str) -> str:
+        return "```sh\nllama-server --model FILE.gguf\n```"
+
+    def check_uneven(self, model: PreTrainedModel) -> None:
+        uneven_architecture(model, biases_beyond(model))
+
     def check_target(self, target: Path, overwrite: bool) -> None:
         super().check_target(target, overwrite)
         if target.is_dir():
             raise ValueError(f"{target} is a folder; expected the path of a file")
+
+    def origin(self, target: Path) -> str | None:
+        from gguf import GGUFReader
+
+        try:
+            field = GGUFReader(target).fields.get(ORIGIN)
+        except (OSError, ValueError, KeyError, IndexError, UnicodeError):  # no file, or a broken one
+            return None
+        return None if field is None else str(field.contents())
 
     def write(self, saved: Saved, target: Path) -> None:
         from gguf import GGUFWriter
@@ -121,7 +121,9 @@ class GGUF(Exporter):
         tensors = [*whole.tensors(), *rotary_factors(model.config)]
         with replacing(target) as part:
             writer = GGUFWriter(None, name)
-            add_general(writer, saved, f"By `cfsp-export gguf --type {self.type}`: {described(name, want)}")
+            done = f"By `cfsp-export gguf --type {self.type}`: {described(name, want)}"
+            add_general(writer, saved, done, self.example(saved.head))
+            writer.add_string(ORIGIN, self.origin_of(saved.folder))
             add_sizes(writer, model, want, name)
             add_vocabulary(writer, saved.tokenizer, saved.shapes.vocabulary)
             write_gguf(writer, tensors, part, self.type)
@@ -164,55 +166,6 @@ def wanted_shapes(model: PreTrainedModel, options: GGUF) -> list[BlockShape]:
     return want
 
 
-def architecture(model: PreTrainedModel, want: Sequence[BlockShape]) -> str:
-    """Return the architecture of the file. Raises ValueError if llama.cpp has none for this model."""
-    config = model.config
-    kind, family = config.model_type, ARCHITECTURES.get(config.model_type)
-    if family is None:
-        raise ValueError(
-            f"a {kind} has no writer of GGUF here; expected one of {', '.join(ARCHITECTURES)}, or "
-            "cfsp-export padded and llama.cpp's convert_hf_to_gguf.py on what it writes"
-        )
-    check_blocks(model, family)
-    biases, alike = biases_beyond(model), len({*want}) == 1 and bool(want[0].heads)
-    if kind == "qwen2":
-        alike = alike and (want[0].heads or 0) * Shapes.of(model).head_dim == Shapes.of(model).hidden
-    if alike and not biases:
-        return family.alike
-    what = f"the bias {biases[0]}" if biases else "blocks of different sizes"
-    tied_only = family.uneven == "openelm" and not is_tied(model)
-    if family.uneven is None or tied_only or (biases and family.uneven != "deci"):
-        remedy = "compensation=none" if biases else "cfsp-export padded, then gguf on what it writes"
-        untied = " and an output layer of its own" if tied_only and not biases else ""
-        raise ValueError(f"llama.cpp has no {kind} with {what}{untied}; expected {remedy}")
-    return family.uneven
-
-
-def biases_beyond(model: PreTrainedModel) -> list[str]:
-    """Return the biases of the layers that write to the residual stream, and of MLPs."""
-    ends = ("o_proj.bias", "down_proj.bias", "gate_proj.bias", "up_proj.bias")
-    own = [name for name, _ in model.named_parameters() if name.endswith(ends)]
-    if model.config.model_type in ("qwen3", "gemma"):
-        own += [name for name, _ in model.named_parameters() if name.endswith("_proj.bias")]
-    return own
-
-
-def check_blocks(model: PreTrainedModel, family: Architectures) -> None:
-    """Raise ValueError if blocks compute what llama.cpp does not."""
-    config = model.config
-    if config.hidden_act not in family.activation:
-        raise ValueError(
-            f"this {config.model_type} has hidden_act={config.hidden_act}; llama.cpp computes "
-            f"{family.activation[0]} in it; expected that, or cfsp-export padded for other engines"
-        )
-    window = getattr(config, "sliding_window", None)
-    if window is not None and window < config.max_position_embeddings:
-        raise ValueError(
-            f"this {config.model_type} sees sliding_window={window} tokens, and llama.cpp would see all; "
-            "expected a model without one, or cfsp-export padded for other engines"
-        )
-
-
 def described(name: str, want: Sequence[BlockShape]) -> str:
     """Return what a file holds, for its card."""
     widths = sorted({one.width for one in want})
@@ -220,9 +173,9 @@ def described(name: str, want: Sequence[BlockShape]) -> str:
     return f"architecture {name}, MLPs of {spread} neurons; units of zeros among them change no output."
 
 
-def add_general(writer: GGUFWriter, saved: Saved, done: str) -> None:
+def add_general(writer: GGUFWriter, saved: Saved, done: str, example: str) -> None:
     """Write what the file is: a name, the licence, and the model's card."""
-    card = saved.card(done)
+    card = saved.card(done, example)
     writer.add_name(plain_name(saved.folder.name))
     found = re.search(r"^license: *(\S+)", card, flags=re.MULTILINE)
     if found and found[1] != "unknown":
@@ -232,9 +185,13 @@ def add_general(writer: GGUFWriter, saved: Saved, done: str) -> None:
 
 
 def plain_name(folder: str) -> str:
-    """Return a name without a family's: llama.cpp treats files that are called after some families apart."""
-    families = {re.sub(r"[^a-z].*", "", kind) for kind in LAYOUTS}
-    return "pruned" if any(one in folder.lower() for one in families) else folder
+    """Return a name without a family's: llama.cpp treats files that are called after some families apart.
+
+    It finds Phi-3 anywhere in a name; other families are whole words here, with or without a version.
+    """
+    families = (re.sub(r"_|(?<=[a-z])(?=\d)", "[-_ ]?", kind) for kind in LAYOUTS)
+    named = rf"phi-?3|(?<![a-z])({'|'.join(families)})(?![a-z])"
+    return "pruned" if re.search(named, folder.lower()) else folder
 
 
 def add_sizes(writer: GGUFWriter, model: PreTrainedModel, want: Sequence[BlockShape], name: str) -> None:

@@ -10,19 +10,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cfsp.exports.padding import pad_axis
+from cfsp.exports.padding import LLAMA_RUNS, pad_axis
 from cfsp.model.shapes import BlockShape, Shapes
+from cfsp.model.weights import is_tied
 
-RUNS = {
-    "self_attn.q_proj": (0, ("q",)),
-    "self_attn.k_proj": (0, ("k",)),
-    "self_attn.v_proj": (0, ("v",)),
-    "self_attn.o_proj": (1, ("q",)),
-    "mlp.gate_proj": (0, ("n",)),
-    "mlp.up_proj": (0, ("n",)),
-    "mlp.down_proj": (1, ("n",)),
-}
-"""Layer of a block -> the axis of its weight that runs over units, and what the units are."""
 FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "mlp.gate_up_proj": ("mlp.gate_proj", "mlp.up_proj"),
@@ -93,7 +84,7 @@ class LlamaLike:
     ) -> Iterator[GGUFTensor]:
         """Yield the tensors [their axes] of one block."""
         path, want = f"model.layers.{index}", self.want[index]
-        layers = [name for name in RUNS if name.startswith("mlp.") or want.heads]
+        layers = [name for name in LLAMA_RUNS if name.startswith("mlp.") or want.heads]
         made = {
             (layer, kind): partial(self.layer, index, layer, kind, weights, scale.get(layer, 1.0))
             for layer in layers
@@ -139,7 +130,7 @@ class LlamaLike:
 
     def shape_of(self, layer: str, kind: str, want: BlockShape) -> tuple[int, ...]:
         """Return the shape of a layer's weight or bias in the file."""
-        dim, (run,) = RUNS[layer]
+        dim, (run,) = LLAMA_RUNS[layer]
         head_dim = self.shapes.head_dim
         units = {"n": want.width, "q": (want.heads or 0) * head_dim}.get(run, (want.groups or 0) * head_dim)
         if kind == "bias":
@@ -150,7 +141,7 @@ class LlamaLike:
         """Return a padded, scaled and reordered weight or bias. -> [its axes]"""
         have, want = self.shapes.blocks[index], self.want[index]
         weight = weights.get(f"model.layers.{index}.{layer}.{kind}")
-        dim, runs = RUNS[layer]
+        dim, runs = LLAMA_RUNS[layer]
         if weight is None or not weight.numel():
             return torch.zeros(self.shape_of(layer, kind, want))
         if kind == "weight" or dim == 0:
@@ -190,11 +181,6 @@ def separate(weights: dict[str, Tensor], shapes: Shapes) -> dict[str, Tensor]:
 def other_block(weights: Mapping[str, Tensor]) -> str:
     """Return the index of a block that has an attention, as text; "" if none has."""
     return next((name.split(".")[2] for name in weights if name.endswith("k_proj.weight")), "")
-
-
-def is_tied(model: PreTrainedModel) -> bool:
-    head = model.get_output_embeddings()
-    return head is not None and head.weight is model.get_input_embeddings().weight
 
 
 def multipliers(model: PreTrainedModel) -> dict[str, float]:

@@ -56,7 +56,10 @@ class Padded(FolderExporter):
 
 
 def padded_model(model: PreTrainedModel, config: PreTrainedConfig, want: BlockShape) -> PreTrainedModel:
-    """Return a model of the stock class whose blocks all have the wanted sizes. It takes the weights."""
+    """Return a model of the stock class whose blocks all have the wanted sizes.
+
+    It shares the weights that have them already.
+    """
     shapes, made = Shapes.of(model), on_meta(stock_class(model), config)
     blocks = len(shapes.blocks)
     weights = padded_weights(model, shapes.blocks, [want] * blocks, shapes.head_dim, made.state_dict())

@@ -6,13 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.model.blocks import block_modules, places_of
 from cfsp.model.find_sites import axis, is_skipped
 from cfsp.model.shapes import BlockShape
 from cfsp.model.weights import weight_of
+
+LLAMA_RUNS = {
+    "self_attn.q_proj": (0, ("q",)),
+    "self_attn.k_proj": (0, ("k",)),
+    "self_attn.v_proj": (0, ("v",)),
+    "self_attn.o_proj": (1, ("q",)),
+    "mlp.gate_proj": (0, ("n",)),
+    "mlp.up_proj": (0, ("n",)),
+    "mlp.down_proj": (1, ("n",)),
+}
+"""Layer of a block of Llama -> the axis of its weight that runs over units, and what the units are."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ def padded_weights(
     head_dim: int,
     wanted: Mapping[str, Tensor],
 ) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and padded weight [its axes] of everything in `wanted`, each taken out of the model.
+    """Yield name and padded weight [its axes] of everything in `wanted`.
 
     A weight that the model lacks, such as the queries of a removed attention, is of zeros.
     wanted: name -> a weight of the wanted shape, which may be on the meta device.
@@ -94,11 +105,4 @@ def padded_weights(
         at = axes.get(name)
         if at is not None:
             weight = pad_axis(weight, at.dim, at.runs, have[at.block], want[at.block], head_dim)
-            release(model, name)
         yield name, weight
-
-
-def release(model: nn.Module, name: str) -> None:
-    """Free a parameter of a model that is not used any more."""
-    parameter = model.get_parameter(name)
-    parameter.data = parameter.data.new_empty(0)

@@ -30,6 +30,7 @@ WORD_START = "▁"
 def check_vocabulary_form(tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise ValueError if llama.cpp has no tokenizer that gives the same tokens."""
     table = written(tokenizer)
+    check_added_tokens(table)
     if is_like_sentencepiece(table):
         check_merges(table)
         prefix_of(table)
@@ -72,6 +73,18 @@ def written(tokenizer: PreTrainedTokenizerBase) -> Mapping[str, Any]:
             "or cfsp-export padded for engines that read tokenizer.json"
         )
     return table
+
+
+def check_added_tokens(table: Mapping[str, Any]) -> None:
+    """Raise ValueError if an added token takes the spaces beside it, or is found between spaces only."""
+    for token in table["added_tokens"]:
+        odd = [name for name in ("lstrip", "rstrip", "single_word") if token.get(name)]
+        if odd:
+            raise ValueError(
+                f"this model's tokenizer has the added token {token['content']!r} with {odd[0]}, which "
+                f"llama.cpp ignores; expected {odd[0]}=false in tokenizer.json, or cfsp-export padded for "
+                "engines that read it"
+            )
 
 
 def is_like_sentencepiece(table: Mapping[str, Any]) -> bool:
@@ -180,10 +193,18 @@ def check_merges(table: Mapping[str, Any]) -> None:
 
 
 def prefix_of(table: Mapping[str, Any]) -> bool:
-    """Return whether a text begins as if after a space. Raises ValueError for other normalizations."""
+    """Return whether a text begins as if after a space. Raises ValueError for other normalizations.
+
+    llama.cpp also begins so after each added token, and where the text has a space already.
+    """
     steps = parts_of_step(table["normalizer"], "normalizers")
+    replaced = any(map(is_space_replaced, steps))
     rest = [step for step in steps if step["type"] != "Prepend" and not is_space_replaced(step)]
-    spaces = parts_of_step(table["pre_tokenizer"], "pretokenizers")
+    spaces = [
+        step
+        for step in parts_of_step(table["pre_tokenizer"], "pretokenizers")
+        if not (replaced and is_split_at_spaces(step))
+    ]
     odd = [step for step in spaces if step["type"] != "Metaspace" or step.get("split")]
     if rest or odd:
         raise ValueError(
@@ -197,6 +218,11 @@ def prefix_of(table: Mapping[str, Any]) -> bool:
 
 def is_space_replaced(step: Mapping[str, Any]) -> bool:
     return step["type"] == "Replace" and (step["pattern"], step["content"]) == ({"String": " "}, WORD_START)
+
+
+def is_split_at_spaces(step: Mapping[str, Any]) -> bool:
+    """Return whether a step splits at spaces: at none, once they are replaced, as in Gemma's tokenizer."""
+    return step["type"] == "Split" and step["pattern"] == {"String": " "} and not step["invert"]
 
 
 def around(tokenizer: PreTrainedTokenizerBase) -> tuple[bool, bool]:

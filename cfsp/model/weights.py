@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
 
 INSIDE = "base_layer"
 """Name of the layer inside a wrapper of adapters."""
@@ -87,3 +88,9 @@ def adapter_modules(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 def adapter_weights(model: nn.Module) -> set[int]:
     """Return the ids of the parameters of adapters."""
     return {id(weight) for _, module in adapter_modules(model) for weight in module.parameters()}
+
+
+def is_tied(model: PreTrainedModel) -> bool:
+    """Return whether the output layer has the weight of the embedding."""
+    head = model.get_output_embeddings()
+    return head is not None and head.weight is model.get_input_embeddings().weight

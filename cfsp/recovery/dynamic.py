@@ -13,6 +13,7 @@ from cfsp.checks import check_integer, check_number, check_seed
 from cfsp.data.examples import Split
 from cfsp.data.windows import Example
 from cfsp.recovery.base import Recovered, Recovery
+from cfsp.recovery.distilled_from import load_teacher, teacher_notes
 from cfsp.recovery.source_weights import Pools, round_weights, whole_counts
 from cfsp.training.base import Setting
 from cfsp.training.loop import WithLoop
@@ -94,6 +95,7 @@ class Dynamic(WithLoop, Recovery):
                 "recovery=dynamic trains again after every round; expected recovery/parameters=lora with "
                 "merge=true, importance_lora or full"
             )
+        load_teacher(self.objective, model, tokenizer)  # only a check: it would take memory until training
         split = self.loop.prepare(model, tokenizer, statistics)
         for name, examples in split.held_out.items():
             if not examples or not split.sources[name]:
@@ -115,10 +117,14 @@ class Dynamic(WithLoop, Recovery):
         return source_losses(model, tokenizer, self.data, held_out, self.training.batch_size)
 
     def run(self, setting: Setting, examples: MeasuredExamples) -> Recovered:
+        teacher = load_teacher(self.objective, setting.dense or setting.model, setting.tokenizer)
+        more = teacher_notes(self.objective, teacher)
+        setting = setting if teacher is None else replace(setting, dense=teacher)
         progress = Progress(setting.model, Pools(examples.split.sources))
         for stage, names in self.stages(examples.split).items():
             self.train_stage(stage, names, setting, examples, progress)
-        return Recovered(progress.model.eval(), notes_on_rounds(progress, examples.split, self.data.labels))
+        notes = notes_on_rounds(progress, examples.split, self.data.labels)
+        return Recovered(progress.model.eval(), notes | more)
 
     def stages(self, split: Split) -> dict[str, list[str]]:
         """Return stage -> its sources; a stage without sources is left out."""

@@ -17,6 +17,7 @@ from cfsp.exports.base import Exporter
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
 from cfsp.model.blocks import check_positions
+from cfsp.model.sites import Site
 from cfsp.plans.kept import begin_plan, keep_plan, kept_plan
 from cfsp.plans.subject import Subject
 from cfsp.recovery.base import Recovery
@@ -96,7 +97,15 @@ class Parts:
             )
         for exporter in self.exporters:
             exporter.check(model, tokenizer)
+            if self.blocks_will_differ(subject.sites):
+                exporter.check_uneven(model)
         return prepared
+
+    def blocks_will_differ(self, sites: Sequence[Site]) -> bool:
+        """Return whether the plan gives blocks different sizes, as far as that is known before it is made."""
+        allocator = self.method.allocator
+        equal = allocator.even and not allocator.blocks and allocator.analysis is None
+        return self.schedule.sparsity > 0 and not equal and any(site.block is not None for site in sites)
 
     def about(self, model: Mapping[str, Any]) -> About:
         """Return the description of this run's statistics in the cache. model: the model's config."""

@@ -14,18 +14,17 @@ from cfsp.bars import begin
 from cfsp.checkpoints.card import base_license, model_card
 from cfsp.checkpoints.load import check_device, local_device
 from cfsp.checkpoints.save import check_target, save
-from cfsp.exports.base import Exporter
 from cfsp.loggers.base import Job, Log
 from cfsp.machine.environment import is_main
 from cfsp.machine.memory import reset_peak
 from cfsp.machine.process import left_as_found
 from cfsp.records.identity import run_id
 from cfsp.records.record import Record, make_folder
-from cfsp.running.build import build
-from cfsp.running.config import check_config, chosen
+from cfsp.running.config import check_config
 from cfsp.running.parts import Parts
 from cfsp.running.plain import plain
 from cfsp.running.plugins import import_plugins
+from cfsp.running.run_exports import check_exports, export_model, exports
 from cfsp.running.run_files import RECORD, RunFiles
 from cfsp.running.stages import STAGES, State
 from cfsp.statistics.collect import check_needs
@@ -135,29 +134,6 @@ def save_model(state: State, outcome: Record) -> None:
         state.recovered.adapters,
         state.source,
     )
-
-
-def check_exports(cfg: DictConfig) -> None:
-    """Raise ValueError if an export is asked for without a saved model to export."""
-    if [*chosen(cfg.export)] and cfg.save is False:
-        names = ",".join(map(str, cfg.export))
-        raise ValueError(f"export=[{names}] exports what is saved; expected save=true or save=FOLDER")
-
-
-def exports(cfg: DictConfig, folder: Path) -> list[tuple[Exporter, Path]]:
-    """Return each exporter of a run with the path that it writes, beside the saved model."""
-    exporters = map(build, chosen(cfg.export))
-    return [(one, folder.with_name(f"{folder.name}{one.ending}")) for one in exporters]
-
-
-def export_model(cfg: DictConfig, files: RunFiles, made: bool) -> None:
-    """Export the saved model. made: whether it was written now; otherwise exports that exist stay."""
-    if files.target is None or not is_main():
-        return
-    for exporter, path in exports(cfg, files.target):
-        if made or not path.exists():
-            begin(f"export to {path.name}")
-            exporter.export(files.target, path, overwrite=made)
 
 
 def save_folder(cfg: DictConfig, run_id: str) -> Path | None:

@@ -33,6 +33,8 @@ def holding(lock: Path, why: str) -> Iterator[None]:
         try:
             hold.acquire(timeout=1)
         except Timeout:
+            if not lock.exists():  # filelock takes a file that cannot be created for one of another process
+                lock.touch()
             print(f"cfsp: waiting: {why}", file=sys.stderr)
             hold.acquire()
     try:
