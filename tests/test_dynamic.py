@@ -1,5 +1,6 @@
 """Dynamic recovery: weights and draws in closed form, rounds in order, restarts, refusals."""
 
+import copy
 import json
 import random
 
@@ -14,6 +15,7 @@ from cfsp.records.record import Record
 from cfsp.recovery import dynamic
 from cfsp.recovery.dynamic import gaps
 from cfsp.recovery.source_weights import Pools, round_weights, whole_counts
+from cfsp.storage.fingerprints import fingerprint
 from cfsp.training.loop import Loop
 from cfsp.training.next_token import NextToken
 from cfsp.training.source_losses import source_losses
@@ -161,6 +163,30 @@ def test_it_trains_nothing_if_nothing_was_lost(cli, mixture, tmp_path):
     record = Record.load(cli(*words(tmp_path, "recovery.tolerance=100")))
     assert record.training["rounds"] == []
     assert record.training["steps"] == record.training["trainable"] == 0
+
+
+def test_its_rounds_imitate_the_teacher_that_is_named(cli, mixture, tmp_path, tiny, tokenizer, monkeypatch):
+    other = copy.deepcopy(tiny)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(-1)
+    for model in (other, tokenizer):
+        model.save_pretrained(tmp_path / "teacher")
+    imitated, run = [], Loop.run
+
+    def watched(self, setting, *others):
+        imitated.append(fingerprint(setting.dense))
+        return run(self, setting, *others)
+
+    monkeypatch.setattr(Loop, "run", watched)
+    more = ["recovery/objective=distillation", f"recovery.objective.teacher={tmp_path / 'teacher'}"]
+    record = Record.load(cli(*words(tmp_path, *more)))
+    assert {*imitated} == {fingerprint(other)}
+    expected = {"path": str(tmp_path / "teacher"), "fingerprint": fingerprint(other)}
+    assert record.training["teacher"] == expected
+    (tmp_path / "teacher" / "config.json").unlink()
+    monkeypatch.setattr("cfsp.running.parts.Parts.plan", lambda *_: pytest.fail("planned"))
+    with pytest.raises(ValueError, match="objective.teacher="):
+        cli(*words(tmp_path, *more, "sparsity=0.4"))
 
 
 @pytest.mark.slow
