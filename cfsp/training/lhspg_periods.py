@@ -136,9 +136,9 @@ class HalfSpacePruning(Pruning):
         if period == 0:
             self.allocate(saliency)
         steps = self.ends[period + 1] - self.ends[period]
+        redundant = self.redundant(saliency, period + 1)
         for site in self.sites:
-            units = self.redundant(site, saliency[site.name], period + 1)
-            if units:
+            if units := redundant[site.name]:
                 rows = self.rows[site.name].take(units)
                 self.now[site.name] = Shrinking(units, rows, group_norms(rows) / steps)
             self.kept[site.name] = [unit for unit in self.kept[site.name] if unit not in {*units}]
@@ -154,13 +154,27 @@ class HalfSpacePruning(Pruning):
                 f"periods={units}, or a higher sparsity"
             )
 
-    def redundant(self, site: Site, saliency: Tensor, periods: int) -> list[int]:
-        """Return the units of lowest saliency that a site must yet lose until so many periods are over."""
-        every, kept = self.pruner.periods, self.kept[site.name]
-        due = (2 * self.due[site.name] * periods + every) // (2 * every)  # rounded, from the start on
-        count = due - (site.units - len(kept))
-        lowest = saliency[kept].argsort(stable=True)[:count].tolist()
-        return sorted(kept[place] for place in lowest)
+    def redundant(self, saliency: Mapping[str, Tensor], periods: int) -> dict[str, list[int]]:
+        """Return site name -> the units that shrink next, so that after so many periods their part is gone.
+
+        They are the lowest of all sites together, but no site loses more than its due.
+        """
+        every, total = self.pruner.periods, sum(self.due.values())
+        gone = {site.name: site.units - len(self.kept[site.name]) for site in self.sites}
+        count = (2 * total * periods + every) // (2 * every) - sum(gone.values())  # rounded, from the start
+        lowest: list[tuple[float, str, int]] = []
+        for site in self.sites:
+            kept, left = self.kept[site.name], self.due[site.name] - gone[site.name]
+            values, places = saliency[site.name][kept].sort(stable=True)
+            lowest += [
+                (value, site.name, kept[place])
+                for value, place in zip(values[:left].tolist(), places[:left].tolist(), strict=True)
+            ]
+        lowest.sort(key=lambda one: one[0])  # stable: of equals the first
+        found: dict[str, list[int]] = {site.name: [] for site in self.sites}
+        for _, name, unit in lowest[:count]:
+            found[name].append(unit)
+        return {name: sorted(units) for name, units in found.items()}
 
     def saliency(self) -> dict[str, Tensor]:
         """Return site name -> saliency of each unit [units]; only those of `kept` mean anything."""
