@@ -71,8 +71,10 @@ def test_the_periods_fill_the_steps():
 class Bench:
     """A model with adapters and a pruner in it, trained by hand on one batch."""
 
-    def __init__(self, family="llama", steps=20, target=0.4, optimizer="adamw", allocator=None, **options):
-        self.model = make(family)
+    def __init__(
+        self, family="llama", steps=20, target=0.4, optimizer="adamw", allocator=None, dtype=None, **options
+    ):
+        self.model = make(family).to(dtype or torch.float32)
         self.sites = cfsp.find_sites(self.model, kinds_of(self.model))
         state = PartlyCut(self.model, self.sites)
         self.total = sum(site.units * state.cost(site) for site in self.sites)
@@ -211,14 +213,38 @@ def test_merging_keeps_the_function_and_empties_the_optimizer():
         assert all((value == 0).all() for value in bench.optimizer.state[layer.b].values())
 
 
-def test_the_pruner_goes_on_from_its_state_and_its_adapters():
-    whole, killed = Bench(), Bench()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_small_steps_are_not_lost_and_only_coarse_weights_store_a_rest(dtype):
+    """A step of 1/1000 is lost in bfloat16; the rest takes as many bytes as the rows."""
+    bench = Bench(steps=20, periods=1, warmup=0.8, target=0.3, variant="linear_decay", dtype=dtype)
+    while bench.done < 16:
+        bench.step()
+    pruning = bench.pruning
+    sites = [site for site in pruning.sites if pruning.now[site.name].units]
+    start = [pruning.rows[site.name].take(pruning.now[site.name].units) for site in sites]
+    with torch.no_grad():
+        for done in range(1, 501):
+            pruning.shrink(1000, done)
+    for site, before in zip(sites, start, strict=True):
+        rows, now = pruning.rows[site.name], pruning.now[site.name]
+        for new, coarse, old in zip(
+            rows.take(now.units, now.rest), rows.take(now.units), before, strict=True
+        ):
+            torch.testing.assert_close(new, old / 2, rtol=3e-3, atol=1e-7)
+            torch.testing.assert_close(coarse, old / 2, rtol=1e-2, atol=1e-7)
+        held = sum(one.numel() * one.element_size() for one in now.rest if one is not None)
+        assert held == (0 if dtype == torch.float32 else 2 * sum(one.numel() for one in before))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_pruner_goes_on_from_its_state_and_its_adapters(dtype):
+    whole, killed = Bench(dtype=dtype), Bench(dtype=dtype)
     for _ in range(11):  # in the second period
         whole.step()
         killed.step()
     state = {name: one.clone() for name, one in killed.pruning.state().items()}
     adapters = {name: one.clone() for name, one in killed.module.state_dict().items() if "lora_" in name}
-    again = Bench()
+    again = Bench(dtype=dtype)
     again.pruning.restore(state)
     again.module.load_state_dict(adapters, strict=False)
     again.optimizer.load_state_dict(killed.optimizer.state_dict())
