@@ -1,5 +1,6 @@
 """Dynamic recovery: weights and draws in closed form, rounds in order, restarts, refusals."""
 
+import copy
 import json
 import random
 
@@ -11,12 +12,13 @@ from cfsp.data.instructions import Conversations
 from cfsp.data.sources import Instructions, Prose
 from cfsp.data.texts import Files
 from cfsp.records.record import Record
-from cfsp.recovery import dynamic
 from cfsp.recovery.dynamic import gaps
 from cfsp.recovery.source_weights import Pools, round_weights, whole_counts
+from cfsp.storage.fingerprints import fingerprint
 from cfsp.training.loop import Loop
 from cfsp.training.next_token import NextToken
 from cfsp.training.source_losses import source_losses
+from cfsp.training.trainer import LossTrainer
 
 
 def test_weights_by_hand():
@@ -164,27 +166,55 @@ def test_it_trains_nothing_if_nothing_was_lost(cli, mixture, tmp_path):
     assert record.training["steps"] == record.training["trainable"] == 0
 
 
+def test_its_rounds_imitate_the_teacher_that_is_named(cli, mixture, tmp_path, tiny, tokenizer, monkeypatch):
+    other = copy.deepcopy(tiny)
+    with torch.no_grad():
+        other.lm_head.weight.mul_(-1)
+    for model in (other, tokenizer):
+        model.save_pretrained(tmp_path / "teacher")
+    imitated, run = [], Loop.run
+
+    def watched(self, setting, *others):
+        imitated.append(fingerprint(setting.dense))
+        return run(self, setting, *others)
+
+    monkeypatch.setattr(Loop, "run", watched)
+    more = ["recovery/objective=distillation", f"recovery.objective.teacher={tmp_path / 'teacher'}"]
+    record = Record.load(cli(*words(tmp_path, *more)))
+    assert {*imitated} == {fingerprint(other)}
+    expected = {"path": str(tmp_path / "teacher"), "fingerprint": fingerprint(other)}
+    assert record.training["teacher"] == expected
+    (tmp_path / "teacher" / "config.json").unlink()
+    monkeypatch.setattr("cfsp.running.parts.Parts.plan", lambda *_: pytest.fail("planned"))
+    with pytest.raises(ValueError, match="objective.teacher="):
+        cli(*words(tmp_path, *more, "sparsity=0.4"))
+
+
 @pytest.mark.slow
 def test_a_stopped_run_repeats_no_round(cli, mixture, tmp_path, monkeypatch):
     class Stopped(Exception):
         pass
 
-    trained, run = [], Loop.run
+    run, train = Loop.run, LossTrainer.train
 
     def stop_in_the_second(self, setting, *others):
-        if setting.folder.name == "round-1" and not trained:
-            trained.append("stopped")
+        if setting.folder.name == "round-1":
             raise Stopped
         return run(self, setting, *others)
 
-    monkeypatch.setattr(Loop, "run", stop_in_the_second)
-    with pytest.raises(Stopped):
-        cli(*words(tmp_path))
+    with monkeypatch.context() as patch:
+        patch.setattr(Loop, "run", stop_in_the_second)
+        with pytest.raises(Stopped):
+            cli(*words(tmp_path))
     (folder,) = (tmp_path / "results" / "recovery").iterdir()
     assert (folder / "round-0").is_dir()
-    calls = []
-    monkeypatch.setattr(dynamic, "source_losses", lambda *rest: calls.append(1) or source_losses(*rest))
-    again = Record.load(cli(*words(tmp_path)))
+    trained = []
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            LossTrainer, "train", lambda self, **more: trained.append(self.folder.name) or train(self, **more)
+        )
+        again = Record.load(cli(*words(tmp_path)))
+    assert trained == [f"round-{number}" for number in range(1, len(again.training["rounds"]))]
     whole = Record.load(cli(*words(tmp_path, "overwrite=true")))
     assert again.training["rounds"] == whole.training["rounds"]
     for name, metric in whole.metrics["pruned"].items():

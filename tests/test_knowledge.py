@@ -1,6 +1,7 @@
 """The knowledge analysis: deviations by brute force, what is protected, the cache, the plan's notes."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -50,6 +51,22 @@ def test_deviations_are_those_of_cut_models(family):
             keep = best_units(norm, site.units - math.floor(ratio * site.units))
             cfsp.apply(PrunePlan((Cut(site.name, site.units, keep),)), cut)
             assert deviation == pytest.approx(loss_of(cut, data) - dense, abs=1e-5)
+
+
+@pytest.mark.parametrize("measure", ["loss", "kl"])
+def test_outputs_of_all_batches_are_never_held_at_once(measure):
+    model, data, logits, alive = make("llama"), batches(count=5), [], []
+
+    def watch(module, args, output):
+        assert output.past_key_values is None
+        logits.append(weakref.ref(output.logits))
+        alive.append(sum(one() is not None for one in logits))
+
+    handle = model.register_forward_hook(watch)
+    knowledge_of(model, cfsp.find_sites(model, ["mlp"]), data, Knowledge(measure=measure))
+    handle.remove()
+    assert len(alive) >= 5 * 3
+    assert max(alive) <= 2
 
 
 def test_measures_agree_in_sign_and_the_model_is_unchanged():

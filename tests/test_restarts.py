@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from killed_runs import killed_and_whole
+from trained_runs import own_text
 from training import TINY, run
 from transformers import TrainerState
 
@@ -211,3 +212,38 @@ def test_an_altered_block_is_tuned_again(name, damage, tmp_path, capsys):
     assert restore_block(other, file) is None
     assert torch.equal(other.weight, fresh)
     assert ("is made again" in capsys.readouterr().err) == there
+
+
+TRAINED = {
+    "lorashear": ["schedule.pruner.periods=3", "sites=[mlp,attention]", "sparsity=0.5"],
+    "movement": ["schedule.pruner.tile=4", "sites=[mlp,attention]", "sparsity=0.5"],
+    "routing": ["schedule.pruner.expert_size=4", "sparsity=0"],
+}
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_run_goes_on_after_its_schedule_has_been_trained(name, cli, text_file, monkeypatch):
+    """Whatever stops it later: surgery, recovery, evaluation."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    def timeless(notes):
+        return {key: one for key, one in notes.items() if key not in {"seconds", "curve", "peak_bytes"}}
+
+    words = [f"schedule={name}", *TRAINED[name], *own_text(text_file)]
+    words += ["schedule.training.max_steps=24", "schedule.training.batch_size=4"]
+    words += ["schedule.training.warmup=0", "schedule.training.evaluate_every=12"]
+    with monkeypatch.context() as patch:
+        patch.setattr("cfsp.training.loop.outcome", killed)
+        with pytest.raises(KeyboardInterrupt):
+            cli(*words)
+    with monkeypatch.context() as patch:
+        patch.setattr(LossTrainer, "train", lambda *_, **__: pytest.fail("trained on"))
+        again = Record.load(cli(*words))
+    whole = Record.load(cli(*words, "overwrite=true"))
+    assert again.widths == whole.widths
+    assert timeless(again.schedule_training) == timeless(whole.schedule_training)
+    for name, metric in whole.metrics["pruned"].items():
+        assert again.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)

@@ -67,11 +67,14 @@ def base_config(model: PreTrainedModel) -> PreTrainedConfig:
 def plain_config(model: PreTrainedModel, base: PreTrainedConfig, sizes: AllSizes) -> PreTrainedConfig | None:
     """Return the config without a table of sizes, if all blocks of a stack have the same ones.
 
-    It may still not be that of the model. Returns None if a name would have two values.
+    It may still not be that of the model. Returns None if a name would have two values, or if no attention
+    has a head left: configs divide by their number.
     """
     named: dict[str, int] = {}
     for stack, blocks in zip(stacks_of(model), sizes, strict=True):
         if any(one != blocks[0] or "kept" in one for one in blocks):
+            return None
+        if 0 in (blocks[0].get("heads"), blocks[0].get("groups"), blocks[0].get("cross")):
             return None
         for what, value in blocks[0].items():
             name = stack.names["heads" if what == "cross" else what]

@@ -98,19 +98,19 @@ class Judge:
 
     def __init__(self, walk: Walk, measure: str) -> None:
         self.walk, self.measure = walk, measure
-        outputs = [self.output(number) for number in range(len(walk.batches))]
-        self.dense = (
-            [self.shown(number, one) for number, one in enumerate(outputs)] if measure == "kl" else []
-        )
-        self.level = 0.0 if measure == "kl" else self.mean_loss(outputs)
+        numbers = range(len(walk.batches)) if measure == "kl" else ()
+        self.dense = [self.shown(number, self.output(number)) for number in numbers]
+        self.level = 0.0 if measure == "kl" else self.mean_loss()
 
     def output(self, number: int) -> Any:
         """Run one batch, from the walk's block on."""
         inputs = {
             name: tensor.to(self.walk.model.device) for name, tensor in self.walk.batches[number].items()
         }
+        # the keys and values of all blocks are as large as the hidden states, and nobody reads them
+        options = {"use_cache": False} if is_causal(self.walk.model) else {}
         with self.walk.resumed(number):
-            return self.walk.model(**inputs)
+            return self.walk.model(**inputs, **options)
 
     def shown(self, number: int, output: Any) -> Tensor:
         """Return log probabilities of the tokens that the mask shows, or of the texts. [answers, choices]"""
@@ -125,11 +125,11 @@ class Judge:
             logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
         return logits.float().log_softmax(-1)
 
-    def mean_loss(self, outputs: Sequence[Any]) -> float:
+    def mean_loss(self) -> float:
         """Return the mean loss over all predicted tokens, or of the labels in the batches."""
         total = count = 0.0
-        for number, output in enumerate(outputs):
-            batch = self.walk.batches[number]
+        for number, batch in enumerate(self.walk.batches):
+            output = self.output(number)  # of one batch at a time: logits are large
             if is_causal(self.walk.model) and "labels" not in batch:
                 loss, weight = next_token_loss(output.logits, batch)
             elif (loss := getattr(output, "loss", None)) is not None:
@@ -144,13 +144,12 @@ class Judge:
 
     def deviation(self) -> float:
         """Return how far the model is from the dense one now."""
-        outputs = [self.output(number) for number in range(len(self.walk.batches))]
         if self.measure != "kl":
-            now = self.mean_loss(outputs)
+            now = self.mean_loss()
             return now - self.level if self.measure == "loss" else math.exp(now) - math.exp(self.level)
         total = count = 0.0
-        for number, (output, dense) in enumerate(zip(outputs, self.dense, strict=True)):
-            given = self.shown(number, output)
+        for number, dense in enumerate(self.dense):
+            given = self.shown(number, self.output(number))
             total += F.kl_div(given, dense, log_target=True, reduction="sum").item()
             count += len(dense)
         return total / count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import torch
 from torch import Tensor, nn
@@ -94,24 +95,39 @@ class UnitRows:
         biased = [(layer, member, True) for layer, member in found if bias_of(layer.linear) is not None]
         return [(layer, member, False) for layer, member in found] + biased
 
-    def take(self, units: Sequence[int]) -> list[Tensor]:
-        """Return copies of the rows, and of the biases, in float32 or better. [units, places] each"""
-        taken = []
+    def tensors(self, units: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
+        """Return the weight or bias of each part, outputs first, and the indices of the units' rows in it."""
+        found = []
         for layer, member, is_bias in self.parts():
-            source = bias_of(layer.linear) if is_bias else layer.weight
-            assert source is not None, "`parts` names a bias only where there is one"
-            rows = source.detach()[self.places(member, units)]
-            rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-            taken.append(rows.reshape(len(units), -1))
+            tensor = bias_of(layer.linear) if is_bias else layer.weight
+            assert tensor is not None, "`parts` names a bias only where there is one"
+            found.append((tensor.detach(), self.places(member, units)))
+        return found
+
+    def take(self, units: Sequence[int], rest: Sequence[Tensor | None] = ()) -> list[Tensor]:
+        """Return copies of the rows, and of the biases, in float32 or better. [units, places] each
+
+        rest: what `put` returned, added to them.
+        """
+        taken = []
+        for (tensor, places), more in zip_longest(self.tensors(units), rest):
+            rows = tensor[places].to(torch.promote_types(tensor.dtype, torch.float32))
+            rows = rows.reshape(len(units), -1)
+            taken.append(rows if more is None else rows + more)
         return taken
 
-    def put(self, units: Sequence[int], rows: Sequence[Tensor]) -> None:
-        """Write rows and biases back. rows: [units, places] each, as `take` returns them."""
-        for (layer, member, is_bias), new in zip(self.parts(), rows, strict=True):
-            target = bias_of(layer.linear) if is_bias else layer.weight
-            assert target is not None, "`parts` names a bias only where there is one"
-            places = self.places(member, units)
-            target.detach()[places] = new.to(target.dtype).view(len(places), *target.shape[1:])
+    def put(self, units: Sequence[int], rows: Sequence[Tensor]) -> list[Tensor | None]:
+        """Write rows and biases back. rows: [units, places] each, as `take` returns them.
+
+        Returns what the weights are too coarse for, in bfloat16: with it, rows of bfloat16 have 16 bits of
+        precision or more. None: nothing, because the weights are as fine as the rows. [units, places] each
+        """
+        rest: list[Tensor | None] = []
+        for (tensor, places), new in zip(self.tensors(units), rows, strict=True):
+            coarse = new.to(tensor.dtype)
+            tensor[places] = coarse.view(len(places), *tensor.shape[1:])
+            rest.append(None if tensor.dtype == new.dtype else (new - coarse).to(torch.bfloat16))
+        return rest
 
     def added(self, units: Sequence[int]) -> list[Tensor | None]:
         """Return what the adapters add to each of the rows of `take`; None: nothing. [units, places] each"""

@@ -22,8 +22,9 @@ class LHSPG(LHSPGOptions, Pruner):
 
     LoRA half-space projected gradient (Chen et al., LoRAShear, arXiv:2310.18356, Algorithm 4). The base
     weights x are frozen; only adapters B A are trained, so no gradient of x is ever formed. After the
-    warm-up the allocator sets how many units K each site loses. Period p marks the units of lowest saliency
-    as redundant, until round(K (p + 1) / periods) are. After every optimizer step, for these units g:
+    warm-up the allocator sets how many units each site loses, K in all. Period p marks the units of lowest
+    saliency in all sites together as redundant, until round(K (p + 1) / periods) are; a site that has lost
+    its share loses no more. After every optimizer step, for these units g:
 
         x' = x + scale B A - lambda x / |x|;  x' = 0 if <x', x> < epsilon |x|^2;  x = x', B = 0 in g's rows
 
@@ -41,9 +42,9 @@ class LHSPG(LHSPGOptions, Pruner):
     epsilon: of the half-space, in [0, 1).
 
     Differs from the paper: an allocator divides the target over the sites, once, so that exactly the asked
-    parameters go; the paper takes the lowest of all groups in every period. The target grows cumulatively,
-    because K / periods would round to none for sites of few units. Merged adapters start again from B = 0
-    with an empty optimizer state, which the paper leaves open.
+    parameters go; the paper takes the lowest of all groups in every period and has no share of a site. The
+    target grows cumulatively, because a rounded K / periods would not sum to K. Merged adapters start again
+    from B = 0 with an empty optimizer state, which the paper leaves open.
     """
 
     on_adapters = True

@@ -23,12 +23,12 @@ from cfsp.training.pruner import Decide, Pruning
 class Shrinking:
     """The redundant units of a site in the present period.
 
-    rows: their weights in float32 or better [units, places] each, because the weights themselves may be too
-    coarse for small steps. shrink: what a trial step takes off each unit's norm. [units]
+    rest: what their weights are too coarse for, so that small steps are not lost; None where they are in
+    float32 [units, places] each. shrink: what a trial step takes off each unit's norm. [units]
     """
 
     units: list[int] = field(default_factory=list)
-    rows: list[Tensor] = field(default_factory=list)
+    rest: list[Tensor | None] = field(default_factory=list)
     shrink: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
@@ -98,20 +98,19 @@ class HalfSpacePruning(Pruning):
         for name, now in self.now.items():
             if not now.units:
                 continue
-            rows = self.rows[name]
+            rows, factor = self.rows[name], 0.0
+            new = rows.take(now.units, now.rest)
             if done == steps:
-                now.rows = [torch.zeros_like(one) for one in now.rows]
-                rows.scale_adapters(now.units, 0.0)
+                new = [torch.zeros_like(one) for one in new]
             elif self.pruner.variant == "linear_decay":
                 factor = (steps - done) / (steps - done + 1)
-                now.rows = [one * factor for one in now.rows]
-                rows.scale_adapters(now.units, factor)
+                new = [one * factor for one in new]
             else:
                 added = rows.added(now.units)
-                now.rows, gone = half_space_step(now.rows, added, now.shrink, self.pruner.epsilon)
+                new, gone = half_space_step(new, added, now.shrink, self.pruner.epsilon)
                 self.projected[self.period] += int(gone.sum())
-                rows.scale_adapters(now.units, 0.0)
-            rows.put(now.units, now.rows)
+            rows.scale_adapters(now.units, factor)
+            now.rest = rows.put(now.units, new)
 
     def keep_zero(self) -> None:
         """Undo what the optimizer gave to the adapters of units that are zero already."""
@@ -136,11 +135,11 @@ class HalfSpacePruning(Pruning):
         if period == 0:
             self.allocate(saliency)
         steps = self.ends[period + 1] - self.ends[period]
+        redundant = self.redundant(saliency, period + 1)
         for site in self.sites:
-            units = self.redundant(site, saliency[site.name], period + 1)
-            if units:
-                rows = self.rows[site.name].take(units)
-                self.now[site.name] = Shrinking(units, rows, group_norms(rows) / steps)
+            if units := redundant[site.name]:
+                norms = group_norms(self.rows[site.name].take(units))
+                self.now[site.name] = Shrinking(units, [], norms / steps)
             self.kept[site.name] = [unit for unit in self.kept[site.name] if unit not in {*units}]
             self.selected[period] += len(units)
 
@@ -154,13 +153,27 @@ class HalfSpacePruning(Pruning):
                 f"periods={units}, or a higher sparsity"
             )
 
-    def redundant(self, site: Site, saliency: Tensor, periods: int) -> list[int]:
-        """Return the units of lowest saliency that a site must yet lose until so many periods are over."""
-        every, kept = self.pruner.periods, self.kept[site.name]
-        due = (2 * self.due[site.name] * periods + every) // (2 * every)  # rounded, from the start on
-        count = due - (site.units - len(kept))
-        lowest = saliency[kept].argsort(stable=True)[:count].tolist()
-        return sorted(kept[place] for place in lowest)
+    def redundant(self, saliency: Mapping[str, Tensor], periods: int) -> dict[str, list[int]]:
+        """Return site name -> the units that shrink next, so that after so many periods their part is gone.
+
+        They are the lowest of all sites together, but no site loses more than its due.
+        """
+        every, total = self.pruner.periods, sum(self.due.values())
+        gone = {site.name: site.units - len(self.kept[site.name]) for site in self.sites}
+        count = (2 * total * periods + every) // (2 * every) - sum(gone.values())  # rounded, from the start
+        lowest: list[tuple[float, str, int]] = []
+        for site in self.sites:
+            kept, left = self.kept[site.name], self.due[site.name] - gone[site.name]
+            values, places = saliency[site.name][kept].sort(stable=True)
+            lowest += [
+                (value, site.name, kept[place])
+                for value, place in zip(values[:left].tolist(), places[:left].tolist(), strict=True)
+            ]
+        lowest.sort(key=lambda one: one[0])  # stable: of equals the first
+        found: dict[str, list[int]] = {site.name: [] for site in self.sites}
+        for _, name, unit in lowest[:count]:
+            found[name].append(unit)
+        return {name: sorted(units) for name, units in found.items()}
 
     def saliency(self) -> dict[str, Tensor]:
         """Return site name -> saliency of each unit [units]; only those of `kept` mean anything."""
@@ -197,7 +210,9 @@ class HalfSpacePruning(Pruning):
             found[f"{name}.kept"] = torch.tensor(self.kept[name], dtype=torch.long)
             found[f"{name}.units"] = torch.tensor(now.units, dtype=torch.long)
             found[f"{name}.shrink"], found[f"{name}.due"] = now.shrink, torch.tensor(self.due[name])
-            found |= {f"{name}.rows.{place}": rows for place, rows in enumerate(now.rows)}
+            rows = self.rows[name].take(now.units) if now.units else []
+            found |= {f"{name}.rows.{place}": one.cpu() for place, one in enumerate(rows)}
+            found |= {f"{name}.rest.{place}": one for place, one in enumerate(now.rest) if one is not None}
         for path, layer in self.layers.items():
             for place, (a, b) in enumerate(layer.merged):
                 found |= {f"{path}.a.{place}": a, f"{path}.b.{place}": b}
@@ -217,9 +232,11 @@ class HalfSpacePruning(Pruning):
             self.kept[name], units = state[f"{name}.kept"].tolist(), state[f"{name}.units"].tolist()
             self.due[name] = int(state[f"{name}.due"])
             if units:
-                taken = [state[f"{name}.rows.{place}"].to(device) for place in range(len(rows.parts()))]
-                self.now[name] = Shrinking(units, taken, state[f"{name}.shrink"].to(device))
-                rows.put(units, taken)
+                parts = range(len(rows.parts()))
+                rows.put(units, [state[f"{name}.rows.{place}"].to(device) for place in parts])
+                rest = [state.get(f"{name}.rest.{place}") for place in parts]
+                rest = [None if one is None else one.to(device) for one in rest]
+                self.now[name] = Shrinking(units, rest, state[f"{name}.shrink"].to(device))
             if gone := self.zero_units(site):
                 rows.put(gone, [torch.zeros_like(one) for one in rows.take(gone)])
 

@@ -83,6 +83,8 @@ class LossTrainer(Trainer):
                 self.watch.end()
             return
         self.state = TrainerState.load_from_json(str(last / TRAINER_STATE_NAME))
+        if self.pruning is not None:
+            self.pruning.begin(self.state.max_steps)
         best = self.state.best_model_checkpoint if self.args.load_best_model_at_end else None
         # No public method loads a checkpoint without training on; this knows adapters and sharded weights.
         self._load_from_checkpoint(str(folder / Path(best).name if best else last))

@@ -1,11 +1,12 @@
 """Measure what LHSPG adds to a step of LoRA: a small Llama, plain and while units shrink, in turns.
 
-    python experiments/benchmarks/lhspg_cost.py [--rounds 15] [--sparsity 0.5] [--markdown FILE]
+    python experiments/benchmarks/lhspg_cost.py [--rounds 15] [--sparsity 0.5] [--periods 5]
+        [--dtype bfloat16] [--device cuda] [--markdown FILE]
 
 A step is a forward and a backward pass and AdamW on one batch of 4 texts of 128 tokens, with adapters of rank
-8 on all linear layers. The rounds lie inside one period, in which a fourth of the units to go shrink. The
-figure is the median of the ratios of the rounds, with their range. The bytes are those of weights, adapters,
-optimizer and pruner between steps.
+8 on all linear layers. The rounds lie inside the first period, in which 1 / periods of the units to go
+shrink. The figure is the median of the ratios of the rounds, with their range. The bytes are those of
+weights, adapters, optimizer and pruner between steps, and on a GPU the most that a step had allocated, too.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ from cfsp.training.lora import Lora
 class Side:
     """A model in training. sparsity: None trains adapters alone."""
 
-    def __init__(self, sparsity: float | None, rounds: int) -> None:
+    def __init__(self, sparsity: float | None, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
+        rounds, self.device, self.periods = options.rounds, options.device, options.periods
         config = LlamaConfig(
             hidden_size=512,
             intermediate_size=1408,
@@ -40,18 +42,18 @@ class Side:
             num_attention_heads=8,
             vocab_size=4096,
         )
-        self.model = LlamaForCausalLM(config).train()
+        self.model = LlamaForCausalLM(config).to(options.device, getattr(torch, options.dtype)).train()
         self.pruning = None if sparsity is None else self.pruner(sparsity)
         self.module, _ = Lora(rank=8, alpha=16, dropout=0.05).attach(
             self.model, Change((*range(6),), (0.0,) * 6, None)
         )
         trained = [one for one in self.module.parameters() if one.requires_grad]
         self.optimizer, self.done = torch.optim.AdamW(trained, lr=1e-4), 0
-        self.ids = torch.randint(4096, (4, 128))
+        self.ids = torch.randint(4096, (4, 128)).to(self.device)
         if self.pruning is not None:
             self.pruning.join(self.module)
             self.pruning.steer(self.optimizer)
-            self.pruning.begin(5 * (rounds + 9))
+            self.pruning.begin((self.periods + 1) * (rounds + 9))
 
     def pruner(self, sparsity: float):
         sites = cfsp.find_sites(self.model, ["mlp", "attention"])
@@ -62,7 +64,7 @@ class Side:
             stats = {site.name: {} for site in sites}
             return choose(sites, scores, allocate(state, sites, scores, stats, Uniform(), removed), Uniform())
 
-        pruner = LHSPG(periods=4, warmup=0.2 * 2 / 5)
+        pruner = LHSPG(periods=self.periods, warmup=0.4 / (self.periods + 1))
         return pruner.attach(self.model, sites, sparsity, decide)
 
     def step(self) -> float:
@@ -74,6 +76,8 @@ class Side:
         self.done += 1
         if self.pruning is not None:
             self.pruning.after_step(self.done)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
         return time.perf_counter() - start
 
     def bytes(self) -> int:
@@ -81,17 +85,33 @@ class Side:
         held = [*self.module.parameters()]
         held += [value for state in self.optimizer.state.values() for value in state.values()]
         if self.pruning is not None:
-            held += [*self.pruning.state().values()]
+            held += [
+                one for now in self.pruning.now.values() for one in (now.shrink, *now.rest) if one is not None
+            ]
         return sum(one.numel() * one.element_size() for one in held)
+
+
+def peak(plain: Side, shrinking: Side) -> str:
+    """Return how many times the bytes of a plain step a step of LHSPG adds at most to what both hold."""
+    most = []
+    for side in (plain, shrinking):
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        side.step()
+        most.append(side.bytes() + torch.cuda.max_memory_allocated() - before)
+    return f", and at the peak of a step {most[1] / most[0]:.2f} times"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--sparsity", type=float, default=0.5)
+    parser.add_argument("--periods", type=int, default=5)
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--markdown", type=Path, help="write the report here too")
     options = parser.parse_args()
-    plain, shrinking = Side(None, options.rounds), Side(options.sparsity, options.rounds)
+    plain, shrinking = Side(None, options), Side(options.sparsity, options)
     pruning = shrinking.pruning
     while pruning.period < 0:  # the warm-up, and what both need to run at full speed
         plain.step()
@@ -104,9 +124,13 @@ def main() -> None:
     assert pruning.period == 0, "the rounds lie inside one period"
     middle, spread = median(ratios), f"{min(ratios):.2f} to {max(ratios):.2f}"
     where = f"{len(ratios)} rounds in turns, {platform.machine()}, {torch.get_num_threads()} threads"
+    if options.device == "cuda":
+        where = f"{len(ratios)} rounds in turns, {torch.cuda.get_device_name()}"
+    most = peak(plain, shrinking) if options.device == "cuda" else ""
     report = (
-        f"A step of LHSPG at {options.sparsity:.0%} costs {middle:.2f} steps of plain LoRA (range {spread}, "
-        f"{where}); between steps it holds {shrinking.bytes() / plain.bytes():.2f} times the bytes.\n"
+        f"{options.dtype}, {options.periods} periods: a step of LHSPG at {options.sparsity:.0%} costs "
+        f"{middle:.2f} steps of plain LoRA (range {spread}, {where}); between steps it holds "
+        f"{shrinking.bytes() / plain.bytes():.2f} times the bytes{most}.\n"
     )
     print(report)
     if options.markdown:

@@ -20,19 +20,20 @@ cfsp() { "$python" -m cfsp "$@"; }
 here=("sites=[mlp,attention]" cache=results/cache)
 embedded=("${here[@]}" results=$results "sparsity=${SHARES:-0.2,0.5}" "seed=${SEEDS:-0,1,2}")
 smollm=("${here[@]}" results=$results/real model.path=models/SmolLM2-135M-Instruct model.dtype=float32 sparsity=0.2 seed=0
-    'evaluation=[perplexity_text]' evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt "${zero_shot[@]}")
+    "evaluation=[perplexity_text${ZERO_SHOT:+,zero_shot}]"
+    evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt "${zero_shot[@]}")
 
 lengths() { # a training of so many steps: PREFIX STEPS
     echo "$1.training.max_steps=$2" "$1.training.learning_rate=$rate" "$1.training.warmup=10" \
         "$1.training.batch_size=8" "$1.training.patience=null" "$1.data.window=$window"
 }
 
-shear() { # LoRAShear: STEPS steps of pruning, at most two rounds of STEPS steps
-    cfsp -m "$@" +experiment=lorashear $(lengths schedule "$steps") $(lengths recovery "$steps") \
-        recovery.rounds=2 recovery.per_round=$((8 * steps))
+shear() { # LoRAShear: STEPS steps of pruning, at most two rounds of STEPS steps, all on the mixture of two texts
+    cfsp -m "$@" +experiment=lorashear recovery/data@schedule.data=stdlib_mixture recovery/data=stdlib_mixture \
+        $(lengths schedule "$steps") $(lengths recovery "$steps") recovery.rounds=2 recovery.per_round=$((8 * steps))
 }
 
-one_shot() { # the rivals: cut first, then three times STEPS steps on the same two texts
+one_shot() { # the rivals: cut first, then three times STEPS steps on the same mixture
     local after=($(lengths recovery $((3 * steps))) recovery/data=stdlib_mixture)
     cfsp -m "$@" criterion=taylor allocator=uniform recovery=lora "${after[@]}"
     cfsp -m "$@" criterion=cfsp allocator=cfsp recovery=importance_lora "${after[@]}"

@@ -11,11 +11,15 @@ from cfsp.records.record import Record, records
 from cfsp.storage.atomic import replacing
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
+KEY = ["model", "asked", "method", "length", "rate", "window"]
+"""What runs have in common that differ in their seed only."""
+
 INTRODUCTION = """# LoRAShear against cutting first
 
 Written by `experiments/lorashear/run.sh`; its [README](../../experiments/lorashear/README.md) says what the
-rows are. `tokens` are those of all training, of pruning and of recovery together. Perplexity: mean and
-standard deviation over seeds.
+rows are. `length` is the steps of each training, `rate` its learning rate, `window` its tokens per example;
+pruning + recovery, where they differ. `tokens` are those of all training, of pruning and recovery.
+Perplexity: mean and standard deviation over seeds.
 
 """
 
@@ -41,6 +45,18 @@ def method(record: Record) -> str:
     return ", ".join(["lorashear", *without])
 
 
+def conditions(record: Record) -> dict[str, str]:
+    """Return the length, the rate and the window of each training. Only runs that agree in them are seeds."""
+    config = record.config
+    parts = [config[part] for part in ("schedule", "recovery") if "training" in config[part]]
+    found = {
+        "length": [one["training"]["max_steps"] for one in parts],
+        "rate": [one["training"]["learning_rate"] for one in parts],
+        "window": [one["data"]["window"] for one in parts],
+    }
+    return {name: " + ".join(dict.fromkeys(map(str, values))) for name, values in found.items()}
+
+
 def row(record: Record) -> dict[str, object]:
     """Return one run as a row."""
     pruned, trainings = record.metrics["pruned"], (record.schedule_training or {}, record.trained)
@@ -49,6 +65,7 @@ def row(record: Record) -> dict[str, object]:
         "model": Path(str(record.config["model"]["path"])).name,
         "method": method(record),
         "asked": f"{record.config['sparsity']:.0%}",
+        **conditions(record),
         "model gone": record.sparsity["model"],
         "tokens": sum(training.get("tokens", 0) for training in trainings),
         "minutes": sum(training.get("seconds", 0) for training in trainings) / 60,
@@ -67,7 +84,7 @@ def main() -> None:
         )
     dense = {f"{name} {one.value:.2f}" for record in found for name, one in record.metrics["dense"].items()}
     runs = pd.DataFrame([row(one) for one in found])
-    groups = runs.groupby(["model", "asked", "method"], sort=True)
+    groups = runs.groupby(KEY, sort=True)
     table = groups.mean(numeric_only=True).round(3)
     table.insert(0, "seeds", groups.size())
     spread = groups.std(numeric_only=True)
