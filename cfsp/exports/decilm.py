@@ -63,8 +63,8 @@ class DeciLM(FolderExporter):
         config = decilm_config(model, want)
         names = decilm_names(model, shapes, want, config)
         done = (
-            f"By `cfsp-export decilm`: {described(shapes.blocks, want)}. vLLM runs it as DeciLMForCausalLM, "
-            "with `--trust-remote-code` for its config."
+            f"By `cfsp-export decilm`: {heads_and_zeros(shapes.blocks, want)}. vLLM runs it as "
+            "DeciLMForCausalLM, with `--trust-remote-code` for its config."
         )
         with self.filling(saved, target, done) as part:
             weights = padded_weights(model, shapes.blocks, want, shapes.head_dim, names)
@@ -84,7 +84,7 @@ def shapes_of_equal_heads(blocks: Sequence[BlockShape], hidden: int) -> list[Blo
     return [BlockShape(one.width or EMPTY_WIDTH, heads, groups_within(one, heads)) for one in blocks]
 
 
-def described(have: Sequence[BlockShape], want: Sequence[BlockShape]) -> str:
+def heads_and_zeros(have: Sequence[BlockShape], want: Sequence[BlockShape]) -> str:
     """Return what blocks have in the checkpoint, and whether units of zeros are among it."""
     zeros = "; units of zeros among them and in MLPs change no output" if [*have] != [*want] else ""
     return f"every block has {want[0].heads} query heads{zeros}"
