@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # LoRAShear against cutting first and training afterwards, at equal training tokens, and without each of its parts.
-# It has not been run to its end yet.
+# What of it has been run: README.md.
 #   experiments/lorashear/run.sh rivals ablations [OVERRIDES]
 #   experiments/lorashear/run.sh real [OVERRIDES]      # README.md says what it needs
 #   experiments/lorashear/run.sh table
