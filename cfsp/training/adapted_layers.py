@@ -96,7 +96,7 @@ class UnitRows:
         return [(layer, member, False) for layer, member in found] + biased
 
     def tensors(self, units: Sequence[int]) -> list[tuple[Tensor, Tensor]]:
-        """Return the weight or bias of each part, outputs first, and the indices of the units' rows in it."""
+        """Return weight or bias of each part, outputs first [its axes], and the units' rows in it [rows]."""
         found = []
         for layer, member, is_bias in self.parts():
             tensor = bias_of(layer.linear) if is_bias else layer.weight
