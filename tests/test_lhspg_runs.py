@@ -1,13 +1,10 @@
 """Runs of LoRAShear: exact size, restarts, refusals, recipes."""
 
 import pytest
-import torch
 from killed_runs import killed_and_whole
 from pages import understood
-from trained_runs import own_text
-from transformers import AutoModelForCausalLM
+from trained_runs import assert_loads_anywhere, own_text
 
-import cfsp
 from cfsp.records.record import Record
 
 SHORT = [
@@ -31,11 +28,7 @@ def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, 
     assert (training["steps"], training["met"]) == (24, True)
     assert training["reached"] == pytest.approx(record.sparsity["sites"])
     assert record.density > 0.999  # nothing zero is left
-    mine, tokenizer = cfsp.load(tmp_path / "out")
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
-    tokens = tokenizer("a word", return_tensors="pt")
-    with torch.no_grad():
-        assert torch.equal(mine(**tokens).logits, plain(**tokens).logits)
+    assert_loads_anywhere(tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -3,14 +3,12 @@
 import json
 
 import pytest
-import torch
 from hydra import compose, initialize_config_dir
 from killed_runs import killed_and_whole
 from labelled import saved_encoder
 from omegaconf import MissingMandatoryValue, OmegaConf
 from pages import understood
-from trained_runs import own_text
-from transformers import AutoModelForCausalLM
+from trained_runs import assert_loads_anywhere, own_text
 
 import cfsp
 from cfsp.records.record import Record
@@ -42,11 +40,7 @@ def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, 
     assert 0 <= training["reached"] <= 1
     assert all(point["loss"] > 0 for point in training["held_out_curve"])
     assert (record.density < 0.95) == (variant != "struct")
-    mine, tokenizer = cfsp.load(tmp_path / "out")
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
-    tokens = tokenizer("a word", return_tensors="pt")
-    with torch.no_grad():
-        assert torch.equal(mine(**tokens).logits, plain(**tokens).logits)
+    assert_loads_anywhere(tmp_path / "out")
 
 
 @pytest.mark.slow

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from families import batches, make
-from trained_runs import own_text
-from transformers import AutoModelForCausalLM
+from trained_runs import assert_loads_anywhere, own_text
 
 import cfsp
 from cfsp.model.find_sites import find_sites
@@ -152,11 +151,14 @@ def test_a_run_trains_routes_and_loads_anywhere(cli, text_file, tmp_path):
     measured = {name.partition("/")[0]: one.value for name, one in record.metrics["pruned"].items()}
     assert measured["active_share"] == pytest.approx(0.4, abs=0.08)
     assert record.metrics["dense"][f"active_share/files:{text_file.name}"].value == 1
-    mine, tokenizer = cfsp.load(tmp_path / "out")
-    remote = AutoModelForCausalLM.from_pretrained(tmp_path / "out", trust_remote_code=True)
-    tokens = tokenizer("a word", return_tensors="pt")
-    with torch.no_grad():
-        assert torch.equal(mine(**tokens).logits, remote(**tokens).logits)
+    assert_loads_anywhere(tmp_path / "out")
+
+
+def test_the_teacher_that_the_objective_names_is_imitated(cli, text_file, tiny_checkpoint):
+    words = [*SHORT, *own_text(text_file), "schedule.active=0.4", "schedule.training.max_steps=12"]
+    words += ["recovery/objective@schedule.objective=distillation", "evaluation=[]"]
+    record = Record.load(cli(*words, f"schedule.objective.teacher={tiny_checkpoint}"))
+    assert record.schedule_training["teacher"]["path"] == str(tiny_checkpoint)
 
 
 @pytest.mark.parametrize("maker", ["moefication", "deja_vu", "oracle", "teal", "wina"])

@@ -1,4 +1,18 @@
-"""Overrides of runs whose schedule trains."""
+"""Runs whose schedule trains: overrides, and what is true of the models that they save."""
+
+import torch
+from transformers import AutoModelForCausalLM
+
+import cfsp
+
+
+def assert_loads_anywhere(folder):
+    """cfsp and plain transformers load the same model."""
+    mine, tokenizer = cfsp.load(folder)
+    plain = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
+    tokens = tokenizer("a word", return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(mine(**tokens).logits, plain(**tokens).logits)
 
 
 def own_text(text_file, window=16, held_out=8):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,7 +11,7 @@ from cfsp.checkpoints.load import HEADS, load
 from cfsp.checkpoints.saved_classes import auto_class
 from cfsp.model.blocks import block_modules
 from cfsp.storage.fingerprints import fingerprint
-from cfsp.training.base import Objective
+from cfsp.training.base import Objective, Setting
 
 
 def load_teacher(
@@ -70,8 +71,14 @@ def shape_of(model: PreTrainedModel) -> tuple[int, int]:
     return len(block_modules(model)), model.config.hidden_size
 
 
-def teacher_notes(objective: Objective, teacher: PreTrainedModel | None) -> dict[str, Any]:
-    """Return notes on a teacher for the record: where it is and a hash of its weights."""
+def with_teacher(setting: Setting, objective: Objective) -> tuple[Setting, dict[str, Any]]:
+    """Put the objective's teacher, if it names one, in the place of the dense model.
+
+    Returns the setting and notes for the record: where the teacher is and a hash of its weights. Raises
+    ValueError as `load_teacher` does.
+    """
+    teacher = load_teacher(objective, setting.dense or setting.model, setting.tokenizer)
     if teacher is None:
-        return {}
-    return {"teacher": {"path": objective.teacher, "fingerprint": fingerprint(teacher)}}
+        return setting, {}
+    notes = {"teacher": {"path": objective.teacher, "fingerprint": fingerprint(teacher)}}
+    return replace(setting, dense=teacher), notes

@@ -13,7 +13,7 @@ from cfsp.checks import check_integer, check_number, check_seed
 from cfsp.data.examples import Split
 from cfsp.data.windows import Example
 from cfsp.recovery.base import Recovered, Recovery
-from cfsp.recovery.distilled_from import load_teacher, teacher_notes
+from cfsp.recovery.distilled_from import load_teacher, with_teacher
 from cfsp.recovery.source_weights import Pools, round_weights, whole_counts
 from cfsp.training.base import Setting
 from cfsp.training.loop import WithLoop
@@ -117,9 +117,7 @@ class Dynamic(WithLoop, Recovery):
         return source_losses(model, tokenizer, self.data, held_out, self.training.batch_size)
 
     def run(self, setting: Setting, examples: MeasuredExamples) -> Recovered:
-        teacher = load_teacher(self.objective, setting.dense or setting.model, setting.tokenizer)
-        more = teacher_notes(self.objective, teacher)
-        setting = setting if teacher is None else replace(setting, dense=teacher)
+        setting, more = with_teacher(setting, self.objective)
         progress = Progress(setting.model, Pools(examples.split.sources))
         for stage, names in self.stages(examples.split).items():
             self.train_stage(stage, names, setting, examples, progress)
@@ -180,10 +178,9 @@ class Dynamic(WithLoop, Recovery):
     ) -> dict[str, int]:
         """Train one round. -> source -> the examples that were drawn"""
         number = len(progress.notes)
-        dice = random.Random(f"{self.seed} {number}")
-        drawn = progress.pools.draw(whole_counts(weights, self.per_round), dice)
+        drawn = progress.pools.draw(whole_counts(weights, self.per_round))
         indices = [index for mine in drawn.values() for index in mine]
-        dice.shuffle(indices)
+        random.Random(f"{self.seed} {number}").shuffle(indices)
         here = replace(
             setting,
             model=progress.model,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_seed
 from cfsp.data.examples import Split
 from cfsp.recovery.base import Recovered, Recovery
-from cfsp.recovery.distilled_from import load_teacher, teacher_notes
+from cfsp.recovery.distilled_from import load_teacher, with_teacher
 from cfsp.training.base import Setting
 from cfsp.training.loop import WithLoop
 
@@ -50,7 +50,6 @@ class Finetune(WithLoop, Recovery):
         Raises:
             ValueError: the loss or a gradient is NaN or infinite; the last good checkpoint stays.
         """
-        teacher = load_teacher(self.objective, setting.dense or setting.model, setting.tokenizer)
-        notes = teacher_notes(self.objective, teacher)
-        trained = self.loop.run(setting if teacher is None else replace(setting, dense=teacher), examples)
+        setting, notes = with_teacher(setting, self.objective)
+        trained = self.loop.run(setting, examples)
         return Recovered(trained.model, trained.notes | notes, trained.adapters)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,13 +35,11 @@ class Pools:
     indices: Mapping[str, Sequence[int]]
     at: dict[str, int] = field(default_factory=dict)
 
-    def draw(self, counts: Mapping[str, int], dice: random.Random) -> dict[str, list[int]]:
-        """Return source -> indices; at most all of a source. dice: shuffles a source that begins anew."""
+    def draw(self, counts: Mapping[str, int]) -> dict[str, list[int]]:
+        """Return source -> as many indices as are asked for; a source that is used up begins anew."""
         drawn = {}
         for name, count in counts.items():
             pool, start = self.indices[name], self.at.get(name, 0)
-            wanted = min(count, len(pool))
-            drawn[name] = [pool[(start + step) % len(pool)] for step in range(wanted)]
-            dice.shuffle(drawn[name])
-            self.at[name] = (start + wanted) % max(len(pool), 1)
+            drawn[name] = [pool[(start + step) % len(pool)] for step in range(count)]
+            self.at[name] = (start + count) % len(pool)
         return drawn

@@ -19,6 +19,7 @@ from cfsp.plans.grouping import GROUPINGS, check_experts
 from cfsp.plans.plan import PrunePlan, Route
 from cfsp.plans.routes import check_dense, permute_units
 from cfsp.plans.subject import Subject
+from cfsp.recovery.distilled_from import with_teacher
 from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.hearing import group_neurons, hear
 from cfsp.schedules.method import Method
@@ -140,15 +141,16 @@ class RoutedTraining(Routes, TrainedSchedule):
         if prepared is None:
             prepared = self.prepare(subject, method)
         dense = copy.deepcopy(model) if self.objective.needs_dense else None
+        setting, more = with_teacher(self.setting(subject, dense), self.objective)
         orders = group_neurons(model, sites, list(batches), pruner.grouping, pruner.expert_size, self.seed)
         for site in sites:
             permute_units(model, site, orders[site.name])
         routing = RoutingStages(pruner, model, sites, 1 - self.active)
-        trained = self.loop.run(self.setting(subject, dense), prepared, routing)
+        trained = self.loop.run(setting, prepared, routing)
         if not routing.settled:
             routing.settle()
         routes = routing.routes()
-        notes = trained.notes | routing.detach()
+        notes = trained.notes | routing.detach() | more
         notes["met"] = abs(notes["reached"] - notes["asked"]) <= NEAR
         if is_main() and not notes["met"]:
             print(

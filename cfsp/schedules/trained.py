@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -17,7 +17,7 @@ from cfsp.machine.environment import is_main
 from cfsp.model.blocks import block_modules
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
-from cfsp.recovery.distilled_from import load_teacher, teacher_notes
+from cfsp.recovery.distilled_from import load_teacher, with_teacher
 from cfsp.schedules.base import Planned, Schedule, notes_of
 from cfsp.schedules.decide import allocate, choose
 from cfsp.schedules.method import Method
@@ -116,9 +116,7 @@ class TrainedSchedule(WithLoop, Schedule):
         if prepared is None:
             prepared = self.prepare(subject, method)
         dense = copy.deepcopy(model) if self.objective.needs_dense else None
-        setting = self.setting(subject, dense)
-        teacher = load_teacher(self.objective, model, setting.tokenizer)
-        setting = setting if teacher is None else replace(setting, dense=teacher)
+        setting, more = with_teacher(self.setting(subject, dense), self.objective)
         state = PartlyCut(model, sites)
         stats = self.collect(subject, state, sites, batches, method.allocator.needs)
         removed, target = self.removed(model, sites), 1 - self.budget(subject).share
@@ -130,7 +128,7 @@ class TrainedSchedule(WithLoop, Schedule):
         pruning = self.pruner.attach(model, sites, target, decide)
         trained = self.loop.run(setting, prepared, pruning)
         keep = pruning.decided()
-        notes = trained.notes | pruning.detach() | teacher_notes(self.objective, teacher)
+        notes = trained.notes | pruning.detach() | more
         notes["met"] = abs(notes["reached"] - target) <= NEAR
         warn_of_another_fraction(notes["reached"], target)
         after = PartlyCut(model, sites)
