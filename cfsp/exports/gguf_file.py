@@ -72,8 +72,7 @@ class GGUF(Exporter):
         return f"-{self.type}.gguf"
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-        if importlib.util.find_spec("gguf") is None:
-            raise ValueError("export=[gguf] needs the package gguf; expected pip install 'cfsp[gguf]'")
+        check_package()
         check_next_token(model)
         architecture(model, wanted_shapes(model, self))
         check_rotary(model.config)
@@ -97,11 +96,14 @@ class GGUF(Exporter):
             raise ValueError(f"{target} is a folder; expected the path of a file")
 
     def origin(self, target: Path) -> str | None:
+        if not target.is_file():
+            return None
+        check_package()
         from gguf import GGUFReader
 
         try:
             field = GGUFReader(target).fields.get(ORIGIN)
-        except (OSError, ValueError, KeyError, IndexError, UnicodeError):  # no file, or a broken one
+        except (OSError, ValueError, KeyError, IndexError, UnicodeError):  # no GGUF, or a broken one
             return None
         return None if field is None else str(field.contents())
 
@@ -140,6 +142,11 @@ def check_type(kind: str) -> None:
             f"llama-quantize OUT.gguf SMALLER.gguf {kind.upper()}"
         )
     raise ValueError(f"type={kind!r}: expected {', '.join(TYPES)}{how}")
+
+
+def check_package() -> None:
+    if importlib.util.find_spec("gguf") is None:
+        raise ValueError("export=[gguf] needs the package gguf; expected pip install 'cfsp[gguf]'")
 
 
 def wanted_shapes(model: PreTrainedModel, options: GGUF) -> list[BlockShape]:

@@ -39,13 +39,13 @@ def export_model(cfg: DictConfig, files: RunFiles, made: bool) -> None:
         return
     errors: list[ValueError | OSError] = []
     for exporter, path in exports(cfg, files.target):
-        there = exporter.origin(path)
-        if made or there != exporter.origin_of(files.target):
-            begin(f"export to {path.name}")
-            try:
+        try:
+            there = exporter.origin(path)
+            if made or there != exporter.origin_of(files.target):
+                begin(f"export to {path.name}")
                 exporter.export(files.target, path, overwrite=made or there is not None)
-            except (ValueError, OSError) as error:
-                errors.append(error)
+        except (ValueError, OSError) as error:
+            errors.append(error)
     if len(errors) > 1:
         raise ValueError("; ".join(" ".join(str(one).split()) for one in errors)) from errors[0]
     if errors:
