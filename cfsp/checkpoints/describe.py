@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from cfsp.checkpoints.saved_classes import auto_map, own_modules, pruned_class, stock_class
+from cfsp.checkpoints.saved_classes import auto_map, config_class, own_modules, pruned_class, stock_class
 from cfsp.model.blocks import block_modules, blocks_path, count_paths, layout_of, places_of, stacks_of
 from cfsp.model.families import Layout, Place
 from cfsp.model.find_sites import head_channels
@@ -48,6 +48,7 @@ def describe(model: PreTrainedModel) -> PreTrainedConfig:
 def base_config(model: PreTrainedModel) -> PreTrainedConfig:
     """Return the model's config as a plain one: with its residual width and without the sizes of blocks."""
     base = copy.deepcopy(model.config)
+    base.__class__ = config_class(stock_class(model))  # not that of a checkpoint's modelling file
     base.per_layer_config = None
     for name in ("pruned", "auto_map"):
         base.__dict__.pop(name, None)

@@ -12,7 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from cfsp.checkpoints.describe import describe
 from cfsp.checkpoints.model_files import carried_files, has_full_length
-from cfsp.checkpoints.saved_classes import MODELING_FILE, modeling_file, own_modules, stock_class
+from cfsp.checkpoints.saved_classes import MODELING_FILE, modeling_file
 from cfsp.machine.process import quiet
 from cfsp.model.adapters import Adapters
 from cfsp.plans.plan import PrunePlan
@@ -95,8 +95,7 @@ def write_model(folder: Path, model: PreTrainedModel) -> bool:
     config.save_pretrained(folder)
     write_generation_config(folder, model)
     if has_own_code:
-        text = modeling_file(stock_class(model), bool(own_modules(model)))
-        (folder / MODELING_FILE).write_text(text)
+        (folder / MODELING_FILE).write_text(modeling_file(model))
     return has_own_code
 
 

@@ -262,6 +262,20 @@ def reshape_block(block, index, table, width=0, heads=0, groups=None, cross=0, k
             drop_attention(block, table["cross_attention"], path, index)
 
 
+class PrunedConfig:
+    """Mixin for a config: its global sizes are read without a warning.
+
+    transformers warns of them, and its own validators read them. What reads sizes here reads the blocks' own.
+    """
+
+    def __getattribute__(self, key):
+        try:
+            read = super().__getattribute__("_getattr_without_heterogeneous_validation")
+        except AttributeError:  # older versions do not warn
+            read = super().__getattribute__
+        return read(key)
+
+
 class Pruned:
     """Mixin for a stock class: builds the pruned sizes, and loads only weights that fit exactly."""
 
