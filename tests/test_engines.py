@@ -9,9 +9,12 @@ from pruned_models import emptied
 pytestmark = pytest.mark.engines
 
 LOAD = """
-import json, sys
+import json, logging, sys, tempfile
 import torch, transformers
-found = {}
+heard, found = [], {}
+ear = logging.Handler(logging.WARNING)
+ear.emit = lambda record: heard.append(record.getMessage())
+logging.getLogger("transformers").addHandler(ear)
 for folder in sys.argv[1:]:
     told = torch.load(f"{folder}/expected.pt")
     given = {"trust_remote_code": True, "dtype": torch.float32}
@@ -26,7 +29,14 @@ for folder in sys.argv[1:]:
         ids = told["tokens"]["input_ids"][:1, :8]
         settings = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         said = [whole.generate(ids, use_cache=use, **settings)[0].tolist() for use in (True, False)]
-    found[folder.rsplit("/", 1)[-1]] = [*apart, said is None or said[0] == said[1]]
+    warned = [one for one in heard if "pooler" not in one]  # that of an encoder's base model is new
+    with tempfile.TemporaryDirectory() as other:
+        whole.save_pretrained(other)
+        again = getattr(transformers, told["head"]).from_pretrained(other, **given).eval()
+        with torch.no_grad():
+            apart.append((again(**told["tokens"]).logits - logits).abs().max().item())
+    heard.clear()
+    found[folder.rsplit("/", 1)[-1]] = [*apart, said is None or said[0] == said[1], warned]
 print()
 print(json.dumps({"version": transformers.__version__, "found": found}))
 """
@@ -69,6 +79,8 @@ def test_other_versions_compute_the_same(environment, tmp_path):
     print(environment, done)
     assert done["version"] == "5.5.4" or environment == "transformers_newest"
     assert {*done["found"]} == {*KINDS}
-    for name, (logits, hidden, cached) in done["found"].items():
+    for name, (logits, hidden, again, cached, warned) in done["found"].items():
         assert max(logits, hidden) < 1e-5, name
+        assert again == 0, name
         assert cached, name
+        assert warned == [], name

@@ -6,9 +6,18 @@ import logging
 import pytest
 import torch
 from families import kinds_of, make, words
-from plans import logits
+from plans import logits, random_plan
 from pruned_models import auto_class, cut
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM, pipeline
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaForCausalLM,
+    LlamaForSequenceClassification,
+    pipeline,
+)
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 from transformers.utils import logging as transformers_logging
 
@@ -19,7 +28,7 @@ TRUST = {"trust_remote_code": True}
 
 @pytest.fixture
 def warnings_heard():
-    """Messages of transformers' loggers, also those that were said once before."""
+    """Messages of transformers' loggers."""
     heard = []
 
     class Ear(logging.Handler):
@@ -27,17 +36,20 @@ def warnings_heard():
             heard.append(record.getMessage())
 
     ear, root = Ear(logging.WARNING), transformers_logging.get_logger("transformers")
-    logging.Logger.warning_once.cache_clear()  # pyright: ignore[reportAttributeAccessIssue]
     root.addHandler(ear)
     yield heard
     root.removeHandler(ear)
 
 
+def saved(path, family="llama"):
+    model, plan = cut(family, ["mlp", "attention"], fill=True)
+    cfsp.save(path, model, words(), plan)
+    return path
+
+
 @pytest.fixture
 def folder(tmp_path):
-    model, plan = cut("llama", ["mlp", "attention"], fill=True)
-    cfsp.save(tmp_path / "m", model, words(), plan)
-    return tmp_path / "m"
+    return saved(tmp_path / "m")
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "phi3", "roberta"])
@@ -45,6 +57,7 @@ def test_nothing_is_warned_of(family, tmp_path, tokens, warnings_heard):
     model, plan = cut(family, kinds_of(make(family)), fill=True)
     cfsp.save(tmp_path / "m", model, words(), plan)
     warnings_heard.clear()
+    logging.Logger.warning_once.cache_clear()  # what saving has said once
     config = AutoConfig.from_pretrained(tmp_path / "m", **TRUST)
     again = auto_class(family).from_pretrained(tmp_path / "m", **TRUST)
     base = AutoModel.from_pretrained(tmp_path / "m", **TRUST, **no_pooler(family))
@@ -62,6 +75,7 @@ def no_pooler(family):
 
 
 def test_the_warnings_are_heard_where_there_is_something_to_warn_of(folder, warnings_heard):
+    logging.Logger.warning_once.cache_clear()
     AutoConfig.from_pretrained(folder)  # the family's own config, whose validators read global sizes
     assert any("intermediate_size" in one or "num_attention_heads" in one for one in warnings_heard)
 
@@ -74,20 +88,37 @@ def test_a_config_says_the_sizes_of_every_block(folder):
         assert {name: getattr(found, name) for name in sizes} == sizes
 
 
-@pytest.mark.parametrize("way", ["auto class", "own class", "base"])
-def test_what_transformers_saves_loads_again(way, folder, tmp_path, tokens):
-    if way == "own class":
-        kind = get_class_from_dynamic_module("modeling_pruned.PrunedLlamaForCausalLM", str(folder))
-    else:
-        kind = AutoModel if way == "base" else AutoModelForCausalLM
-    given = {} if way == "own class" else TRUST
-    model = kind.from_pretrained(folder, **given)
+@pytest.mark.parametrize("kind", [AutoModel, AutoModelForCausalLM])
+def test_what_transformers_saves_loads_again(kind, folder, tmp_path, tokens):
+    model = kind.from_pretrained(folder, **TRUST)
     model.save_pretrained(tmp_path / "again")
-    same = "modeling_pruned.py"
-    assert (tmp_path / "again" / same).read_bytes() == (folder / same).read_bytes()
-    again = (AutoModel if way == "base" else AutoModelForCausalLM).from_pretrained(tmp_path / "again", **TRUST)
+    check_saved_again(kind, model, folder, tmp_path / "again", tokens)
+
+
+def test_a_model_of_the_class_itself_keeps_the_modelling_file(tmp_path, tokens):
+    folder = saved(tmp_path / "m", "granite")  # an auto class would mark the class: none has loaded this one
+    name = "modeling_pruned.PrunedGraniteForCausalLM"
+    model = get_class_from_dynamic_module(name, str(folder)).from_pretrained(folder)
+    model.save_pretrained(tmp_path / "again")
+    check_saved_again(AutoModelForCausalLM, model, folder, tmp_path / "again", tokens)
+
+
+def check_saved_again(kind, model, folder, target, tokens):
+    assert (target / "modeling_pruned.py").read_bytes() == (folder / "modeling_pruned.py").read_bytes()
     with torch.no_grad():
-        assert torch.equal(again(**tokens)[0], model(**tokens)[0])
+        assert torch.equal(kind.from_pretrained(target, **TRUST)(**tokens)[0], model(**tokens)[0])
+
+
+def test_a_classifier_is_built_on_the_familys_base_model(tmp_path, tokens):
+    torch.manual_seed(0)
+    config = make("llama").config
+    config.num_labels = 3
+    model = LlamaForSequenceClassification(config).eval()
+    plan = random_plan(cfsp.find_sites(model, ["mlp", "attention"]))
+    cfsp.apply(plan, model)
+    cfsp.save(tmp_path / "m", model, words(), plan)
+    again = AutoModelForSequenceClassification.from_pretrained(tmp_path / "m", **TRUST)
+    assert torch.equal(logits(again, tokens), logits(model, tokens))
 
 
 def test_a_config_that_is_saved_alone_keeps_the_modelling_file(folder, tmp_path, tokens):

@@ -280,11 +280,14 @@ class Pruned:
     """Mixin for a stock class: builds the pruned sizes, and loads only weights that fit exactly."""
 
     def __init__(self, config, *args, **kwargs):
-        # The stock class reads global sizes; a config with `per_layer_config` refuses to return them.
-        differing = config.__dict__.pop("_heterogeneity_spec", None)
+        # The stock class reads global sizes; a config with `per_layer_config` refuses to return them. It
+        # may also look for the family's base model by the class of the config.
+        own, differing = type(config), config.__dict__.pop("_heterogeneity_spec", None)
+        config.__class__ = next(kind for kind in own.__mro__ if kind.__module__.startswith("transformers."))
         try:
             super().__init__(config, *args, **kwargs)  # pyright: ignore[reportCallIssue]  # the stock class's
         finally:
+            config.__class__ = own
             if differing is not None:
                 config.__dict__["_heterogeneity_spec"] = differing
         rebuild(self, config)
