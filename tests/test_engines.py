@@ -20,7 +20,7 @@ for folder in sys.argv[1:]:
     given = {"trust_remote_code": True, "dtype": torch.float32}
     whole = getattr(transformers, told["head"]).from_pretrained(folder, **given).eval()
     base = transformers.AutoModel.from_pretrained(folder, **given).eval()
-    transformers.AutoTokenizer.from_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
     with torch.no_grad():
         logits, hidden = whole(**told["tokens"]).logits, base(**told["tokens"])[0]
     apart = [(logits - told["logits"]).abs().max().item(), (hidden - told["hidden"]).abs().max().item()]

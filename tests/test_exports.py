@@ -1,6 +1,8 @@
 """Exports: what an engine loads computes what the pruned model computes."""
 
 import json
+import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -9,16 +11,18 @@ from full_disks import BIG, files_of_at_most
 from plans import kind_sets, logits
 from pruned_models import auto_class, cut, emptied
 from routed_models import plan_for, routed
-from transformers import LlamaForSequenceClassification
+from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 from two_stacks import make_pair, pair_tokenizer
 
 import cfsp
 from cfsp.checkpoints.save import check_model
 from cfsp.cli.export import main
+from cfsp.exports.base import Saved
 from cfsp.exports.decilm import DeciLM
 from cfsp.exports.gguf_file import GGUF
-from cfsp.exports.padded import Padded, padded_config, padded_model
+from cfsp.exports.padded import Padded
 from cfsp.exports.padding import pad_axis
+from cfsp.exports.streamed import StreamedWeight, write_streamed
 from cfsp.model.shapes import BlockShape
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
@@ -211,11 +215,43 @@ def test_adapters_that_are_kept_apart_are_not_lost(pruned, tmp_path):
         Padded().export(pruned, tmp_path / "out")
 
 
-def test_a_model_is_whole_after_it_was_padded(tokens):
-    model, _ = cut("llama", ["mlp", "attention"])
-    before = logits(model, tokens)
-    padded_model(model, *padded_config(model, 8))
-    assert torch.equal(logits(model, tokens), before)
+@pytest.mark.parametrize("exporter", [Padded(multiple=8), DeciLM()], ids=lambda one: type(one).__name__)
+def test_no_two_weights_are_made_at_a_time(exporter, tmp_path, tokens, monkeypatch):
+    """An export holds one weight beside the model's own, and leaves the model as it was."""
+    alive, init = [], StreamedWeight.__init__
+
+    def watching(self, name, shape, dtype, make):
+        def watched():
+            assert [one() for one in alive if one() is not None] == [], name
+            weight = make()
+            if weight.untyped_storage().data_ptr() not in own:
+                alive.append(weakref.ref(weight))
+            return weight
+
+        init(self, name, shape, dtype, watched)
+
+    model, plan = cut("llama", ["mlp", "attention"])
+    cfsp.save(tmp_path / "m", model, words(), plan)
+    saved = Saved.read(tmp_path / "m")
+    own = {weight.untyped_storage().data_ptr() for weight in saved.model.state_dict().values()}
+    before = logits(saved.model, tokens)
+    monkeypatch.setattr(StreamedWeight, "__init__", watching)
+    exporter.write(saved, tmp_path / "out")
+    assert len(alive) > 2
+    assert torch.equal(logits(saved.model, tokens), before)
+
+
+def test_large_weights_are_in_several_files_that_transformers_reads(tmp_path, tokens):
+    model = make("llama")
+    weights = [
+        StreamedWeight(name, tuple(one.shape), one.dtype, partial(torch.clone, one))
+        for name, one in model.state_dict().items()
+    ]
+    write_streamed(tmp_path, weights, most="10KB")
+    model.config.save_pretrained(tmp_path)
+    assert len([*tmp_path.glob("model-*-of-*.safetensors")]) > 2
+    again = LlamaForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(again, tokens), logits(model, tokens))
 
 
 @pytest.mark.parametrize("dim", [0, 1])

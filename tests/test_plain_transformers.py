@@ -1,4 +1,4 @@
-"""A saved folder in plain transformers: it loads without a warning, and what transformers saves of it loads."""
+"""A saved folder in plain transformers: it loads without a warning, and so does what is saved of it."""
 
 import json
 import logging

@@ -130,12 +130,12 @@ def load_example(head: str, needs_remote_code: bool) -> str:
         "question_answering": "AutoModelForQuestionAnswering",
         "sequence_to_sequence": "AutoModelForSeq2SeqLM",
     }[head]
-    note = "  # its blocks differ; transformers >= 5.14" if needs_remote_code else ""
+    note = "  # its blocks differ" if needs_remote_code else ""
     trust = ", trust_remote_code=True" if needs_remote_code else ""
     return (
         f"from transformers import {auto}, AutoTokenizer\n\n"
         f'model = {auto}.from_pretrained("FOLDER"{trust}){note}\n'
-        'tokenizer = AutoTokenizer.from_pretrained("FOLDER")'
+        f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})'
     )
 
 

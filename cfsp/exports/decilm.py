@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -18,6 +17,7 @@ from cfsp.checkpoints.describe import base_config
 from cfsp.exports import configuration_decilm
 from cfsp.exports.base import FolderExporter, Saved, check_next_token
 from cfsp.exports.padding import LLAMA_RUNS, padded_weights
+from cfsp.exports.streamed import write_streamed
 from cfsp.model.shapes import BlockShape, Shapes
 from cfsp.model.weights import is_tied
 
@@ -67,8 +67,7 @@ class DeciLM(FolderExporter):
             "DeciLMForCausalLM, with `--trust-remote-code` for its config."
         )
         with self.filling(saved, target, done) as part:
-            weights = padded_weights(model, shapes.blocks, want, shapes.head_dim, names)
-            save_torch_state_dict(dict(weights), part, max_shard_size="5GB")
+            write_streamed(part, [*padded_weights(model, shapes.blocks, want, shapes.head_dim, names)])
             (part / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             shutil.copyfile(configuration_decilm.__file__, part / "configuration_decilm.py")
 

@@ -11,13 +11,15 @@ from typing import ClassVar
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from cfsp.checkpoints.describe import base_config
-from cfsp.checkpoints.save import write_model
+from cfsp.checkpoints.save import write_generation_config
 from cfsp.checkpoints.saved_classes import stock_class
 from cfsp.checks import check_integer
 from cfsp.exports.base import FolderExporter, Saved
 from cfsp.exports.padding import padded_weights
+from cfsp.exports.streamed import StreamedWeight, write_streamed
 from cfsp.model.blocks import layout_of
 from cfsp.model.shapes import BlockShape, Shapes
 
@@ -52,22 +54,28 @@ class Padded(FolderExporter):
             "plain config describes the model. They change no output."
         )
         with self.filling(saved, target, done) as part:
-            write_model(part, padded_model(saved.model, config, want))
+            made = on_meta(stock_class(saved.model), config)
+            if saved.model.can_generate():
+                made.generation_config = saved.model.generation_config
+            write_streamed(part, [*padded_weights_of(saved.model, made, want)])
+            config.dtype = str(saved.model.dtype).removeprefix("torch.")
+            config.save_pretrained(part)
+            write_generation_config(part, made)
 
 
-def padded_model(model: PreTrainedModel, config: PreTrainedConfig, want: BlockShape) -> PreTrainedModel:
-    """Return a model of the stock class whose blocks all have the wanted sizes.
+def padded_weights_of(
+    model: PreTrainedModel, made: PreTrainedModel, want: BlockShape
+) -> Iterator[StreamedWeight]:
+    """Yield the padded weights as a checkpoint of the family has them: under its names, tied ones once.
 
-    It shares the weights that have them already.
+    made: the padded model on the meta device.
     """
-    shapes, made = Shapes.of(model), on_meta(stock_class(model), config)
-    blocks = len(shapes.blocks)
-    weights = padded_weights(model, shapes.blocks, [want] * blocks, shapes.head_dim, made.state_dict())
-    made.load_state_dict(dict(weights), assign=True)
-    made.tie_weights()
-    if model.can_generate():
-        made.generation_config = model.generation_config
-    return made.eval()
+    shapes, blocks = Shapes.of(model), len(Shapes.of(model).blocks)
+    skipped = {*made.all_tied_weights_keys, *(made._keys_to_ignore_on_save or ())}
+    state = {name: weight for name, weight in made.state_dict().items() if name not in skipped}
+    for one in padded_weights(model, shapes.blocks, [want] * blocks, shapes.head_dim, state):
+        (name,) = revert_weight_conversion(made, {one.name: state[one.name]})
+        yield replace(one, name=name)
 
 
 def padded_config(model: PreTrainedModel, multiple: int) -> tuple[PreTrainedConfig, BlockShape]:

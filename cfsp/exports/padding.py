@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cfsp.exports.streamed import StreamedWeight
 from cfsp.model.blocks import block_modules, places_of
 from cfsp.model.find_sites import axis, is_skipped
 from cfsp.model.shapes import BlockShape
@@ -89,8 +91,8 @@ def padded_weights(
     want: Sequence[BlockShape],
     head_dim: int,
     wanted: Mapping[str, Tensor],
-) -> Iterator[tuple[str, Tensor]]:
-    """Yield name and padded weight [its axes] of everything in `wanted`.
+) -> Iterator[StreamedWeight]:
+    """Yield everything in `wanted` as a padded weight [its axes] of the model. Each is made when it is used.
 
     A weight that the model lacks, such as the queries of a removed attention, is of zeros.
     wanted: name -> a weight of the wanted shape, which may be on the meta device.
@@ -98,11 +100,17 @@ def padded_weights(
     axes, given = padded_axes(model), dict(model.state_dict())
     like = weight_of(model.get_input_embeddings())
     for name, shaped in wanted.items():
-        weight = given.pop(name, None)
+        weight, at = given.get(name), axes.get(name)
         if weight is None or not weight.numel():  # what is left of a removed layer is empty
-            yield name, like.new_zeros(shaped.shape, dtype=like.dtype)
-            continue
-        at = axes.get(name)
-        if at is not None:
-            weight = pad_axis(weight, at.dim, at.runs, have[at.block], want[at.block], head_dim)
-        yield name, weight
+            make = partial(like.new_zeros, shaped.shape, dtype=like.dtype)
+        elif at is None:
+            make = partial(as_it_is, weight)
+        else:
+            make = partial(pad_axis, weight, at.dim, at.runs, have[at.block], want[at.block], head_dim)
+        dtype = like.dtype if weight is None else weight.dtype
+        yield StreamedWeight(name, tuple(shaped.shape), dtype, make)
+
+
+def as_it_is(weight: Tensor) -> Tensor:
+    """Return a weight [its axes] of the model itself."""
+    return weight
