@@ -1,6 +1,12 @@
 """GGUF: what llama.cpp cannot express is refused; what a file says of itself. No engine is needed."""
 
+import ctypes
 import json
+import shutil
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import transformers as t
@@ -13,6 +19,7 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 import cfsp
 from cfsp.cli.export import main
 from cfsp.exports.gguf_file import GGUF, plain_name
+from cfsp.exports.gguf_quantiser import find_quantiser
 from cfsp.exports.vocabulary import check_vocabulary_form
 
 
@@ -129,11 +136,95 @@ def test_only_names_of_families_are_replaced(folder, name):
     assert plain_name(folder) == name
 
 
+@pytest.fixture
+def no_quantiser(monkeypatch, tmp_path):
+    """A machine without llama.cpp's quantiser."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+
+
 @pytest.mark.parametrize("kind", ["q4_k_m", "Q4_K", "iq4_nl", "q5_0"])
-def test_types_of_llama_cpps_own_tool_are_refused_with_the_command(kind):
-    error = f"expected f32.*; {kind.lower()} comes of .*SMALLER.gguf {kind.upper()}$"
+def test_types_of_llama_cpps_own_quantiser_are_refused_without_it(kind, no_quantiser):
+    error = f"expected f32.*, or {kind.lower()} where llama.cpp's llama-quantize is on PATH, or llama-cpp"
     with pytest.raises(ValueError, match=error):
         GGUF(type=kind)
+
+
+RECORDING = """#!/bin/sh
+echo "$@" > {notes}
+{work}
+"""
+
+
+def put_program(tmp_path, work):
+    """A program that notes its arguments and does some work in place of quantising."""
+    program, notes = tmp_path / "bin" / "llama-quantize", tmp_path / "arguments"
+    program.parent.mkdir()
+    program.write_text(RECORDING.format(notes=notes, work=work))
+    program.chmod(0o755)
+    return notes
+
+
+def test_other_types_are_made_by_llama_cpps_program(no_quantiser, tokenizer, tmp_path):
+    from gguf import GGUFReader
+
+    notes = put_program(tmp_path, '/bin/cp "$1" "$2"')
+    model = build("llama")
+    path = exported(tmp_path, model, tokenizer, pruned(model, ["mlp"]), type="Q4_K_M", multiple=256)
+    source, target, kind = notes.read_text().split()
+    assert kind == "Q4_K_M"
+    assert not Path(source).exists()
+    assert Path(target).parent == path.parent
+    made = GGUFReader(path)
+    assert "cfsp-export gguf --type q4_k_m" in made.fields["cfsp.card"].contents()
+    assert {one.tensor_type.name for one in made.tensors} == {"F16", "F32"}
+    assert GGUF(type="q4_k_m", multiple=256).origin(path) is not None
+    assert not [*tmp_path.glob(".out*")]
+
+
+def test_a_quantiser_that_fails_is_told_and_leaves_nothing(no_quantiser, tokenizer, tmp_path):
+    put_program(tmp_path, "echo 'tensor cols 96 x 64 are not divisible' >&2; exit 3")
+    model = build("llama")
+    plan = pruned(model, ["mlp"])
+    with pytest.raises(ValueError, match="llama-quantize ended with code 3; its last line: tensor cols 96"):
+        exported(tmp_path, model, tokenizer, plan, type="q4_k_m")
+    assert not [*tmp_path.glob("*out*")]
+
+
+def test_other_types_are_made_by_llama_cpps_library(no_quantiser, tokenizer, tmp_path, monkeypatch):
+    class Options(ctypes.Structure):
+        _fields_ = (("ftype", ctypes.c_int),)
+
+    asked = []
+
+    def quantise(source, target, options):
+        asked.append(options._obj.ftype)
+        shutil.copyfile(source.decode(), target.decode())
+        return 0
+
+    library = ModuleType("llama_cpp")
+    library.__spec__ = ModuleSpec("llama_cpp", None)
+    names = {"LLAMA_FTYPE_MOSTLY_Q4_K_M": 15, "llama_model_quantize_default_params": Options}
+    for name, value in (names | {"llama_model_quantize": quantise}).items():
+        setattr(library, name, value)
+    monkeypatch.setitem(sys.modules, "llama_cpp", library)
+    model = build("llama")
+    path = exported(tmp_path, model, tokenizer, pruned(model, ["mlp"]), type="q4_k_m")
+    assert path.is_file()
+    assert asked == [15]
+    with pytest.raises(ValueError, match="type='q4_k_zz': llama_cpp has no such type; expected .*q4_k_m"):
+        GGUF(type="q4_k_zz").export(tmp_path / "m", tmp_path / "other.gguf")
+
+
+@pytest.mark.engines
+def test_llama_cpps_own_program_makes_k_types(tokenizer, tmp_path):
+    from gguf import GGUFReader
+
+    if find_quantiser() is None:
+        pytest.skip("neither llama-quantize nor llama-cpp-python is installed")
+    model = build("llama", hidden_size=256)
+    path = exported(tmp_path, model, tokenizer, pruned(model, ["mlp"]), type="q4_k_m", multiple=256)
+    assert {one.tensor_type.name for one in GGUFReader(path).tensors} >= {"Q4_K", "F32"}
 
 
 def test_a_type_may_be_in_capitals():

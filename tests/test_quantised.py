@@ -24,14 +24,12 @@ expected = torch.load("expected.pt")
 def logits_of(model):
     with torch.no_grad():
         return model(expected["ids"]).logits.float()
-at_saving, save = {}, transformers.PreTrainedModel.save_pretrained
-def noting(model, folder, *rest, **options):
+at_saving = {}
+def noting(model, folder, **options):
     at_saving[folder] = logits_of(model)
-    return save(model, folder, *rest, **options)
-transformers.PreTrainedModel.save_pretrained = noting
+    model.save_pretrained(folder, **options)
 """
 AFTER = """
-transformers.PreTrainedModel.save_pretrained = save
 found = {}
 for folder, logits in at_saving.items():
     again = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
@@ -44,9 +42,10 @@ print(json.dumps(found))
 
 
 def recipe(*words):
-    """The Python blocks of the page that hold these words, one after the other."""
+    """The Python blocks of the page that hold these words, one after the other; what they save is noted."""
     shown = [text for language, text in blocks(PAGE) if language == "python"]
-    return "\n".join(next(text for text in shown if word in text) for word in words)
+    text = "\n".join(next(text for text in shown if word in text) for word in words)
+    return text.replace("model.save_pretrained(", "noting(model, ")
 
 
 @torch.no_grad()
@@ -68,12 +67,12 @@ def save_pruned(place, odd):
 
 
 RECIPES = {
-    "torchao": ("quantisers", {"my/int8": (0.3, 0.97), "my/int4": (4, 0.7)}),
+    "torchao": ("quantisers", {"my/int8": (0.6, 0.97), "my/int4": (6, 0.6)}),
     "llmcompressor": (
         "llmcompressor",
-        {"my/W8A8": (1, 0.9), "my/FP8_DYNAMIC": (2, 0.9), "my/W4A16": (4, 0.7)},
+        {"my/W8A8": (3, 0.8), "my/FP8_DYNAMIC": (3, 0.8), "my/W4A16": (6, 0.5)},
     ),
-    "BitsAndBytes": ("quantisers", {"my/nf4": (4, 0.7), "my/eight": (1, 0.9)}),
+    "BitsAndBytes": ("quantisers", {"my/nf4": (6, 0.6), "my/eight": (1.2, 0.9)}),
 }
 """Tool -> environment, and what it saves -> largest difference of logits, least share of equal tokens."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +17,12 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from cfsp.checkpoints.card import load_example
 from cfsp.checkpoints.load import HEADS, load, reading_model
-from cfsp.checkpoints.save import SUMS, alone_in, carry, check_model, write_texts
+from cfsp.checkpoints.save import SUMS, alone_in, carry, check_model, save, write_texts
 from cfsp.checkpoints.saved_classes import auto_class, own_modules
 from cfsp.machine.process import quiet
 from cfsp.model.shapes import Shapes
 from cfsp.options import Checked
+from cfsp.plans.plan import PrunePlan
 from cfsp.storage.atomic import whole_folder
 from cfsp.storage.seals import file_checksum
 
@@ -155,6 +157,26 @@ class Exporter(Checked, ABC):
         self.check(saved.model, saved.tokenizer)
         with alone_in(target):
             self.write(saved, target)
+
+    def export_model(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        target: Path,
+        plan: PrunePlan | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        """Write a model that is in memory in this form. Until then it is saved in a folder beside the target.
+
+        plan: what was cut; it travels with the export. Raises as `export` and `cfsp.save` do.
+        """
+        target = target.resolve()
+        self.check_target(target, overwrite)
+        self.check(model, tokenizer)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.") as place:
+            folder = Path(place) / target.stem  # its name becomes that of the export
+            save(folder, model, tokenizer, plan or PrunePlan(()))
+            self.export(folder, target, overwrite)
 
     def check_target(self, target: Path, overwrite: bool) -> None:
         """Raise ValueError if the export cannot be written there."""

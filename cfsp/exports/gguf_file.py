@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ from cfsp.exports.gguf_architectures import (
     biases_beyond,
     uneven_architecture,
 )
+from cfsp.exports.gguf_quantiser import OWN_TYPES, PROGRAM, find_quantiser
 from cfsp.exports.gguf_tensors import GGUFTensor, LlamaLike
 from cfsp.exports.rotary import add_rotary, check_rotary, rotary_factors
 from cfsp.exports.vocabulary import add_vocabulary, check_vocabulary_form
@@ -47,8 +50,9 @@ class GGUF(Exporter):
     differ take an architecture with sizes per block: deci (Llama, Mistral, Qwen2, Phi-3, Granite) or openelm
     (Qwen3 with tied embeddings).
 
-    type: of matrices; vectors stay float32. multiple: widths of MLPs are rounded up to a multiple of it;
-    256 suits K types, which llama.cpp's own quantiser makes of an f16 or bf16 file.
+    type: of matrices; vectors stay float32. Others than f32, f16, bf16 and q8_0, such as q4_k_m, are made by
+    llama.cpp's own quantiser, where it is installed. multiple: widths of MLPs are rounded up to a multiple of
+    it; 256 suits K types.
 
     Raises:
         ValueError: llama.cpp cannot express the model or its tokenizer, or a width does not fit the type.
@@ -121,26 +125,35 @@ class GGUF(Exporter):
             shifted=name == "gemma",
         )
         tensors = [*whole.tensors(), *rotary_factors(model.config)]
-        with replacing(target) as part:
+        with replacing(target) as part, self.quantised(model, part) as (path, kind):
             writer = GGUFWriter(None, name)
             done = f"By `cfsp-export gguf --type {self.type}`: {described(name, want)}"
             add_general(writer, saved, done, self.example(saved.head))
             writer.add_string(ORIGIN, self.origin_of(saved.folder))
             add_sizes(writer, model, want, name)
             add_vocabulary(writer, saved.tokenizer, saved.shapes.vocabulary)
-            write_gguf(writer, tensors, part, self.type)
+            write_gguf(writer, tensors, path, kind)
+
+    @contextmanager
+    def quantised(self, model: PreTrainedModel, part: Path) -> Iterator[tuple[Path, str]]:
+        """Yield the path and the type to write; what is there then becomes the file `part` of this type."""
+        quantise = None if self.type in TYPES else find_quantiser()
+        if quantise is None:
+            yield part, self.type
+            return
+        with tempfile.TemporaryDirectory(dir=part.parent, prefix=f".{part.name}.") as folder:
+            whole = Path(folder) / "whole.gguf"
+            yield whole, "bf16" if model.dtype == torch.bfloat16 else "f16"
+            quantise(whole, part, self.type)
 
 
 def check_type(kind: str) -> None:
     """Raise ValueError unless matrices can be written as this type here."""
-    if kind in TYPES:
+    if kind in TYPES or (OWN_TYPES.fullmatch(kind) and find_quantiser() is not None):
         return
     how = ""
-    if re.fullmatch(r"i?q\d_(k|k_\w+|\d|nl|xs|xxs|s|m)", kind.lower()):
-        how = (
-            f"; {kind} comes of llama.cpp's own tool: export type=f16 with multiple=256, then "
-            f"llama-quantize OUT.gguf SMALLER.gguf {kind.upper()}"
-        )
+    if OWN_TYPES.fullmatch(kind):
+        how = f", or {kind} where llama.cpp's {PROGRAM} is on PATH, or llama-cpp-python is installed"
     raise ValueError(f"type={kind!r}: expected {', '.join(TYPES)}{how}")
 
 
