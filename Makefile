@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo paper league docs test test-all test-browser test-slurm test-engines test-vllm style lint benchmark
+.PHONY: help setup demo paper league docs test test-all test-browser test-slurm test-engines test-quantisers test-vllm style lint benchmark
 
 # Two processes of one thread are faster than one of two; LAUNCHER= runs one job after the other.
 LAUNCHER := hydra/launcher=joblib hydra.launcher.n_jobs=2
@@ -17,6 +17,7 @@ help:
 	@echo "make test-browser  the report in Debian's chromium, which is installed if need be"
 	@echo "make test-slurm    a sweep on a Slurm cluster of this machine, installed if need be (root, Debian)"
 	@echo "make test-engines  saved models in other versions of transformers, each in an environment of its own"
+	@echo "make test-quantisers  quantisers, ONNX and OpenVINO on saved models, in environments of their own"
 	@echo "make test-vllm     saved models and exports in vLLM on the CPU, in an environment of its own"
 	@echo "make setup         the virtual environment in $(VENV), with the locked versions"
 	@echo "make lint          ruff and pyright"
@@ -68,6 +69,18 @@ $(ENGINES)/transformers_newest/.ready:
 	$(@D)/bin/pip install --quiet $(TORCH) transformers
 	touch $@
 
+$(ENGINES)/quantisers/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $(TORCH) transformers==5.24.0 accelerate torchao==0.18.0 bitsandbytes==0.50.2 \
+		onnx onnxscript onnxruntime openvino==2026.4.1
+	touch $@
+
+# llm-compressor pins another version of transformers.
+$(ENGINES)/llmcompressor/.ready:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet $(TORCH) llmcompressor==0.14.0.1
+	touch $@
+
 # uv resolves vLLM's packages in minutes, pip in hours. Builds of torchvision, torchaudio and torchcodec for
 # CUDA come along; they break the import of vLLM, and models of text need none of them.
 $(ENGINES)/vllm/.ready:
@@ -81,6 +94,9 @@ $(ENGINES)/vllm/.ready:
 test-engines: setup $(ENGINES)/transformers_5.5.4/.ready $(ENGINES)/transformers_newest/.ready
 	$(ENGINES)/transformers_newest/bin/pip install --quiet --upgrade transformers
 	CFSP_TEST_ENGINES=$(ENGINES) $(BIN)/pytest -m engines -rs tests/test_engines.py
+
+test-quantisers: setup $(ENGINES)/quantisers/.ready $(ENGINES)/llmcompressor/.ready
+	CFSP_TEST_ENGINES=$(ENGINES) $(BIN)/pytest -m engines -rs tests/test_quantised.py
 
 test-vllm: setup $(ENGINES)/vllm/.ready
 	CFSP_TEST_ENGINES=$(ENGINES) $(BIN)/pytest -m engines -rs tests/test_vllm.py

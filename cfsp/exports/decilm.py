@@ -126,7 +126,8 @@ def decilm_config(model: PreTrainedModel, want: Sequence[BlockShape]) -> dict[st
         "qkv_bias": any(name.endswith("q_proj.bias") for name in given),
         "mlp_bias": any(".mlp." in name and name.endswith(".bias") for name in given),
     }
-    config.pop("per_layer_config", None)
+    for name in ("per_layer_config", "_name_or_path"):
+        config.pop(name, None)
     return config
 
 
