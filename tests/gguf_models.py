@@ -51,9 +51,9 @@ CONFIGS = {
 }
 
 
-def build(family, **more):
+def build(family, seed=0, **more):
     """A random model whose biases are not zero."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = t.AutoModelForCausalLM.from_config(CONFIGS[family](**more)).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -172,6 +172,34 @@ def test_llama_cpp_reads_a_text_as_torch_does(flapped, english, tokenizer, tmp_p
     assert agreeing >= 0.999
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_reads_a_text_as_torch_does(case, english, tokenizer, tmp_path):
+    """Random weights: logits lie close together, so a few of 4,096 most probable tokens may change places."""
+    family, config, cut, _ = CASES[case]
+    model = build(family, **config)
+    plan = pruned(model, **cut) if cut["kinds"] else cfsp.PrunePlan(())
+    path = exported(tmp_path, model, tokenizer, plan, type="f32")
+    ids = tokenizer(english)["input_ids"]
+    with Engine(path) as engine:
+        assert engine.ids(english) == ids
+        change, agreeing = compared(model, engine, ids[: 16 * WINDOW])
+    print(case, f"{change:.1e} {agreeing:.4%}")
+    assert abs(change) < 1e-4
+    assert agreeing >= 0.998
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
+def test_random_qwen2_say_the_same(seed, tokenizer, tmp_path):
+    """In eight models, four prompts each, no greedy token of 32 differed."""
+    model = build("qwen2", seed=seed)
+    path = exported(tmp_path, model, tokenizer, pruned(model, BOTH, fill=True), type="f32")
+    ids = torch.randint(2, 4000, (20,), generator=torch.Generator().manual_seed(seed)).tolist()
+    with Engine(path) as engine:
+        assert engine.greedy(ids, 32) == told(model, ids, 32)
+
+
 @pytest.mark.quick_cases(1)
 @pytest.mark.parametrize(("kind", "most"), [("f16", 2e-4), ("bf16", 2e-3), ("q8_0", 5e-3)])
 def test_smaller_types_keep_perplexity(kind, most, flapped, english, tokenizer, tmp_path):
