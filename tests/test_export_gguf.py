@@ -17,6 +17,7 @@ from gguf_models import (
     metaspace,
     pruned,
 )
+from transformers import AutoTokenizer
 
 import cfsp
 from cfsp.checkpoints.load import REFERENCE
@@ -180,7 +181,8 @@ def test_every_kind_reads_a_text_as_torch_does(case, english, tokenizer, tmp_pat
     model = build(family, **config)
     plan = pruned(model, **cut) if cut["kinds"] else cfsp.PrunePlan(())
     path = exported(tmp_path, model, tokenizer, plan, type="f32")
-    ids = tokenizer(english)["input_ids"]
+    loaded = AutoTokenizer.from_pretrained(tmp_path / "m")  # beside a Qwen2 transformers splits as Qwen2 does
+    ids = loaded(english)["input_ids"]
     with Engine(path) as engine:
         assert engine.ids(english) == ids
         change, agreeing = compared(model, engine, ids[: 16 * WINDOW])

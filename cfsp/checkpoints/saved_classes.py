@@ -8,7 +8,14 @@ from typing import Any, cast
 import transformers
 from transformers import MODEL_MAPPING, PreTrainedConfig, PreTrainedModel
 
-from cfsp.model import modeling_pruned, modeling_routed, routed_kernels, routed_triton, routers
+from cfsp.model import (
+    kept_heads,
+    modeling_pruned,
+    modeling_routed,
+    routed_kernels,
+    routed_triton,
+    routers,
+)
 from cfsp.model.modeling_pruned import OWN_MODULES, Pruned
 
 MODELING_FILE = "modeling_pruned.py"
@@ -95,7 +102,7 @@ def modeling_file(model: PreTrainedModel) -> str:
     Its classes have `_auto_class`: transformers then copies the file where it saves such a model or config.
     """
     stock, own = stock_class(model), OWN_CODE if own_modules(model) else ()
-    files = [Path(str(module.__file__)).read_text() for module in (modeling_pruned, *own)]
+    files = [Path(str(module.__file__)).read_text() for module in (modeling_pruned, kept_heads, *own)]
     lines = "\n\n".join(files).splitlines(keepends=True)
     config, base = config_class(stock).__name__, headless(stock).__name__
     heads = [rf"^{name}\." for name in head_modules(model)]
