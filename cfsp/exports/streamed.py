@@ -63,4 +63,4 @@ def write_file(path: Path, weights: Sequence[StreamedWeight]) -> None:
         for one in weights:
             weight = one.make().detach().cpu()
             assert (weight.shape, weight.dtype) == (torch.Size(one.shape), one.dtype), one.name
-            file.write(weight.contiguous().view(-1).view(torch.uint8).numpy())
+            file.write(weight.contiguous().view(-1).view(torch.uint8).numpy().data)
