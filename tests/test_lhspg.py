@@ -7,6 +7,7 @@ import torch
 from lhspg_bench import Bench
 
 from cfsp.allocators.global_rank import GlobalRank
+from cfsp.allocators.protection import Protected
 from cfsp.allocators.uniform import Uniform
 from cfsp.training.half_space import GroupSums, half_space_step, mixed_saliency
 from cfsp.training.lhspg import LHSPG
@@ -204,3 +205,16 @@ def test_sites_of_one_redundant_unit_do_not_all_lose_it_in_the_same_period():
         chosen = pruning.redundant(saliency, period)
         assert chosen == {one.name: [0] if one is site else [] for one in pruning.sites}
         pruning.kept[site.name] = pruning.kept[site.name][1:]
+
+
+def test_units_of_a_protected_site_never_shrink():
+    name = "model.layers.0.mlp"
+    bench = Bench(target=0.25, allocator=GlobalRank(protect=Protected(frozenset({name}), 4)))
+    site = next(site for site in bench.sites if site.name == name)
+    while bench.done < bench.steps:
+        bench.step()
+        assert bench.pruning.kept[name] == [*range(site.units)]
+        assert not bench.pruning.now[name].units
+    assert bench.pruning.due[name] == 0
+    assert sum(bench.pruning.due.values()) > 0
+    assert 0.25 <= bench.pruning.removed() <= 0.25 + bench.dearest

@@ -31,6 +31,27 @@ def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, 
     assert_loads_anywhere(tmp_path / "out")
 
 
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize(("share", "count"), [(0.3, 1), (0.5, 2)])
+def test_what_the_knowledge_analysis_protects_survives(cli, text_file, tmp_path, share, count):
+    """Its sites keep every unit, the others lose exactly what is asked, and the notes say why."""
+    words = [*SHORT, *own_text(text_file), "allocator.protect=knowledge", "+allocator/knowledge=default"]
+    words += [f"allocator.knowledge.share={share}", "sparsity=0.25", f"save={tmp_path}/out"]
+    record = Record.load(cli(*words))
+    notes = record.notes["knowledge"]
+    means = {site: sum(values) for site, values in notes["deviations"].items()}
+    assert [*notes["protected"]] == sorted(means, key=lambda site: -means[site])[:count]
+    for site in notes["protected"]:
+        assert record.widths[site][0] == record.widths[site][1]
+    free = {site: width for site, width in record.widths.items() if site not in notes["protected"]}
+    total = sum(record.unit_cost[site] * before for site, (before, _) in record.widths.items())
+    gone = sum(record.unit_cost[site] * (before - left) for site, (before, left) in free.items())
+    assert 0 <= gone - 0.25 * total < min(record.unit_cost[site] for site in free)
+    assert record.schedule_training["reached"] == pytest.approx(gone / total)
+    assert record.density > 0.999  # nothing of a protected site is zero either
+    assert_loads_anywhere(tmp_path / "out")
+
+
 @pytest.mark.slow
 def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_overrides, text_file, tmp_path):
     words = [
