@@ -5,6 +5,8 @@ from killed_runs import killed_and_whole
 from pages import understood
 from trained_runs import assert_loads_anywhere, own_text
 
+from cfsp.data.paragraphs import Paragraphs
+from cfsp.data.sources import Prose
 from cfsp.records.record import Record
 
 SHORT = [
@@ -107,3 +109,9 @@ def test_the_papers_recipes_are_understood(name):
     assert parts.recovery.rounds > 1
     assert ("alpaca" in name) == ({*parts.recovery.data.sources} == {"alpaca"})
     assert parts.method.allocator.analysis is not None
+    prose = [source for source in parts.recovery.data.sources.values() if isinstance(source, Prose)]
+    assert len(prose) == (0 if "alpaca" in name else 4)
+    for source in prose:  # paragraphs of 64 tokens or fewer are dropped, BookCorpus' sentences are joined
+        assert source.min_tokens == 65
+        assert isinstance(source.text, Paragraphs)
+        assert source.text.rows == (16 if "bookcorpus" in source.label else 1)
