@@ -9,6 +9,8 @@ from lhspg_bench import Bench
 from cfsp.allocators.global_rank import GlobalRank
 from cfsp.allocators.protection import Protected
 from cfsp.allocators.uniform import Uniform
+from cfsp.model.sites import Site
+from cfsp.schedules.trained import most_units
 from cfsp.training.half_space import GroupSums, half_space_step, mixed_saliency
 from cfsp.training.lhspg import LHSPG
 
@@ -218,3 +220,29 @@ def test_units_of_a_protected_site_never_shrink():
     assert bench.pruning.due[name] == 0
     assert sum(bench.pruning.due.values()) > 0
     assert 0.25 <= bench.pruning.removed() <= 0.25 + bench.dearest
+
+
+def test_surplus_periods_are_empty_and_said_so(capsys):
+    """Known only after the warm-up: 2 units in 4 periods, the rounded half of them in every second one."""
+    bench = Bench(steps=24, periods=4, target=0.004)
+    while bench.done < bench.steps:
+        bench.step()
+    units = sum(bench.pruning.due.values())
+    assert 0 < units < 4
+    assert (
+        f"{units} units are to go in periods=4, so {4 - units} of these have none" in capsys.readouterr().err
+    )
+    notes = bench.pruning.detach()
+    expected = [math.floor(units * (period + 1) / 4 + 0.5) for period in range(4)]
+    done = [one["selected"] for one in notes["periods"]]
+    assert [sum(done[: period + 1]) for period in range(4)] == expected
+    assert notes["reached"] == pytest.approx(bench.pruning.removed())
+
+
+@pytest.mark.parametrize(
+    ("removed", "expected"), [(0, 0), (1, 1), (4, 1), (5, 2), (12, 3), (13, 4), (22, 4), (23, 5), (999, 7)]
+)
+def test_the_most_units_that_can_go(removed, expected):
+    """Three units of 4 parameters, then four of 10; what goes is rounded up to whole units."""
+    sites = [Site("x.attention", "attention", 4), Site("x.mlp", "mlp", 3)]
+    assert most_units(sites, {"x.attention": 10, "x.mlp": 4}, removed) == expected
