@@ -25,8 +25,9 @@ from cfsp.training.pruner import Decide, Pruning
 class Shrinking:
     """The redundant units of a site in the present period.
 
-    rest: what their weights are too coarse for, so that small steps are not lost; None where they are in
-    float32 [units, places] each. shrink: what a trial step takes off each unit's norm. [units]
+    rest: what their weights are too coarse for, so that small steps are not lost, as `UnitRows.put` returns
+    it; None where they are in float32. [units, places] each
+    shrink: what a trial step takes off each unit's norm. [units]
     """
 
     units: list[int] = field(default_factory=list)
