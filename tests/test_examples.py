@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 from cfsp.checkpoints.load import REFERENCE
 from cfsp.data.examples import IGNORED, Examples
 from cfsp.data.instructions import WITH_INPUT, Conversations
+from cfsp.data.paragraphs import Paragraphs
 from cfsp.data.sources import Instructions, Prose
 from cfsp.data.texts import Files
 from cfsp.data.windows import fingerprint_examples
@@ -81,6 +82,28 @@ def test_chat_counts_what_the_assistant_says(file, tokenizer):
     tokenizer.chat_template = TEMPLATE
     ((text, answers),) = Conversations(form="chat", paths=file(CHAT)).rendered(tokenizer)
     assert [text[first:last] for first, last in answers] == ["hello to you</s>", "farewell</s>"]
+
+
+def test_documents_of_few_tokens_are_skipped(file, tokenizer):
+    text = Files(file([{"text": one} for one in ("a b c d e f g h", "a b", "one two three four five six")]))
+    everything = [passage["input_ids"] for passage in Prose(text).passages(tokenizer)]
+    least = min(len(everything[0]), len(everything[2])) - 1  # without EOS
+    kept = [passage["input_ids"] for passage in Prose(text, min_tokens=least).passages(tokenizer)]
+    assert kept == [everything[0], everything[2]]
+    with pytest.raises(ValueError, match=r"no document of min_tokens=999 or more; expected a smaller"):
+        [*Prose(text, min_tokens=999).passages(tokenizer)]
+    with pytest.raises(ValueError, match="min_tokens=-1"):
+        Prose(text, min_tokens=-1)
+
+
+def test_paragraphs_end_at_empty_lines_and_rows_are_joined(file, tokenizer):
+    text = Files(file([{"text": one} for one in ("a\nb\n\nc\r\n\r\nd", "e", "f\n \n", "g")]))
+    assert Paragraphs(text).documents() == ["a\nb", "c", "d", "e", "f", "g"]
+    assert Paragraphs(text, rows=3).documents() == ["a\nb", "c", "d e f", "g"]
+    assert Paragraphs(text, rows=3).written(tokenizer) == Paragraphs(text, rows=3).documents()
+    assert Paragraphs(text).label == text.label
+    with pytest.raises(ValueError, match="rows=0"):
+        Paragraphs(text, rows=0)
 
 
 def test_packing_leaves_no_padding_and_loses_nothing_but_the_end(text_file, tokenizer):

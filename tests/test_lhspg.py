@@ -1,4 +1,4 @@
-"""LHSPG: the trial step by hand, saliencies by hand, periods, and runs that remove exactly what is asked."""
+"""LHSPG: the trial step by hand, saliencies by hand, periods, restarts."""
 
 import math
 
@@ -6,11 +6,12 @@ import pytest
 import torch
 from lhspg_bench import Bench
 
-import cfsp
 from cfsp.allocators.global_rank import GlobalRank
+from cfsp.allocators.protection import Protected
 from cfsp.allocators.uniform import Uniform
-from cfsp.plans.plan import PrunePlan
-from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.model.sites import Site
+from cfsp.schedules.trained import most_units
+from cfsp.training.adapted_layers import LEVELS, rounded_off, spacing
 from cfsp.training.half_space import GroupSums, half_space_step, mixed_saliency
 from cfsp.training.lhspg import LHSPG
 
@@ -61,50 +62,6 @@ def test_the_periods_fill_the_steps():
         LHSPG(periods=9).check_length(5, 100)
     with pytest.raises(ValueError, match="at most 4 units are to go; expected at most periods=4"):
         LHSPG(periods=5).check_length(100, 4)
-
-
-@pytest.mark.quick_cases(6)
-@pytest.mark.parametrize("family", ["llama", "llama_mha_biased", "phi3", "gpt2", "gpt_neox", "bert"])
-@pytest.mark.parametrize("variant", ["paper", "linear_decay"])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
-def test_units_are_exactly_zero_at_the_end_of_their_period(family, variant, optimizer):
-    bench = Bench(family, variant=variant, optimizer=optimizer)
-    pruning, asked = bench.pruning, []
-    while bench.done < bench.steps:
-        marked = {site.name: [*pruning.now[site.name].units] for site in pruning.sites}
-        period = pruning.period
-        bench.step()
-        if 0 <= period < pruning.period:  # a period has just ended
-            for site in pruning.sites:
-                if marked[site.name]:
-                    assert (bench.rows_of(site, marked[site.name]) == 0).all()
-            asked.append(pruning.removed())
-    assert 0 < asked[0] < asked[1] < asked[2]
-    assert 0.4 - 1e-6 <= asked[2] <= 0.4 + bench.dearest
-    for site in pruning.sites:  # and they stay so
-        gone = pruning.zero_units(site)
-        assert not gone or (bench.rows_of(site, gone) == 0).all()
-
-
-@pytest.mark.quick_cases(2)
-@pytest.mark.parametrize("family", ["llama", "llama_mha_biased", "phi3", "gpt2", "bert"])
-def test_the_cut_model_agrees_with_the_one_whose_units_are_zero(family):
-    bench = Bench(family)
-    while bench.done < bench.steps:
-        bench.step()
-    keep = bench.pruning.decided()
-    notes = bench.pruning.detach()
-    model, adapters = bench.lora.detach(bench.module)
-    assert adapters is None
-    assert notes["reached"] >= 0.4 - 1e-6
-    assert sum(one["selected"] for one in notes["periods"]) == sum(
-        site.units - len(keep[site.name]) for site in bench.sites
-    )
-    with torch.no_grad():
-        masked = model.eval()(**bench.data).logits
-        state = PartlyCut(model, bench.sites)
-        cfsp.apply(PrunePlan(tuple(state.cut(site, keep[site.name]) for site in bench.sites)), model)
-        torch.testing.assert_close(model(**bench.data).logits, masked, rtol=1e-5, atol=1e-5)
 
 
 def test_a_period_of_the_paper_by_hand():
@@ -158,9 +115,9 @@ def test_merging_keeps_the_function_and_empties_the_optimizer():
         assert all((value == 0).all() for value in bench.optimizer.state[layer.b].values())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_small_steps_are_not_lost_and_only_coarse_weights_store_a_rest(dtype):
-    """A step of 1/1000 is lost in bfloat16; the rest takes as many bytes as the rows."""
+    """A step of 1/1000 is lost in bfloat16 and float16; the rest takes half the bytes of the rows."""
     bench = Bench(steps=20, periods=1, warmup=0.8, target=0.3, variant="linear_decay", dtype=dtype)
     while bench.done < 16:
         bench.step()
@@ -175,10 +132,10 @@ def test_small_steps_are_not_lost_and_only_coarse_weights_store_a_rest(dtype):
         for new, coarse, old in zip(
             rows.take(now.units, now.rest), rows.take(now.units), before, strict=True
         ):
-            torch.testing.assert_close(new, old / 2, rtol=3e-3, atol=1e-7)
+            torch.testing.assert_close(new, old / 2, rtol=6e-3, atol=1e-7)  # 500 roundings to 16 bits
             torch.testing.assert_close(coarse, old / 2, rtol=1e-2, atol=1e-7)
         held = sum(one.numel() * one.element_size() for one in now.rest if one is not None)
-        assert held == (0 if dtype == torch.float32 else 2 * sum(one.numel() for one in before))
+        assert held == (0 if dtype == torch.float32 else sum(one.numel() for one in before))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -251,3 +208,59 @@ def test_sites_of_one_redundant_unit_do_not_all_lose_it_in_the_same_period():
         chosen = pruning.redundant(saliency, period)
         assert chosen == {one.name: [0] if one is site else [] for one in pruning.sites}
         pruning.kept[site.name] = pruning.kept[site.name][1:]
+
+
+def test_units_of_a_protected_site_never_shrink():
+    name = "model.layers.0.mlp"
+    bench = Bench(target=0.25, allocator=GlobalRank(protect=Protected(frozenset({name}), 4)))
+    site = next(site for site in bench.sites if site.name == name)
+    while bench.done < bench.steps:
+        bench.step()
+        assert bench.pruning.kept[name] == [*range(site.units)]
+        assert not bench.pruning.now[name].units
+    assert bench.pruning.due[name] == 0
+    assert sum(bench.pruning.due.values()) > 0
+    assert 0.25 <= bench.pruning.removed() <= 0.25 + bench.dearest
+
+
+def test_surplus_periods_are_empty_and_said_so(capsys):
+    """Known only after the warm-up: 2 units in 4 periods, the rounded half of them in every second one."""
+    bench = Bench(steps=24, periods=4, target=0.004)
+    while bench.done < bench.steps:
+        bench.step()
+    units = sum(bench.pruning.due.values())
+    assert 0 < units < 4
+    assert (
+        f"{units} units are to go in periods=4, so {4 - units} of these have none" in capsys.readouterr().err
+    )
+    notes = bench.pruning.detach()
+    expected = [math.floor(units * (period + 1) / 4 + 0.5) for period in range(4)]
+    done = [one["selected"] for one in notes["periods"]]
+    assert [sum(done[: period + 1]) for period in range(4)] == expected
+    assert notes["reached"] == pytest.approx(bench.pruning.removed())
+
+
+@pytest.mark.parametrize(
+    ("removed", "expected"), [(0, 0), (1, 1), (4, 1), (5, 2), (12, 3), (13, 4), (22, 4), (23, 5), (999, 7)]
+)
+def test_the_most_units_that_can_go(removed, expected):
+    """Three units of 4 parameters, then four of 10; what goes is rounded up to whole units."""
+    sites = [Site("x.attention", "attention", 4), Site("x.mlp", "mlp", 3)]
+    assert most_units(sites, {"x.attention": 10, "x.mlp": 4}, removed) == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_byte_of_rest_holds_what_rounding_took(dtype):
+    torch.manual_seed(0)
+    fine = torch.randn(4000) * 10.0 ** torch.randint(-6, 4, (4000,))
+    fine = torch.cat([fine, torch.tensor([0.0, 1.0, 1 - 2.0**-12, 1 + 2.0**-12, -2.0, 3e-8])])
+    coarse = fine.to(dtype)
+    rest, step = rounded_off(fine, coarse), spacing(coarse.float(), dtype)
+    assert rest.dtype == torch.int8
+    again = coarse.float() + rest * (step / LEVELS)
+    normal = fine.abs() > torch.finfo(dtype).smallest_normal
+    assert ((again - fine).abs() <= 0.51 * step / LEVELS)[normal].all()
+    assert ((again - fine).abs() <= (coarse.float() - fine).abs() + 1e-12).all()
+    one = torch.tensor([1.0, 1.5, 2.0, -1.0])
+    eps = torch.finfo(dtype).eps
+    assert spacing(one, dtype).tolist() == [eps, eps, 2 * eps, eps]

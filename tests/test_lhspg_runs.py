@@ -5,6 +5,8 @@ from killed_runs import killed_and_whole
 from pages import understood
 from trained_runs import assert_loads_anywhere, own_text
 
+from cfsp.data.paragraphs import Paragraphs
+from cfsp.data.sources import Prose
 from cfsp.records.record import Record
 
 SHORT = [
@@ -28,6 +30,27 @@ def test_a_run_removes_exactly_what_is_asked_and_loads_anywhere(cli, text_file, 
     assert (training["steps"], training["met"]) == (24, True)
     assert training["reached"] == pytest.approx(record.sparsity["sites"])
     assert record.density > 0.999  # nothing zero is left
+    assert_loads_anywhere(tmp_path / "out")
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize(("share", "count"), [(0.3, 1), (0.5, 2)])
+def test_what_the_knowledge_analysis_protects_survives(cli, text_file, tmp_path, share, count):
+    """Its sites keep every unit, the others lose exactly what is asked, and the notes say why."""
+    words = [*SHORT, *own_text(text_file), "allocator.protect=knowledge", "+allocator/knowledge=default"]
+    words += [f"allocator.knowledge.share={share}", "sparsity=0.25", f"save={tmp_path}/out"]
+    record = Record.load(cli(*words))
+    notes = record.notes["knowledge"]
+    means = {site: sum(values) for site, values in notes["deviations"].items()}
+    assert [*notes["protected"]] == sorted(means, key=lambda site: -means[site])[:count]
+    for site in notes["protected"]:
+        assert record.widths[site][0] == record.widths[site][1]
+    free = {site: width for site, width in record.widths.items() if site not in notes["protected"]}
+    total = sum(record.unit_cost[site] * before for site, (before, _) in record.widths.items())
+    gone = sum(record.unit_cost[site] * (before - left) for site, (before, left) in free.items())
+    assert 0 <= gone - 0.25 * total < min(record.unit_cost[site] for site in free)
+    assert record.schedule_training["reached"] == pytest.approx(gone / total)
+    assert record.density > 0.999  # nothing of a protected site is zero either
     assert_loads_anywhere(tmp_path / "out")
 
 
@@ -86,3 +109,9 @@ def test_the_papers_recipes_are_understood(name):
     assert parts.recovery.rounds > 1
     assert ("alpaca" in name) == ({*parts.recovery.data.sources} == {"alpaca"})
     assert parts.method.allocator.analysis is not None
+    prose = [source for source in parts.recovery.data.sources.values() if isinstance(source, Prose)]
+    assert len(prose) == (0 if "alpaca" in name else 4)
+    for source in prose:  # paragraphs of 64 tokens or fewer are dropped, BookCorpus' sentences are joined
+        assert source.min_tokens == 65
+        assert isinstance(source.text, Paragraphs)
+        assert source.text.rows == (16 if "bookcorpus" in source.label else 1)

@@ -9,8 +9,12 @@ from studies import record, study, training
 
 from cfsp.cli.report import report
 from cfsp.records.failures import Failure
+from cfsp.report.costs import source_plots
+from cfsp.report.names import method_names
 from cfsp.report.plots.base import looks
 from cfsp.report.plots.recovery import schedule_curve, schedule_curves
+from cfsp.report.plots.sites_and_sources import rounds_by_stage
+from cfsp.report.shape import knowledge_section
 
 
 def write(folder, records):
@@ -73,6 +77,72 @@ def test_knowledge_and_sources_are_drawn(cli, text_file, tmp_path):
     names = {one.stem for one in (tmp_path / "figures").glob("*.pdf")}
     assert any(name.endswith("-knowledge") for name in names)
     assert any(name.endswith("-sources") for name in names)
+
+
+def row(stage, weight, before, dense=1.0):
+    losses = {"a": before, "b": dense - 1}
+    return {
+        "stage": stage,
+        "weights": {"a": weight, "b": 1 - weight},
+        "dense": {"a": dense, "b": dense},
+        "before": losses,
+    }
+
+
+def dynamic(seed, rows, balance=0.3, sparsity=0.2):
+    """A record of dynamic recovery whose rounds are these rows."""
+    found = record(
+        "Chance", sparsity, seed, training={**training(3.0), "rounds": rows}, options={"b": balance}
+    )
+    return replace(
+        found, config={**found.config, "recovery": {**found.config["recovery"], "balance": balance}}
+    )
+
+
+def test_rounds_are_counted_within_their_stage_and_averaged_over_runs():
+    first = dynamic(
+        0, [row("pretraining", 0.5, 3.0), row("pretraining", 0.7, 2.0), row("instruction", 0.9, 4.0)]
+    )
+    second = dynamic(1, [row("pretraining", 0.6, 5.0), row("instruction", 0.1, 2.0)])
+    found = rounds_by_stage([first, second])
+    assert {*found} == {"pretraining", "instruction"}
+    one = found["pretraining"]["a"]
+    assert (one.numbers, one.weights, one.gaps) == ([1, 2], pytest.approx([0.55, 0.7]), [3.0, 1.0])
+    one = found["instruction"]["a"]
+    assert (one.numbers, one.weights, one.gaps) == ([1], [0.5], [2.0])
+    assert found["pretraining"]["b"].gaps == [0, 0]  # better than the dense model is no gap
+
+
+def test_other_recoveries_and_sparsities_have_figures_of_sources_of_their_own(tmp_path):
+    rows = [row("pretraining", 0.5, 3.0), row("instruction", 0.9, 4.0)]
+    found = [dynamic(seed, rows) for seed in (0, 1)]
+    found += [dynamic(0, rows, balance=1.0), dynamic(0, rows, sparsity=0.5)]
+    plots = source_plots(found, "x", method_names(found))
+    assert [plot.caption.split(";")[0] for plot in plots] == ["Mean over 2 runs", "One run", "One run"]
+    assert len({plot.label for plot in plots}) == len({plot.name for plot in plots}) == 3
+    assert [axes.get_title(loc="left") for axes in plots[0].figure.axes] == [
+        *["pretraining"] * 2,
+        *["instruction"] * 2,
+    ]
+    (alone,) = source_plots(found[:2], "x", method_names(found))
+    assert alone.name == "x-sources"
+
+
+def test_analyses_that_protect_other_sites_have_figures_of_their_own():
+    notes = {
+        "measure": "loss",
+        "ratios": [0.5],
+        "deviations": {f"m.{block}.mlp": [0.1] for block in range(3)},
+    }
+    found = []
+    for seed, protected in enumerate((["m.0.mlp"], ["m.0.mlp"], ["m.0.mlp", "m.1.mlp"])):
+        one = record("Chance", 0.2, seed)
+        found.append(replace(one, notes={**one.notes, "knowledge": {**notes, "protected": protected}}))
+    section = knowledge_section(found, "tiny", "k")
+    assert sorted(plot.caption.split(",")[1] for plot in section.plots) == [
+        " of 1 run. Triangle: kept whole.",
+        " of 2 runs. Triangle: kept whole.",
+    ]
 
 
 def test_curves_of_trained_masks_are_drawn_beside_recoverys(tmp_path):

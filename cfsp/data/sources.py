@@ -12,6 +12,7 @@ from typing import ClassVar
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.bars import bar
+from cfsp.checks import check_integer
 from cfsp.data.instructions import Conversations, Rendered
 from cfsp.data.readings import Reading, name_documents, reading
 from cfsp.data.texts import Text
@@ -43,9 +44,16 @@ class Source(Checked, ABC):
 
 @dataclass(frozen=True)
 class Prose(Source):
-    """Documents of a text, each ended by EOS; every token counts."""
+    """Documents of a text, each ended by EOS; every token counts.
+
+    min_tokens: documents of fewer tokens, without EOS, are skipped.
+    """
 
     text: Text
+    min_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        check_integer("min_tokens", self.min_tokens, least=0)
 
     @property
     def reads(self) -> Text:
@@ -53,8 +61,17 @@ class Prose(Source):
 
     def passages(self, tokenizer: PreTrainedTokenizerBase) -> Iterator[Example]:
         end = [eos] if isinstance(eos := tokenizer.eos_token_id, int) else []
+        found = 0
         for ids in document_ids(self.text, tokenizer):
+            if len(ids) < self.min_tokens:
+                continue
+            found += 1
             yield {"input_ids": ids + end, "labels": ids + end}
+        if self.min_tokens and not found:
+            raise ValueError(
+                f"{self.label!r} has no document of min_tokens={self.min_tokens} or more; expected a smaller "
+                "min_tokens"
+            )
 
 
 @dataclass(frozen=True)

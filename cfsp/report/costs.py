@@ -100,13 +100,24 @@ def recovery_section(
         caption = f"Objective: {objective}. A line per run."
         label = f"Recovery curves, {objective}"
         plots.append(Plot(name, recovery_curves(found, names, styles), label, caption))
-    rounds = [record for record in records if record.trained.get("rounds")]
-    if rounds:
-        caption = "Mean over runs. Left: what a round drew; right: what it was drawn by."
-        figure = source_weights_by_round(rounds)
-        plots.append(Plot(f"{section_id}-sources", figure, "Sources of dynamic recovery, by round", caption))
+    plots += source_plots([record for record in records if record.trained.get("rounds")], section_id, names)
     intro = "The loss as recovery trains; the best model on held-out examples counts."
     return Section(section_id, "Recovery", model, intro, {}, plots, [recovery_table(records, names)])
+
+
+def source_plots(records: Sequence[Record], section_id: str, names: Mapping[str, str]) -> list[Plot]:
+    """Plot the rounds of dynamic recovery, one figure per method and asked sparsity. All records have rounds.
+
+    A method is a whole config without its seeds, so recoveries with other options have figures of their own.
+    """
+    found, plots = points(records, names), []
+    for place, point in enumerate(found, start=1):
+        name = f"{section_id}-sources" if len(found) == 1 else f"{section_id}-sources-{place}"
+        label = f"Sources of dynamic recovery, by round: {point.method}, {point.sparsity:.0%} asked"
+        runs = "One run" if len(point.records) == 1 else f"Mean over {len(point.records)} runs"
+        caption = f"{runs}; rounds of a stage are counted from 1. Left: what a round drew; right: why."
+        plots.append(Plot(name, source_weights_by_round(point.records), label, caption))
+    return plots
 
 
 def schedule_section(

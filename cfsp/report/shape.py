@@ -42,14 +42,15 @@ def importance_section(records: Sequence[Record], model: str, section_id: str) -
 
 
 def knowledge_section(records: Sequence[Record], model: str, section_id: str) -> Section:
-    """Plot every knowledge analysis of these records once. All of them have one."""
+    """Plot every knowledge analysis and what it protected once. All of these records have one."""
     groups = defaultdict(list)
     for record in records:
-        groups[key_of({**record.notes["knowledge"], "protected": None})].append(record)
+        groups[key_of(record.notes["knowledge"])].append(record)
     plots = []
     for place, key in enumerate(sorted(groups), start=1):
         name = section_id if len(groups) == 1 else f"{section_id}-{place}"
-        caption = f"One analysis, of {len(groups[key])} runs. Triangle: kept whole."
+        runs = len(groups[key])
+        caption = f"One analysis, of {runs} run{'s' if runs > 1 else ''}. Triangle: kept whole."
         plots.append(
             Plot(name, knowledge_by_site(groups[key]), "Deviation of the dense model per site", caption)
         )

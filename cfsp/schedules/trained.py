@@ -15,6 +15,7 @@ from cfsp.checks import check_seed
 from cfsp.data.examples import Split
 from cfsp.machine.environment import is_main
 from cfsp.model.blocks import block_modules
+from cfsp.model.sites import Site
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.recovery.distilled_from import load_teacher, with_teacher
@@ -90,10 +91,17 @@ class TrainedSchedule(WithLoop, Schedule):
         self.pruner.check(subject.model, subject.sites, self.parameters.adapted(subject.model))
         load_teacher(self.objective, setting.model, setting.tokenizer)  # only a check
         split = self.loop.prepare(setting.model, setting.tokenizer, frozenset())
-        cheapest = min(self.budget(subject).cost.values())
-        most = self.removed(subject.model, subject.sites) // cheapest
-        self.pruner.check_length(self.training.steps(len(split.train)), most)
+        self.pruner.check_length(self.training.steps(len(split.train)), self.most_units(subject, method))
         return split
+
+    def most_units(self, subject: Subject, method: Method) -> int:
+        """Return how many units the allocator can take at most."""
+        cost, allocator = self.budget(subject).cost, method.allocator
+        protected = allocator.protected_sites(subject.sites)
+        removed = self.removed(subject.model, subject.sites)
+        if removed:  # an MLP loses whole multiples, so a little more may go
+            removed += (allocator.round_to - 1) * max(cost.values())
+        return most_units([site for site in subject.sites if site.name not in protected], cost, removed)
 
     def setting(self, subject: Subject, dense: PreTrainedModel | None = None) -> Setting:
         """Return the input of the training. Raises ValueError if it has no tokenizer or no folder."""
@@ -134,6 +142,15 @@ class TrainedSchedule(WithLoop, Schedule):
         after = PartlyCut(model, sites)
         cuts = [after.cut(site, keep[site.name]) for site in sites]
         return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats)), notes)
+
+
+def most_units(sites: Sequence[Site], cost: Mapping[str, int], removed: int) -> int:
+    """Return how many units go at most if so many parameters go: the cheapest ones first."""
+    count = 0
+    for site in sorted(sites, key=lambda site: cost[site.name]):
+        here = min(site.units, max(0, -(-removed // cost[site.name])))
+        count, removed = count + here, removed - here * cost[site.name]
+    return count
 
 
 def unchanged(model: PreTrainedModel) -> Change:

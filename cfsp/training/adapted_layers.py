@@ -18,6 +18,9 @@ from cfsp.training.half_space import GroupSums
 ADAPTER = "default"
 """peft's name of the adapters that `cfsp.training.lora` attaches."""
 
+LEVELS = 254
+"""Parts of the distance between two neighbouring weights; rounding takes half of it at most, so +-127."""
+
 
 @dataclass
 class AdaptedLayer:
@@ -113,20 +116,21 @@ class UnitRows:
         for (tensor, places), more in zip_longest(self.tensors(units), rest):
             rows = tensor[places].to(torch.promote_types(tensor.dtype, torch.float32))
             rows = rows.reshape(len(units), -1)
-            taken.append(rows if more is None else rows + more)
+            taken.append(rows if more is None else rows + more * (spacing(rows, tensor.dtype) / LEVELS))
         return taken
 
     def put(self, units: Sequence[int], rows: Sequence[Tensor]) -> list[Tensor | None]:
         """Write rows and biases back. rows: [units, places] each, as `take` returns them.
 
-        Returns what the weights are too coarse for, in bfloat16: with it, rows of bfloat16 have 16 bits of
-        precision or more. None: nothing, because the weights are as fine as the rows. [units, places] each
+        Returns what the weights are too coarse for, in parts of the distance to the next number, a byte each:
+        with it, bfloat16 has 16 bits of precision. None: nothing, because the weights are as fine as the
+        rows. [units, places] each
         """
         rest: list[Tensor | None] = []
         for (tensor, places), new in zip(self.tensors(units), rows, strict=True):
             coarse = new.to(tensor.dtype)
             tensor[places] = coarse.view(len(places), *tensor.shape[1:])
-            rest.append(None if tensor.dtype == new.dtype else (new - coarse).to(torch.bfloat16))
+            rest.append(None if tensor.dtype == new.dtype else rounded_off(new, coarse))
         return rest
 
     def added(self, units: Sequence[int]) -> list[Tensor | None]:
@@ -153,3 +157,16 @@ class UnitRows:
                 count += member.span * layer.weight.shape[1]
         weight, product, inner = torch.stack(total).sum(0)
         return GroupSums(weight, product, inner, count)
+
+
+def rounded_off(fine: Tensor, coarse: Tensor) -> Tensor:
+    """Return what rounding took, in parts of the distance between neighbours. [the shape of both], int8"""
+    rounded = coarse.to(fine.dtype)
+    return ((fine - rounded) / spacing(rounded, coarse.dtype) * LEVELS).round().to(torch.int8)
+
+
+def spacing(values: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the distance from each number of `dtype` to the next larger one. [the shape of values]"""
+    coarse, fine = torch.finfo(dtype), torch.finfo(values.dtype)
+    least = max(coarse.smallest_normal * coarse.eps, fine.tiny)
+    return torch.ldexp(torch.full_like(values, coarse.eps), values.frexp().exponent - 1).clamp_min(least)

@@ -38,7 +38,8 @@ class LHSPG(LHSPGOptions, Pruner):
     proxies: saliency -> weight. W are a unit's rows, D = scale B A in these rows: magnitude |W|,
         avg_magnitude |W| / count, cosine_similarity cos(W, D) + 1, taylor_first |<W, D>|, taylor_second
         <W, D>^2 / 2; each is divided by its norm over all units that are left.
-    periods: number of periods. warmup, cooldown: fractions of the steps before the first and after the last.
+    periods: number of periods; if fewer units go, some are without one. warmup, cooldown: fractions of the
+        steps before the first and after the last.
     epsilon: of the half-space, in [0, 1).
 
     Differs from the paper: an allocator divides the target over the sites, once, so that exactly the asked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from cfsp.machine.environment import is_main
 from cfsp.model.find_sites import find_again
 from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
@@ -23,8 +25,9 @@ from cfsp.training.pruner import Decide, Pruning
 class Shrinking:
     """The redundant units of a site in the present period.
 
-    rest: what their weights are too coarse for, so that small steps are not lost; None where they are in
-    float32 [units, places] each. shrink: what a trial step takes off each unit's norm. [units]
+    rest: what their weights are too coarse for, so that small steps are not lost, as `UnitRows.put` returns
+    it; None where they are in float32. [units, places] each
+    shrink: what a trial step takes off each unit's norm. [units]
     """
 
     units: list[int] = field(default_factory=list)
@@ -144,13 +147,15 @@ class HalfSpacePruning(Pruning):
             self.selected[period] += len(units)
 
     def allocate(self, saliency: Mapping[str, Tensor]) -> None:
-        """Divide all that is to go over the sites. Raises ValueError if periods would be without a unit."""
+        """Divide all that is to go over the sites. Report on stderr if periods will be without a unit."""
         stay = self.decide(saliency)
         self.due = {site.name: site.units - len(stay[site.name]) for site in self.sites}
-        if 0 < (units := sum(self.due.values())) < self.pruner.periods:
-            raise ValueError(
-                f"periods={self.pruner.periods}, but {units} units are to go; expected at most "
-                f"periods={units}, or a higher sparsity"
+        empty = self.pruner.periods - sum(self.due.values())
+        if empty > 0 and is_main():  # the widths were not known before the warm-up
+            print(
+                f"cfsp: {sum(self.due.values())} units are to go in periods={self.pruner.periods}, so "
+                f"{empty} of these have none; their steps train adapters alone",
+                file=sys.stderr,
             )
 
     def redundant(self, saliency: Mapping[str, Tensor], periods: int) -> dict[str, list[int]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 
 import numpy as np
@@ -50,31 +52,59 @@ def knowledge_by_site(records: Sequence[Record]) -> Figure:
     return figure
 
 
+@dataclass(frozen=True)
+class SourceRounds:
+    """What several runs drew from one source in the rounds of a stage: means over the runs that had a round.
+
+    numbers: of the rounds, from 1. weights: fractions of the examples. gaps: losses above the dense model's.
+    """
+
+    numbers: list[int]
+    weights: list[float]
+    gaps: list[float]
+
+
+def rounds_by_stage(records: Sequence[Record]) -> dict[str, dict[str, SourceRounds]]:
+    """Return stage -> source -> its rounds. records: of one method and sparsity; they differ in seeds."""
+    found: dict[str, dict[str, dict[int, list[tuple[float, float]]]]] = {}
+    for record in records:
+        done: Counter[str] = Counter()
+        for row in record.trained["rounds"]:
+            done[row["stage"]] += 1
+            for name, weight in row["weights"].items():
+                gap = max(0.0, row["before"][name] - row["dense"][name])
+                rounds = found.setdefault(row["stage"], {}).setdefault(name, {})
+                rounds.setdefault(done[row["stage"]], []).append((weight, gap))
+    return {
+        stage: {name: source_rounds(rounds) for name, rounds in sources.items()}
+        for stage, sources in found.items()
+    }
+
+
+def source_rounds(rounds: Mapping[int, Sequence[tuple[float, float]]]) -> SourceRounds:
+    """Return the means of weights and gaps. rounds: number of a round -> weight and gap of each run."""
+    numbers = sorted(rounds)
+    means = [[fmean(pair[place] for pair in rounds[number]) for number in numbers] for place in (0, 1)]
+    return SourceRounds(numbers, *means)
+
+
 @styled
 def source_weights_by_round(records: Sequence[Record]) -> Figure:
-    """Draw the weight of each source in each round, the mean over records, and below the gap to the dense."""
-    rounds = max(len(record.trained["rounds"]) for record in records)
-    sources = [
-        *dict.fromkeys(
-            name for record in records for row in record.trained["rounds"] for name in row["weights"]
-        )
-    ]
+    """Draw a row of panels per stage: the weight of each source in each round, and the gap to the dense."""
+    stages = rounds_by_stage(records)
+    sources = [*dict.fromkeys(name for found in stages.values() for name in found)]
     colors = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(sources)}
-    figure, (weights, losses) = empty_panels(1, 2, 2.5, sources)
-    for name in sources:
-        drawn: dict[int, list[dict[str, float]]] = {}
-        for record in records:
-            for number, row in enumerate(record.trained["rounds"][:rounds], start=1):
-                if name in row["weights"]:
-                    gap = max(0.0, row["before"][name] - row["dense"][name])
-                    drawn.setdefault(number, []).append({"weight": row["weights"][name], "gap": gap})
-        at = sorted(drawn)
-        for axes, what in ((weights, "weight"), (losses, "gap")):
-            means = [fmean(one[what] for one in drawn[number]) for number in at]
-            axes.plot(at, means, color=colors[name], marker="o", markersize=3)
-    for axes, label in ((weights, "fraction of the examples"), (losses, "loss above the dense model's")):
-        axes.set_xlabel("round")
-        axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure, panels = empty_panels(len(stages), 2, 2.5, sources)
+    for row, (stage, found) in enumerate(stages.items()):
+        weights, gaps = panels[2 * row : 2 * row + 2]
+        for name, rounds in found.items():
+            look = {"color": colors[name], "marker": "o", "markersize": 3}
+            weights.plot(rounds.numbers, rounds.weights, **look)
+            gaps.plot(rounds.numbers, rounds.gaps, **look)
+        for axes, label in ((weights, "fraction of the examples"), (gaps, "loss above the dense model's")):
+            axes.set_title(stage)
+            axes.set_xlabel("round")
+            axes.set_ylabel(label)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(figure, {name: Line2D([], [], color=colors[name], marker="o") for name in sources})
     return figure
