@@ -5,14 +5,17 @@ import math
 import pytest
 import torch
 from families import batches, make
+from killed_runs import killed_and_whole
 from trained_runs import assert_loads_anywhere, own_text
 
 import cfsp
 from cfsp.model.find_sites import find_sites
 from cfsp.model.modeling_routed import routed_mlps
+from cfsp.model.routers import LearnedRouter, most
 from cfsp.plans.routes import layer_paths
 from cfsp.records.record import Record
-from cfsp.schedules.hearing import channel_norms, hear
+from cfsp.schedules.hearing import channel_norms, hear, predictors
+from cfsp.schedules.route_makers import most_active
 from cfsp.training.routing import Routing
 from cfsp.training.routing_stages import RoutingStages
 
@@ -152,6 +155,37 @@ def test_a_run_trains_routes_and_loads_anywhere(cli, text_file, tmp_path):
     assert measured["active_share"] == pytest.approx(0.4, abs=0.08)
     assert record.metrics["dense"][f"active_share/files:{text_file.name}"].value == 1
     assert_loads_anywhere(tmp_path / "out")
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_overrides, text_file, tmp_path):
+    words = [*tiny_overrides(), *SHORT, *own_text(text_file), "schedule.active=0.4"]
+    words += ["schedule.training.max_steps=120", "evaluation=[perplexity_text]"]
+    words += [f"evaluation.perplexity_text.text.paths={text_file}", "evaluation.perplexity_text.window=32"]
+    found, expected, err = killed_and_whole(words, tmp_path, "*/schedule/checkpoint-80")  # hard since step 72
+    assert "begins anew" not in err
+    for key in ("steps", "tokens", "reached", "active", "held_out_curve"):
+        assert found.schedule_training[key] == expected.schedule_training[key], key
+    for name, metric in expected.metrics["pruned"].items():
+        assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
+
+
+def test_routers_begin_as_predictors_of_the_most_active_experts():
+    """They are right more often than chance, and their logits vary by 1."""
+    model, data = make("llama"), batches(6, size=4, tokens=20)
+    sites = find_sites(model)
+    initial = predictors(model, sites, data, 4, 0.5, seed=0)
+    for site, heard in hear(model, sites, data):
+        router = LearnedRouter(32, 10, 4)
+        router.load_state_dict(initial[site.name])
+        logits = router.logits(heard.inputs).detach()
+        assert float(logits.std()) == pytest.approx(1, abs=1e-3)
+        wanted = most_active(heard, 4, 0.5)
+        assert float((most(logits, 5) == wanted.bool()).float().mean()) > 0.6  # 0.5 by chance
+        sums = (heard.activations.abs() * heard.norms[-1]).view(len(wanted), 10, 4).sum(2)
+        assert bool(
+            (sums[wanted.bool()].view(-1, 5).amin(1) >= sums[~wanted.bool()].view(-1, 5).amax(1)).all()
+        )
 
 
 def test_the_teacher_that_the_objective_names_is_imitated(cli, text_file, tiny_checkpoint):

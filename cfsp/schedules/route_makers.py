@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfsp.checks import check_integer, check_number
-from cfsp.model.routers import LearnedRouter, OracleRouter, Router, ThresholdRouter
+from cfsp.model.routers import LearnedRouter, OracleRouter, Router, ThresholdRouter, most
 from cfsp.options import Checked
 
 
@@ -134,16 +134,43 @@ class Predictor(RouteMaker):
 
     def train(self, router: LearnedRouter, x: Tensor, targets: Tensor) -> None:
         """Minimise the cross-entropy; rare experts weigh more with `signs`, as in Deja Vu."""
-        optimizer = torch.optim.AdamW(router.parameters(), lr=self.learning_rate, weight_decay=0.0)
-        rare = targets.mean() + 0.005
-        with torch.enable_grad():
-            for _ in range(self.epochs):
-                for rows in torch.randperm(len(x)).split(self.batch_size):
-                    wanted = targets[rows.to(x.device)]
-                    weight = wanted * (1 - rare) + rare if self.signs else None
-                    logits = router.logits(x[rows.to(x.device)])
-                    loss = F.binary_cross_entropy_with_logits(logits, wanted, weight)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-        router.requires_grad_(False)
+        rare = float(targets.mean()) + 0.005 if self.signs else None
+        fit(router, x, targets, self.epochs, self.batch_size, self.learning_rate, rare)
+
+
+def fit(
+    router: LearnedRouter,
+    x: Tensor,
+    targets: Tensor,
+    epochs: int = 10,
+    batch_size: int = 512,
+    learning_rate: float = 1e-2,
+    rare: float | None = None,
+) -> None:
+    """Train a router to predict targets by their cross-entropy. Chance: torch's generator.
+
+    x: [tokens, inputs]. targets: [tokens, experts], in [0, 1]. rare: weight of a target of 0 beside one of 1.
+    """
+    optimizer = torch.optim.AdamW(router.parameters(), lr=learning_rate, weight_decay=0.0)
+    with torch.enable_grad():
+        for _ in range(epochs):
+            for rows in torch.randperm(len(x)).split(batch_size):
+                wanted = targets[rows.to(x.device)]
+                weight = None if rare is None else wanted * (1 - rare) + rare
+                logits = router.logits(x[rows.to(x.device)])
+                loss = F.binary_cross_entropy_with_logits(logits, wanted, weight)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    router.requires_grad_(False)
+
+
+def most_active(heard: Heard, size: int, active: float) -> Tensor:
+    """Return which experts are among the asked share by what they add to the output. [tokens, experts]
+
+    An expert adds about the sum of |activation| times the norm of the weights that read it. Tokens of all
+    magnitudes count alike.
+    """
+    weight = heard.norms[-1].to(heard.activations.device)
+    sums = (heard.activations.float().abs() * weight).view(len(heard.activations), -1, size).sum(2)
+    return most(sums, max(1, round(active * sums.shape[1]))).float()

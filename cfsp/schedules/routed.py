@@ -21,7 +21,7 @@ from cfsp.plans.routes import check_dense, permute_units
 from cfsp.plans.subject import Subject
 from cfsp.recovery.distilled_from import with_teacher
 from cfsp.schedules.base import Planned, Schedule
-from cfsp.schedules.hearing import group_neurons, hear
+from cfsp.schedules.hearing import group_neurons, hear, predictors
 from cfsp.schedules.method import Method
 from cfsp.schedules.route_makers import RouteMaker
 from cfsp.schedules.trained import NEAR, TrainedSchedule
@@ -142,10 +142,14 @@ class RoutedTraining(Routes, TrainedSchedule):
             prepared = self.prepare(subject, method)
         dense = copy.deepcopy(model) if self.objective.needs_dense else None
         setting, more = with_teacher(self.setting(subject, dense), self.objective)
-        orders = group_neurons(model, sites, list(batches), pruner.grouping, pruner.expert_size, self.seed)
+        batches = list(batches)
+        size, initial = pruner.expert_size, None
+        orders = group_neurons(model, sites, batches, pruner.grouping, size, self.seed)
         for site in sites:
             permute_units(model, site, orders[site.name])
-        routing = RoutingStages(pruner, model, sites, 1 - self.active)
+        if pruner.initial == "activations":
+            initial = predictors(model, sites, batches, size, self.active, self.seed)
+        routing = RoutingStages(pruner, model, sites, 1 - self.active, initial)
         trained = self.loop.run(setting, prepared, routing)
         if not routing.settled:
             routing.settle()

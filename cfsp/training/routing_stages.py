@@ -37,10 +37,18 @@ NEAR = 0.2
 
 
 class RoutingStages(Pruning):
-    """A router per site. `target` is the share of units that a token does not use, over all sites."""
+    """A router per site. `target` is the share of units that a token does not use, over all sites.
+
+    initial: site name -> weights of its router at the beginning; others are random.
+    """
 
     def __init__(
-        self, pruner: RoutingOptions, model: PreTrainedModel, sites: Sequence[Site], target: float
+        self,
+        pruner: RoutingOptions,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        target: float,
+        initial: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.pruner, self.model, self.sites, self.target = pruner, model, sites, target
         self.control = Controller(target, pruner.gain, pruner.most / pruner.efficiency)
@@ -49,10 +57,12 @@ class RoutingStages(Pruning):
         self.pending = 0.0  # the last shift
         self.offset = 0.0  # added to all biases, so that logits - offset have the histogram
         self.mlps = {site.name: install_router(self.route(site), site, model) for site in sites}
-        for routed in self.mlps.values():
+        for name, routed in self.mlps.items():
             routed.router.float()
             nn.init.normal_(routed.router.last.weight, std=routed.router.last.in_features**-0.5)
-            nn.init.constant_(routed.router.last.bias, pruner.start)
+            nn.init.zeros_(routed.router.last.bias)
+            routed.router.load_state_dict((initial or {}).get(name, routed.router.state_dict()))
+            routed.router.last.bias.data += pruner.start
             routed.soft = True
         self.logits: dict[str, Tensor] = {}
         self.histogram = torch.zeros(BINS, dtype=torch.float64)
