@@ -78,7 +78,7 @@ def test_eta_rises_before_lambda():
 
 def test_eta_falls_as_far_as_it_must_but_rises_only_to_its_bound():
     model, found = stages(target=0.3, efficiency=0.5, most=1.0)
-    for logit, least, most in ((-8.0, 0.0, 0.02), (8.0, 2.0, 2.0)):  # all closed, then all open
+    for logit, low, high in ((-8.0, 0.0, 0.02), (8.0, 2.0, 2.0)):  # all closed, then all open
         for one in found.mlps.values():
             one.router.last.weight.data.zero_()
             one.router.last.bias.data.fill_(logit)
@@ -86,7 +86,7 @@ def test_eta_falls_as_far_as_it_must_but_rises_only_to_its_bound():
             forward(model)
             found.count()
             found.begin_step(0.2 + 0.005 * step)
-        assert least <= found.control.factor <= most
+        assert low <= found.control.factor <= high
 
 
 def test_settling_makes_the_share_exact_and_freezes_the_routers():
