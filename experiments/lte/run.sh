@@ -5,13 +5,13 @@
 #   experiments/lte/run.sh encoder [OVERRIDES]      # needs experiments/block_pruning/run.sh dense, and its data
 #   experiments/lte/run.sh real [OVERRIDES]         # needs experiments/real_models/fetch.py models smollm2
 #   experiments/lte/run.sh table
-# SEEDS (0,1,2), STEPS (300) and SHARES (0.5,0.3,0.2,0.1) may be set.
+# SEEDS (0,1,2), STEPS (200) and SHARES (0.5,0.3,0.2,0.1) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
 results=results/lte
 seeds=${SEEDS:-0,1,2}
-steps=${STEPS:-300}
+steps=${STEPS:-200}
 shares=${SHARES:-0.5,0.3,0.2,0.1}
 base=('evaluation=[perplexity,routing]' results=$results cache=results/cache)
 trained=models/lte-trained-$steps
@@ -23,8 +23,16 @@ fine_tuning() { # PREFIX: the same training for everybody
 }
 
 learned() {
-    cfsp -m +experiment=lte "${base[@]}" seed=$seeds schedule.active=$shares schedule.pruner.expert_size=$experts \
+    cfsp -m +experiment=lte "${base[@]}" $(with_teacher schedule) seed=$seeds schedule.active=$shares schedule.pruner.expert_size=$experts \
         $(fine_tuning schedule) "$@"
+}
+
+with_teacher() { # PREFIX: the dense model teaches LTE and the cut models
+    if [[ $1 = schedule ]]; then
+        echo recovery/objective@schedule.objective=distillation_with_labels schedule.pruner.adaptation=0.7
+    else
+        echo recovery/objective=distillation_with_labels
+    fi
 }
 
 once() { # for the dense model, and for one that has trained as long
@@ -42,11 +50,11 @@ once() { # for the dense model, and for one that has trained as long
 
 static() { # cut the MLPs to the share, then the same steps
     cfsp -m "${base[@]}" seed=$seeds criterion=magnitude,cfsp allocator=uniform sparsity=0.5,0.7,0.8,0.9 recovery=full \
-        $(fine_tuning recovery) "$@"
+        $(with_teacher recovery) $(fine_tuning recovery) "$@"
 }
 
 ablations() { # at one share: lambda, which neurons are an expert, where scores begin
-    local here=(+experiment=lte "${base[@]}" seed=$seeds schedule.active=0.2 \
+    local here=(+experiment=lte "${base[@]}" $(with_teacher schedule) seed=$seeds schedule.active=0.2 \
         schedule.pruner.expert_size=$experts $(fine_tuning schedule))
     cfsp -m "${here[@]}" schedule.pruner.separability=0,0.1,1.0 "$@"
     cfsp -m "${here[@]}" schedule.pruner.grouping=co_activation,random "$@"
