@@ -15,6 +15,8 @@ from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.size import Size
 from cfsp.model.modeling_routed import routed_mlps
 from cfsp.records.record import Record
+from cfsp.schedules.route_makers import Threshold
+from cfsp.schedules.routed import RoutedOnce
 from cfsp.schedules.trained import unchanged
 from cfsp.training.base import Change
 from cfsp.training.lora import Lora, block_ranks
@@ -114,16 +116,25 @@ def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path
     assert found == pytest.approx(record.metrics["pruned"][name].value, rel=1e-5)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_adapters_of_a_routed_model_merge_into_what_they_were(family):
-    """Neither its routers nor the layers that read chosen neurons alone take adapters."""
-    model = routed(family)
+def thinned_by_size():
+    """A model of which every layer of an MLP reads its largest inputs alone, as TEAL's."""
+    schedule = RoutedOnce(maker=Threshold(), active=0.5, sparsity=0.0)
+    model, parts = make("llama"), {"criterion": "learned", "allocator": "uniform"}
+    cfsp.apply(cfsp.plan(model, batches(), schedule=schedule, **parts), model)
+    return model
+
+
+@pytest.mark.parametrize(("family", "thinned"), [("llama", False), ("gpt2", False), ("llama", True)])
+def test_adapters_of_a_routed_model_merge_into_what_they_were(family, thinned):
+    """Neither its routers nor the layers that read a part of their inputs take adapters."""
+    model = thinned_by_size() if thinned else routed(family)
     before = {name: one.clone() for name, one in model.state_dict().items() if ".routed." in name}
     lora = Lora(rank=4, alpha=8, dropout=0.0)
     paths = lora.adapted(model)
     consumers = {one.consumer for one in routed_mlps(model).values()}
     assert paths
     assert not consumers & {*paths}
+    assert any("mlp" in path for path in paths) != thinned
     assert not any(".routed" in path for path in paths)
     trained, _ = lora.attach(model, unchanged(model))
     torch.manual_seed(0)

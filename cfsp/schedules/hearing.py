@@ -43,7 +43,8 @@ def hear(
             for handle in handles:
                 handle.remove()
             if site is not None:
-                yield site, Heard(torch.cat(heard[0]), torch.cat(heard[1]), channel_norms(model, site))
+                found = torch.cat(heard[0]), torch.cat(heard[1])
+                yield site, Heard(*found, channel_norms(model, site), neuron_weights(model, site))
 
 
 def keeping(kept: list[Tensor], batches: Sequence[Mapping[str, Tensor]], every: int):
@@ -88,11 +89,15 @@ def group_neurons(
             found[site.name] = order_of(grouping, features, size, seed).cpu()
         return found
     for site in bar(sites, "group neurons", "MLP"):
-        member = site.producers[0]
-        weight = weight_of(model.get_submodule(member.module)).detach().movedim(member.dim, 0)
-        rows = weight.narrow(0, member.offset, site.units)
-        found[site.name] = order_of(grouping, rows, size, seed).cpu()
+        found[site.name] = order_of(grouping, neuron_weights(model, site), size, seed).cpu()
     return found
+
+
+def neuron_weights(model: nn.Module, site: Site) -> Tensor:
+    """Return the first producer's weights, a row per neuron. [neurons, hidden]"""
+    member = site.producers[0]
+    weight = weight_of(model.get_submodule(member.module)).detach().movedim(member.dim, 0)
+    return weight.narrow(0, member.offset, site.units)
 
 
 @torch.no_grad()

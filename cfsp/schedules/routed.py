@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -106,9 +107,7 @@ class RoutedOnce(Routes):
         routes = []
         for site, heard in hear(model, sites, batches):
             order = orders[site.name]
-            norms = [*heard.norms[:-1], heard.norms[-1][order]]
-            sorted_heard = type(heard)(heard.inputs, heard.activations[:, order], norms)
-            router = maker.make(sorted_heard, self.active, self.seed)
+            router = maker.make(heard.ordered(order), self.active, self.seed)
             weights = {name: weight.cpu() for name, weight in router.state_dict().items()}
             described = router.describe()
             route = Route(site.name, site.units, described, self.few, order, weights)
@@ -124,11 +123,14 @@ class RoutedTraining(Routes, TrainedSchedule):
 
     def check(self, sites: Sequence[Site], method: Method) -> None:
         super().check(sites, method)
-        if self.parameters.wraps or self.training.sharded or self.training.checkpointing:
+        parameters, training = self.parameters, self.training
+        if parameters.wraps or parameters.frozen or training.sharded or training.checkpointing:
             raise ValueError(
-                "schedule routing needs the scores of every forward pass; expected "
-                "recovery/parameters@schedule.parameters=full or frozen, without fsdp and checkpointing"
+                "schedule routing trains the model and needs the scores of every forward pass; expected "
+                "recovery/parameters@schedule.parameters=full, without fsdp and checkpointing"
             )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("schedule routing runs in one process; expected no torchrun")
 
     def plan(
         self,

@@ -138,13 +138,14 @@ class Lora(Parameters):
 
 
 def beside_adapters(model: PreTrainedModel) -> set[str]:
-    """Return the layers that take no adapter: routers, and what reads the neurons that a token does not use.
+    """Return the layers that take no adapter: routers, and what reads inputs that a token does not use.
 
-    A routed MLP zeroes these neurons inside its consumer; an adapter beside that would read them.
+    A routed layer zeroes these inputs itself; an adapter beside it would read them.
     """
     routed = routed_mlps(model)
     routers = {f"{path}.{name}" for path, one in routed.items() for name, _ in one.named_modules()}
-    return routers | {one.consumer for one in routed.values()}
+    thinned = {path for one in routed.values() if one.router.thins for path in one.producers}
+    return routers | thinned | {one.consumer for one in routed.values()}
 
 
 def task_type(model: PreTrainedModel) -> str | None:
