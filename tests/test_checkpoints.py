@@ -14,6 +14,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import cfsp
 from cfsp.model.modeling_pruned import block_numbers
+from cfsp.storage.fingerprints import fingerprint
 
 SETTINGS = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
 
@@ -206,3 +207,22 @@ def test_lm_eval_takes_it(tmp_path, tiny_checkpoint):
     with torch.no_grad():
         scores = model(torch.tensor([context + rest])).logits.log_softmax(-1)[0, len(context) - 1 : -1]
     assert found == pytest.approx(scores.gather(1, torch.tensor(rest)[:, None]).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
+def test_another_activation_is_the_models_from_then_on(family, tokenizer, tmp_path, tokens):
+    cfsp.save(tmp_path / "dense", make(family), tokenizer, cfsp.PrunePlan(()))
+    head = "masked_lm" if family == "bert" else "causal_lm"
+    model, _ = cfsp.load(tmp_path / "dense", head=head, activation="relu")
+    names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.ReLU)]
+    assert len(names) >= model.config.num_hidden_layers
+    assert not torch.equal(logits(model, tokens), logits(make(family), tokens))
+    assert fingerprint(model) != fingerprint(cfsp.load(tmp_path / "dense", head=head)[0])
+    cfsp.save(tmp_path / "relu", model, tokenizer, cfsp.PrunePlan(()))
+    again = auto_class(family).from_pretrained(tmp_path / "relu")
+    assert torch.equal(logits(again, tokens), logits(model, tokens))
+
+
+def test_an_activation_that_does_not_exist_is_refused(tiny_checkpoint):
+    with pytest.raises(ValueError, match=r"activation='rellu': expected one of .*relu.*silu"):
+        cfsp.load(tiny_checkpoint, activation="rellu")

@@ -5,14 +5,19 @@ import json
 
 import pytest
 import torch
-from families import make
+from families import batches, make
+from routed_models import routed
 from training import TINY, run
 
 import cfsp
 from cfsp.data.texts import Files
 from cfsp.evaluation.perplexity import Perplexity
 from cfsp.evaluation.size import Size
+from cfsp.model.modeling_routed import routed_mlps
 from cfsp.records.record import Record
+from cfsp.schedules.route_makers import Threshold
+from cfsp.schedules.routed import RoutedOnce
+from cfsp.schedules.trained import unchanged
 from cfsp.training.base import Change
 from cfsp.training.lora import Lora, block_ranks
 
@@ -109,3 +114,35 @@ def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path
     (name,) = [name for name in record.metrics["pruned"] if name.startswith("perplexity")]
     found = evaluator.run(with_adapters.get_base_model(), tokenizer)[name].value
     assert found == pytest.approx(record.metrics["pruned"][name].value, rel=1e-5)
+
+
+def thinned_by_size():
+    """A model of which every layer of an MLP reads its largest inputs alone, as TEAL's."""
+    schedule = RoutedOnce(maker=Threshold(), active=0.5, sparsity=0.0)
+    model, parts = make("llama"), {"criterion": "learned", "allocator": "uniform"}
+    cfsp.apply(cfsp.plan(model, batches(), schedule=schedule, **parts), model)
+    return model
+
+
+@pytest.mark.parametrize(("family", "thinned"), [("llama", False), ("gpt2", False), ("llama", True)])
+def test_adapters_of_a_routed_model_merge_into_what_they_were(family, thinned):
+    """Neither its routers nor the layers that read a part of their inputs take adapters."""
+    model = thinned_by_size() if thinned else routed(family)
+    before = {name: one.clone() for name, one in model.state_dict().items() if ".routed." in name}
+    lora = Lora(rank=4, alpha=8, dropout=0.0)
+    paths = lora.adapted(model)
+    consumers = {one.consumer for one in routed_mlps(model).values()}
+    assert paths
+    assert not consumers & {*paths}
+    assert any("mlp" in path for path in paths) != thinned
+    assert not any(".routed" in path for path in paths)
+    trained, _ = lora.attach(model, unchanged(model))
+    torch.manual_seed(0)
+    for name, weight in trained.named_parameters():
+        if "lora_" in name:
+            weight.data = 0.1 * torch.randn_like(weight)
+    batch = batches(1)[0]
+    beside = trained(**batch).logits.detach()
+    merged, _ = lora.detach(trained)
+    torch.testing.assert_close(merged(**batch).logits.detach(), beside, rtol=1e-4, atol=1e-4)
+    assert all(torch.equal(merged.state_dict()[name], one) for name, one in before.items())

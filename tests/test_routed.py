@@ -14,6 +14,16 @@ from cfsp.model.routed_kernels import TorchKernels, compiled
 from cfsp.model.routers import LearnedRouter
 
 needs_compiler = pytest.mark.skipif(compiled() is None, reason="there is no C++ compiler")
+needs_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+KERNELS = [
+    ("cpu", False),
+    pytest.param(("cpu", True), marks=needs_compiler),
+    pytest.param(("cuda", True), marks=needs_gpu),
+]
+"""Device, and whether kernels in C++ may be used: PyTorch, C++, Triton."""
 
 
 def masked(model, ids):
@@ -59,37 +69,47 @@ def test_the_mask_matters():
         assert not torch.allclose(routed, model(input_ids=ids).logits, rtol=0.1)
 
 
-@pytest.mark.parametrize("use_compiled", [False, pytest.param(True, marks=needs_compiler)])
+@pytest.mark.parametrize("where", KERNELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("rows", [1, 4])
 @pytest.mark.parametrize("runs", [1, 2])
-def test_kernels_equal_the_masked_product(dtype, rows, runs, use_compiled):
+def test_kernels_equal_the_masked_product(dtype, rows, runs, where):
     torch.manual_seed(0)
     size, experts, inputs, tolerance = 8, 9, 70, 1e-5 if dtype == torch.float32 else 2e-2
-    weight = torch.randn(runs * size * experts, inputs).to(dtype)
-    x, chosen = torch.randn(rows, inputs).to(dtype), torch.tensor([1, 0, 1, 1, 0, 0, 0, 1, 1]).bool()
-    kernels = kernels_for("cpu", dtype, use_compiled, size)
+    device, use_compiled = where
+    weight = torch.randn(runs * size * experts, inputs).to(device, dtype)
+    x, chosen = torch.randn(rows, inputs).to(device, dtype), torch.tensor([1, 0, 1, 1, 0, 0, 0, 1, 1]).bool()
+    kernels, chosen = kernels_for(device, dtype, use_compiled, size), chosen.to(device)
     union = kernels.union(chosen)
     found = kernels.rows(x, weight, union, size, size * experts)
     mask = chosen.repeat_interleave(size).repeat(runs)
     expected = (x.float() @ weight.float().t()) * mask
     assert F.mse_loss(found.float(), expected).sqrt() < tolerance * expected.std()
-    h = torch.randn(rows, size * experts).to(dtype)
+    h = torch.randn(rows, size * experts).to(device, dtype)
     weight = weight[: size * experts]
     found = kernels.columns(h, weight, union, size)
     expected = (h.float() * chosen.repeat_interleave(size)) @ weight.float()
     assert F.mse_loss(found.float(), expected).sqrt() < tolerance * expected.std()
 
 
-@pytest.mark.parametrize("use_compiled", [False, pytest.param(True, marks=needs_compiler)])
+@pytest.mark.parametrize("where", KERNELS)
 @pytest.mark.parametrize("chosen", [torch.zeros(5), torch.ones(5)])
-def test_no_expert_and_all_experts(chosen, use_compiled):
-    kernels = kernels_for("cpu", torch.float32, use_compiled, 4)
-    weight, h = torch.randn(20, 6), torch.randn(1, 20)
+def test_no_expert_and_all_experts(chosen, where):
+    device, use_compiled = where
+    kernels, chosen = kernels_for(device, torch.float32, use_compiled, 4), chosen.to(device)
+    weight, h = torch.randn(20, 6, device=device), torch.randn(1, 20, device=device)
     found = kernels.columns(h, weight, kernels.union(chosen.bool()), 4)
-    assert torch.allclose(found, h @ weight * chosen[0], atol=1e-5)
-    found = kernels.rows(torch.ones(1, 6), weight, kernels.union(chosen.bool()), 4, 20)
-    assert torch.allclose(found, weight.sum(1) * chosen[0], atol=1e-5)
+    assert torch.allclose(found, h @ weight * chosen[0], atol=1e-4)
+    found = kernels.rows(torch.ones(1, 6, device=device), weight, kernels.union(chosen.bool()), 4, 20)
+    assert torch.allclose(found, weight.sum(1) * chosen[0], atol=1e-4)
+
+
+@needs_compiler
+def test_inputs_and_weights_of_two_types_are_refused():
+    kernels = kernels_for("cpu", torch.bfloat16, True, 4)
+    union = kernels.union(torch.ones(5).bool())
+    with pytest.raises(RuntimeError, match=r"inputs of torch.bfloat16 and weights of torch.float32"):
+        kernels.columns(torch.randn(1, 20).bfloat16(), torch.randn(20, 6), union, 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

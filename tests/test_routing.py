@@ -5,14 +5,17 @@ import math
 import pytest
 import torch
 from families import batches, make
+from killed_runs import killed_and_whole
 from trained_runs import assert_loads_anywhere, own_text
 
 import cfsp
 from cfsp.model.find_sites import find_sites
 from cfsp.model.modeling_routed import routed_mlps
+from cfsp.model.routers import LearnedRouter, most
 from cfsp.plans.routes import layer_paths
 from cfsp.records.record import Record
-from cfsp.schedules.hearing import channel_norms, hear
+from cfsp.schedules.hearing import channel_norms, hear, predictors
+from cfsp.schedules.route_makers import Heard, Predictor, Threshold, most_active
 from cfsp.training.routing import Routing
 from cfsp.training.routing_stages import RoutingStages
 
@@ -73,6 +76,19 @@ def test_eta_rises_before_lambda():
     assert sizes[3] > 1.5 * sizes[2]
 
 
+def test_eta_falls_as_far_as_it_must_but_rises_only_to_its_bound():
+    model, found = stages(target=0.3, efficiency=0.5, most=1.0)
+    for logit, low, high in ((-8.0, 0.0, 0.02), (8.0, 2.0, 2.0)):  # all closed, then all open
+        for one in found.mlps.values():
+            one.router.last.weight.data.zero_()
+            one.router.last.bias.data.fill_(logit)
+        for step in range(40):
+            forward(model)
+            found.count()
+            found.begin_step(0.2 + 0.005 * step)
+        assert low <= found.control.factor <= high
+
+
 def test_settling_makes_the_share_exact_and_freezes_the_routers():
     model, found = stages(target=0.7)
     for _ in range(4):
@@ -98,8 +114,6 @@ def test_a_router_that_collapses_is_named(bias, told):
         found.mlps[name].router.last.bias.data.fill_(bias)
     forward(model)
     found.penalty()
-    if bias > 0:
-        found.histogram.zero_()  # as if nothing could be shifted
     with pytest.raises(ValueError, match=f"routers collapsed .*{told}.* expected a smaller"):
         found.settle()
 
@@ -154,6 +168,37 @@ def test_a_run_trains_routes_and_loads_anywhere(cli, text_file, tmp_path):
     assert_loads_anywhere(tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_overrides, text_file, tmp_path):
+    words = [*tiny_overrides(), *SHORT, *own_text(text_file), "schedule.active=0.4"]
+    words += ["schedule.training.max_steps=120", "evaluation=[perplexity_text]"]
+    words += [f"evaluation.perplexity_text.text.paths={text_file}", "evaluation.perplexity_text.window=32"]
+    found, expected, err = killed_and_whole(words, tmp_path, "*/schedule/checkpoint-80")  # hard since step 72
+    assert "begins anew" not in err
+    for key in ("steps", "tokens", "reached", "active", "held_out_curve"):
+        assert found.schedule_training[key] == expected.schedule_training[key], key
+    for name, metric in expected.metrics["pruned"].items():
+        assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
+
+
+def test_routers_begin_as_predictors_of_the_most_active_experts():
+    """They are right more often than chance, and their logits vary by 1."""
+    model, data = make("llama"), batches(6, size=4, tokens=20)
+    sites = find_sites(model)
+    initial = predictors(model, sites, data, 4, 0.5, seed=0)
+    for site, heard in hear(model, sites, data):
+        router = LearnedRouter(32, 10, 4)
+        router.load_state_dict(initial[site.name])
+        logits = router.logits(heard.inputs).detach()
+        assert float(logits.std()) == pytest.approx(1, abs=1e-3)
+        wanted = most_active(heard, 4, 0.5)
+        assert float((most(logits, 5) == wanted.bool()).float().mean()) > 0.6  # 0.5 by chance
+        sums = (heard.activations.abs() * heard.norms[-1]).view(len(wanted), 10, 4).sum(2)
+        assert bool(
+            (sums[wanted.bool()].view(-1, 5).amin(1) >= sums[~wanted.bool()].view(-1, 5).amax(1)).all()
+        )
+
+
 def test_the_teacher_that_the_objective_names_is_imitated(cli, text_file, tiny_checkpoint):
     words = [*SHORT, *own_text(text_file), "schedule.active=0.4", "schedule.training.max_steps=12"]
     words += ["recovery/objective@schedule.objective=distillation", "evaluation=[]"]
@@ -175,6 +220,40 @@ def test_routers_without_training_use_the_asked_share(maker):
         forward(model, data[0])
     for one in routed_mlps(model).values():
         assert float(one.shares().mean()) == pytest.approx(0.5, abs=0.1)
+
+
+def heard_of(x, gate):
+    """What is heard of an MLP of ReLU with these inputs and weights."""
+    return Heard(x, (x @ gate.T).relu(), [gate.norm(dim=0), torch.ones(len(gate))], gate)
+
+
+def test_deja_vu_does_not_want_neurons_that_are_idle():
+    torch.manual_seed(0)
+    heard = heard_of(torch.randn(300, 16) - 1.0, torch.randn(40, 16).abs())  # few are positive
+    assert float((heard.activations > 0).float().mean()) < 0.3
+    maker = Predictor(expert_size=1, hidden=8, signs=True)
+    wanted = maker.targets(heard.activations, 20)
+    assert torch.equal(wanted.bool(), heard.activations > 0)
+
+
+def test_moefications_predictor_begins_with_the_experts_mean_weights():
+    heard = heard_of(torch.randn(8, 16), torch.randn(12, 16))
+    router = Predictor(expert_size=4, epochs=1, learning_rate=0.0).make(heard, 0.5, seed=0)
+    torch.testing.assert_close(router.first.weight, heard.weights.view(3, 4, 16).mean(1))
+    assert torch.equal(router.last.weight, torch.eye(3))
+    order = torch.randperm(12)
+    assert torch.equal(heard.ordered(order).activations, (heard.inputs @ heard.weights[order].T).relu())
+
+
+def test_wina_takes_the_same_number_of_inputs_for_every_token():
+    torch.manual_seed(0)
+    heard = heard_of(torch.randn(50, 16), torch.randn(12, 16))
+    router = Threshold(weighted=True, per_token=True).make(heard, 0.25, seed=0)
+    found = router.thin(heard.inputs, 0)
+    scores = heard.inputs.abs() * heard.norms[0]
+    assert bool((found.sum(1) == 4).all())
+    used, left = scores.masked_fill(~found, torch.inf).amin(1), scores.masked_fill(found, 0).amax(1)
+    assert bool((used >= left).all())
 
 
 def planned(model, data, maker, size, options):
@@ -222,6 +301,10 @@ def test_what_is_heard_are_the_inputs_of_the_layers():
         (["schedule.pruner.start=0.0"], "scores begin at 0.50, and the separability term has its pole"),
         (["schedule.pruner.guard=0.0"], "guard=0; expected more than 0"),
         (["schedule.pruner.most=0.1"], "most=0.1 is below efficiency=0.5"),
+        (
+            ["recovery/parameters@schedule.parameters=frozen"],
+            "expected recovery/parameters@schedule.parameters=full, without",
+        ),
         (["sites=[attention]"], "only neurons can be routed; expected sites=\\[mlp\\]"),
         (["criterion=cfsp"], "expected criterion=learned, allocator=uniform and compensation=none"),
         (["schedule.training.checkpointing=true"], "needs the scores of every forward pass"),

@@ -1,4 +1,4 @@
-"""Heads: the labels that a task gives a classifier, and a head that a checkpoint lacks."""
+"""Heads: the labels that a task gives a classifier, a head that a checkpoint lacks, another activation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.activations import ACT2FN
 
 from cfsp.machine.environment import is_main
 
@@ -34,6 +35,30 @@ def label_options(path: str | Path, labels: Sequence[str] | None, revision: str 
         "id2label": dict(enumerate(labels)),
         "label2id": {name: number for number, name in enumerate(labels)},
     }
+
+
+ACTIVATION_KEYS = ("hidden_act", "hidden_activation", "activation_function")
+"""What families call their MLPs' activation in the config."""
+
+
+def activation_options(path: str | Path, activation: str | None, revision: str | None) -> dict[str, str]:
+    """Return what a config says about the MLPs' activation. None: it stays.
+
+    Another one, such as relu, needs training: MoEfication and Deja Vu begin with models of ReLU
+    (arXiv:2310.04564). Raises ValueError if there is no such activation, or no place for it.
+    """
+    if activation is None:
+        return {}
+    if activation not in ACT2FN:
+        known = ", ".join(sorted(ACT2FN))
+        raise ValueError(f"model.activation={activation!r}: expected one of {known}")
+    config, _ = PreTrainedConfig.get_config_dict(path, revision=revision)
+    found = {key: activation for key in ACTIVATION_KEYS if config.get(key) is not None}
+    if not found:
+        raise ValueError(
+            f"model path {str(path)!r}: its config names no activation; expected model.activation=null"
+        )
+    return found
 
 
 MANY = 4

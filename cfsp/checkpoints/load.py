@@ -22,7 +22,7 @@ from transformers import (
 from transformers.utils.peft_utils import find_adapter_config_file
 
 from cfsp.checkpoints.gguf_input import GGUFInput, is_gguf
-from cfsp.checkpoints.heads import check_head, label_options
+from cfsp.checkpoints.heads import activation_options, check_head, label_options
 from cfsp.checkpoints.loaded_weights import check_keys, check_vocabulary, check_weights
 from cfsp.checkpoints.model_files import check_files, check_pickled, local_folder
 from cfsp.checkpoints.save import check_sums
@@ -69,6 +69,7 @@ def load(
     revision: str | None = None,
     trust_remote_code: bool = False,
     head: str = "causal_lm",
+    activation: str | None = None,
     labels: Sequence[str] | None = None,
     head_trained: bool | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -77,6 +78,7 @@ def load(
     path: a folder, a hub id, a GGUF file (it is dequantised), or "reference" for the embedded model.
     dtype: "auto" (the checkpoint's), "float32", "bfloat16", "float16". device: "cuda": this process's GPU.
     head: the model's head: causal_lm, masked_lm, sequence_classification, question_answering.
+    activation: of the MLPs, for instance "relu"; None: the checkpoint's. Another one needs training.
     labels: names of a classifier's labels; None: the checkpoint's. head_trained: whether a head that the
         checkpoint lacks will be trained. True names it on stderr, False refuses it, None does neither.
 
@@ -89,10 +91,12 @@ def load(
     check_device(device := local_device(device))
     form = {"dtype": dtype, "device_map": device, "attn_implementation": attn_implementation}
     if is_gguf(path):
+        if activation is not None:
+            raise ValueError(f"model.activation={activation}: not for a GGUF file; expected a folder")
         return load_gguf(Path(path), head, form)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     check_source(source := REFERENCE if str(path) == "reference" else path, **shared)
-    form |= label_options(source, labels, revision)
+    form |= label_options(source, labels, revision) | activation_options(source, activation, revision)
     with reading_model(path), quiet(reports=head_trained is None):
         model, tokenizer, loaded = read_model(source, head, form, shared)
         folder = local_folder(source, revision)

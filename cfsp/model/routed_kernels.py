@@ -10,6 +10,7 @@ standard library. A kernel is for a few rows of input. All of them read only the
 import ctypes
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -90,6 +91,8 @@ class CompiledKernels:
         return out
 
     def call(self, name, x, weight, union, out, size, runs, width):
+        if weight.dtype != x.dtype:
+            raise RuntimeError(f"inputs of {x.dtype} and weights of {weight.dtype}; expected one type")
         function = getattr(self.library, f"{name}_{SUFFIX[x.dtype]}")
         pointers = [ctypes.c_void_p(one.data_ptr()) for one in (x, weight, union, out)]
         numbers = [len(union), size, runs, width, weight.shape[1], len(x), torch.get_num_threads()]
@@ -191,8 +194,7 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 @cache
 def compiled():
     """Return the compiled kernels; None, and a line on stderr, if they cannot be built here."""
-    capability = torch.backends.cpu.get_cpu_capability()
-    name = hashlib.sha256("".join((SOURCE, *FLAGS, capability)).encode()).hexdigest()[:12]
+    name = hashlib.sha256("".join((SOURCE, *FLAGS, processor())).encode()).hexdigest()[:12]
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
     library = Path(root) / f"routed_{name}.so"
     try:
@@ -204,6 +206,16 @@ def compiled():
         reason = (str(told).strip().splitlines() or [type(error).__name__])[-1]
         print(f"routed MLPs run in PyTorch, not in C++: {reason[:200]}", file=sys.stderr)
         return None
+
+
+def processor():
+    """Return what this machine's processor can do: nodes of a cluster may share a home folder."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    told = {line for line in lines if line.startswith(("flags", "Features", "model name"))}
+    return "".join(sorted(told)) or platform.processor() + torch.backends.cpu.get_cpu_capability()
 
 
 def compile_kernels(library):

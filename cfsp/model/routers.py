@@ -17,10 +17,12 @@ from torch import nn
 class Router(nn.Module):
     """Chooses experts of `size` neurons. Which of the methods below has a result depends on the method.
 
-    early: whether it chooses before anything of the MLP is computed.
+    early: whether it chooses before anything of the MLP is computed. thins: whether producers read a part of
+    their inputs.
     """
 
     early = False
+    thins = False
 
     def __init__(self, size):
         super().__init__()
@@ -116,16 +118,19 @@ class OracleRouter(Router):
 class ThresholdRouter(Router):
     """Inputs of every matrix that are above a threshold, of producers and consumer; nothing is learned.
 
-    TEAL: |x_i| > t (arXiv:2408.14690). WINA: |x_i| c_i > t, with c_i the norm of the weights that read
-    channel i (arXiv:2505.19427). thresholds: one per matrix, the consumer's last. norms: [matrices] of these
-    norms, each with one per channel; only with `weighted`.
+    TEAL: |x_i| > t (arXiv:2408.14690). WINA: the `share` of the inputs with the largest |x_i| c_i, with c_i
+    the norm of the weights that read channel i (arXiv:2505.19427). thresholds: one per matrix, the
+    consumer's last. norms: [matrices] of these norms, each with one per channel; only with `weighted`.
     """
 
-    def __init__(self, inputs, neurons, producers, weighted=False, size=1):
+    thins = True
+
+    def __init__(self, inputs, neurons, producers, weighted=False, size=1, share=None):
         super().__init__(size)
         self.options |= {"inputs": inputs, "neurons": neurons, "producers": producers, "weighted": weighted}
+        self.options |= {"share": share}
         lengths = [inputs] * producers + [neurons]
-        self.weighted = weighted
+        self.weighted, self.share = weighted, share
         self.thresholds = nn.Parameter(torch.zeros(producers + 1), requires_grad=False)
         self.norms = nn.ParameterList(
             nn.Parameter(torch.ones(length), requires_grad=False) for length in lengths if weighted
@@ -134,6 +139,8 @@ class ThresholdRouter(Router):
     def above(self, x, place):
         """Return which inputs of a matrix are above its threshold. [rows, inputs] -> the same shape"""
         scores = x.abs() * self.norms[place] if self.weighted else x.abs()
+        if self.share is not None:
+            return most(scores, max(1, round(self.share * scores.shape[1])))
         return scores > self.thresholds[place]
 
     def thin(self, x, part):

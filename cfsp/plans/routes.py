@@ -52,7 +52,8 @@ def permute_units(model: nn.Module, site: Site, order: Tensor) -> None:
 
 def check_dense(model: nn.Module, sites: Sequence[Site], what: str) -> None:
     """Raise ValueError if an MLP of these sites is routed already. what: what cannot be done to it."""
+    hint = "expected a dense model" if what == "routed" else "expected sparsity=0 here"
     known = {one.consumer for one in routed_mlps(model).values()}
     for site in sites:
         if site.units_are_neurons and site.consumers[0].module in known:
-            raise ValueError(f"{site.name} is routed: its units cannot be {what}; expected sparsity=0 here")
+            raise ValueError(f"{site.name} is routed: its units cannot be {what}; {hint}")

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from cfsp.bars import bar
+from cfsp.model.routers import LearnedRouter
 from cfsp.model.sites import Site
 from cfsp.model.weights import weight_of
 from cfsp.passes.forward import shown_tokens
 from cfsp.passes.walk import walking
 from cfsp.plans.grouping import order_of
 from cfsp.plans.routes import layer_paths
-from cfsp.schedules.route_makers import Heard
+from cfsp.schedules.route_makers import Heard, fit, most_active
 
 TOKENS = 16384
 """At most so many tokens of each block are kept, evenly spread: activations are wide."""
@@ -42,7 +43,8 @@ def hear(
             for handle in handles:
                 handle.remove()
             if site is not None:
-                yield site, Heard(torch.cat(heard[0]), torch.cat(heard[1]), channel_norms(model, site))
+                found = torch.cat(heard[0]), torch.cat(heard[1])
+                yield site, Heard(*found, channel_norms(model, site), neuron_weights(model, site))
 
 
 def keeping(kept: list[Tensor], batches: Sequence[Mapping[str, Tensor]], every: int):
@@ -87,8 +89,37 @@ def group_neurons(
             found[site.name] = order_of(grouping, features, size, seed).cpu()
         return found
     for site in bar(sites, "group neurons", "MLP"):
-        member = site.producers[0]
-        weight = weight_of(model.get_submodule(member.module)).detach().movedim(member.dim, 0)
-        rows = weight.narrow(0, member.offset, site.units)
-        found[site.name] = order_of(grouping, rows, size, seed).cpu()
+        found[site.name] = order_of(grouping, neuron_weights(model, site), size, seed).cpu()
+    return found
+
+
+def neuron_weights(model: nn.Module, site: Site) -> Tensor:
+    """Return the first producer's weights, a row per neuron. [neurons, hidden]"""
+    member = site.producers[0]
+    weight = weight_of(model.get_submodule(member.module)).detach().movedim(member.dim, 0)
+    return weight.narrow(0, member.offset, site.units)
+
+
+@torch.no_grad()
+def predictors(
+    model: PreTrainedModel,
+    sites: Sequence[Site],
+    batches: Sequence[Mapping[str, Tensor]],
+    size: int,
+    active: float,
+    seed: int,
+) -> dict[str, dict[str, Tensor]]:
+    """Return site name -> weights of a router of one layer that predicts the most active experts.
+
+    Its logits have a standard deviation of 1 over the tokens: none is so sure that training cannot turn it.
+    """
+    found = {}
+    for site, heard in hear(model, sites, batches):
+        x = heard.inputs.float()
+        router = LearnedRouter(x.shape[1], site.units // size, size).to(x.device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fit(router, x, most_active(heard, size, active))
+        spread = router.logits(x).std().clamp_min(1e-6)
+        found[site.name] = {name: (weight / spread).cpu() for name, weight in router.state_dict().items()}
     return found

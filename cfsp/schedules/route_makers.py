@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cfsp.checks import check_integer, check_number
-from cfsp.model.routers import LearnedRouter, OracleRouter, Router, ThresholdRouter
+from cfsp.model.routers import LearnedRouter, OracleRouter, Router, ThresholdRouter, most
 from cfsp.options import Checked
 
 
@@ -20,11 +20,18 @@ class Heard:
     """What calibration heard of one MLP. inputs: [tokens, hidden]. activations: [tokens, neurons].
 
     norms: of the weights that read each channel, for every producer [hidden] and the consumer [neurons].
+    weights: of the first producer, a row per neuron [neurons, hidden].
     """
 
     inputs: Tensor
     activations: Tensor
     norms: list[Tensor]
+    weights: Tensor
+
+    def ordered(self, order: Tensor) -> Heard:
+        """Return the same of an MLP whose neurons are in another order. order: [neurons]"""
+        norms = [*self.norms[:-1], self.norms[-1][order]]
+        return Heard(self.inputs, self.activations[:, order], norms, self.weights[order])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,14 +67,16 @@ class Oracle(RouteMaker):
 class Threshold(RouteMaker):
     """Zeroes inputs of each matrix below a threshold, the quantile of calibration: TEAL (arXiv:2408.14690).
 
-    weighted: by the norm of the weights that read the input: WINA (arXiv:2505.19427).
+    weighted: by the norm of the weights that read the input. per_token: the same number of inputs for every
+    token, those with the largest values, instead of a threshold. Both together are WINA (arXiv:2505.19427).
 
-    Differs from the released code: all matrices have the same share (there TEAL's greedy search per block,
-    and WINA's exact top-k per token); only the MLPs are treated. Masks alone: there is no kernel for them.
+    Differs from the released code: all matrices have the same share (there TEAL has a greedy search per
+    block); only the MLPs are treated. Masks alone: there is no kernel for them.
     """
 
     expert_size: int = 1
     weighted: bool = False
+    per_token: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +86,8 @@ class Threshold(RouteMaker):
     def make(self, heard: Heard, active: float, seed: int) -> Router:
         read = [heard.inputs] * (len(heard.norms) - 1) + [heard.activations]
         hidden, neurons = heard.inputs.shape[1], heard.activations.shape[1]
-        router = ThresholdRouter(hidden, neurons, len(read) - 1, weighted=self.weighted)
+        share = active if self.per_token else None
+        router = ThresholdRouter(hidden, neurons, len(read) - 1, weighted=self.weighted, share=share)
         for place, values in enumerate(read):
             scores = values.abs().float() * (heard.norms[place].float() if self.weighted else 1)
             if self.weighted:
@@ -92,8 +102,10 @@ class Predictor(RouteMaker):
     """A small network that is trained to name the experts from the MLP's input, and takes the best of them.
 
     MoEfication (arXiv:2110.01786): two layers with a tanh; targets are an expert's sum of |activation|, over
-    the largest of the token. Deja Vu (arXiv:2310.17157): expert_size=1, no tanh; targets are the neurons
-    that are among the asked share with the largest |activation|.
+    the largest of the token. Without `hidden` the first layer begins with the experts' mean weights in the
+    first producer and the second with the identity, as in the release.
+    Deja Vu (arXiv:2310.17157): expert_size=1, no tanh; targets are the neurons that are active and among the
+    asked share with the largest |activation|.
 
     hidden: width between the layers; None: one per expert. signs: Deja Vu's targets.
     """
@@ -122,6 +134,9 @@ class Predictor(RouteMaker):
             router = LearnedRouter(
                 x.shape[1], experts, self.expert_size, normalised=not self.signs, top=top, **options
             ).to(x.device)
+            if self.hidden is None and router.first is not None:
+                router.first.weight.data = heard.weights.float().view(experts, -1, x.shape[1]).mean(1)
+                router.last.weight.data = torch.eye(experts, device=x.device)
             self.train(router, x, self.targets(sums, top))
         return router
 
@@ -130,20 +145,47 @@ class Predictor(RouteMaker):
         if not self.signs:
             return sums / sums.amax(1, keepdim=True).clamp_min(1e-12)
         least = sums.topk(top, dim=1).values[:, -1:]
-        return (sums >= least).float()
+        return ((sums >= least) & (sums > 0)).float()  # with ReLU many are 0
 
     def train(self, router: LearnedRouter, x: Tensor, targets: Tensor) -> None:
         """Minimise the cross-entropy; rare experts weigh more with `signs`, as in Deja Vu."""
-        optimizer = torch.optim.AdamW(router.parameters(), lr=self.learning_rate, weight_decay=0.0)
-        rare = targets.mean() + 0.005
-        with torch.enable_grad():
-            for _ in range(self.epochs):
-                for rows in torch.randperm(len(x)).split(self.batch_size):
-                    wanted = targets[rows.to(x.device)]
-                    weight = wanted * (1 - rare) + rare if self.signs else None
-                    logits = router.logits(x[rows.to(x.device)])
-                    loss = F.binary_cross_entropy_with_logits(logits, wanted, weight)
-                    optimizer.zero_grad()
-                    loss.backward()
-                    optimizer.step()
-        router.requires_grad_(False)
+        rare = float(targets.mean()) + 0.005 if self.signs else None
+        fit(router, x, targets, self.epochs, self.batch_size, self.learning_rate, rare)
+
+
+def fit(
+    router: LearnedRouter,
+    x: Tensor,
+    targets: Tensor,
+    epochs: int = 10,
+    batch_size: int = 512,
+    learning_rate: float = 1e-2,
+    rare: float | None = None,
+) -> None:
+    """Train a router to predict targets by their cross-entropy. Chance: torch's generator.
+
+    x: [tokens, inputs]. targets: [tokens, experts], in [0, 1]. rare: weight of a target of 0 beside one of 1.
+    """
+    optimizer = torch.optim.AdamW(router.parameters(), lr=learning_rate, weight_decay=0.0)
+    with torch.enable_grad():
+        for _ in range(epochs):
+            for rows in torch.randperm(len(x)).split(batch_size):
+                wanted = targets[rows.to(x.device)]
+                weight = None if rare is None else wanted * (1 - rare) + rare
+                logits = router.logits(x[rows.to(x.device)])
+                loss = F.binary_cross_entropy_with_logits(logits, wanted, weight)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+    router.requires_grad_(False)
+
+
+def most_active(heard: Heard, size: int, active: float) -> Tensor:
+    """Return which experts are among the asked share by what they add to the output. [tokens, experts]
+
+    An expert adds about the sum of |activation| times the norm of the weights that read it. Tokens of all
+    magnitudes count alike.
+    """
+    weight = heard.norms[-1].to(heard.activations.device)
+    sums = (heard.activations.float().abs() * weight).view(len(heard.activations), -1, size).sum(2)
+    return most(sums, max(1, round(active * sums.shape[1]))).float()

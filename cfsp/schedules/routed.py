@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ from cfsp.plans.routes import check_dense, permute_units
 from cfsp.plans.subject import Subject
 from cfsp.recovery.distilled_from import with_teacher
 from cfsp.schedules.base import Planned, Schedule
-from cfsp.schedules.hearing import group_neurons, hear
+from cfsp.schedules.hearing import group_neurons, hear, predictors
 from cfsp.schedules.method import Method
 from cfsp.schedules.route_makers import RouteMaker
 from cfsp.schedules.trained import NEAR, TrainedSchedule
@@ -106,9 +107,7 @@ class RoutedOnce(Routes):
         routes = []
         for site, heard in hear(model, sites, batches):
             order = orders[site.name]
-            norms = [*heard.norms[:-1], heard.norms[-1][order]]
-            sorted_heard = type(heard)(heard.inputs, heard.activations[:, order], norms)
-            router = maker.make(sorted_heard, self.active, self.seed)
+            router = maker.make(heard.ordered(order), self.active, self.seed)
             weights = {name: weight.cpu() for name, weight in router.state_dict().items()}
             described = router.describe()
             route = Route(site.name, site.units, described, self.few, order, weights)
@@ -124,11 +123,14 @@ class RoutedTraining(Routes, TrainedSchedule):
 
     def check(self, sites: Sequence[Site], method: Method) -> None:
         super().check(sites, method)
-        if self.parameters.wraps or self.training.sharded or self.training.checkpointing:
+        parameters, training = self.parameters, self.training
+        if parameters.wraps or parameters.frozen or training.sharded or training.checkpointing:
             raise ValueError(
-                "schedule routing needs the scores of every forward pass; expected "
-                "recovery/parameters@schedule.parameters=full or frozen, without fsdp and checkpointing"
+                "schedule routing trains the model and needs the scores of every forward pass; expected "
+                "recovery/parameters@schedule.parameters=full, without fsdp and checkpointing"
             )
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ValueError("schedule routing runs in one process; expected no torchrun")
 
     def plan(
         self,
@@ -142,10 +144,14 @@ class RoutedTraining(Routes, TrainedSchedule):
             prepared = self.prepare(subject, method)
         dense = copy.deepcopy(model) if self.objective.needs_dense else None
         setting, more = with_teacher(self.setting(subject, dense), self.objective)
-        orders = group_neurons(model, sites, list(batches), pruner.grouping, pruner.expert_size, self.seed)
+        batches = list(batches)
+        size, initial = pruner.expert_size, None
+        orders = group_neurons(model, sites, batches, pruner.grouping, size, self.seed)
         for site in sites:
             permute_units(model, site, orders[site.name])
-        routing = RoutingStages(pruner, model, sites, 1 - self.active)
+        if pruner.initial == "activations":
+            initial = predictors(model, sites, batches, size, self.active, self.seed)
+        routing = RoutingStages(pruner, model, sites, 1 - self.active, initial)
         trained = self.loop.run(setting, prepared, routing)
         if not routing.settled:
             routing.settle()

@@ -17,12 +17,13 @@ class Controller:
     that is asked for. The error is target * due - measured. The integral runs over progress in [0, 1], not
     over steps, so that one gain suits short and long training.
 
-    target: the share to remove by the end. most: the largest factor, and the inverse of the smallest.
+    target: the share to remove by the end. most, least: bounds of the factor.
     """
 
     target: float
     gain: float = 10.0
     most: float = 1e3
+    least: float = 1e-3
     error: float = 0.0
     integral: float = 0.0
     progress: float = 0.0
@@ -30,15 +31,17 @@ class Controller:
     def step(self, measured: float, due: float, progress: float) -> None:
         """Take in the measured share. due: the part of the target that is due by now, in [0, 1]."""
         self.error = self.target * due - measured
-        if abs(math.log(self.factor)) < math.log(self.most) or self.error * self.integral < 0:
+        if self.least < self.factor < self.most or self.error * self.integral < 0:
             self.integral += self.error * (progress - self.progress)  # not while the factor is at its bound
         self.progress = progress
 
     @property
     def factor(self) -> float:
         """What the penalty is multiplied by."""
-        bound = math.log(self.most)
-        return math.exp(min(max(self.gain * (self.error + RATE * self.integral), -bound), bound))
+        wanted = self.gain * (self.error + RATE * self.integral)
+        if wanted >= math.log(self.most):
+            return self.most
+        return self.least if wanted <= math.log(self.least) else math.exp(wanted)
 
 
 def cubic(progress: float, first: float, last: float) -> float:

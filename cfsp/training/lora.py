@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.blocks import block_modules
+from cfsp.model.modeling_routed import routed_mlps
 from cfsp.options import hint
 from cfsp.training.base import Change, Parameters
 
@@ -29,7 +30,8 @@ class Lora(Parameters):
         CFSP's importance-guided LoRA (arXiv 2409.13199); or the fraction of its parameters "removed".
         CFSP's rank formula, base rank, alpha and targets are not known here: its code has no
         recovery. Ours: r_b = max(min_rank, r̄ s_b / s̄), the sum made exact by largest remainders.
-    targets: names of linear layers (`q_proj`, ...) or null for all linear layers of the blocks.
+    targets: names of linear layers (`q_proj`, ...) or null for all linear layers of the blocks. Of a routed
+        MLP, the layer that reads the neurons and the router take none.
     merge: add the adapters to the weights when training ends; otherwise they stay separate.
     """
 
@@ -73,11 +75,12 @@ class Lora(Parameters):
 
     def layers(self, model: PreTrainedModel) -> list[list[str]]:
         """Return paths of the layers to adapt, per block. Raises ValueError if a target is in no block."""
+        aside = beside_adapters(model)
         found = [
             [
                 f"{path}.{name}"
                 for name, module in model.get_submodule(path).named_modules()
-                if isinstance(module, nn.Linear | Conv1D)
+                if isinstance(module, nn.Linear | Conv1D) and f"{path}.{name}" not in aside
             ]
             for path in block_modules(model)
         ]
@@ -132,6 +135,17 @@ class Lora(Parameters):
         model = trained.merge_and_unload() if self.merge else trained.get_base_model()
         assert isinstance(model, PreTrainedModel), "`attach` was given one"
         return model, None if self.merge else trained
+
+
+def beside_adapters(model: PreTrainedModel) -> set[str]:
+    """Return the layers that take no adapter: routers, and what reads inputs that a token does not use.
+
+    A routed layer zeroes these inputs itself; an adapter beside it would read them.
+    """
+    routed = routed_mlps(model)
+    routers = {f"{path}.{name}" for path, one in routed.items() for name, _ in one.named_modules()}
+    thinned = {path for one in routed.values() if one.router.thins for path in one.producers}
+    return routers | thinned | {one.consumer for one in routed.values()}
 
 
 def task_type(model: PreTrainedModel) -> str | None:

@@ -9,6 +9,9 @@ from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.options import Checked
 from cfsp.plans.grouping import GROUPINGS
 
+INITIAL = ("activations", "random")
+"""What routers know at the beginning: which experts are the most active for an input, or nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RoutingOptions(Checked):
@@ -17,7 +20,8 @@ class RoutingOptions(Checked):
     expert_size: neurons that are chosen together. grouping: which neurons these are; see `grouping`.
     efficiency: eta before the controller's factor. separability: lambda. most: the largest eta; above it all
         scores collapse before lambda can part them.
-    threshold: t. guard: see above. start: bias of the routers at the beginning.
+    threshold: t. guard: see above. initial: what routers know at the beginning; see `INITIAL`.
+    start: added to the routers' biases at the beginning.
     adaptation: fraction of the steps of the second stage. learning_rate: of the routers.
     gain: of the controller. few: see `RoutedMLP`.
     """
@@ -29,6 +33,7 @@ class RoutingOptions(Checked):
     separability: float = 0.3
     threshold: float = 0.5
     guard: float = 1e-2
+    initial: str = "activations"
     start: float = 2.0
     adaptation: float = 0.4
     learning_rate: float = 5e-3
@@ -37,6 +42,7 @@ class RoutingOptions(Checked):
 
     def __post_init__(self) -> None:
         check_choice("grouping", self.grouping, GROUPINGS)
+        check_choice("initial", self.initial, INITIAL)
         for name in ("expert_size", "few"):
             check_integer(name, getattr(self, name), least=1)
         for name in ("separability", "gain", "learning_rate"):

@@ -37,25 +37,34 @@ NEAR = 0.2
 
 
 class RoutingStages(Pruning):
-    """A router per site. `target` is the share of units that a token does not use, over all sites."""
+    """A router per site. `target` is the share of units that a token does not use, over all sites.
+
+    initial: site name -> weights of its router at the beginning; others are random.
+    """
 
     def __init__(
-        self, pruner: RoutingOptions, model: PreTrainedModel, sites: Sequence[Site], target: float
+        self,
+        pruner: RoutingOptions,
+        model: PreTrainedModel,
+        sites: Sequence[Site],
+        target: float,
+        initial: Mapping[str, Mapping[str, Tensor]] | None = None,
     ) -> None:
         self.pruner, self.model, self.sites, self.target = pruner, model, sites, target
         self.control = Controller(target, pruner.gain, pruner.most / pruner.efficiency)
         self.stage, self.settled, self.shown = 0.0, False, None
         self.line = math.log(pruner.threshold / (1 - pruner.threshold))
-        self.pending = 0.0  # the last shift
         self.offset = 0.0  # added to all biases, so that logits - offset have the histogram
         self.mlps = {site.name: install_router(self.route(site), site, model) for site in sites}
-        for routed in self.mlps.values():
+        for name, routed in self.mlps.items():
             routed.router.float()
             nn.init.normal_(routed.router.last.weight, std=routed.router.last.in_features**-0.5)
-            nn.init.constant_(routed.router.last.bias, pruner.start)
+            nn.init.zeros_(routed.router.last.bias)
+            routed.router.load_state_dict((initial or {}).get(name, routed.router.state_dict()))
+            routed.router.last.bias.data += pruner.start
             routed.soft = True
         self.logits: dict[str, Tensor] = {}
-        self.histogram = torch.zeros(BINS, dtype=torch.float64)
+        self.histogram = torch.zeros(len(sites), BINS, dtype=torch.float64)  # of each MLP's logits
         self.uses = {name: torch.zeros(one.router.last.out_features) for name, one in self.mlps.items()}
         self.handles = [model.register_forward_pre_hook(self.hear_mask, with_kwargs=True)]
         for name, one in self.mlps.items():
@@ -115,7 +124,7 @@ class RoutingStages(Pruning):
         Raises ValueError if a block would use no expert at all, or all blocks all of theirs.
         """
         self.shift()
-        uses = {name: self.hard_share(name) for name in self.mlps}
+        uses = self.shares()
         told = ", ".join(f"{name} {share:.0%}" for name, share in uses.items())
         if any(share == 0 for share in uses.values()) or all(share == 1 for share in uses.values()):
             raise ValueError(
@@ -126,9 +135,11 @@ class RoutingStages(Pruning):
             print(f"cfsp: routing: every token uses all experts of {', '.join(full)}", file=sys.stderr)
         self.harden()
 
-    def hard_share(self, name: str) -> float:
-        """Return the share of a site's experts that are above the threshold, on the last batch."""
-        return float((self.real(self.logits[name]) + self.pending > self.line).float().mean())
+    def shares(self) -> dict[str, float]:
+        """Return the share of each MLP's experts that are above the threshold, on the last batches."""
+        above = self.histogram[:, self.line_of(self.pruner.threshold) :].sum(1)
+        found = above / self.histogram.sum(1).clamp_min(1e-12)
+        return dict(zip(self.mlps, found.tolist(), strict=True))
 
     def harden(self) -> None:
         self.settled = True
@@ -139,15 +150,14 @@ class RoutingStages(Pruning):
     @torch.no_grad()
     def shift(self) -> None:
         """Shift all biases so that the asked share of the last batches' scores is above the threshold."""
-        self.pending = 0.0
         if not self.histogram.any():
             return
-        below = self.histogram.cumsum(0) / self.histogram.sum()
+        below = self.histogram.sum(0).cumsum(0) / self.histogram.sum()
         place = int((below <= self.target).sum())
         offset = self.line - (place / BINS * 2 - 1) * REACH
-        self.pending, self.offset = offset - self.offset, offset
         for routed in self.mlps.values():
-            routed.router.last.bias += self.pending
+            routed.router.last.bias += offset - self.offset
+        self.offset = offset
 
     def penalty(self) -> Tensor:
         self.count()
@@ -167,23 +177,24 @@ class RoutingStages(Pruning):
     def count(self) -> None:
         """Take the last batch's logits into the histograms."""
         self.histogram *= MEMORY
-        for name, logits in self.logits.items():
+        for place, (name, routed) in enumerate(self.mlps.items()):
+            logits = self.logits[name]
             raw = self.real(logits).float()
             used = (raw > self.line).float().mean(0).cpu()
             self.uses[name] = MEMORY * self.uses[name] + (1 - MEMORY) * used
             raw = (raw - self.offset).clamp(-REACH, REACH - 1e-3).flatten().cpu()
             found = torch.histc(raw, BINS, -REACH, REACH).double()
-            self.histogram += found * self.mlps[name].width / found.sum()
+            self.histogram[place] += found * routed.width / found.sum()
 
     def closed(self) -> float:
         """Return 1 - the mean score on the last batches, a smooth measure of what is not used."""
         middles = (torch.arange(BINS) + 0.5) / BINS * 2 * REACH - REACH + self.offset
-        return 1 - float((self.histogram * torch.sigmoid(middles)).sum() / self.histogram.sum())
+        return 1 - float((self.histogram.sum(0) * torch.sigmoid(middles)).sum() / self.histogram.sum())
 
     def removed(self) -> float:
         if not self.histogram.any():
             return 0.0
-        return float(self.histogram[: self.line_of(self.pruner.threshold)].sum() / self.histogram.sum())
+        return float(self.histogram[:, : self.line_of(self.pruner.threshold)].sum() / self.histogram.sum())
 
     def decided(self) -> dict[str, tuple[int, ...]]:
         return {site.name: tuple(range(site.units)) for site in self.sites}
@@ -227,7 +238,9 @@ class RoutingStages(Pruning):
             handle.remove()
         uninstall(self.model)
         line = [self.line_of(self.pruner.threshold + side) for side in (-NEAR, NEAR)]
-        undecided = float(self.histogram[line[0] : line[1]].sum() / self.histogram.sum())
+        undecided = float(self.histogram[:, line[0] : line[1]].sum() / self.histogram.sum())
+        if is_main() and (none := [name for name, share in self.shares().items() if share == 0]):
+            print(f"cfsp: routing: no token uses an expert of {', '.join(none)}", file=sys.stderr)
         return {
             "pruner": "Routing",
             "asked": self.target,

@@ -1,49 +1,89 @@
 #!/usr/bin/env bash
-# Perplexity of the embedded model against the share of active neurons: LTE, MoEfication, Deja Vu, TEAL, WINA, static cuts.
-# It has not been run to its end yet.
+# Perplexity of the embedded model against the share of active neurons: LTE, MoEfication, Deja Vu, TEAL, WINA, static cuts;
+# accuracy of MiniLM-L6 on SST-2; SmolLM2-135M at one share. What of it has been run: README.md.
 #   experiments/lte/run.sh learned once static ablations [OVERRIDES]
+#   experiments/lte/run.sh encoder [OVERRIDES]      # needs experiments/block_pruning/run.sh dense, and its data
+#   experiments/lte/run.sh real [OVERRIDES]         # needs experiments/real_models/fetch.py models smollm2
 #   experiments/lte/run.sh table
-# SEEDS (0,1,2), STEPS (600) and SHARES (0.5,0.3,0.2,0.1) may be set.
+# SEEDS (0,1,2), STEPS (200) and SHARES (0.5,0.3,0.2,0.1) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
 results=results/lte
 seeds=${SEEDS:-0,1,2}
-steps=${STEPS:-600}
+steps=${STEPS:-200}
 shares=${SHARES:-0.5,0.3,0.2,0.1}
 base=('evaluation=[perplexity,routing]' results=$results cache=results/cache)
 trained=models/lte-trained-$steps
+experts=8 # neurons in an expert: the embedded model's MLPs have 512, LLaMA-7B's 11,008
 
 fine_tuning() { # PREFIX: the same training for everybody
-    echo "$1.training.max_steps=$steps" "$1.training.learning_rate=3e-4" "$1.training.evaluate_every=100"
+    echo "$1.training.max_steps=$steps" "$1.training.learning_rate=1e-3" "$1.training.evaluate_every=100" \
+        "$1.data.window=256" "$1.training.batch_size=8" "$1.training.patience=null"
 }
 
 learned() {
-    cfsp -m +experiment=lte "${base[@]}" seed=$seeds schedule.active=$shares $(fine_tuning schedule) "$@"
+    cfsp -m +experiment=lte "${base[@]}" $(with_teacher schedule) seed=$seeds schedule.active=$shares schedule.pruner.expert_size=$experts \
+        $(fine_tuning schedule) "$@"
+}
+
+with_teacher() { # PREFIX: the dense model teaches LTE and the cut models
+    if [[ $1 = schedule ]]; then
+        echo recovery/objective@schedule.objective=distillation_with_labels schedule.pruner.adaptation=0.7
+    else
+        echo recovery/objective=distillation_with_labels
+    fi
 }
 
 once() { # for the dense model, and for one that has trained as long
     [[ -f $trained/config.json ]] || cfsp "${base[@]}" sparsity=0 criterion=magnitude allocator=uniform recovery=full \
-        $(fine_tuning recovery) recovery.training.patience=null save=$trained
+        $(fine_tuning recovery) save=$trained
     for path in reference $trained; do
-        cfsp -m +experiment=moefication "${base[@]}" model.path=$path seed=$seeds schedule.active=$shares \
-            schedule/maker=moefication,oracle,deja_vu,teal,wina "$@"
+        for maker in moefication oracle deja_vu teal wina; do
+            size=()
+            [[ $maker = moefication || $maker = oracle ]] && size=(schedule.maker.expert_size=$experts)
+            cfsp -m +experiment=moefication "${base[@]}" model.path=$path seed=$seeds schedule.active=$shares \
+                schedule/maker=$maker "${size[@]}" "$@"
+        done
     done
 }
 
 static() { # cut the MLPs to the share, then the same steps
     cfsp -m "${base[@]}" seed=$seeds criterion=magnitude,cfsp allocator=uniform sparsity=0.5,0.7,0.8,0.9 recovery=full \
-        $(fine_tuning recovery) recovery.training.patience=null "$@"
+        $(with_teacher recovery) $(fine_tuning recovery) "$@"
 }
 
 ablations() { # at one share: lambda, which neurons are an expert, where scores begin
-    local here=(+experiment=lte "${base[@]}" seed=$seeds schedule.active=0.2 $(fine_tuning schedule))
+    local here=(+experiment=lte "${base[@]}" $(with_teacher schedule) seed=$seeds schedule.active=0.2 \
+        schedule.pruner.expert_size=$experts $(fine_tuning schedule))
     cfsp -m "${here[@]}" schedule.pruner.separability=0,0.1,1.0 "$@"
     cfsp -m "${here[@]}" schedule.pruner.grouping=co_activation,random "$@"
     cfsp -m "${here[@]}" schedule.pruner.start=0.5 "$@"
+    cfsp -m "${here[@]}" schedule.pruner.initial=random "$@"
 }
 
-case ${1:?expected learned, once, static, ablations or table} in
+encoder() { # a classifier of GELU, the paper's GLUE case: LTE, the best experts of a predictor, and training alone
+    local here=(evaluation=[task] results=$results-encoder cache=results/cache task=sst2 task.window=64
+        task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_dev.tsv
+        model.path=models/MiniLM-L6-sst2 model.dtype=float32 "sites=[mlp]" sparsity=0 seed=${SEEDS:-0})
+    cfsp -m "${here[@]}" +experiment=moefication schedule.active=0.5,0.2 evaluation=[task] schedule.maker.expert_size=16 "$@"
+    cfsp -m "${here[@]}" schedule=routing schedule.active=0.2 schedule.pruner.expert_size=16 \
+        schedule.training.max_steps=$steps schedule.training.by_length=true schedule.training.batch_size=32 \
+        schedule.training.learning_rate=1e-4 schedule.training.warmup=50 schedule.training.evaluate_every=100 \
+        schedule.training.patience=null schedule.data.held_out=320 "$@"
+}
+
+real() { # SmolLM2-135M at one share
+    local here=(model.path=models/SmolLM2-135M-Instruct model.dtype=float32 "sites=[mlp]" sparsity=0 results=$results-real
+        cache=results/cache evaluation=[perplexity_text] evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt
+        evaluation.perplexity_text.windows=16 evaluation.perplexity_text.window=512 calibration.samples=16
+        calibration.seqlen=256 schedule.active=0.5)
+    for maker in moefication deja_vu teal wina; do
+        cfsp "${here[@]}" +experiment=moefication evaluation=[perplexity_text] schedule/maker=$maker "$@"
+    done
+}
+
+case ${1:?expected learned, once, static, ablations, encoder, real or table} in
 table) python experiments/lte/table.py ;;
 *)
     parts=()
