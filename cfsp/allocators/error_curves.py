@@ -38,7 +38,8 @@ class ErrorCurves(Allocator):
     step, where several ways to end are compared. A site with one unit, or one per group, is kept;
     `allow_empty` measures the model without it too.
 
-    shares: fractions of a site's units to keep in the measurements.
+    shares: fractions of a site's units to keep in the measurements. With a single one, the site's own error
+        by the scores times one measured slope is the curve: a sixth of the cost.
     batches: calibration batches to measure on. Passes: sites x shares x batches, each from the site's
         block on; if statistics are missing, one more over all batches, and one per site through its
         block alone.
