@@ -35,8 +35,10 @@ class ErrorCurves(Allocator):
     with the units and weights that the run's criterion and compensation choose. Between these widths the
     curve follows the criterion's scores. The convex hull of the curve is used: widths shrink step by step,
     always where the error per budget saved is least. That is optimal for the hulls except at the last
-    step, where several ways to end are compared. A site with one unit, or one per group, is kept;
-    `allow_empty` measures the model without it too.
+    step, where several ways to end are compared. A site with one unit, or one per group, is kept.
+
+    With `allow_empty` the model is measured without each site too, so depth is a rung of the same ladder: an
+    MLP or an attention goes as a whole where that costs less than narrower sites, and a block with both.
 
     shares: fractions of a site's units to keep in the measurements. With a single one, the site's own error
         by the scores times one measured slope is the curve: a sixth of the cost.

@@ -212,15 +212,14 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
 
 
 def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
-    """Return the distinct widths at these fractions, in ascending order, without 0 and all units.
+    """Return the distinct widths at these fractions, in ascending order, without all units.
 
-    empty: return [0] for a site that has only one unit and can lose it.
+    empty: begin with 0, if the site can lose all of its units.
     """
     step = site.groups
     most = site.units // step - 1
-    if not most and empty and site.may_go:
-        return [0]
-    return sorted({min(max(1, round(share * site.units / step)), most) * step for share in shares} - {0})
+    found = {min(max(1, round(share * site.units / step)), most) * step for share in shares} - {0}
+    return sorted(found | ({0} if empty and site.may_go else set()))
 
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
