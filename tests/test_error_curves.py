@@ -120,6 +120,29 @@ def test_an_only_unit_may_go_where_sites_may_be_empty(budget, compensation):
     assert loss > 0
 
 
+def test_a_site_that_does_nothing_goes_as_a_whole_and_is_measured_without_it():
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA)).eval()
+    model.model.layers[1].mlp.down_proj.weight.data *= 1e-4
+    allocator = ErrorCurves(shares=[0.8], allow_empty=True)
+    plan = cfsp.plan(model, batches(), sparsity=0.5, allocator=allocator, criterion="wanda_sp")
+    kept = {cut.site: len(cut.keep) for cut in plan.edits}
+    assert kept["model.layers.1.mlp"] == 0
+    assert kept["model.layers.0.mlp"] == 40
+    (nothing, without), _, whole = plan.notes["error_curves"]["model.layers.0.mlp"]
+    assert (nothing, whole) == (0, [40, 0])
+    data = batches()[:4]
+    dense = [model(**batch).logits.detach().log_softmax(-1) for batch in data]
+    model.model.layers[0].mlp.down_proj.weight.data.zero_()
+    cut = [model(**batch).logits.detach().log_softmax(-1) for batch in data]
+    total = sum(
+        torch.nn.functional.kl_div(given, wanted, log_target=True, reduction="sum")
+        for given, wanted in zip(cut, dense, strict=True)
+    )
+    tokens = sum(batch["input_ids"].numel() for batch in data)
+    assert without == pytest.approx(float(total) / tokens, rel=1e-3)
+
+
 def test_a_site_with_nothing_to_try_stays_whole():
     torch.manual_seed(0)
     model = LlamaForCausalLM(LlamaConfig(**LLAMA | {"num_key_value_heads": 1})).eval()

@@ -43,6 +43,13 @@ def test_a_curve_goes_through_the_probes_and_follows_the_scores():
     assert probes.curve({1: 0.0}, torch.ones(1), groups=1).tolist() == [[1, 0]]
 
 
+def test_one_probe_scales_the_scores_everywhere():
+    score = torch.arange(12.0)  # 0, then 1, then 3, 6, 10 ... in sum
+    found = dict(probes.curve({9: 6.0, 12: 0.0}, score, groups=1).tolist())
+    for kept, expected in {12: 0.0, 10: 2.0, 9: 6.0, 8: 12.0, 6: 30.0, 0: 132.0}.items():
+        assert found[kept] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
 def test_probes_are_what_a_cut_model_loses():
     model = make("llama")
     samples = batches(count=4)

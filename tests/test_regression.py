@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from cfsp.statistics.regression import centred, channels, refit, removal_path, squared_error, swap
+from cfsp.statistics.regression import (
+    centred,
+    channels,
+    damping,
+    refit,
+    removal_path,
+    squared_error,
+    swap,
+)
 
 
 def moments_of(x, t):
@@ -159,3 +167,27 @@ def test_centring_is_what_a_constant_does(data):
     about = x - x.mean(0)
     torch.testing.assert_close(moment, about.T @ about / len(x))
     torch.testing.assert_close(cross, about.T @ (t - t.mean(0)) / len(x))
+
+
+def test_one_massive_channel_does_not_drown_the_others():
+    """With the median as scale, the fit to the other channels is nearly that without a ridge."""
+    torch.manual_seed(1)
+    x = torch.randn(2000, 12).double() @ torch.randn(12, 12).double()
+    x[::200, 5] = 3e3  # few tokens, as in massive activations
+    t = x @ torch.randn(12, 5).double()
+    moments, keep = moments_of(x, t), torch.tensor([0, 1, 2, 3, 4, 5, 6])
+
+    def error(ridge, scale):
+        fitted = refit(*moments, keep, ridge, None, False, scale=scale)
+        return float(squared_error(*moments, keep, *fitted) + t.square().sum(1).mean())
+
+    best, mean, median = error(1e-12, "mean"), error(1e-2, "mean"), error(1e-2, "median")
+    assert median < 1.01 * best
+    assert mean > 2 * best
+
+
+def test_dead_channels_do_not_lower_the_scale():
+    diagonal = torch.tensor([0.0, 0.0, 0.0, 1.0, 3.0, 2.0], dtype=torch.float64)
+    assert float(damping(diagonal, 0.5, "median")) == 1.0
+    assert float(damping(diagonal, 0.5, "mean")) == 0.5
+    assert float(damping(torch.zeros(3), 0.5, "median")) == 0.5

@@ -26,7 +26,7 @@ class Probes:
     """Measurements on the whole model that an allocator asks for (`cfsp.schedules.probes`).
 
     shares: fractions of a site's units to keep. batches: calibration batches to read. cost: of a unit:
-    "parameters" (not measured), "macs" or "latency". empty: also measure the removal of a site's only unit.
+    "parameters" (not measured), "macs" or "latency". empty: also measure the removal of a whole site.
     """
 
     shares: tuple[float, ...]

@@ -35,10 +35,13 @@ class ErrorCurves(Allocator):
     with the units and weights that the run's criterion and compensation choose. Between these widths the
     curve follows the criterion's scores. The convex hull of the curve is used: widths shrink step by step,
     always where the error per budget saved is least. That is optimal for the hulls except at the last
-    step, where several ways to end are compared. A site with one unit, or one per group, is kept;
-    `allow_empty` measures the model without it too.
+    step, where several ways to end are compared. A site with one unit, or one per group, is kept.
 
-    shares: fractions of a site's units to keep in the measurements.
+    With `allow_empty` the model is measured without each site too, so depth is a rung of the same ladder: an
+    MLP or an attention goes as a whole where that costs less than narrower sites, and a block with both.
+
+    shares: fractions of a site's units to keep in the measurements. With a single one, the site's own error
+        by the scores times one measured slope is the curve: a sixth of the cost.
     batches: calibration batches to measure on. Passes: sites x shares x batches, each from the site's
         block on; if statistics are missing, one more over all batches, and one per site through its
         block alone.

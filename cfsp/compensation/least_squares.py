@@ -12,7 +12,7 @@ from torch import Tensor
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation
 from cfsp.model.views import UnitView
-from cfsp.statistics.regression import channels, own_output, refit, squared_error
+from cfsp.statistics.regression import SCALES, channels, own_output, refit, squared_error
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 """The values that `ridge: auto` tries."""
@@ -25,8 +25,8 @@ class LeastSquares(Compensation):
     With H = E[x x^T] and C = E[x t^T]: V = (H_KK + ridge I)^-1 (C_K + ridge V_0). For t = W^T x this is
     the optimal brain surgeon's update of all removals together (Hassibi and Stork 1993).
 
-    ridge: relative to the mean of H's diagonal; or "auto": the best of 1e-5 to 1 on every 8th calibration
-        sample; the final fit then uses all samples.
+    ridge: relative to the mean or the median of H's diagonal (`scale`); or "auto": the best of 1e-5 to 1 on
+        every 8th calibration sample; the final fit then uses all samples.
     towards: what the ridge pulls to: V_0 = 0 ("zero", a plain ridge) or the kept weights as they are
         ("kept", as the criterion `obs` does). The two are equal within the noise of calibration
         (`results/tables/beyond_protocol.md`).
@@ -38,6 +38,7 @@ class LeastSquares(Compensation):
     """
 
     ridge: float | Literal["auto"] = 1e-3
+    scale: str = "mean"
     towards: str = "zero"
     constant: bool = False
     target: str = "own"
@@ -46,6 +47,7 @@ class LeastSquares(Compensation):
     def __post_init__(self) -> None:
         if self.ridge != "auto" and self.ridge <= 0:
             raise ValueError(f"ridge={self.ridge!r}: expected a number above 0, or auto")
+        check_choice("scale", self.scale, SCALES)
         check_choice("towards", self.towards, ("zero", "kept"))
         check_choice("target", self.target, TARGETS)
 
@@ -65,7 +67,7 @@ class LeastSquares(Compensation):
         if ridge == "auto":
             ridge = self.best_ridge(stat, weight, places, prior)
         whose = f"{view.name}: compensation ridge"
-        consumer, bias = refit(moment, cross, places, ridge, prior, self.constant, whose)
+        consumer, bias = refit(moment, cross, places, ridge, prior, self.constant, whose, self.scale)
         if not consumer.isfinite().all():
             raise ValueError(
                 f"{view.name}: a fitted weight is NaN or infinite; check the weights of the model, or "
@@ -84,7 +86,7 @@ class LeastSquares(Compensation):
         errors = {}
         for ridge in RIDGES:
             with suppress(ValueError):  # too small a ridge; if all are, the final fit raises
-                fitted = refit(*rest, places, ridge, prior, self.constant)
+                fitted = refit(*rest, places, ridge, prior, self.constant, scale=self.scale)
                 errors[ridge] = float(squared_error(*held_out, places, *fitted))
         return min(errors, key=errors.__getitem__, default=RIDGES[-1])
 

@@ -9,10 +9,18 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cfsp.checks import check_integer, check_number
+from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.criteria.base import Criterion
 from cfsp.model.views import UnitView
-from cfsp.statistics.regression import centred, cholesky, own_output, removal_path, swap
+from cfsp.statistics.regression import (
+    SCALES,
+    centred,
+    cholesky,
+    damping,
+    own_output,
+    removal_path,
+    swap,
+)
 
 ONE_BY_ONE = 1024
 """With at most so many channels, units are removed one by one unless `share` is set."""
@@ -32,8 +40,8 @@ class OBS(Criterion):
     Hassibi and Stork 1993; whole columns and heads: Kurtic et al. 2023 (ZipLM, arXiv:2302.04089),
     Meng et al. 2024 (OSSCAR, arXiv:2403.12983).
 
-    ridge: damping, relative to the mean of H's diagonal. It pulls towards the weights as they are, which
-        keeps the classic formula exact without a target.
+    ridge: damping, relative to the mean or the median of H's diagonal (`scale`). It pulls towards the weights
+        as they are, which keeps the classic formula exact without a target.
     share: fraction of the remaining units to remove per step; 0: one by one; None: 0 up to 1,024
         channels, else 1/32.
     constant: assume that a bias is fitted too (`compensation.constant`), so a channel's mean costs nothing.
@@ -42,6 +50,7 @@ class OBS(Criterion):
     """
 
     ridge: float = 1e-2
+    scale: str = "mean"
     share: float | None = None
     constant: bool = False
     swaps: int = 0
@@ -51,6 +60,7 @@ class OBS(Criterion):
         check_number("criterion ridge", self.ridge, least=0)
         if not self.ridge:
             raise ValueError("criterion ridge=0: expected a number above 0")
+        check_choice("criterion scale", self.scale, SCALES)
         if self.share is not None:
             check_number("share", self.share, least=0)
             if self.share > 1:
@@ -82,8 +92,7 @@ class OBS(Criterion):
         """Return H + ridge I [channels, channels], H centred if `constant`, and that ridge [scalar]."""
         moment = stat["input_second_moment"]
         moment = centred(moment, moment[:, :0])[0] if self.constant else moment[:-1, :-1].clone()
-        mean = moment.diagonal().mean()
-        penalty = self.ridge * torch.where(mean > 0, mean, 1.0)
+        penalty = damping(moment.diagonal(), self.ridge, self.scale)
         moment.diagonal().add_(penalty)
         return moment, penalty
 

@@ -96,11 +96,18 @@ class Walk:
         self.at += 1
         return heard
 
+    def skip(self) -> None:
+        """Move on to the next block without running block `at`, as if it were not there."""
+        self._fill()
+        with tapped(self.block, [""]) as given:
+            self.run(0)
+        self._tuples.append(isinstance(given[""], tuple))
+        self._arguments.clear()
+        self.at += 1
+
     def take(self, rows: Sequence[int]) -> Tensor:
         """Return the input of block `at` for these rows, on the model's device. [rows, tokens, hidden]"""
-        if not self.states:
-            for number, batch in enumerate(self.batches):
-                self.states.put(number, states_in(*self._called(batch)))
+        self._fill()
         return self.states[rows].to(self.model.device)
 
     def call(self, block: nn.Module, rows: Sequence[int]) -> Tensor:
@@ -133,6 +140,12 @@ class Walk:
         finally:
             handle.remove()
         return calls[0]
+
+    def _fill(self) -> None:
+        """Store the input of the first block, which no block before it has left."""
+        if not self.states:
+            for number, batch in enumerate(self.batches):
+                self.states.put(number, states_in(*self._called(batch)))
 
     def _room(self, name: str) -> States:
         return States(self.store, name, [len(rows) for rows in self.rows])

@@ -141,7 +141,11 @@ def surgery(state: State) -> None:
     """Cut the model."""
     if state.original is None and state.parts.need_dense:
         state.original = copy.deepcopy(state.model)
-    apply(state.planned.plan, state.subject.sites, state.model)
+    plan, sites = state.planned.plan, state.subject.sites  # a bridge lies at a site that was not chosen
+    kinds = dict.fromkeys(
+        [*(site.kind for site in sites), *(edit.kind for edit in plan.edits)]
+    )  # and bridges
+    apply(plan, find_sites(state.model, [*kinds]), state.model)
     sites = find_sites(state.model, state.config["sites"])
     state.sizes["pruned"] = count_parameters(state.model, sites)  # before adapters may sit inside
 

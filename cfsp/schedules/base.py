@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from cfsp.allocators.base import Allocator, Budget
 from cfsp.allocators.protection import Protected
 from cfsp.checks import check_choice
+from cfsp.compensation.bridge import Bridge
 from cfsp.data.texts import Text
 from cfsp.model.blocks import check_one_stack
 from cfsp.model.parameter_count import count_parameters
@@ -22,6 +23,7 @@ from cfsp.options import Checked
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
+from cfsp.schedules.bridges import bridged
 from cfsp.schedules.decide import check_kinds
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
@@ -111,15 +113,22 @@ class Schedule(Checked, ABC):
         method: Method,
         prepared: Any = None,
     ) -> Planned:
-        """Return the plan, after the analysis that says which sites are protected, if the allocator asks."""
-        if method.allocator.analysis is None:
-            return self.plan(subject, batches, method, prepared)
+        """Return the plan.
+
+        If the allocator asks, an analysis first says which sites are protected. If the compensation builds
+        bridges, they are in the plan.
+        """
         batches = list(batches)
-        allocator, notes = protect_by_knowledge(subject, batches, method.allocator)
-        allocator.check(subject.sites, self.budget(subject))
-        planned = self.plan(subject, batches, replace(method, allocator=allocator), prepared)
-        noted = PrunePlan(planned.plan.edits, planned.plan.notes | {"knowledge": notes})
-        return replace(planned, plan=noted)
+        notes: dict[str, Any] = {}
+        if method.allocator.analysis is not None:
+            allocator, knowledge = protect_by_knowledge(subject, batches, method.allocator)
+            allocator.check(subject.sites, self.budget(subject))
+            method, notes = replace(method, allocator=allocator), {"knowledge": knowledge}
+        planned = self.plan(subject, batches, method, prepared)
+        plan = PrunePlan(planned.plan.edits, planned.plan.notes | notes)
+        if isinstance(method.compensation, Bridge):
+            plan = bridged(plan, subject.model, batches, method.compensation)
+        return replace(planned, plan=plan)
 
     @abstractmethod
     def plan(
@@ -205,6 +214,8 @@ class Schedule(Checked, ABC):
                 f"compensation target={compensation.target}: schedule {type(self).__name__} gives only "
                 f"{', '.join(self.targets)}; expected schedule=blockwise"
             )
+        if isinstance(compensation, Bridge) and not all(site.units_are_blocks for site in sites):
+            raise ValueError("compensation Bridge makes up for dropped blocks; expected sites=[block]")
         consumers = [site.consumers[0].module for site in sites if site.consumers]
         if compensation.rewrites and len(set(consumers)) < len(sites):
             raise ValueError(

@@ -190,7 +190,8 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
 
     Between two measured widths, it is linear in the sum of the removed units' scores, each less the lowest
     score (for greedy OBS: in its squared error). Below the narrowest measured width, it is linear in the
-    width, with the slope between the two narrowest.
+    width, with the slope between the two narrowest. With one measured width it is linear in that sum
+    everywhere: the site's own error times one measured slope.
     """
     if len(points) == 1:
         return torch.tensor([*points.items()], dtype=torch.float64)
@@ -201,22 +202,24 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
     steps = [width // groups for width in points]
     losses = [*points.values()]
     found = np.interp(gone, gone[steps][::-1], losses[::-1])
-    slope = (losses[0] - losses[1]) / (steps[1] - steps[0])
     below = np.arange(steps[0])
-    found[below] = losses[0] + slope * (steps[0] - below)
+    if len(points) == 2:
+        found[below] = losses[0] * gone[below] / gone[steps[0]]
+    else:
+        slope = (losses[0] - losses[1]) / (steps[1] - steps[0])
+        found[below] = losses[0] + slope * (steps[0] - below)
     return torch.stack([torch.arange(run + 1) * groups, torch.from_numpy(found)], dim=1)
 
 
 def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
-    """Return the distinct widths at these fractions, in ascending order, without 0 and all units.
+    """Return the distinct widths at these fractions, in ascending order, without all units.
 
-    empty: return [0] for a site that has only one unit and can lose it.
+    empty: begin with 0, if the site can lose all of its units.
     """
     step = site.groups
     most = site.units // step - 1
-    if not most and empty and site.may_go:
-        return [0]
-    return sorted({min(max(1, round(share * site.units / step)), most) * step for share in shares} - {0})
+    found = {min(max(1, round(share * site.units / step)), most) * step for share in shares} - {0}
+    return sorted(found | ({0} if empty and site.may_go else set()))
 
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:

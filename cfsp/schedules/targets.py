@@ -78,8 +78,11 @@ def shown_and_held_out(
 
 
 @contextmanager
-def watching(walk: Walk, site: Site) -> Iterator[Seen]:
-    """Record the values of passes through the walk's next block, which contains the site."""
+def watching(walk: Walk, site: Site | None) -> Iterator[Seen]:
+    """Record the values of passes through the walk's next block, which contains the site.
+
+    Without a site, only those of the block.
+    """
     seen = Seen()
 
     def tokens(states: Tensor) -> Tensor:
@@ -93,9 +96,10 @@ def watching(walk: Walk, site: Site) -> Iterator[Seen]:
     def of_block(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         seen.before, seen.after = tokens(states_in(args, kwargs)), tokens(states_out(output))
 
-    consumer = walk.model.get_submodule(site.consumers[0].module)
     with ExitStack() as stack:
-        stack.callback(consumer.register_forward_hook(of_consumer).remove)
+        if site is not None:
+            consumer = walk.model.get_submodule(site.consumers[0].module)
+            stack.callback(consumer.register_forward_hook(of_consumer).remove)
         stack.callback(walk.block.register_forward_hook(of_block, with_kwargs=True).remove)
         yield seen
 

@@ -2,7 +2,7 @@
 
 Notation: x the consumer's input and a constant 1 [channels + 1], t its target output [outputs],
 H = E[x x^T] (`cfsp.statistics.moments`), C = E[x t^T] [channels + 1, outputs], W the weights
-[channels, outputs], all float64. The ridge is relative to the mean of H's diagonal over channels.
+[channels, outputs], all float64. The ridge is relative to the mean or the median of H's diagonal.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+SCALES = ("mean", "median")
+"""What a ridge is relative to: the mean or the median of H's diagonal. A few channels of massive activations
+(Sun et al. 2024, arXiv:2402.17762) make the mean, and so the ridge, far too large for all others."""
 
 COMPACT = 0.8
 """Fraction of units left below which the matrices are copied without the removed ones."""
@@ -24,13 +28,14 @@ def own_output(moment: Tensor, weight: Tensor) -> Tensor:
     return moment[:, :-1] @ weight
 
 
-def damping(moment: Tensor, ridge: float) -> Tensor:
-    """Return ridge x mean of H's diagonal; ridge if the consumer's input is always zero. []
+def damping(diagonal: Tensor, ridge: float, scale: str = "mean") -> Tensor:
+    """Return ridge x the mean of H's diagonal, or the median of what is not zero there. []
 
-    moment: H [channels + 1, channels + 1].
+    ridge alone if the consumer's input is always zero. diagonal: without the constant [channels].
     """
-    mean = moment.diagonal()[:-1].mean()
-    return ridge * torch.where(mean > 0, mean, 1.0)
+    if not (diagonal > 0).any():
+        return torch.full_like(diagonal[0], ridge)
+    return ridge * (diagonal.mean() if scale == "mean" else diagonal[diagonal > 0].median())
 
 
 def cholesky(matrix: Tensor, ridge: float, what: str = "ridge") -> Tensor:
@@ -54,19 +59,20 @@ def refit(
     prior: Tensor | None,
     constant: bool,
     what: str = "ridge",
+    scale: str = "mean",
 ) -> tuple[Tensor, Tensor | None]:
     """Return the weights of the kept channels that minimise E|t - V^T x_K - b|^2 + ridge |V - prior|^2.
 
     V = (H_KK + ridge I)^-1 (C_K + ridge prior), where b is one more channel without a ridge.
 
     places: of the kept channels [kept]. prior: the ridge pulls V towards it [kept, outputs]; None: 0.
-    what: the ridge's name in an error.
+    what: the ridge's name in an error. scale: what the ridge is relative to; see `SCALES`.
     -> V [kept, outputs], b [outputs], or None without a constant.
 
     Raises:
         ValueError: the damped moments are not positive definite.
     """
-    penalty = damping(moment, ridge)
+    penalty = damping(moment.diagonal()[:-1], ridge, scale)
     kept = len(places)
     features = torch.cat([places, places.new_tensor([len(moment) - 1])]) if constant else places
     left = moment[features][:, features].clone()
