@@ -24,7 +24,7 @@ from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.hearing import group_neurons, hear
 from cfsp.schedules.method import Method
 from cfsp.schedules.route_makers import RouteMaker
-from cfsp.schedules.trained import NEAR, TrainedSchedule
+from cfsp.schedules.trained import NEAR, TrainedSchedule, check_one_process
 from cfsp.training.routing import Routing
 from cfsp.training.routing_stages import RoutingStages
 
@@ -129,6 +129,7 @@ class RoutedTraining(Routes, TrainedSchedule):
                 "schedule routing needs the scores of every forward pass; expected "
                 "recovery/parameters@schedule.parameters=full or frozen, without fsdp and checkpointing"
             )
+        check_one_process(type(self.pruner).__name__)
 
     def plan(
         self,
