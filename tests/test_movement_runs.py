@@ -125,7 +125,9 @@ def test_what_cannot_work_is_refused_before_training(cli, text_file, words, mess
 @pytest.mark.parametrize("schedule", ["movement", "lorashear", "routing"])
 def test_several_processes_are_refused(cli, text_file, monkeypatch, schedule):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    of_it = ["sites=[mlp]", "sparsity=0"] if schedule == "routing" else ["sites=[mlp,attention]", "sparsity=0.3"]
+    of_it = (
+        ["sites=[mlp]", "sparsity=0"] if schedule == "routing" else ["sites=[mlp,attention]", "sparsity=0.3"]
+    )
     with pytest.raises(ValueError, match="in one process; expected no torchrun .*, not WORLD_SIZE=2"):
         cli(f"schedule={schedule}", *of_it, *own_text(text_file))
 
