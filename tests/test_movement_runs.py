@@ -122,14 +122,18 @@ def test_what_cannot_work_is_refused_before_training(cli, text_file, words, mess
         cli("sites=[mlp,attention]", *words, *data, "sparsity=0.3")
 
 
-@pytest.mark.parametrize("schedule", ["movement", "lorashear", "routing"])
-def test_several_processes_are_refused(cli, text_file, monkeypatch, schedule):
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ("movement", ["sites=[mlp,attention]", "sparsity=0.3"]),
+        ("lorashear", ["sites=[mlp,attention]", "sparsity=0.3"]),
+        ("routing", ["sites=[mlp]", "sparsity=0"]),
+    ],
+)
+def test_several_processes_are_refused(cli, text_file, monkeypatch, schedule, words):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    of_it = (
-        ["sites=[mlp]", "sparsity=0"] if schedule == "routing" else ["sites=[mlp,attention]", "sparsity=0.3"]
-    )
     with pytest.raises(ValueError, match="in one process; expected no torchrun .*, not WORLD_SIZE=2"):
-        cli(f"schedule={schedule}", *of_it, *own_text(text_file))
+        cli(f"schedule={schedule}", *words, *own_text(text_file))
 
 
 def test_masks_that_do_not_close_the_share_are_marked_and_still_cut_exactly(cli, text_file, capsys):
