@@ -57,13 +57,23 @@ def test_a_closed_unit_of_tiles_is_zero_and_its_tiles_have_a_gradient():
     torch.testing.assert_close(gate.scores.grad, weight.view(8, 4, -1, 4).sum((1, 3)))
 
 
-@pytest.mark.parametrize("equal", [False, True])
-def test_the_lowest_scores_have_at_most_the_share(equal):
-    scores = torch.randn(50, generator=torch.Generator().manual_seed(0)) * (not equal)
-    for share in (0.0, 0.1, 0.5, 0.98, 1.0):
-        assert int(lowest(scores, torch.ones(50), share).sum()) == round(50 * share)
-    weights = torch.tensor([4.0, 1.0, 1.0, 4.0])
-    assert lowest(torch.tensor([3.0, 2.0, 1.0, 4.0]), weights, 0.55).tolist() == [False, True, True, False]
+def sorted_lowest(scores, share, least):
+    """The same by sorting all scores."""
+    order = scores.argsort(stable=True)
+    gone = torch.arange(1, len(scores) + 1) <= share * len(scores) + 1e-6
+    return torch.zeros(len(scores), dtype=torch.bool).scatter_(0, order, gone) & (scores <= least)
+
+
+@pytest.mark.parametrize("least", [-math.inf, -0.5, 0.0, 2.0, math.inf])
+@pytest.mark.parametrize("kinds", [1, 2, 7, 10_000])
+def test_the_lowest_scores_are_those_that_sorting_finds(kinds, least):
+    """Of scores with few or many different values: of equal ones the first."""
+    generator = torch.Generator().manual_seed(kinds)
+    scores = torch.randn(kinds, generator=generator)[torch.randint(kinds, (51,), generator=generator)]
+    for share in (0.0, 0.01, 0.1, 0.3, 0.5, 2 / 3, 0.98, 1.0):
+        found = lowest(scores, share, least)
+        assert torch.equal(found, sorted_lowest(scores, share, least)), share
+        assert least < math.inf or int(found.sum()) == int(51 * share)
 
 
 def test_hard_concrete_gates_open_as_often_as_their_openness_says():

@@ -4,16 +4,15 @@ import math
 
 import pytest
 import torch
-from families import FAMILIES, batches, kinds_of, make, most_distinct
+from families import FAMILIES, batches, make, most_distinct
+from masked import attached, sites_of
 from torch.nn.utils import parametrize
 from transformers import TrainingArguments
 
 import cfsp
-from cfsp.allocators.global_rank import GlobalRank
 from cfsp.model.views import unit_cost
 from cfsp.model.weights import weight_of
 from cfsp.plans.plan import PrunePlan
-from cfsp.schedules.decide import allocate, choose
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.training.movement import Movement
 from cfsp.training.movement_options import MASKS
@@ -22,29 +21,6 @@ from cfsp.training.trainer import OF_SCORES, LossTrainer
 VARIANTS = ("struct", "hybrid", "block")
 ENDING = 0.6
 """Progress at which masks are decided: the default cooldown is 0.4."""
-
-
-def sites_of(model):
-    return cfsp.find_sites(model, kinds_of(model))
-
-
-def attached(model, target=0.4, seed=0, **options):
-    """A pruner in a model, with random scores; the allocator ranks all units together."""
-    pruner = Movement(**{"tile": 1, **options})
-    sites = sites_of(model)
-    pruner.check(model, sites)
-    state, allocator = PartlyCut(model, sites), GlobalRank(allow_empty=True)
-    total = sum(site.units * state.cost(site) for site in sites)
-
-    def decide(scores, due=1.0):
-        widths = allocate(state, sites, scores, {}, allocator, int(due * math.ceil(target * total)))
-        return choose(sites, scores, widths, allocator)
-
-    pruning = pruner.attach(model, sites, target, decide)
-    generator = torch.Generator().manual_seed(seed)
-    for _, _, gate in pruning.all_gates():
-        gate.scores.data = torch.randn(gate.scores.shape, generator=generator)
-    return pruning
 
 
 @pytest.mark.parametrize("family", most_distinct(FAMILIES))
@@ -213,6 +189,20 @@ def test_top_closes_tiles_of_each_weight_and_budget_those_of_all():
     assert closed["top"] == pytest.approx([due, due], abs=0.05)
     assert closed["budget"][0] > 0.8  # but for tiles of units that stay
     assert closed["budget"][1] == 0
+
+
+@pytest.mark.parametrize("variant", ["struct", "block"])
+def test_top_and_budget_differ_in_tiles_alone(variant):
+    """The allocator ranks units of all sites together, whichever mask there is."""
+    closed = []
+    for mask in ("top", "budget"):
+        pruning = attached(make("llama"), 0.4, mask=mask, variant=variant, tile=4)
+        for place, (_, _, gate) in enumerate(pruning.all_gates()):
+            gate.scores.data += place  # scores of one weight are lower than those of another
+        pruning.begin_step(0.4)
+        closed.append(torch.cat([gate.mask.flatten() for _, _, gate in pruning.all_gates()]))
+        assert 0 < closed[-1].mean() < 1
+    assert torch.equal(*closed) == (variant == "struct")
 
 
 @pytest.mark.parametrize("steps", [50, 400, 5000])

@@ -122,6 +122,30 @@ def test_what_cannot_work_is_refused_before_training(cli, text_file, words, mess
         cli("sites=[mlp,attention]", *words, *data, "sparsity=0.3")
 
 
+@pytest.mark.parametrize(
+    ("schedule", "words"),
+    [
+        ("movement", ["sites=[mlp,attention]", "sparsity=0.3"]),
+        ("lorashear", ["sites=[mlp,attention]", "sparsity=0.3"]),
+        ("routing", ["sites=[mlp]", "sparsity=0"]),
+    ],
+)
+def test_several_processes_are_refused(cli, text_file, monkeypatch, schedule, words):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="in one process; expected no torchrun .*, not WORLD_SIZE=2"):
+        cli(f"schedule={schedule}", *words, *own_text(text_file))
+
+
+def test_masks_that_do_not_close_the_share_are_marked_and_still_cut_exactly(cli, text_file, capsys):
+    words = [*SHORT, *own_text(text_file), "schedule.pruner.variant=struct", "sites=[mlp,attention]"]
+    record = Record.load(cli(*words, "schedule.pruner.learning_rate=1e-6", "sparsity=0.5"))
+    assert record.schedule_training["met"] is False
+    assert record.schedule_training["reached"] == 0
+    assert record.sparsity["sites"] >= 0.5
+    err = capsys.readouterr().err
+    assert err.count("cfsp: training masked 0.0% of the sites' parameters, not 50.0%: the scores alone") == 1
+
+
 @pytest.mark.slow
 def test_the_table_names_the_schedule(cli, text_file, capsys):
     from cfsp.cli.tables import main

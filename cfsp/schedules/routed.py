@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.hearing import group_neurons, hear, predictors
 from cfsp.schedules.method import Method
 from cfsp.schedules.route_makers import RouteMaker
-from cfsp.schedules.trained import NEAR, TrainedSchedule
+from cfsp.schedules.trained import NEAR, TrainedSchedule, check_one_process
 from cfsp.training.routing import Routing
 from cfsp.training.routing_stages import RoutingStages
 
@@ -129,8 +128,7 @@ class RoutedTraining(Routes, TrainedSchedule):
                 "schedule routing trains the model and needs the scores of every forward pass; expected "
                 "recovery/parameters@schedule.parameters=full, without fsdp and checkpointing"
             )
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ValueError("schedule routing runs in one process; expected no torchrun")
+        check_one_process(type(self.pruner).__name__)
 
     def plan(
         self,

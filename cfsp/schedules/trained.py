@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,7 @@ class TrainedSchedule(WithLoop, Schedule):
         name = type(self.pruner).__name__
         if self.training.sharded:
             raise ValueError(f"pruner {name} changes weights between steps; expected a training without fsdp")
+        check_one_process(name)
         if self.parameters.wraps and not self.pruner.on_adapters:
             raise ValueError(
                 f"pruner {name} masks the weights that it trains; adapters cannot be merged into them; "
@@ -151,6 +153,15 @@ def most_units(sites: Sequence[Site], cost: Mapping[str, int], removed: int) -> 
         here = min(site.units, max(0, -(-removed // cost[site.name])))
         count, removed = count + here, removed - here * cost[site.name]
     return count
+
+
+def check_one_process(pruner: str) -> None:
+    """Raise ValueError if several processes train together: each would change its own copy between steps."""
+    if (count := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise ValueError(
+            f"pruner {pruner} changes scores, masks or weights between steps, in one process; expected no "
+            f"torchrun and no accelerate launch, not WORLD_SIZE={count}"
+        )
 
 
 def unchanged(model: PreTrainedModel) -> Change:

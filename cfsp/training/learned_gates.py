@@ -211,11 +211,17 @@ class TileGate(Gate):
         return weight.view(rows, self.tile, columns, self.tile).mean((1, 3))
 
 
-def lowest(scores: Tensor, weights: Tensor, share: float) -> Tensor:
-    """Return where the lowest scores are that have at most this share of the weights together. [scores], bool
+def lowest(scores: Tensor, share: float, least: float = math.inf) -> Tensor:
+    """Return where the lowest scores are: at most this share of all, and none above `least`. [scores], bool
 
-    Of equal scores the first come first.
+    Of equal scores the first come first. Nothing is sorted: there may be as many scores as weights.
     """
-    order = scores.argsort(stable=True)
-    gone = weights[order].double().cumsum(0) <= share * weights.double().sum() + 1e-6
-    return torch.zeros_like(gone).scatter_(0, order, gone)
+    found, count = scores <= least, int(share * len(scores) + 1e-6)
+    if count >= found.count_nonzero():
+        return found
+    if count == 0:
+        return torch.zeros_like(found)
+    edge = scores.kthvalue(count).values
+    found, equal = scores < edge, (scores == edge).nonzero().flatten()
+    found[equal[: count - int(found.count_nonzero())]] = True
+    return found

@@ -22,10 +22,11 @@ class Movement(MovementOptions, Pruner):
     When the cool-down begins, the masks are decided for good: the allocator closes exactly the asked share,
     by the scores, and the weights train on with the cut that is made.
 
-    Differs from the released code: the share does not depend on lambda alone. A neuron's score acts on the
-    consumer's column only, not on the producers' rows too, so its gradient lacks their part and a penalty
-    weighs about twice as much beside it. A head goes if its values or its outputs are masked; the release
-    also requires masked queries and keys, which change what a head computes but do not make it zero.
+    Differs from the released code: the share does not depend on lambda alone. A neuron's gate lies on the
+    consumer's input alone, not on the producers' rows too, so the gradient of its score is that of fc2's
+    column; Adam normalises the scale. Whether the missing part of fc1's row matters was not measured. A head
+    goes if its values or its outputs are masked; the release also requires masked queries and keys, which
+    change what a head computes but do not make it zero.
     """
 
     @property

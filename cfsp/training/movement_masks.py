@@ -114,14 +114,8 @@ class MovementPruning(Pruning):
         """Close the due share of tiles: of each weight's, or of all weights' together."""
         found = [gate for _, _, gate in self.all_gates() if isinstance(gate, TileGate)]
         for gates in [[gate] for gate in found] if self.kind.per_gate else [found] if found else []:
-            scores = torch.cat([gate.scores.flatten() for gate in gates])
-            sizes = torch.cat(
-                [
-                    torch.full([gate.scores.numel()], float(gate.tile**2), device=gate.scores.device)
-                    for gate in gates
-                ]
-            )
-            closed = lowest(scores, sizes, self.target * self.due) & (scores <= least)
+            scores = torch.cat([gate.scores.detach().flatten() for gate in gates])
+            closed = lowest(scores, self.target * self.due, least)
             parts = closed.split([gate.scores.numel() for gate in gates])
             for gate, part in zip(gates, parts, strict=True):
                 gate.mask.copy_(~part.view_as(gate.mask))

@@ -59,7 +59,8 @@ class MovementOptions(Checked):
         hard_concrete: as soft; an open gate is random and can be exactly 0 or 1 (L0, arXiv:1712.01312).
         top: the lowest S, of tiles the lowest of each weight (movement pruning).
         budget: the lowest S, of tiles the lowest of all weights together (one budget; GRASPrune,
-            arXiv:2604.19398). S stands for a score per parameter: all begin equal, whatever they cost.
+            arXiv:2604.19398). Where units are scored it is top, because the allocator chooses units of all
+            sites together anyway. S stands for a score per parameter: all begin equal, whatever they cost.
         magnitude: the smallest mean |W|, of tiles the smallest of each weight; nothing is learned.
     threshold: t at the end.
     penalties: kind of site -> weight of its mean openness in the loss (lambda); cross_attention has that of

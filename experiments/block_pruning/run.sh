@@ -4,6 +4,7 @@
 #   python experiments/real_models/fetch.py models minilm                     # once
 #   experiments/block_pruning/run.sh dense                                     # once: the fine-tuned dense model
 #   experiments/block_pruning/run.sh learned one_shot masks [OVERRIDES]
+#   experiments/block_pruning/run.sh validate                                  # after all runs
 #   experiments/block_pruning/run.sh speed                                     # on a machine that does nothing else
 #   experiments/block_pruning/run.sh table
 # Data: data/glue/sst2_train.tsv, data/glue/sst2_dev.tsv; README.md says where from. May be set:
@@ -54,6 +55,12 @@ one_shot() { # cut first, then the same steps with the same teacher
     done
 }
 
+filled() { # half of the steps learn the masks of `hybrid`; in the other half zeros inside kept heads train as well
+    local whole=$steps
+    local steps=$((whole / 2))
+    VARIANTS=hybrid learned +experiment=hybrid_filled $(fine_tuning recovery 1e-4) recovery.training.patience=null "$@"
+}
+
 decoder() { # the embedded model, the same steps and tokens for both
     local here=(results=$results/decoder cache=results/cache "sites=[mlp,attention]" sparsity=0.5 seed=$seeds)
     cfsp -m "${here[@]}" +experiment=block_pruning schedule.data.window=256 schedule.pruner.variant=${VARIANTS:-struct,hybrid} "$@"
@@ -62,8 +69,9 @@ decoder() { # the embedded model, the same steps and tokens for both
         recovery.training.max_steps=400 recovery.training.patience=null "$@"
 }
 
-case ${1:?expected dense, learned, masks, one_shot, decoder, speed or table} in
+case ${1:?expected dense, learned, masks, one_shot, filled, decoder, validate, speed or table} in
 dense) shift; make_dense "$@" ;;
+validate) python experiments/block_pruning/validate.py ;;
 speed) python experiments/block_pruning/speed.py ;;
 table) python experiments/block_pruning/table.py ;;
 *)
