@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Perplexity of the embedded model against the share of active neurons: LTE, MoEfication, Deja Vu, TEAL, WINA, static cuts;
 # accuracy of MiniLM-L6 on SST-2; SmolLM2-135M at one share. What of it has been run: README.md.
-#   experiments/lte/run.sh learned once static ablations [OVERRIDES]
+#   experiments/lte/run.sh learned once once_trained static ablations [OVERRIDES]
 #   experiments/lte/run.sh encoder [OVERRIDES]      # needs experiments/block_pruning/run.sh dense, and its data
 #   experiments/lte/run.sh real [OVERRIDES]         # needs experiments/real_models/fetch.py models smollm2
 #   experiments/lte/run.sh table
@@ -48,6 +48,15 @@ once() { # for the dense model, and for one that has trained as long
     done
 }
 
+once_trained() { # the same routers, and then the same training with the same teacher
+    for maker in moefication deja_vu teal wina; do
+        size=()
+        [[ $maker = moefication ]] && size=(schedule.maker.expert_size=$experts)
+        cfsp -m +experiment=moefication "${base[@]}" seed=$seeds schedule.active=$shares schedule/maker=$maker "${size[@]}" \
+            recovery=full $(with_teacher recovery) $(fine_tuning recovery) "$@"
+    done
+}
+
 static() { # cut the MLPs to the share, then the same steps
     cfsp -m "${base[@]}" seed=$seeds criterion=magnitude,cfsp allocator=uniform sparsity=0.5,0.7,0.8,0.9 recovery=full \
         $(with_teacher recovery) $(fine_tuning recovery) "$@"
@@ -83,7 +92,7 @@ real() { # SmolLM2-135M at one share
     done
 }
 
-case ${1:?expected learned, once, static, ablations, encoder, real or table} in
+case ${1:?expected learned, once, once_trained, static, ablations, encoder, real or table} in
 table) python experiments/lte/table.py ;;
 *)
     parts=()

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record, records
 from cfsp.storage.atomic import replacing
+from cfsp.training.routing_options import RoutingOptions
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 INTRODUCTION = """# The embedded model with routed MLPs: perplexity against the share of active neurons
 
 Written by `experiments/lte/run.sh`; its [README](../../experiments/lte/README.md) says what the rows are.
 `active` is measured on the evaluation text; of a cut model it is the share of neurons left. `union`: neurons
-that 4 and 16 tokens of different sequences use together. `trained` rows start from a dense model that trained
-for the same steps.
+that 4 and 16 tokens of different sequences use together. `of a trained model`: routers are made of a dense
+model that has trained for the same steps; `then training`: the model trains with its routers. LTE and rows
+that end in `then training` have the dense model as teacher. TEAL has one share for all matrices: its search
+for a share per block is missing.
 
 """
 
@@ -24,7 +29,8 @@ for the same steps.
 def method(record: Record) -> str:
     """Return the way in which the active neurons are chosen."""
     schedule = record.config["schedule"]
-    path = "" if record.config["model"]["path"] == "reference" else ", trained"
+    path = "" if record.config["model"]["path"] == "reference" else ", of a trained model"
+    path += ", then training" if record.trained else ""
     if "maker" in schedule:
         maker = schedule["maker"]
         name = {"Oracle": "oracle", "Threshold": "TEAL"}.get(
@@ -33,9 +39,22 @@ def method(record: Record) -> str:
         name = "WINA" if maker.get("weighted") else "Deja Vu" if maker.get("signs") else name
         return name + path
     if "active" in schedule:
-        pruner = schedule["pruner"]
-        return f"LTE, {pruner['grouping']}, lambda {pruner['separability']:g}, start {pruner['start']:g}"
+        return ", ".join(["LTE", *other_than_usual(schedule["pruner"])])
+    if not record.config["sparsity"]:
+        return "dense, then training"
     return f"{part_name(record.config['criterion'])}, cut, then training"
+
+
+def other_than_usual(pruner: Mapping[str, Any]) -> list[str]:
+    """Return what an ablation changed of LTE's routers."""
+    usual = RoutingOptions()
+    names = {
+        "grouping": "groups by {}",
+        "separability": "lambda {}",
+        "start": "start {}",
+        "initial": "{} routers",
+    }
+    return [text.format(pruner[name]) for name, text in names.items() if pruner[name] != getattr(usual, name)]
 
 
 def row(record: Record) -> dict[str, object]:
@@ -57,11 +76,7 @@ def row(record: Record) -> dict[str, object]:
 
 
 def main() -> None:
-    found = [
-        one
-        for one in records(RESULTS / "lte" / "records")
-        if "active" in one.config["schedule"] or one.config["sparsity"]
-    ]
+    found = [*records(RESULTS / "lte" / "records")]
     table = pd.DataFrame(sorted(map(row, found), key=lambda one: (one["asked"], one["method"], one["seed"])))
     with replacing(RESULTS / "tables" / "lte.md") as part:
         part.write_text(INTRODUCTION + table.to_markdown(index=False, disable_numparse=True) + "\n")
