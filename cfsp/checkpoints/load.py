@@ -86,13 +86,10 @@ def load(
         ValueError: no model at `path`, or one that cannot be pruned; weights that do not fit, are missing,
             quantised, NaN or infinite; another model's tokenizer; or a form that is not available.
     """
-    check_choice("head", head, HEADS)
-    check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    check_form(path, head, dtype, activation)
     check_device(device := local_device(device))
     form = {"dtype": dtype, "device_map": device, "attn_implementation": attn_implementation}
     if is_gguf(path):
-        if activation is not None:
-            raise ValueError(f"model.activation={activation}: not for a GGUF file; expected a folder")
         return load_gguf(Path(path), head, form)
     shared = {"revision": revision, "trust_remote_code": trust_remote_code}
     check_source(source := REFERENCE if str(path) == "reference" else path, **shared)
@@ -101,9 +98,25 @@ def load(
         model, tokenizer, loaded = read_model(source, head, form, shared)
         folder = local_folder(source, revision)
     check_loaded(path, folder, model, tokenizer, loaded, head, head_trained)
-    if labels is not None and model.config.pad_token_id is None:
-        model.config.pad_token_id = tokenizer.pad_token_id  # a decoder classifies at the last token before it
+    model.config.pad_token_id = padding_of(model, tokenizer, labels)
     return model.eval(), tokenizer
+
+
+def check_form(path: str | Path, head: str, dtype: str, activation: str | None) -> None:
+    """Raise ValueError if a model cannot be loaded in this form."""
+    check_choice("head", head, HEADS)
+    check_choice("dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    if activation is not None and is_gguf(path):
+        raise ValueError(f"model.activation={activation}: not for a GGUF file; expected a folder")
+
+
+def padding_of(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str] | None
+) -> int | None:
+    """Return the token of padding: a decoder classifies at the last token before it."""
+    if labels is None or model.config.pad_token_id is not None:
+        return model.config.pad_token_id
+    return tokenizer.pad_token_id
 
 
 def load_gguf(

@@ -16,7 +16,7 @@ from cfsp.passes.forward import shown_tokens
 from cfsp.passes.walk import walking
 from cfsp.plans.grouping import order_of
 from cfsp.plans.routes import layer_paths
-from cfsp.schedules.route_makers import Heard, fit, most_active
+from cfsp.schedules.route_makers import Heard, fit_router, most_active
 
 TOKENS = 16384
 """At most so many tokens of each block are kept, evenly spread: activations are wide."""
@@ -109,7 +109,7 @@ def predictors(
     active: float,
     seed: int,
 ) -> dict[str, dict[str, Tensor]]:
-    """Return site name -> weights of a router of one layer that predicts the most active experts.
+    """Return site name -> weights [experts, inputs] and bias of a router that predicts the most active experts.
 
     Its logits have a standard deviation of 1 over the tokens: none is so sure that training cannot turn it.
     """
@@ -119,7 +119,7 @@ def predictors(
         router = LearnedRouter(x.shape[1], site.units // size, size).to(x.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fit(router, x, most_active(heard, size, active))
+            fit_router(router, x, most_active(heard, size, active))
         spread = router.logits(x).std().clamp_min(1e-6)
         found[site.name] = {name: (weight / spread).cpu() for name, weight in router.state_dict().items()}
     return found

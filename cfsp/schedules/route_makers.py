@@ -150,10 +150,10 @@ class Predictor(RouteMaker):
     def train(self, router: LearnedRouter, x: Tensor, targets: Tensor) -> None:
         """Minimise the cross-entropy; rare experts weigh more with `signs`, as in Deja Vu."""
         rare = float(targets.mean()) + 0.005 if self.signs else None
-        fit(router, x, targets, self.epochs, self.batch_size, self.learning_rate, rare)
+        fit_router(router, x, targets, self.epochs, self.batch_size, self.learning_rate, rare)
 
 
-def fit(
+def fit_router(
     router: LearnedRouter,
     x: Tensor,
     targets: Tensor,
