@@ -36,9 +36,12 @@ def warnings_heard():
             heard.append(record.getMessage())
 
     ear, root = Ear(logging.WARNING), transformers_logging.get_logger("transformers")
+    level = root.level
+    root.setLevel(logging.WARNING)
     root.addHandler(ear)
     yield heard
     root.removeHandler(ear)
+    root.setLevel(level)
 
 
 def saved(path, family="llama"):

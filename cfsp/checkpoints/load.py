@@ -96,9 +96,9 @@ def load(
     form |= label_options(source, labels, revision) | activation_options(source, activation, revision)
     with reading_model(path), quiet(reports=head_trained is None):
         model, tokenizer, loaded = read_model(source, head, form, shared)
-        folder = local_folder(source, revision)
-    check_loaded(path, folder, model, tokenizer, loaded, head, head_trained)
-    model.config.pad_token_id = padding_of(model, tokenizer, labels)
+    check_loaded(path, local_folder(source, revision), model, tokenizer, loaded, head, head_trained)
+    if labels is not None:
+        set_padding(model, tokenizer)
     return model.eval(), tokenizer
 
 
@@ -110,13 +110,10 @@ def check_form(path: str | Path, head: str, dtype: str, activation: str | None) 
         raise ValueError(f"model.activation={activation}: not for a GGUF file; expected a folder")
 
 
-def padding_of(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, labels: Sequence[str] | None
-) -> int | None:
-    """Return the token of padding: a decoder classifies at the last token before it."""
-    if labels is None or model.config.pad_token_id is not None:
-        return model.config.pad_token_id
-    return tokenizer.pad_token_id
+def set_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Tell a classifier the token of padding: a decoder classifies at the last token before it."""
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
 
 
 def load_gguf(

@@ -109,7 +109,7 @@ def predictors(
     active: float,
     seed: int,
 ) -> dict[str, dict[str, Tensor]]:
-    """Return site name -> weights [experts, inputs] and bias of a router that predicts the most active experts.
+    """Return site name -> weights [experts, inputs] and bias of a router that predicts active experts.
 
     Its logits have a standard deviation of 1 over the tokens: none is so sure that training cannot turn it.
     """
