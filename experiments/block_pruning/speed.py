@@ -1,6 +1,7 @@
-"""Time every saved model of results/block_pruning in turns with the dense one; write speed.json there.
+"""Time the saved models of results/block_pruning in turns with the dense one; write speed.json there.
 
 Run it on a machine that does nothing else: experiments/block_pruning/run.sh speed
+A model that has been timed is not timed again.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ def main() -> None:
     if len(dense) != 1:
         raise SystemExit(f"expected runs from one dense model in {RESULTS}, not from {sorted(dense)}")
     model, tokenizer = load(ROOT / dense.pop(), head=HEAD)
-    found = {}
-    for record in bar(cut, "speed", "model"):
+    kept = RESULTS / "speed.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    for record in bar([record for record in cut if record.id not in found], "speed", "model"):
         pruned, _ = load(RESULTS / "models" / record.id, head=HEAD)
         _, metrics = TIMING.run_pair(model, pruned, tokenizer)
         found[record.id] = {
@@ -39,7 +41,7 @@ def main() -> None:
             for name, metric in metrics.items()
             if name.startswith("forward_speedup")
         }
-    with replacing(RESULTS / "speed.json") as part:
+    with replacing(kept) as part:
         part.write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -1,8 +1,9 @@
-"""Measure every saved model of results/block_pruning on GLUE's validation split; write validation.json there.
+"""Measure the saved models of results/block_pruning on GLUE's validation split; write validation.json there.
 
     experiments/block_pruning/run.sh validate
 
-The runs' own test rows are split off the training set, whose phrases are parts of each other's sentences.
+The runs' own test rows are split off the training set, whose phrases are parts of each other's sentences. A model
+that has been measured is not measured again.
 """
 
 from __future__ import annotations
@@ -37,10 +38,12 @@ def main() -> None:
     dense = {record.config["model"]["path"] for record in cut}
     if len(dense) != 1:
         raise SystemExit(f"expected runs from one dense model in {RESULTS}, not from {sorted(dense)}")
-    found = {"dense": hits(ROOT / dense.pop(), cut[0].config["task"])}
-    for record in cut:
-        found[record.id] = hits(RESULTS / "models" / record.id, record.config["task"])
-    with replacing(RESULTS / "validation.json") as part:
+    kept = RESULTS / "validation.json"
+    found = json.loads(kept.read_text()) if kept.exists() else {}
+    folders = {"dense": ROOT / dense.pop()} | {one.id: RESULTS / "models" / one.id for one in cut}
+    for name in [name for name in folders if name not in found]:
+        found[name] = hits(folders[name], cut[0].config["task"])
+    with replacing(kept) as part:
         part.write_text(json.dumps(found) + "\n")
 
 
