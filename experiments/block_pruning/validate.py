@@ -2,8 +2,8 @@
 
     experiments/block_pruning/run.sh validate
 
-The runs' own test rows are split off the training set, whose phrases are parts of each other's sentences. A model
-that has been measured is not measured again.
+The runs' own test rows are split off the training set, whose phrases are parts of each other's sentences.
+A model that has been measured is not measured again.
 """
 
 from __future__ import annotations
