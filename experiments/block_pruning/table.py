@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -30,11 +29,11 @@ the data and what has been run: a part, with SPARSITIES, VARIANTS and CRITERIA o
 STEPS. Rows of equal `steps` trained on the same rows. `accuracy`: per cent of the 872 sentences of GLUE's
 validation split (`run.sh validate`); its standard error is about 1.1. `against dense`: the difference in
 points with the 95 % interval of a paired bootstrap over sentences. `phrases`: per cent of 6,735 phrases that
-were held out of the training split; almost all of them are parts of sentences that were trained on.
+were held out of the training split; most of them are parts of sentences that were trained on.
 `density`: weights of the encoder's blocks that are not zero.
 `MACs`: multiplications of a token among 32, dense / pruned. Speed-up: dense time / time of one pass,
 two threads, median of 21 rounds with its range, dense and pruned in turns; `1 x 32` is one text of 32
-tokens.
+tokens; rows without it were not timed. The machine was shared, so minutes are upper bounds.
 
 ![Accuracy by size](../figures/block_pruning.png)
 
@@ -50,12 +49,13 @@ def method(record: Record) -> str:
     pruner = config["schedule"]["pruner"]
     taught = "" if config["schedule"]["objective"].get("logit_weight") else ", no teacher"
     mask = "" if pruner["mask"] == "soft" else f", {pruner['mask']}"
-    return f"movement, {pruner['variant']}{mask}{taught}"
+    filled = " filled" if record.trained else ""
+    return f"movement, {pruner['variant']}{filled}{mask}{taught}"
 
 
-def trained(record: Record) -> Mapping[str, Any]:
-    """Return what the record says about the training of the schedule or of the recovery."""
-    return record.schedule_training or record.trained
+def trained(record: Record, what: str) -> float:
+    """Return the steps or the seconds of the schedule's and the recovery's training together."""
+    return sum(one[what] for one in (record.schedule_training, record.trained) if one)
 
 
 def speed(found: Mapping[str, Sequence[float]]) -> dict[str, str]:
@@ -95,14 +95,14 @@ def row(
         "phrases": f"{100 * pruned[METRIC].value:.2f}",
         "MACs": f"{dense['macs_per_token'].value / pruned['macs_per_token'].value:.2f}",
         **speed(speeds.get(record.id, {})),
-        "steps": trained(record)["steps"],
-        "minutes": f"{trained(record)['seconds'] / 60:.0f}",
+        "steps": trained(record, "steps"),
+        "minutes": f"{trained(record, 'seconds') / 60:.0f}",
     }
 
 
 def figure(cut: Sequence[Record], hits: Mapping[str, Sequence[int]]) -> Figure:
     """Draw accuracy by the size of the model, a line per method and number of steps."""
-    names = {record.id: f"{method(record)}, {trained(record)['steps']:,} steps" for record in cut}
+    names = {record.id: f"{method(record)}, {trained(record, 'steps'):,} steps" for record in cut}
     protocol = {**cut[0].metrics["dense"][METRIC].protocol, "text": "GLUE's validation split"}
 
     def validated(record: Record) -> Record:
