@@ -23,7 +23,7 @@ fine_tuning() { # PREFIX: the same training for everybody
 }
 
 learned() {
-    cfsp -m +experiment=lte "${base[@]}" $(with_teacher schedule) seed=$seeds schedule.active=$shares schedule.pruner.expert_size=$experts \
+    cfsp -m +experiment=lte "${base[@]}" seed=$seeds schedule.active=$shares \
         $(fine_tuning schedule) "$@"
 }
 
