@@ -105,7 +105,7 @@ def test_the_folder_is_a_plain_one(model, tmp_path, tokens):
 
 
 def test_what_cannot_be_bridged_is_refused(model):
-    with pytest.raises(ValueError, match=r"makes up for dropped blocks; expected sites=\[block\]"):
+    with pytest.raises(ValueError, match=r"makes up for units of block alone; expected sites=\[block\]"):
         cfsp.plan(model, batches(), compensation="bridge", criterion="magnitude", allocator="uniform")
     gemma = make("gemma2")
     assert find_sites(gemma, ["block"])

@@ -31,6 +31,13 @@ class Compensation(Checked, ABC):
     rewrites: ClassVar[bool] = False
     """Whether it replaces the consumer's weights, which only one of the sites that share them can do."""
 
+    kinds: ClassVar[frozenset[str] | None] = None
+    """Kinds of the sites that it makes up for; None: all."""
+
+    bridges: ClassVar[bool] = False
+    """Whether it also refits the MLP before dropped blocks, once all of them are known; see
+    `cfsp.schedules.bridges`."""
+
     @abstractmethod
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cfsp.checks import check_choice
 from cfsp.compensation.base import Compensation
+from cfsp.compensation.least_squares import LeastSquares
 from cfsp.model.views import UnitView
-from cfsp.statistics.regression import SCALES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +29,19 @@ class Bridge(Compensation):
 
     ridge: float = 1e-2
     scale: str = "median"
+    kinds = frozenset({"block"})
+    bridges = True
 
     def __post_init__(self) -> None:
-        if not self.ridge > 0:
-            raise ValueError(f"ridge={self.ridge!r}: expected a number above 0")
-        check_choice("scale", self.scale, SCALES)
+        _ = self.fit  # it checks the options
+
+    @property
+    def fit(self) -> LeastSquares:
+        """The regression of a bridge."""
+        return LeastSquares(ridge=self.ridge, scale=self.scale, towards="kept", target="residual")
 
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
     ) -> dict[str, Tensor]:
-        """Return nothing: no consumer [outputs] lies at the dropped blocks; see `cfsp.schedules.bridges`."""
-        return {}
+        """Return nothing for dropped blocks; for the MLP before them V as `consumer` [neurons, outputs]."""
+        return {} if view.units_are_blocks else self.fit.compensate(view, stat, keep)

@@ -13,7 +13,6 @@ from transformers import PreTrainedModel
 from cfsp.allocators.base import Allocator, Budget
 from cfsp.allocators.protection import Protected
 from cfsp.checks import check_choice
-from cfsp.compensation.bridge import Bridge
 from cfsp.data.texts import Text
 from cfsp.model.blocks import check_one_stack
 from cfsp.model.parameter_count import count_parameters
@@ -126,7 +125,7 @@ class Schedule(Checked, ABC):
             method, notes = replace(method, allocator=allocator), {"knowledge": knowledge}
         planned = self.plan(subject, batches, method, prepared)
         plan = PrunePlan(planned.plan.edits, planned.plan.notes | notes)
-        if isinstance(method.compensation, Bridge):
+        if method.compensation.bridges:
             plan = bridged(plan, subject.model, batches, method.compensation)
         return replace(planned, plan=plan)
 
@@ -214,8 +213,12 @@ class Schedule(Checked, ABC):
                 f"compensation target={compensation.target}: schedule {type(self).__name__} gives only "
                 f"{', '.join(self.targets)}; expected schedule=blockwise"
             )
-        if isinstance(compensation, Bridge) and not all(site.units_are_blocks for site in sites):
-            raise ValueError("compensation Bridge makes up for dropped blocks; expected sites=[block]")
+        made_up_for = compensation.kinds or {site.kind for site in sites}
+        if not {site.kind for site in sites} <= made_up_for:
+            raise ValueError(
+                f"compensation {type(compensation).__name__} makes up for units of "
+                f"{', '.join(sorted(made_up_for))} alone; expected sites=[{','.join(sorted(made_up_for))}]"
+            )
         consumers = [site.consumers[0].module for site in sites if site.consumers]
         if compensation.rewrites and len(set(consumers)) < len(sites):
             raise ValueError(

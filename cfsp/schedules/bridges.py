@@ -5,34 +5,34 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.bars import bar
-from cfsp.compensation.bridge import Bridge
+from cfsp.compensation.base import Compensation
 from cfsp.model.find_sites import find_sites
 from cfsp.model.sites import Site
-from cfsp.model.weights import weight_of
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.schedules.targets import check_residual, shown_and_held_out, watching
-from cfsp.statistics.moments import full_float32
-from cfsp.statistics.regression import refit
+from cfsp.schedules.targets import check_residual, target_moments
+from cfsp.statistics.collect import collect
+
+NEEDS = frozenset({"input_second_moment", "input_tokens"})
+"""Statistics of the MLP before dropped blocks."""
 
 
 def bridged(
     plan: PrunePlan,
     model: PreTrainedModel,
     batches: Sequence[Mapping[str, Tensor]],
-    compensation: Bridge,
+    compensation: Compensation,
     place: str = "memory",
 ) -> PrunePlan:
     """Return the plan with a bridge for each run of dropped blocks that has a block before it.
 
     place: where to store hidden states (`cfsp.passes.hidden_states`).
-    Cost: two passes over the batches, and two more through the block before each run.
+    Cost: two passes over the batches, and three more through the block before each run.
 
     Raises ValueError if the blocks do not add what their MLPs give to the residual stream.
     """
@@ -61,27 +61,11 @@ def bridged(
     return PrunePlan((*plan.edits, *made), plan.notes)
 
 
-def bridge(dense: Walk, pruned: Walk, site: Site, compensation: Bridge) -> Cut:
+def bridge(dense: Walk, pruned: Walk, site: Site, compensation: Compensation) -> Cut:
     """Return the cut that refits the MLP in the pruned walk's block to the output of the dense walk's."""
-    moment = cross = torch.zeros((), dtype=torch.float64)
-    for number, batch in enumerate(pruned.batches):
-        with watching(dense, None) as ideal:
-            dense.run(number)
-        with watching(pruned, site) as seen:
-            pruned.run(number)
-        wanted = seen.output + ideal.after - seen.after
-        shown, _ = shown_and_held_out(batch, 0, wanted.device)
-        inputs = torch.cat([seen.inputs, torch.ones_like(seen.inputs[:, :1])], dim=1)[shown]
-        with full_float32():
-            moment = moment + (inputs.T @ inputs).double()
-            cross = cross + (inputs.T @ wanted[shown]).double()
-    count = moment[-1, -1]
-    member = site.consumers[0]
-    prior = weight_of(pruned.model.get_submodule(member.module)).detach().movedim(member.dim, 0).double()
-    places = torch.arange(site.units, device=prior.device)
-    fitted, _ = refit(
-        moment / count, cross / count, places, compensation.ridge, prior, False,
-        f"{site.name}: compensation ridge", compensation.scale,
-    )  # fmt: skip
+    state = PartlyCut(pruned.model, [site])
+    with pruned.resumed():
+        found = collect(pruned.model, [site], pruned.batches, NEEDS, site.blocks[0])[site.name]
+    stat = found | target_moments(dense, pruned, site, "residual", state.gates())
     keep = range(site.units)
-    return PartlyCut(pruned.model, [site]).cut(site, keep, consumer=fitted.float().cpu())
+    return state.cut(site, keep, **compensation.compensate(state.view(site), stat, keep))

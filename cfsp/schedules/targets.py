@@ -34,7 +34,7 @@ def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Ga
     "dense":    t = the consumer's output in the dense model
     "residual": t = the output that moves the residual stream to the dense model's: after attention
                 y~ + (r~ - r), after an MLP y + (s~ - s). y: the consumer's output, r: the block's
-                input, s: the block's output, ~: in the dense model
+                input, s: the block's output, ~: in the dense model, whose walk may be at a later block
 
     gates: apply the cuts that are decided in this block to the pruned model.
     site: has all of its channels, because `Schedule.check` refuses to refit a consumer that sites share.
@@ -42,7 +42,7 @@ def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Ga
     """
     total, held_out, count, samples = 0.0, 0.0, 0, 0
     for number, batch in enumerate(bar(dense.batches, f"target of {site.name}", "batch")):
-        with watching(dense, site) as ideal:
+        with watching(dense, None if target == "residual" and site.units_are_neurons else site) as ideal:
             dense.run(number)
         with gates, watching(pruned, site) as seen:
             pruned.run(number)

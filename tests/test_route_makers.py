@@ -1,0 +1,116 @@
+"""Routers from calibration texts alone, and what calibration hears of MLPs."""
+
+import pytest
+import torch
+from families import batches, make
+
+import cfsp
+from cfsp.model.find_sites import find_sites
+from cfsp.model.modeling_routed import routed_mlps
+from cfsp.model.routers import LearnedRouter, most
+from cfsp.plans.routes import layer_paths
+from cfsp.schedules.hearing import channel_norms, hear, predictors
+from cfsp.schedules.route_makers import Heard, Predictor, Threshold, most_active
+
+
+def test_routers_begin_as_predictors_of_the_most_active_experts():
+    """They are right more often than chance, and their logits vary by 1."""
+    model, data = make("llama"), batches(6, size=4, tokens=20)
+    sites = find_sites(model)
+    initial = predictors(model, sites, data, 4, 0.5, seed=0)
+    for site, heard in hear(model, sites, data):
+        router = LearnedRouter(32, 10, 4)
+        router.load_state_dict(initial[site.name])
+        logits = router.logits(heard.inputs).detach()
+        assert float(logits.std()) == pytest.approx(1, abs=1e-3)
+        wanted = most_active(heard, 4, 0.5)
+        assert float((most(logits, 5) == wanted.bool()).float().mean()) > 0.6  # 0.5 by chance
+        sums = (heard.activations.abs() * heard.norms[-1]).view(len(wanted), 10, 4).sum(2)
+        assert bool(
+            (sums[wanted.bool()].view(-1, 5).amin(1) >= sums[~wanted.bool()].view(-1, 5).amax(1)).all()
+        )
+
+
+@pytest.mark.parametrize("maker", ["moefication", "deja_vu", "oracle", "teal", "wina"])
+def test_routers_without_training_use_the_asked_share(maker):
+    model, data = make("llama"), batches(6, size=4, tokens=20)
+    options = {"schedule": "routed_once", "criterion": "learned", "allocator": "uniform", "sparsity": 0.0}
+    size = {} if maker in ("deja_vu", "teal", "wina") else {"maker.expert_size": 4}
+    from cfsp.running.build import choices
+
+    assert maker in choices("schedule/maker")
+    plan = planned(model, data, maker, size, options)
+    cfsp.apply(plan, model)
+    with torch.no_grad():
+        model(**data[0])
+    for one in routed_mlps(model).values():
+        assert float(one.shares().mean()) == pytest.approx(0.5, abs=0.1)
+
+
+def heard_of(x, gate):
+    """What is heard of an MLP of ReLU with these inputs and weights."""
+    return Heard(x, (x @ gate.T).relu(), [gate.norm(dim=0), torch.ones(len(gate))], gate)
+
+
+def test_deja_vu_does_not_want_neurons_that_are_idle():
+    torch.manual_seed(0)
+    heard = heard_of(torch.randn(300, 16) - 1.0, torch.randn(40, 16).abs())  # few are positive
+    assert float((heard.activations > 0).float().mean()) < 0.3
+    maker = Predictor(expert_size=1, hidden=8, signs=True)
+    wanted = maker.targets(heard.activations, 20)
+    assert torch.equal(wanted.bool(), heard.activations > 0)
+
+
+def test_moefications_predictor_begins_with_the_experts_mean_weights():
+    heard = heard_of(torch.randn(8, 16), torch.randn(12, 16))
+    router = Predictor(expert_size=4, epochs=1, learning_rate=0.0).make(heard, 0.5, seed=0)
+    torch.testing.assert_close(router.first.weight, heard.weights.view(3, 4, 16).mean(1))
+    assert torch.equal(router.last.weight, torch.eye(3))
+    order = torch.randperm(12)
+    assert torch.equal(heard.ordered(order).activations, (heard.inputs @ heard.weights[order].T).relu())
+
+
+def test_wina_takes_the_same_number_of_inputs_for_every_token():
+    torch.manual_seed(0)
+    heard = heard_of(torch.randn(50, 16), torch.randn(12, 16))
+    router = Threshold(weighted=True, per_token=True).make(heard, 0.25, seed=0)
+    found = router.thin(heard.inputs, 0)
+    scores = heard.inputs.abs() * heard.norms[0]
+    assert bool((found.sum(1) == 4).all())
+    used, left = scores.masked_fill(~found, torch.inf).amin(1), scores.masked_fill(found, 0).amax(1)
+    assert bool((used >= left).all())
+
+
+def planned(model, data, maker, size, options):
+    """The plan of a maker, built from its YAML file."""
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    from cfsp.running.build import CONF
+    from cfsp.schedules.routed import RoutedOnce
+
+    made = OmegaConf.load(CONF / "schedule" / "maker" / f"{maker}.yaml")
+    for name, value in size.items():
+        made[name.removeprefix("maker.")] = value
+    schedule = RoutedOnce(maker=instantiate(made), active=0.5, sparsity=0.0)
+    return cfsp.plan(model, data, criterion="learned", allocator="uniform", schedule=schedule)
+
+
+def test_what_is_heard_are_the_inputs_of_the_layers():
+    model, data = make("llama"), batches(3, padded=True)
+    found = {site.name: heard for site, heard in hear(model, find_sites(model), data)}
+    rows = []
+    site = find_sites(model)[1]
+    handle = model.get_submodule(layer_paths(site)[1]).register_forward_pre_hook(
+        lambda module, inputs: rows.append(inputs[0].reshape(-1, 40))
+    )
+    with torch.no_grad():
+        for batch in data:
+            model(**batch)
+    handle.remove()
+    shown = torch.cat([batch["attention_mask"].flatten().bool() for batch in data])
+    assert torch.allclose(found[site.name].activations, torch.cat(rows)[shown], rtol=1e-4, atol=1e-5)
+    norms, mlp = channel_norms(model, site), model.model.layers[1].mlp
+    assert torch.allclose(norms[0], mlp.gate_proj.weight.norm(dim=0))
+    assert torch.allclose(norms[2], mlp.down_proj.weight.norm(dim=0))
+    assert [len(one) for one in norms] == [32, 32, 40]
