@@ -46,14 +46,25 @@ def heard(model, path, data):
     return torch.cat(found)
 
 
-def test_a_bridge_is_the_least_squares_fit_to_the_stream_after_the_run(model):
+def without_first(model, count):
+    """The model as it is after its first blocks went. Nothing if none goes."""
+    cut = copy.deepcopy(model)
+    if count:
+        cfsp.apply(dropping(*range(count)), cut)
+    return cut
+
+
+@pytest.mark.parametrize("before", [0, 1])
+def test_a_bridge_is_the_least_squares_fit_to_the_dense_stream_after_the_run(model, before):
+    """before: number of blocks that go at the beginning, where there is nothing to bridge with."""
     data = batches(4, size=4, tokens=20)
-    plan = bridged(dropping(2, 3), model, data, TIGHT)
+    plan = bridged(dropping(*range(before), 3, 4), model, data, TIGHT)
     (cut,) = plan.edits[1:]
-    assert (cut.site, len(cut.keep)) == ("model.layers.1.mlp", cut.units)
-    x = heard(model, "model.layers.1.mlp.down_proj", data).double()
-    weight = model.model.layers[1].mlp.down_proj.weight.detach().double()
-    wanted = x @ weight.T + (stream(model, data, 4) - stream(model, data, 2)).double()
+    assert (cut.site, len(cut.keep)) == ("model.layers.2.mlp", cut.units)
+    pruned, place = without_first(model, before), 2 - before
+    x = heard(pruned, f"model.layers.{place}.mlp.down_proj", data).double()
+    weight = model.model.layers[2].mlp.down_proj.weight.detach().double()
+    wanted = x @ weight.T + (stream(model, data, 5) - stream(pruned, data, place + 1)).double()
     expected = torch.linalg.lstsq(x, wanted).solution
     torch.testing.assert_close(cut.consumer.double(), expected, rtol=1e-3, atol=1e-4)
 

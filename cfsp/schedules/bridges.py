@@ -43,21 +43,16 @@ def bridged(
         dense, pruned = (stack.enter_context(walking(model, batches, place)) for _ in range(2))
         check_residual(dense)
         for block in bar(range(max(gone, default=-1)), "bridge dropped blocks", "block"):
-            last = block
-            while last + 1 in gone:
-                last += 1
             if block in gone:
                 pruned.skip()
-            elif last > block:
-                for _ in range(last - block):
-                    dense.advance()
-                made.append(bridge(dense, pruned, sites[block], compensation))
-                with PartlyCut(model, [sites[block]], made[-1:]).gates():
-                    pruned.advance()
+                continue
+            last = next(one for one in range(block, len(dense.blocks)) if one + 1 not in gone)
+            while dense.at < last:
                 dense.advance()
-            else:
+            own = [bridge(dense, pruned, sites[block], compensation)] if last > block else []
+            with PartlyCut(model, [sites[block]], own).gates():
                 pruned.advance()
-                dense.advance()
+            made += own
     return PrunePlan((*plan.edits, *made), plan.notes)
 
 
