@@ -1,4 +1,8 @@
-"""Streamed: weights in safetensors files, of which one at a time is in memory."""
+"""Streamed: weights in safetensors files, of which one at a time is in memory.
+
+The package safetensors writes a file only of weights that are all in memory. The format is stable and small:
+https://huggingface.co/docs/safetensors.
+"""
 
 from __future__ import annotations
 
