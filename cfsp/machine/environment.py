@@ -26,6 +26,11 @@ def is_main() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def processes() -> int:
+    """Return how many processes torchrun or accelerate launch has started; 1 without them."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import sys
 import time
@@ -21,6 +20,7 @@ from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.data.examples import Examples, Split
 from cfsp.data.texts import Text
 from cfsp.data.windows import Example
+from cfsp.machine.environment import processes
 from cfsp.machine.memory import peak_bytes, reset_peak
 from cfsp.model.blocks import block_modules, check_positions, is_causal, places_of
 from cfsp.model.weights import weight_of
@@ -93,7 +93,7 @@ class Reconstruction(Recovery):
     ) -> Split:
         if not is_causal(model):
             raise ValueError(f"recovery trains causal language models, not {type(model).__name__}")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if processes() > 1:
             raise ValueError("recovery=reconstruction runs in one process; expected no torchrun")
         check_positions(model, self.data.window, "recovery.data.window")
         self.optimizer([nn.Parameter(torch.zeros(1))])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from transformers import PreTrainedModel
 
 from cfsp.checks import check_seed
 from cfsp.data.examples import Split
-from cfsp.machine.environment import is_main
+from cfsp.machine.environment import is_main, processes
 from cfsp.model.blocks import block_modules
 from cfsp.model.sites import Site
 from cfsp.plans.plan import PrunePlan
@@ -157,7 +156,7 @@ def most_units(sites: Sequence[Site], cost: Mapping[str, int], removed: int) -> 
 
 def check_one_process(pruner: str) -> None:
     """Raise ValueError if several processes train together: each would change its own copy between steps."""
-    if (count := os.environ.get("WORLD_SIZE", "1")) != "1":
+    if (count := processes()) > 1:
         raise ValueError(
             f"pruner {pruner} changes scores, masks or weights between steps, in one process; expected no "
             f"torchrun and no accelerate launch, not WORLD_SIZE={count}"

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainingArguments
 
 from cfsp.checks import check_choice, check_integer, check_number
+from cfsp.machine.environment import processes
 from cfsp.options import Checked
 
 
@@ -99,7 +100,7 @@ class Training(Checked):
                 f"{group}.training.arguments.deepspeed: its pieces cannot be put together here to measure "
                 "and save the model; expected fsdp, checkpointing=true or recovery=lora for memory"
             )
-        if self.sharded and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        if self.sharded and processes() == 1:
             raise ValueError(
                 f"{group}.training.arguments.fsdp: one process has nothing to share; expected torchrun or "
                 "accelerate launch with several, or no fsdp"
