@@ -121,7 +121,12 @@ def main() -> None:
         (one for one in found if one.config["sparsity"]),
         key=lambda one: (one.config["sparsity"], method(one), one.config["seed"]),
     )
-    hits = json.loads((RESULTS / "block_pruning" / "validation.json").read_text())
+    validated = RESULTS / "block_pruning" / "validation.json"
+    hits = json.loads(validated.read_text()) if validated.exists() else {}
+    if left := [one.id for one in cut if one.id not in hits]:
+        raise SystemExit(
+            f"not measured on the validation split: {', '.join(left)}; expected run.sh validate first"
+        )
     phrases = {f"{100 * one.metrics['dense'][METRIC].value:.2f}" for one in cut}
     timed = RESULTS / "block_pruning" / "speed.json"
     speeds = json.loads(timed.read_text()) if timed.exists() else {}
