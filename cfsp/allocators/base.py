@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from cfsp.allocators.exchanges import Search
 from cfsp.allocators.protection import BLOCKS, Protected
 from cfsp.checks import check_integer
 from cfsp.model.sites import Site
@@ -89,6 +90,15 @@ class Allocator(Checked, ABC):
     def probes(self) -> Probes | None:
         """Measurements to make before; their results are added to the statistics."""
         return None
+
+    @property
+    def searches(self) -> bool:
+        """Whether the schedule searches on from `allocate`'s widths, with all sites cut (`search`)."""
+        return False
+
+    def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search:
+        """Return the search to make, if `searches`."""
+        raise NotImplementedError
 
     def __post_init__(self) -> None:
         check_integer("round_to", self.round_to, least=1)

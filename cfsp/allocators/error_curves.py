@@ -10,7 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Budget, Probes, Scores
-from cfsp.checks import check_choice, check_integer
+from cfsp.allocators.exchanges import Search, Terms
+from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Stats
 
@@ -53,6 +54,8 @@ class ErrorCurves(Allocator):
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
     batches: int = 4
     budget: str = "parameters"
+    rounds: int = 0
+    passes: float = 100
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -60,6 +63,8 @@ class ErrorCurves(Allocator):
             raise ValueError(f"shares={[*self.shares]}: expected shares to keep, between 0 and 1")
         check_integer("batches", self.batches, least=1)
         check_choice("budget", self.budget, COSTS)
+        check_integer("rounds", self.rounds, least=0)
+        check_number("passes", self.passes, least=0)
 
     @property
     def probes(self) -> Probes:
@@ -67,9 +72,7 @@ class ErrorCurves(Allocator):
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
         self.check(sites, budget)
-        prices = {
-            site.name: float(stats[site.name].get("unit_cost", budget.cost[site.name])) for site in sites
-        }
+        prices = self.prices(sites, stats, budget)
         protected = self.protected_sites(sites)
         ladders = {
             site.name: self.ladder(site, stats[site.name]["error_curve"], prices[site.name])
@@ -82,10 +85,29 @@ class ErrorCurves(Allocator):
         kept = {name: ladders[name][rung].width for name, rung in rungs.items()}
         return {site.name: kept.get(site.name, site.units) for site in sites}
 
+    @staticmethod
+    def prices(sites: Sequence[Site], stats: Stats, budget: Budget) -> dict[str, float]:
+        """Return the price of a site's unit: measured, or its parameters. site name -> price"""
+        return {site.name: float(stats[site.name].get("unit_cost", budget.cost[site.name])) for site in sites}
+
+    @property
+    def searches(self) -> bool:
+        return self.rounds > 0
+
+    def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search:
+        prices, protected = self.prices(sites, stats, budget), self.protected_sites(sites)
+        limit = budget.share * sum(site.units * prices[site.name] for site in sites) * (1 + 1e-12)
+        rungs = {site.name: self.rungs(site) for site in sites if site.name not in protected}
+        return Search(Terms(rungs, prices, limit), self.rounds, self.passes, self.batches)
+
+    def rungs(self, site: Site) -> list[int]:
+        """Return the widths that a site may take, ascending."""
+        step, least = self.step(site), self.least_units(site)
+        return sorted({site.units, *range(-(-least // step) * step, site.units, step)})
+
     def ladder(self, site: Site, curve: Tensor, price: float) -> list[Rung]:
         """Return the widths that the site can take, from all of its units down."""
-        step, least = self.step(site), self.least_units(site)
-        widths = np.array(sorted({site.units, *range(-(-least // step) * step, site.units, step)}))
+        widths = np.array(self.rungs(site))
         errors = hull(widths, np.interp(widths, *curve.numpy().T))
         spared = np.append(np.diff(widths) * price, 0.0)  # by the step down to this width; 0 for all units
         added = np.append(errors[:-1] - errors[1:], 0.0)

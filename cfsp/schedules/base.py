@@ -24,6 +24,7 @@ from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import bridged
 from cfsp.schedules.decide import check_kinds
+from cfsp.schedules.joint import search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import probe_once
@@ -239,6 +240,23 @@ class Schedule(Checked, ABC):
             return
         for name, tried in probe_once(subject, batches, method, stats, place).items():
             stats[name] |= tried
+
+
+    def search(
+        self,
+        subject: Subject,
+        batches: Sequence[Mapping[str, Tensor]],
+        method: Method,
+        stats: Stats,
+        widths: dict[str, int],
+        place: str = "memory",
+    ) -> tuple[dict[str, int], dict[str, Any]]:
+        """Return the widths that the allocator's joint search finds, if it has one, and notes for the plan."""
+        if not method.allocator.searches or not self.removed(subject.model, subject.sites):
+            return widths, {}
+        search = method.allocator.search(subject.sites, stats, self.budget(subject))
+        widths, found = search_once(subject, batches, method, stats, widths, search, place)
+        return widths, {"joint_search": found}
 
 
 def protect_by_knowledge(

@@ -101,12 +101,15 @@ class Blockwise(Schedule):
         state = PartlyCut(subject.model, sites)
         ranked = allocator.ranks or overlap(sites)
         needs = allocator.needs | (criterion.needs if ranked else frozenset())
+        if allocator.searches:
+            needs = method.needs
         stats = self.collect(subject, state, sites, batches, needs)
         scores = score_sites(state, sites, stats, criterion) if ranked else {}
         self.probe(subject, batches, method, stats, self.hidden_states)
         removed = self.removed(subject.model, sites)
         widths = allocate(state, sites, scores, stats, allocator, removed)
-        return widths, notes_of(sites, stats)
+        widths, notes = self.search(subject, batches, method, stats, widths, self.hidden_states)
+        return widths, notes_of(sites, stats) | notes
 
     def cut_block(
         self,

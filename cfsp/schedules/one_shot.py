@@ -34,5 +34,6 @@ class OneShot(Schedule):
         self.probe(subject, batches, method, stats)
         removed = self.removed(subject.model, sites)
         widths = allocate(state, sites, scores, stats, method.allocator, removed)
+        widths, notes = self.search(subject, batches, method, stats, widths)
         cuts = make_cuts(state, sites, scores, widths, stats, method)
-        return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats)))
+        return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats) | notes))
