@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
@@ -24,7 +24,7 @@ from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import bridged
 from cfsp.schedules.decide import check_kinds
-from cfsp.schedules.joint import search_once
+from cfsp.schedules.joint import Cutter, search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import probe_once
@@ -249,14 +249,19 @@ class Schedule(Checked, ABC):
         method: Method,
         stats: Stats,
         widths: dict[str, int],
+        cutter: Callable[[int], Cutter],
         place: str = "memory",
     ) -> tuple[dict[str, int], dict[str, Any]]:
-        """Return the widths that the allocator's joint search finds, if it has one, and notes for the plan."""
+        """Return the widths that the allocator's joint search finds, if it makes one, and notes for the plan.
+
+        cutter: number of batches -> how this schedule cuts on so many.
+        """
         if not method.allocator.searches or not self.removed(subject.model, subject.sites):
             return widths, {}
         search = method.allocator.search(subject.sites, stats, self.budget(subject))
-        widths, found = search_once(subject, batches, method, stats, widths, search, place)
-        return widths, {"joint_search": found}
+        parts = (self, method.criterion, method.compensation)
+        found = search_once(subject, batches, parts, cutter(search.batches), widths, search, place)
+        return found["widths"], {"joint_search": found["notes"]}
 
 
 def protect_by_knowledge(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -12,13 +14,15 @@ from torch import Tensor
 from cfsp.bars import bar
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS
+from cfsp.model.blocks import block_modules
 from cfsp.model.sites import Site
 from cfsp.passes.hidden_states import PLACES
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
-from cfsp.schedules.decide import allocate, make_cuts, overlap, score_sites
+from cfsp.schedules.decide import allocate, make_cuts_of_each, overlap, score_sites
+from cfsp.schedules.joint import Cutter
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import check_residual, target_moments
@@ -60,10 +64,24 @@ class Blockwise(Schedule):
         method: Method,
         prepared: Any = None,
     ) -> Planned:
-        model, sites, target = subject.model, subject.sites, method.compensation.target
         batches = list(batches)  # read once per block
         widths, notes = self.widths(subject, batches, method)
-        cuts: dict[str, Cut] = {}
+        cuts = self.cuts(subject, batches, method, {name: [width] for name, width in widths.items()})
+        return Planned(PrunePlan(tuple(cuts[site.name][0] for site in subject.sites), notes))
+
+    def cuts(
+        self,
+        subject: Subject,
+        batches: Sequence[Mapping[str, Tensor]],
+        method: Method,
+        widths: Mapping[str, Sequence[int]],
+    ) -> dict[str, list[Cut]]:
+        """Cut every site to each of its widths, where the sites before it have the first of theirs.
+
+        -> site name -> a cut per width
+        """
+        model, sites, target = subject.model, subject.sites, method.compensation.target
+        cuts: dict[str, list[Cut]] = {}
         with ExitStack() as stack:
             pruned = stack.enter_context(walking(model, batches, self.hidden_states))
             dense = None
@@ -75,13 +93,30 @@ class Blockwise(Schedule):
             for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]
                 made = self.cut_block(subject, pruned, dense, own, widths, method)
-                cuts |= {cut.site: cut for cut in made}
+                cuts |= made
                 if block < last:
-                    with PartlyCut(model, own, made).gates():
+                    with PartlyCut(model, own, [one[0] for one in made.values()]).gates():
                         pruned.advance()
                     if dense is not None:
                         dense.advance()
-        return Planned(PrunePlan(tuple(cuts[site.name] for site in sites), notes))
+        return cuts
+
+    def cutter(
+        self,
+        subject: Subject,
+        batches: Sequence[Mapping[str, Tensor]],
+        method: Method,
+        most: int,
+    ) -> Cutter:
+        """Return how the first `most` batches cut the model, and what that costs as a share of all batches."""
+        some = batches[:most]
+        blocks = Counter(site.block for site in subject.sites)
+        if method.compensation.target != "own":
+            passes = sum(3 * count + 2 for count in blocks.values())
+        else:
+            passes = sum(1 + (count if self.apart else 1) for count in blocks.values())
+        share = passes / len(block_modules(subject.model)) * len(some) / len(batches)
+        return Cutter(partial(self.cuts, subject, some, method), share)
 
     def check(self, sites: Sequence[Site], method: Method) -> None:
         if any(site.block is None for site in sites):
@@ -101,14 +136,14 @@ class Blockwise(Schedule):
         state = PartlyCut(subject.model, sites)
         ranked = allocator.ranks or overlap(sites)
         needs = allocator.needs | (criterion.needs if ranked else frozenset())
-        if allocator.searches:
-            needs = method.needs
         stats = self.collect(subject, state, sites, batches, needs)
         scores = score_sites(state, sites, stats, criterion) if ranked else {}
         self.probe(subject, batches, method, stats, self.hidden_states)
         removed = self.removed(subject.model, sites)
         widths = allocate(state, sites, scores, stats, allocator, removed)
-        widths, notes = self.search(subject, batches, method, stats, widths, self.hidden_states)
+        cutter = partial(self.cutter, subject, batches, method)
+        place = self.hidden_states
+        widths, notes = self.search(subject, batches, method, stats, widths, cutter, place)
         return widths, notes_of(sites, stats) | notes
 
     def cut_block(
@@ -117,18 +152,18 @@ class Blockwise(Schedule):
         pruned: Walk,
         dense: Walk | None,
         sites: Sequence[Site],
-        widths: Mapping[str, int],
+        widths: Mapping[str, Sequence[int]],
         method: Method,
-    ) -> list[Cut]:
-        """Decide the cuts of the sites in the walks' next block."""
+    ) -> dict[str, list[Cut]]:
+        """Decide the cuts of the sites in the walks' next block. site name -> a cut per width"""
         criterion, compensation = method.criterion, method.compensation
         needs = criterion.needs | compensation.needs
         apart = self.apart or dense is not None
         mlp_last = sorted(sites, key=lambda site: site.units_are_neurons)
         groups = [[site] for site in mlp_last] if apart else [sites]
-        cuts: list[Cut] = []
+        cuts: dict[str, list[Cut]] = {}
         for group in groups if sites else []:
-            state = PartlyCut(pruned.model, sites, cuts)
+            state = PartlyCut(pruned.model, sites, [made[0] for made in cuts.values()])
             with pruned.resumed():
                 stats = self.collect(subject, state, group, pruned.batches, needs, group[0].blocks[0])
             if dense is not None:
@@ -136,5 +171,5 @@ class Blockwise(Schedule):
                     made = target_moments(dense, pruned, site, compensation.target, state.gates())
                     stats[site.name] |= made
             scores = score_sites(state, group, stats, criterion)
-            cuts += make_cuts(state, group, scores, widths, stats, method)
+            cuts |= make_cuts_of_each(state, group, scores, widths, stats, method)
         return cuts

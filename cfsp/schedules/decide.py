@@ -113,6 +113,24 @@ def make_cuts(
     return [make_cut(state, site, keep[site.name], stats[site.name], method) for site in sites]
 
 
+def make_cuts_of_each(
+    state: PartlyCut,
+    sites: Sequence[Site],
+    scores: Mapping[str, Tensor],
+    widths: Mapping[str, Sequence[int]],
+    stats: Stats,
+    method: Method,
+) -> dict[str, list[Cut]]:
+    """Cut every site to each of its widths. site name -> a cut per width"""
+    return {
+        site.name: [
+            make_cuts(state, [site], scores, {site.name: width}, stats, method)[0]
+            for width in widths[site.name]
+        ]
+        for site in sites
+    }
+
+
 def make_cut(
     state: PartlyCut,
     site: Site,

@@ -7,8 +7,8 @@ that can each be spared, but not both, are told from two that can both go.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,55 +19,63 @@ from torch import Tensor
 from cfsp.allocators.exchanges import Search, Widths, exchange
 from cfsp.bars import Work, task
 from cfsp.passes.hidden_states import Store, storing
-from cfsp.passes.modes import evaluating
 from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut
 from cfsp.plans.subject import Subject
-from cfsp.schedules.decide import make_cuts, overlap, score_sites
+from cfsp.schedules.decide import overlap
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import divergence, log_probabilities
-from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import origin_of_statistics
 from cfsp.storage.atomic import write_json
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
 
 
+@dataclass(frozen=True)
+class Cutter:
+    """How a schedule cuts the model to given widths.
+
+    cut: (site name -> widths) -> site name -> a cut to each of these widths, while all other sites have the first
+    of theirs. passes: what one call costs, in passes over all batches.
+    """
+
+    cut: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Sequence[Cut]]]
+    passes: float = 0.0
+
+
 def search_once(
     subject: Subject,
     batches: Sequence[Mapping[str, Tensor]],
-    method: Method,
-    stats: Stats,
+    parts: Sequence[object],
+    cutter: Cutter,
     start: Widths,
     search: Search,
     place: str = "memory",
-) -> tuple[dict[str, int], dict[str, Any]]:
-    """Return the widths that a joint search finds from `start`, and notes on it, from the cache if they are there.
+) -> dict[str, Any]:
+    """Return the result of `search_jointly`, from the cache if these parts searched here before.
 
-    stats: of the dense model, all that the criterion and the compensation need.
+    parts: what the cuts depend on. Nothing is cached if the code of one is in no file.
     """
     if overlap(subject.sites):
-        raise ValueError("rounds: a joint search needs sites that share no weights; expected rounds=0")
-    parts, cache = (method.criterion, method.compensation), subject.cache
-    code = code_of(search_jointly, *map(type, (*parts, method.allocator)))
+        raise ValueError("a joint search needs sites that share no weights; expected rounds=0")
+    cache, code = subject.cache, code_of(search_jointly, *map(type, parts))
     if cache.folder is None or code is None:
-        found = search_jointly(subject, batches, method, stats, start, search, place)
-        return found["widths"], found["notes"]
-    tried = {
+        return search_jointly(subject, batches, cutter, start, search, place)
+    asked = {
         "start": dict(start),
         "search": asdict(search),
         "parts": [[type(part).__qualname__, repr(vars(part))] for part in parts],
         "code": code,
     }
-    folder = f"statistics/{digest([origin_of_statistics(subject, subject.sites, batches), tried])}"
+    folder = f"statistics/{digest([origin_of_statistics(subject, subject.sites, batches), asked])}"
     with cache.alone(folder):
         found = cache.get(f"{folder}/joint.json", read_found)
         if found is None:
-            found = search_jointly(subject, batches, method, stats, start, search, place)
+            found = search_jointly(subject, batches, cutter, start, search, place)
             cache.describe(folder)
             cache.put(f"{folder}/joint.json", partial(write_json, data=found))
-    return found["widths"], found["notes"]
+    return found
 
 
 def read_found(path: Path) -> dict[str, Any]:
@@ -78,19 +86,18 @@ def read_found(path: Path) -> dict[str, Any]:
 def search_jointly(
     subject: Subject,
     batches: Sequence[Mapping[str, Tensor]],
-    method: Method,
-    stats: Stats,
+    cutter: Cutter,
     start: Widths,
     search: Search,
     place: str = "memory",
 ) -> dict[str, Any]:
     """Return the widths that exchanges find, and notes: the error before and after, the moves and the passes.
 
-    Cuts are made from the dense model's statistics, as `schedule=one_shot` does. For a schedule that makes its
-    cuts from the inputs of pruned blocks this is an approximation.
+    The error is measured on the last half as many batches as `search.batches`: a schedule that cuts on a part of
+    the batches uses the first.
     """
     with storing(place) as store, task("exchange units between sites", "trial", None) as work:
-        trials = Trials(subject, batches, method, stats, search, store, work)
+        trials = Trials(subject, batches, cutter, search, store, work)
         found = exchange(start, search.terms, trials, search.rounds)
     notes = {name: getattr(found, name) for name in ("before", "after", "moves")}
     return {"widths": found.widths, "notes": notes | {"passes": round(trials.spent, 3)}}
@@ -100,72 +107,65 @@ class Trials:
     """Measures KL(dense || cut) in nats per token, with all sites cut, until its passes are spent.
 
     A pass takes all batches of the calibration through all blocks; passes of a part of either count by their
-    share. The pass for the statistics counts. Single sites are tried on the first batch, from their block on.
+    share. Single sites are tried on one batch, from their block on, with the cuts behind them as they are.
     """
 
     def __init__(
         self,
         subject: Subject,
         batches: Sequence[Mapping[str, Tensor]],
-        method: Method,
-        stats: Stats,
+        cutter: Cutter,
         search: Search,
         store: Store,
         work: Work,
     ) -> None:
-        self.model, self.sites, self.method, self.stats = subject.model, subject.sites, method, stats
-        self.state = PartlyCut(subject.model, subject.sites)
-        self.scores = score_sites(self.state, subject.sites, stats, method.criterion)
-        self.batches, self.each, self.place = batches[: search.batches], 1 / len(batches), store.place
-        self.most, self.spent, self.work = search.passes, 1 + self.each * len(self.batches), work
-        self.made: dict[tuple[str, int], Cut] = {}
-        with torch.no_grad(), evaluating(self.model):
-            self.dense = [
-                store.keep(log_probabilities(self.model, batch), f"dense.{number}")
-                for number, batch in enumerate(self.batches)
-            ]
+        self.model, self.sites, self.cutter, self.store = subject.model, subject.sites, cutter, store
+        self.batches, self.each = batches[-max(1, search.batches // 2) :], 1 / len(batches)
+        self.most, self.spent, self.work = search.passes, 0.0, work
+        self.dense: list[Tensor] = []
 
     @torch.no_grad()
     def error(self, widths: Widths) -> float | None:
         """Return the error on all of the search's batches; None if the passes are spent."""
-        if not self.pay(self.each * len(self.batches)):
+        new = self.batches[len(self.dense) :]
+        if not self.pay(self.cutter.passes + self.each * (len(self.batches) + len(new))):
             return None
-        with walking(self.model, self.batches, self.place) as walk, self.cut(widths).gates():
-            return divergence(walk, self.batches, self.dense)
+        cuts = self.cutter.cut({name: [width] for name, width in widths.items()})
+        with walking(self.model, self.batches, self.store.place) as walk:
+            for number, batch in enumerate(new):
+                self.dense.append(self.store.keep(log_probabilities(self.model, batch), f"dense.{number}"))
+            with self.whole({name: made[0] for name, made in cuts.items()}).gates():
+                return divergence(walk, self.batches, self.dense)
 
     @torch.no_grad()
     def around(self, widths: Widths, other: Mapping[str, Sequence[int]]) -> dict[str, dict[int, float]] | None:
-        """Return site -> width -> change of the error on the first batch; None if the passes are spent."""
-        batches, present = self.batches[:1], self.cut(widths)
+        """Return site -> width -> change of the error on one batch; None if the passes are spent."""
+        batches, dense = self.batches[:1], self.dense[:1]
         changes: dict[str, dict[int, float]] = {name: {} for name in other}
-        with walking(self.model, batches, self.place) as walk:
+        with walking(self.model, batches, self.store.place) as walk:
             blocks = len(walk.blocks)
             tried = [site for site in self.sites if other.get(site.name)]
             behind = sum((blocks - (site.block or 0)) * len(other[site.name]) for site in tried)
-            if not self.pay(self.each * (2 + behind / blocks)):
+            if not self.pay(self.cutter.passes + self.each * (2 + behind / blocks)):
                 return None
+            made = self.cutter.cut({name: [width, *other.get(name, ())] for name, width in widths.items()})
+            first = {name: cuts[0] for name, cuts in made.items()}
+            present = self.whole(first)
             with present.gates():
-                before = divergence(walk, batches, self.dense[:1])
+                before = divergence(walk, batches, dense)
             for block in range(blocks):
                 for site in (site for site in tried if site.block == block):
-                    for width in other[site.name]:
-                        with self.cut({**widths, site.name: width}).gates():
-                            error = divergence(walk, batches, self.dense[:1])
-                        changes[site.name][width] = error - before
+                    for width, cut in zip(other[site.name], made[site.name][1:], strict=True):
+                        with self.whole({**first, site.name: cut}).gates():
+                            changes[site.name][width] = divergence(walk, batches, dense) - before
                 if block < blocks - 1:
                     with present.gates():
                         walk.advance()
-        near = {(name, width) for name in widths for width in (widths[name], *other.get(name, ()))}
-        self.made = {key: cut for key, cut in self.made.items() if key in near}
         return changes
 
-    def cut(self, widths: Widths) -> PartlyCut:
-        """Return the model with every site cut to its best units."""
-        for site in self.sites:
-            if (site.name, widths[site.name]) not in self.made:
-                made = make_cuts(self.state, [site], self.scores, widths, self.stats, self.method)
-                self.made[site.name, widths[site.name]] = made[0]
-        return PartlyCut(self.model, self.sites, [self.made[name, widths[name]] for name in widths])
+    def whole(self, cuts: Mapping[str, Cut]) -> PartlyCut:
+        """Return the model with a cut of every site."""
+        return PartlyCut(self.model, self.sites, cuts.values())
 
     def pay(self, passes: float) -> bool:
         """Spend passes. -> whether there were so many left; if not, none is spent"""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from cfsp.plans.plan import PrunePlan
+from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
-from cfsp.schedules.decide import allocate, make_cuts, score_sites
+from cfsp.schedules.decide import allocate, make_cuts, make_cuts_of_each, score_sites
+from cfsp.schedules.joint import Cutter
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 
@@ -34,6 +35,10 @@ class OneShot(Schedule):
         self.probe(subject, batches, method, stats)
         removed = self.removed(subject.model, sites)
         widths = allocate(state, sites, scores, stats, method.allocator, removed)
-        widths, notes = self.search(subject, batches, method, stats, widths)
+
+        def cut(tried: Mapping[str, Sequence[int]]) -> dict[str, list[Cut]]:
+            return make_cuts_of_each(state, sites, scores, tried, stats, method)
+
+        widths, notes = self.search(subject, batches, method, stats, widths, lambda _: Cutter(cut))
         cuts = make_cuts(state, sites, scores, widths, stats, method)
         return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats) | notes))

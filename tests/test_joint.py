@@ -1,0 +1,203 @@
+"""The joint search: exchanges of units between sites that lower the error of the model cut everywhere."""
+
+import pytest
+import torch
+from families import LLAMA, batches, make
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import cfsp
+from cfsp.allocators.error_curves import ErrorCurves
+from cfsp.allocators.exchanges import Terms, exchange
+from cfsp.model.find_sites import find_sites
+from cfsp.model.views import unit_cost
+from cfsp.schedules import joint
+from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.schedules.probes import log_probabilities
+
+BOTH = ["mlp", "attention"]
+OBS = {"criterion": "obs", "compensation": "least_squares"}
+
+
+class Known:
+    """Measures a known error, and stores what was asked."""
+
+    def __init__(self, error, most=1000):
+        self.function, self.left, self.asked = error, most, []
+
+    def error(self, widths):
+        if not self.left:
+            return None
+        self.left -= 1
+        self.asked.append(dict(widths))
+        return self.function(widths)
+
+    def around(self, widths, other):
+        now = self.function(widths)
+        return {
+            name: {width: self.function(widths | {name: width}) - now for width in tried}
+            for name, tried in other.items()
+        }
+
+
+def terms(prices, limit, units=16):
+    return Terms({name: range(1, units + 1) for name in prices}, prices, limit)
+
+
+def copies(widths):
+    """Either of the sites a and b does what both do; c is worth less."""
+    return (16 - max(widths["a"], widths["b"])) ** 2 + 0.1 * (16 - widths["c"]) ** 2
+
+
+def test_a_copy_is_widened_at_the_cost_of_what_matters_less():
+    start = {"a": 2, "b": 2, "c": 16}
+    found = exchange(start, terms(dict.fromkeys("abc", 1.0), 20), Known(copies), rounds=30)
+    assert sum(found.widths.values()) == 20
+    assert found.before == copies(start)
+    assert found.after == copies(found.widths) < copies(start) / 4
+    errors = [found.before, *(move["error"] for move in found.moves)]
+    assert errors == sorted(errors, reverse=True)
+    assert len(set(errors)) == len(errors)
+
+
+@pytest.mark.parametrize("prices", [{"a": 3.0, "b": 1.0, "c": 2.0}, {"a": 40.0, "b": 1.0, "c": 1.0}])
+def test_the_budget_is_used_up_at_every_trial(prices):
+    start = {"a": 4, "b": 9, "c": 12}
+    limit = sum(start[name] * prices[name] for name in start)
+    known = Known(copies)
+    found = exchange(start, terms(prices, limit), known, rounds=30)
+    assert found.moves
+    for widths in known.asked:
+        spent = sum(widths[name] * prices[name] for name in widths)
+        open_ended = [prices[name] for name in widths if widths[name] < 16]
+        assert spent <= limit
+        assert limit - spent < min(open_ended)
+
+
+def test_a_whole_site_goes_where_its_last_units_do_nothing():
+    def error(widths):  # no narrower width of a is better than this one; none at all is
+        return 5 * (widths["a"] in range(1, 8)) + 16 - widths["b"]
+
+    rungs = {"a": range(17), "b": range(17)}
+    found = exchange({"a": 8, "b": 4}, Terms(rungs, {"a": 1.0, "b": 1.0}, 12), Known(error), rounds=20)
+    assert found.widths == {"a": 0, "b": 12}
+
+
+def test_no_trial_is_made_once_the_passes_are_spent():
+    known = Known(copies, most=1)
+    found = exchange({"a": 2, "b": 2, "c": 16}, terms(dict.fromkeys("abc", 1.0), 20), known, rounds=9)
+    assert (found.widths, found.moves) == ({"a": 2, "b": 2, "c": 16}, [])
+    nothing = exchange({"a": 2, "b": 2, "c": 16}, terms(dict.fromkeys("abc", 1.0), 20), Known(copies, 0), 9)
+    assert (nothing.before, nothing.after) == (None, None)
+
+
+def redundant():
+    """Return a model whose first three MLPs do the same. The norm at the end makes each alone dispensable.
+
+    The MLPs read the first half of the stream, and write to the second half, which the head reads.
+    """
+    torch.manual_seed(0)
+    sizes = {"num_hidden_layers": 4, "tie_word_embeddings": False}
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA | sizes)).eval()
+    first, half = model.model.layers[0].mlp, LLAMA["hidden_size"] // 2
+    model.model.embed_tokens.weight.data[:, half:] = 0
+    model.model.embed_tokens.weight.data *= 2
+    model.lm_head.weight.data[:, :half] = 0
+    for number, layer in enumerate(model.model.layers):
+        layer.self_attn.o_proj.weight.data.zero_()
+        layer.post_attention_layernorm.variance_epsilon = 1e6  # neither grows nor shrinks what the MLP reads
+        layer.post_attention_layernorm.weight.data[:] = 1e3
+        mlp = layer.mlp
+        if number < 3:
+            mlp.load_state_dict(first.state_dict())
+        for reader in (mlp.gate_proj, mlp.up_proj):
+            reader.weight.data[:, half:] = 0
+        mlp.down_proj.weight.data[:half] = 0
+    return model
+
+
+def error_of(model, plan):
+    sites = find_sites(model, ["mlp"])
+    with torch.no_grad():
+        dense = torch.cat([log_probabilities(model, batch) for batch in batches()])
+        with PartlyCut(model, sites, plan.edits).gates():
+            cut = torch.cat([log_probabilities(model, batch) for batch in batches()])
+    return float(torch.nn.functional.kl_div(cut, dense, log_target=True, reduction="batchmean"))
+
+
+def test_copies_are_not_all_cut():
+    model = redundant()
+    parts = {"criterion": "wanda_sp", "sparsity": 0.7}
+    greedy, found = (
+        cfsp.plan(model, batches(), allocator=ErrorCurves(rounds=rounds, passes=1000), **parts)
+        for rounds in (0, 12)
+    )
+    widths = [[len(cut.keep) for cut in plan.edits] for plan in (greedy, found)]
+    assert max(widths[0][:3]) < 20 < max(widths[1][:3])
+    assert sum(widths[0]) == sum(widths[1])
+    assert error_of(model, found) < 0.75 * error_of(model, greedy)
+
+
+def test_without_rounds_the_plan_is_that_of_the_curves_alone(monkeypatch):
+    model = make("llama")
+    parts = OBS | {"kinds": BOTH, "sparsity": 0.5, "schedule": "blockwise"}
+    plan = cfsp.plan(model, batches(), allocator=ErrorCurves(), **parts)
+    assert "joint_search" not in plan.notes
+    monkeypatch.setattr(joint, "exchange", lambda *_: pytest.fail("it searched"))
+    assert cfsp.plan(model, batches(), allocator=ErrorCurves(rounds=0), **parts).notes == plan.notes
+
+
+@pytest.mark.parametrize("schedule", ["one_shot", "blockwise"])
+@pytest.mark.parametrize(
+    "options", [{}, {"round_to": 8}, {"allow_empty": True}, {"budget": "macs"}, {"protect": [1]}]
+)
+def test_the_plan_meets_the_budget(schedule, options):
+    model = make("llama")
+    allocator = ErrorCurves(rounds=5, shares=[0.8, 0.3], batches=2, **options)
+    parts = OBS | {"kinds": BOTH, "schedule": schedule, "sparsity": 0.4}
+    plan = cfsp.plan(model, batches(), allocator=allocator, **parts)
+    notes = plan.notes["joint_search"]
+    assert notes["after"] <= notes["before"]
+    cuts, sites = {cut.site: cut for cut in plan.edits}, find_sites(model, BOTH)
+    step = options.get("round_to", 1)
+    cost = {site.name: unit_cost(model, site) for site in sites}
+    gone = sum(len(cuts[name].removed) * cost[name] for name in cuts)
+    due = 0.4 * sum(site.units * cost[site.name] for site in sites)
+    if options.get("budget") != "macs":
+        assert due - 1 <= gone < due + step * min(cost.values())
+    for site in sites:
+        width = len(cuts[site.name].keep)
+        assert width == site.units or width % (step if site.kind == "mlp" else site.groups) == 0
+        assert width or options.get("allow_empty")
+        assert width == site.units or site.block not in options.get("protect", ())
+
+
+def test_the_passes_are_capped_and_noted():
+    model = make("llama")
+    notes = []
+    for passes in (2, 8, 1000):
+        allocator = ErrorCurves(rounds=9, passes=passes, batches=2)
+        plan = cfsp.plan(model, batches(), allocator=allocator, kinds=BOTH, sparsity=0.5, **OBS)
+        notes.append(plan.notes["joint_search"])
+        assert notes[-1]["passes"] <= passes
+    assert notes[0]["before"] is None or not notes[0]["moves"]
+    assert notes[1]["passes"] < notes[2]["passes"]
+
+
+def test_a_stored_search_is_not_repeated(tmp_path, monkeypatch):
+    model = make("llama")
+    parts = OBS | {"allocator": ErrorCurves(rounds=3), "kinds": BOTH, "sparsity": 0.5, "cache": tmp_path}
+    plan = cfsp.plan(model, batches(), **parts)
+    monkeypatch.setattr(joint, "exchange", lambda *_: pytest.fail("it searched again"))
+    again = cfsp.plan(model, batches(), **parts)
+    assert again.notes == plan.notes
+    assert [cut.keep for cut in again.edits] == [cut.keep for cut in plan.edits]
+
+
+def test_what_cannot_be_searched_is_refused():
+    with pytest.raises(ValueError, match="schedule=one_shot or blockwise"):
+        cfsp.plan(make("llama"), batches(), schedule="iterative", allocator=ErrorCurves(rounds=1))
+    with pytest.raises(ValueError, match="would leave a width of zero units"):
+        cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(rounds=1, protect=[0]), sparsity=0.6)
+    for options in ({"rounds": -1}, {"passes": -1.0}):
+        with pytest.raises(ValueError, match="expected"):
+            ErrorCurves(**options)
