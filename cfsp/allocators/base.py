@@ -91,14 +91,9 @@ class Allocator(Checked, ABC):
         """Measurements to make before; their results are added to the statistics."""
         return None
 
-    @property
-    def searches(self) -> bool:
-        """Whether the schedule searches on from `allocate`'s widths, with all sites cut (`search`)."""
-        return False
-
-    def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search:
-        """Return the search to make, if `searches`."""
-        raise NotImplementedError
+    def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search | None:
+        """Return the joint search that the schedule is to make from `allocate`'s widths, if any."""
+        return None
 
     def __post_init__(self) -> None:
         check_integer("round_to", self.round_to, least=1)
@@ -219,32 +214,6 @@ class Allocator(Checked, ABC):
     @abstractmethod
     def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         """Return how many units each site should keep, as real numbers; only their proportions matter."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReleasedAllocator(Allocator):
-    """The allocation rule of a released code, for comparison; it may miss the budget.
-
-    It rounds as the release does, so neither `round_to` nor `allow_empty` may be set. Such rules are
-    allocators of their own (`*_released`), so that the others need no branch for them.
-    """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.round_to != 1 or self.allow_empty:
-            name = type(self).__name__
-            raise ValueError(f"{name} rounds as its release does; expected no round_to or allow_empty")
-
-    def check(self, sites: Sequence[Site], budget: Budget) -> None:
-        """Raise ValueError if a protected block does not exist; no budget is too small here."""
-        self.protected_blocks(sites)
-
-    @abstractmethod
-    def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
-        """Return the number of units to keep per site."""
-
-    def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
-        return dict(self.allocate(sites, scores, stats, budget))
 
 
 def fit(

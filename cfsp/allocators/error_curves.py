@@ -41,6 +41,15 @@ class ErrorCurves(Allocator):
     With `allow_empty` the model is measured without each site too, so depth is a rung of the same ladder: an
     MLP or an attention goes as a whole where that costs less than narrower sites, and a block with both.
 
+    With `rounds`, a joint search follows (`cfsp.schedules.joint`). It measures the model with all sites cut.
+    A round tries each site one step narrower and one step wider around the present widths, with the other
+    sites cut as they are, and then the exchanges of equal price that should lower the error most: all
+    together, each site in at most one, then half as many. An exchange is kept only if the measured error
+    falls; if none does, the step is halved, from 1/8 to 1/128 of a mean site. With `allow_empty`, a site may
+    also go at once and come back. The schedule makes the cuts: one_shot from the dense model's statistics,
+    blockwise again block by block on the first `batches`. The errors are measured on half as many, the last
+    ones. Týr-the-Pruner (Li et al. 2025, arXiv:2503.09657) searches by the same error, with an evolution.
+
     shares: fractions of a site's units to keep in the measurements. With a single one, the site's own error
         by the scores times one measured slope is the curve: a sixth of the cost.
     batches: calibration batches to measure on. Passes: sites x shares x batches, each from the site's
@@ -49,6 +58,9 @@ class ErrorCurves(Allocator):
     budget: what `sparsity` is a fraction of: the "parameters" of the sites' units, their "macs" (in a pass
         over a calibration sample) or their "latency" (seconds of a pass over a calibration batch, measured
         on this machine).
+    rounds: of the joint search, at most; 0: none.
+    passes: of all calibration batches that the joint search may cost, at most. Passes over some batches,
+        and those that begin at a later block, count by their share.
     """
 
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -90,11 +102,9 @@ class ErrorCurves(Allocator):
         """Return the price of a site's unit: measured, or its parameters. site name -> price"""
         return {site.name: float(stats[site.name].get("unit_cost", budget.cost[site.name])) for site in sites}
 
-    @property
-    def searches(self) -> bool:
-        return self.rounds > 0
-
-    def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search:
+    def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search | None:
+        if not self.rounds:
+            return None
         prices, protected = self.prices(sites, stats, budget), self.protected_sites(sites)
         limit = budget.share * sum(site.units * prices[site.name] for site in sites) * (1 + 1e-12)
         rungs = {site.name: self.rungs(site) for site in sites if site.name not in protected}

@@ -34,7 +34,9 @@ class Terms:
 
     def step(self, share: float) -> float:
         """Return the price of this share of a mean site."""
-        return share * sum(rungs[-1] * self.prices[name] for name, rungs in self.rungs.items()) / len(self.rungs)
+        return (
+            share * sum(rungs[-1] * self.prices[name] for name, rungs in self.rungs.items()) / len(self.rungs)
+        )
 
     def narrower(self, name: str, width: int, price: float) -> int | None:
         """Return the rung below `width` that is nearest to `price` less; None if there is none below."""
@@ -80,7 +82,9 @@ class Measure(Protocol):
     def error(self, widths: Widths) -> float | None:
         """Return the error at these widths."""
 
-    def around(self, widths: Widths, other: Mapping[str, Sequence[int]]) -> dict[str, dict[int, float]] | None:
+    def around(
+        self, widths: Widths, other: Mapping[str, Sequence[int]]
+    ) -> dict[str, dict[int, float]] | None:
         """Return by how much the error changes if one site alone takes another width, for all in `other`."""
 
 
@@ -99,7 +103,10 @@ class Exchange:
 
 @dataclass
 class Found:
-    """widths: the best. before, after: the error at the start and now; None if it was not measured. moves: what was accepted."""
+    """widths: the best. before, after: the error at the start and now; None if not measured.
+
+    moves: for each accepted change, the sites' widths before and after it, and the error.
+    """
 
     widths: dict[str, int]
     before: float | None
@@ -107,7 +114,9 @@ class Found:
     moves: list[dict[str, Any]] = field(default_factory=list)
 
     def take(self, widths: dict[str, int], error: float) -> None:
-        changed = {name: [self.widths[name], width] for name, width in widths.items() if width != self.widths[name]}
+        changed = {
+            name: [self.widths[name], width] for name, width in widths.items() if width != self.widths[name]
+        }
         self.moves.append({"widths": changed, "error": error})
         self.widths, self.after = widths, error
 
@@ -133,7 +142,7 @@ def exchange(start: Widths, terms: Terms, measure: Measure, rounds: int) -> Foun
 
 
 def improve(found: Found, terms: Terms, measure: Measure, exchanges: Sequence[Exchange]) -> bool:
-    """Try the exchanges together, then the better half, and so on; then the others alone. -> whether one helped."""
+    """Try the exchanges together, then the better half, and so on; then each alone. -> whether one helped"""
     together, count = [], len(exchanges)
     while count > 1:
         together.append(exchanges[:count])
@@ -227,7 +236,7 @@ def shared_out(
 
 
 def expected(new: Widths, widths: Widths, changes: Mapping[str, Mapping[int, float]]) -> float:
-    """Return the sum of the sites' changes of the error, each in proportion to the nearest measured width."""
+    """Return the sum of the changes of the error, each in proportion to that of the nearest width."""
     total = 0.0
     for name, width in new.items():
         way = width - widths[name]
@@ -239,7 +248,7 @@ def expected(new: Widths, widths: Widths, changes: Mapping[str, Mapping[int, flo
 
 
 def exchanged(terms: Terms, widths: Widths, exchanges: Sequence[Exchange]) -> dict[str, int]:
-    """Return the widths after these exchanges; what the limit leaves goes to their wider sites, then to all."""
+    """Return the widths after these exchanges. What the limit leaves goes to their wider sites first."""
     new = dict(widths)
     for one in exchanges:
         new |= one.narrower

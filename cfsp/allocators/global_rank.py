@@ -11,7 +11,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from cfsp.allocators.base import Allocator, Budget, ReleasedAllocator, Scores
+from cfsp.allocators.base import Allocator, Budget, Scores
+from cfsp.allocators.released_allocator import ReleasedAllocator
 from cfsp.checks import check_number
 from cfsp.machine.environment import is_main
 from cfsp.model.sites import Site

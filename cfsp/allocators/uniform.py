@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from cfsp.allocators.base import Allocator, Budget, ReleasedAllocator, Scores
+from cfsp.allocators.base import Allocator, Budget, Scores
+from cfsp.allocators.released_allocator import ReleasedAllocator
 from cfsp.checks import check_choice
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Stats

@@ -241,7 +241,6 @@ class Schedule(Checked, ABC):
         for name, tried in probe_once(subject, batches, method, stats, place).items():
             stats[name] |= tried
 
-
     def search(
         self,
         subject: Subject,
@@ -256,9 +255,9 @@ class Schedule(Checked, ABC):
 
         cutter: number of batches -> how this schedule cuts on so many.
         """
-        if not method.allocator.searches or not self.removed(subject.model, subject.sites):
-            return widths, {}
         search = method.allocator.search(subject.sites, stats, self.budget(subject))
+        if search is None or not self.removed(subject.model, subject.sites):
+            return widths, {}
         parts = (self, method.criterion, method.compensation)
         found = search_once(subject, batches, parts, cutter(search.batches), widths, search, place)
         return found["widths"], {"joint_search": found["notes"]}

@@ -108,7 +108,7 @@ class Blockwise(Schedule):
         method: Method,
         most: int,
     ) -> Cutter:
-        """Return how the first `most` batches cut the model, and what that costs as a share of all batches."""
+        """Return how to cut on the first `most` batches, and what that costs in passes over all."""
         some = batches[:most]
         blocks = Counter(site.block for site in subject.sites)
         if method.compensation.target != "own":

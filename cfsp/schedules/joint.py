@@ -23,7 +23,6 @@ from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut
 from cfsp.plans.subject import Subject
 from cfsp.schedules.decide import overlap
-from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import divergence, log_probabilities
 from cfsp.statistics.cached import origin_of_statistics
@@ -36,8 +35,8 @@ from cfsp.storage.fingerprints import digest
 class Cutter:
     """How a schedule cuts the model to given widths.
 
-    cut: (site name -> widths) -> site name -> a cut to each of these widths, while all other sites have the first
-    of theirs. passes: what one call costs, in passes over all batches.
+    cut: (site name -> widths) -> site name -> a cut to each of these widths, while all other sites have the
+        first of theirs. passes: what one call costs, in passes over all batches.
     """
 
     cut: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Sequence[Cut]]]
@@ -91,10 +90,10 @@ def search_jointly(
     search: Search,
     place: str = "memory",
 ) -> dict[str, Any]:
-    """Return the widths that exchanges find, and notes: the error before and after, the moves and the passes.
+    """Return `widths`, and `notes`: the error before and after, the moves and the passes.
 
-    The error is measured on the last half as many batches as `search.batches`: a schedule that cuts on a part of
-    the batches uses the first.
+    The error is measured on the last batches, half as many as `search.batches`. A schedule that cuts on some
+    of the batches takes the first.
     """
     with storing(place) as store, task("exchange units between sites", "trial", None) as work:
         trials = Trials(subject, batches, cutter, search, store, work)
@@ -138,7 +137,9 @@ class Trials:
                 return divergence(walk, self.batches, self.dense)
 
     @torch.no_grad()
-    def around(self, widths: Widths, other: Mapping[str, Sequence[int]]) -> dict[str, dict[int, float]] | None:
+    def around(
+        self, widths: Widths, other: Mapping[str, Sequence[int]]
+    ) -> dict[str, dict[int, float]] | None:
         """Return site -> width -> change of the error on one batch; None if the passes are spent."""
         batches, dense = self.batches[:1], self.dense[:1]
         changes: dict[str, dict[int, float]] = {name: {} for name in other}
