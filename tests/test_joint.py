@@ -1,5 +1,7 @@
 """The joint search: exchanges of units between sites that lower the error of the model cut everywhere."""
 
+import itertools
+
 import pytest
 import torch
 from families import LLAMA, batches, make
@@ -7,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp
 from cfsp.allocators.error_curves import ErrorCurves
-from cfsp.allocators.exchanges import Terms, exchange
+from cfsp.allocators.exchanges import Terms, exchange_units
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
 from cfsp.schedules import joint
@@ -50,7 +52,7 @@ def copies(widths):
 
 def test_a_copy_is_widened_at_the_cost_of_what_matters_less():
     start = {"a": 2, "b": 2, "c": 16}
-    found = exchange(start, terms(dict.fromkeys("abc", 1.0), 20), Known(copies), rounds=30)
+    found = exchange_units(start, terms(dict.fromkeys("abc", 1.0), 20), Known(copies), rounds=30)
     assert sum(found.widths.values()) == 20
     assert found.before == copies(start)
     assert found.after == copies(found.widths) < copies(start) / 4
@@ -59,18 +61,29 @@ def test_a_copy_is_widened_at_the_cost_of_what_matters_less():
     assert len(set(errors)) == len(errors)
 
 
-@pytest.mark.parametrize("prices", [{"a": 3.0, "b": 1.0, "c": 2.0}, {"a": 40.0, "b": 1.0, "c": 1.0}])
-def test_the_budget_is_used_up_at_every_trial(prices):
-    start = {"a": 4, "b": 9, "c": 12}
-    limit = sum(start[name] * prices[name] for name in start)
-    known = Known(copies)
-    found = exchange(start, terms(prices, limit), known, rounds=30)
-    assert found.moves
+def rugged(widths):
+    """Changes of several sites do not add up, and many that look good are not."""
+    numbers = [*widths.values()]
+    smooth = sum((place + 1) * (16 - width) ** 2 for place, width in enumerate(numbers))
+    return smooth * (1 + 0.02 * (sum(width**2 for width in numbers) % 3))
+
+
+@pytest.mark.parametrize("prices", [[1, 1, 1, 1, 1, 1], [3, 1, 2, 3, 1, 2], [40, 1, 1, 40, 1, 1]])
+def test_every_trial_uses_up_the_budget_and_no_accepted_one_raises_the_error(prices):
+    prices = {name: float(price) for name, price in zip("abcdef", prices, strict=True)}
+    start = {"a": 4, "b": 9, "c": 12, "d": 15, "e": 5, "f": 8}
+    limit = sum(start[name] * prices[name] for name in start) + 0.9  # less than any unit
+    known = Known(rugged)
+    found = exchange_units(start, terms(prices, limit), known, rounds=30)
+    errors = [found.before, *(move["error"] for move in found.moves)]
+    assert len(errors) > 2
+    assert all(later < before for before, later in itertools.pairwise(errors))
+    assert found.after == errors[-1] == rugged(found.widths)
+    assert max(len(move["widths"]) for move in found.moves) > 2
     for widths in known.asked:
         spent = sum(widths[name] * prices[name] for name in widths)
-        open_ended = [prices[name] for name in widths if widths[name] < 16]
         assert spent <= limit
-        assert limit - spent < min(open_ended)
+        assert limit - spent < min(prices[name] for name in widths if widths[name] < 16)
 
 
 def test_a_whole_site_goes_where_its_last_units_do_nothing():
@@ -78,15 +91,15 @@ def test_a_whole_site_goes_where_its_last_units_do_nothing():
         return 5 * (widths["a"] in range(1, 8)) + 16 - widths["b"]
 
     rungs = {"a": range(17), "b": range(17)}
-    found = exchange({"a": 8, "b": 4}, Terms(rungs, {"a": 1.0, "b": 1.0}, 12), Known(error), rounds=20)
+    found = exchange_units({"a": 8, "b": 4}, Terms(rungs, {"a": 1.0, "b": 1.0}, 12), Known(error), rounds=20)
     assert found.widths == {"a": 0, "b": 12}
 
 
 def test_no_trial_is_made_once_the_passes_are_spent():
-    known = Known(copies, most=1)
-    found = exchange({"a": 2, "b": 2, "c": 16}, terms(dict.fromkeys("abc", 1.0), 20), known, rounds=9)
-    assert (found.widths, found.moves) == ({"a": 2, "b": 2, "c": 16}, [])
-    nothing = exchange({"a": 2, "b": 2, "c": 16}, terms(dict.fromkeys("abc", 1.0), 20), Known(copies, 0), 9)
+    start, alike = {"a": 2, "b": 2, "c": 16}, terms(dict.fromkeys("abc", 1.0), 20)
+    found = exchange_units(start, alike, Known(copies, most=1), rounds=9)
+    assert (found.widths, found.moves) == (start, [])
+    nothing = exchange_units(start, alike, Known(copies, most=0), rounds=9)
     assert (nothing.before, nothing.after) == (None, None)
 
 
@@ -142,7 +155,7 @@ def test_without_rounds_the_plan_is_that_of_the_curves_alone(monkeypatch):
     parts = OBS | {"kinds": BOTH, "sparsity": 0.5, "schedule": "blockwise"}
     plan = cfsp.plan(model, batches(), allocator=ErrorCurves(), **parts)
     assert "joint_search" not in plan.notes
-    monkeypatch.setattr(joint, "exchange", lambda *_: pytest.fail("it searched"))
+    monkeypatch.setattr(joint, "exchange_units", lambda *_: pytest.fail("it searched"))
     assert cfsp.plan(model, batches(), allocator=ErrorCurves(rounds=0), **parts).notes == plan.notes
 
 
@@ -187,7 +200,7 @@ def test_a_stored_search_is_not_repeated(tmp_path, monkeypatch):
     model = make("llama")
     parts = OBS | {"allocator": ErrorCurves(rounds=3), "kinds": BOTH, "sparsity": 0.5, "cache": tmp_path}
     plan = cfsp.plan(model, batches(), **parts)
-    monkeypatch.setattr(joint, "exchange", lambda *_: pytest.fail("it searched again"))
+    monkeypatch.setattr(joint, "exchange_units", lambda *_: pytest.fail("it searched again"))
     again = cfsp.plan(model, batches(), **parts)
     assert again.notes == plan.notes
     assert [cut.keep for cut in again.edits] == [cut.keep for cut in plan.edits]

@@ -76,7 +76,7 @@ class Search:
     batches: int
 
 
-class Measure(Protocol):
+class ErrorMeter(Protocol):
     """Measures the error of the model, KL(dense || cut), until its passes are spent (then None)."""
 
     def error(self, widths: Widths) -> float | None:
@@ -121,7 +121,7 @@ class Found:
         self.widths, self.after = widths, error
 
 
-def exchange(start: Widths, terms: Terms, measure: Measure, rounds: int) -> Found:
+def exchange_units(start: Widths, terms: Terms, measure: ErrorMeter, rounds: int) -> Found:
     """Exchange units between sites until no exchange lowers the error, or the rounds or passes are spent.
 
     A round measures every site one step narrower and one step wider, with all others as they are. The best
@@ -141,7 +141,7 @@ def exchange(start: Widths, terms: Terms, measure: Measure, rounds: int) -> Foun
     return found
 
 
-def improve(found: Found, terms: Terms, measure: Measure, exchanges: Sequence[Exchange]) -> bool:
+def improve(found: Found, terms: Terms, measure: ErrorMeter, exchanges: Sequence[Exchange]) -> bool:
     """Try the exchanges together, then the better half, and so on; then each alone. -> whether one helped"""
     together, count = [], len(exchanges)
     while count > 1:

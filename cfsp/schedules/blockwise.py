@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -109,12 +108,10 @@ class Blockwise(Schedule):
         most: int,
     ) -> Cutter:
         """Return how to cut on the first `most` batches, and what that costs in passes over all."""
-        some = batches[:most]
-        blocks = Counter(site.block for site in subject.sites)
-        if method.compensation.target != "own":
-            passes = sum(3 * count + 2 for count in blocks.values())
-        else:
-            passes = sum(1 + (count if self.apart else 1) for count in blocks.values())
+        some, dense = batches[:most], method.compensation.target != "own"
+        blocks = [site.block for site in subject.sites if site.block is not None]
+        measured = 3 * len(blocks) if dense else len(blocks if self.apart else {*blocks})
+        passes = measured + (2 if dense else 1) * (max(blocks) + 1)
         share = passes / len(block_modules(subject.model)) * len(some) / len(batches)
         return Cutter(partial(self.cuts, subject, some, method), share)
 

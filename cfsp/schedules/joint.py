@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cfsp.allocators.exchanges import Search, Widths, exchange
+from cfsp.allocators.exchanges import Search, Widths, exchange_units
 from cfsp.bars import Work, task
 from cfsp.passes.hidden_states import Store, storing
 from cfsp.passes.walk import walking
@@ -97,7 +97,7 @@ def search_jointly(
     """
     with storing(place) as store, task("exchange units between sites", "trial", None) as work:
         trials = Trials(subject, batches, cutter, search, store, work)
-        found = exchange(start, search.terms, trials, search.rounds)
+        found = exchange_units(start, search.terms, trials, search.rounds)
     notes = {name: getattr(found, name) for name in ("before", "after", "moves")}
     return {"widths": found.widths, "notes": notes | {"passes": round(trials.spent, 3)}}
 
