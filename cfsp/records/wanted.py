@@ -18,13 +18,10 @@ SHAPES = {
 """Kind of a target -> the options that say of what it is."""
 
 COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
-BYTES = {"": 1.0, "B": 1.0} | {
-    f"{letter}{mark}B": float(base**power)
-    for mark, base in (("", 1000), ("i", 1024))
-    for power, letter in enumerate("kMGT", start=1)
-} | {"KiB": 1024.0}
+DECIMAL = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
 SECONDS = {"s": 1.0, "ms": 1e-3}
-UNITS = {"parameters": COUNTS, "memory": BYTES, "macs": COUNTS, "latency": SECONDS}
+UNITS = {"parameters": COUNTS, "memory": {"": 1.0} | DECIMAL | BINARY, "macs": COUNTS, "latency": SECONDS}
 EXPECTED = {
     "parameters": "a number above 0, or one with k, M, B (1e9) or T: 100e6, 100M",
     "memory": "bytes above 0, or a number with B, kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB or TiB (of "
@@ -65,10 +62,8 @@ class Wanted:
         if self.kind == "latency":
             return f"{amount:g}" if self.of_dense else f"{1000 * amount:.4g}ms"
         units = [(unit, size) for unit, size in UNITS[self.kind].items() if size <= max(amount, 1)]
-        left_out = {"parameters": ("G",), "macs": ("B",), "memory": ("", "KiB")}[self.kind]
-        texts = [f"{amount / size:.15g}{unit}" for unit, size in units if unit not in left_out]
-        exact = min(texts, key=len)
-        return exact if len(exact) <= 9 else f"{amount:,.0f}{'B' if self.kind == 'memory' else ''}"
+        other = {"parameters": "G", "macs": "B", "memory": ""}[self.kind]  # a unit of the same size
+        return min((f"{amount / size:.15g}{unit}" for unit, size in units if unit != other), key=len)
 
     @property
     def text(self) -> str:

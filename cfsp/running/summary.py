@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
+from cfsp.records.wanted import wanted_of
 from cfsp.report.paths import model_names
 from cfsp.running.sweeps import Outcome, count_of
 
@@ -39,6 +40,7 @@ def summary(record: Record) -> Group:
 
 def before_and_after(record: Record) -> Table:
     config, path = record.config, str(record.config["model"]["path"])
+    wanted = wanted_of(config)
     names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
     if (schedule := part_name(config.get("schedule", ONCE))) != part_name(ONCE):
         names = {"schedule": schedule} | names
@@ -53,13 +55,17 @@ def before_and_after(record: Record) -> Table:
     )
     for base, dense in record.parameters["dense"].items():
         pruned = record.parameters["pruned"][base]
-        asked = f" (asked {config['sparsity']:.1%})" if base == config["sparsity_of"] else ""
+        share = wanted.kind == "sparsity" and base == config["sparsity_of"]
+        asked = f" (asked {wanted.amount:.1%})" if share else ""
         table.add_row(
             f"parameters of the {base}",
             f"{dense:,}",
             f"{pruned:,}",
             f"{-record.sparsity[base]:+.2%}{asked}",
         )
+    if (target := record.target) is not None:
+        change = f"{target['reached'] / target['dense'] - 1:+.2%} (asked {wanted.text})"
+        table.add_row(target["kind"], f"{target['dense']:,.0f}", f"{target['reached']:,.0f}", change)
     if record.density is not None and record.density < FULL:
         table.add_row("weights of the blocks that are not zero", "", f"{record.density:.1%}", "")
     for name, metric in record.metrics["pruned"].items():

@@ -18,7 +18,7 @@ from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
-from cfsp.schedules.decide import allocate, make_cuts, overlap, score_sites
+from cfsp.schedules.decide import make_cuts, overlap, score_sites
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import check_residual, target_moments
@@ -104,9 +104,7 @@ class Blockwise(Schedule):
         stats = self.collect(subject, state, sites, batches, needs)
         scores = score_sites(state, sites, stats, criterion) if ranked else {}
         self.probe(subject, batches, method, stats, self.hidden_states)
-        removed = self.removed(subject.model, sites)
-        widths = allocate(state, sites, scores, stats, allocator, removed)
-        return widths, notes_of(sites, stats)
+        return self.allocate(state, scores, stats, method), notes_of(sites, stats)
 
     def cut_block(
         self,

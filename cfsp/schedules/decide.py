@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -56,27 +55,48 @@ def allocate(
     if removed <= 0:
         return {site.name: site.units for site in sites}
     cost = {site.name: state.cost(site) for site in sites}
-    total = sum(site.units * cost[site.name] for site in sites)
-    budget = partial(Budget.of, sites, cost)
     if not overlap(sites):
-        return allocator.allocate(sites, scores, stats, budget(total - removed))
+        total = sum(site.units * cost[site.name] for site in sites)
+        return allocator.allocate(sites, scores, stats, Budget.of(sites, cost, total - removed))
     # If sites share weights or blocks differ, the costs do not add up: search for the budget that fits.
     before = state.parameters()
-
-    def gone(widths: Mapping[str, int]) -> float:
-        return before - state.after(choose(sites, scores, widths, allocator)).parameters()
-
-    low, high = allocator.least(sites, cost), total
-    widths = allocator.allocate(sites, scores, stats, budget(low))
-    if gone(widths) < removed:
+    widths = widest(
+        state,
+        sites,
+        scores,
+        stats,
+        allocator,
+        lambda keep: before - state.after(keep).parameters() >= removed,
+    )
+    if widths is None:
         raise ValueError(f"the sites cannot lose {removed:,} parameters; expected a lower sparsity")
-    while high - low > 1:
+    return widths
+
+
+def widest(
+    state: PartlyCut,
+    sites: Sequence[Site],
+    scores: Mapping[str, Tensor],
+    stats: Stats,
+    allocator: Allocator,
+    fits: Callable[[Mapping[str, Sequence[int]]], bool],
+) -> dict[str, int] | None:
+    """Return the allocator's widths for a budget that fits where one parameter more does not.
+
+    None if not even the least budget fits. fits: whether the model is small enough with these units.
+    """
+    cost = {site.name: state.cost(site) for site in sites}
+    low, high = allocator.least(sites, cost), sum(site.units * cost[site.name] for site in sites)
+
+    def tried(keep: int) -> dict[str, int] | None:
+        widths = allocator.allocate(sites, scores, stats, Budget.of(sites, cost, keep))
+        return widths if fits(choose(sites, scores, widths, allocator)) else None
+
+    widths = tried(low)
+    while widths is not None and high - low > 1:
         middle = (low + high) // 2
-        wider = allocator.allocate(sites, scores, stats, budget(middle))
-        if gone(wider) >= removed:
-            low, widths = middle, wider
-        else:
-            high = middle
+        wider = tried(middle)
+        low, high, widths = (low, middle, widths) if wider is None else (middle, high, wider)
     return widths
 
 

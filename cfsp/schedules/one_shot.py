@@ -11,7 +11,7 @@ from torch import Tensor
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule, notes_of
-from cfsp.schedules.decide import allocate, make_cuts, score_sites
+from cfsp.schedules.decide import make_cuts, score_sites
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 
@@ -32,7 +32,6 @@ class OneShot(Schedule):
         stats = self.collect(subject, state, sites, batches, method.needs)
         scores = score_sites(state, sites, stats, method.criterion)
         self.probe(subject, batches, method, stats)
-        removed = self.removed(subject.model, sites)
-        widths = allocate(state, sites, scores, stats, method.allocator, removed)
+        widths = self.allocate(state, scores, stats, method)
         cuts = make_cuts(state, sites, scores, widths, stats, method)
         return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats)))
