@@ -25,7 +25,7 @@ from cfsp.running.build import build
 from cfsp.running.config import chosen
 from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.method import Method
-from cfsp.schedules.size_targets import size_target
+from cfsp.schedules.size_targets import size_target_of
 from cfsp.storage.about import About
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest, fingerprint_batches
@@ -52,7 +52,7 @@ class Parts:
         built = [build(part) for part in chosen(cfg.evaluation)]
         measures = [part for one in built if isinstance(one, Evaluator) for part in one.parts()]
         parts = {name: build(cfg[name]) for name in names}
-        if (target := size_target(cfg.target)) is not None:
+        if (target := size_target_of(cfg.target)) is not None:
             parts["schedule"] = replace(parts["schedule"], size_target=target)
         return cls(
             **parts,

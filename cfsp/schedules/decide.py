@@ -80,10 +80,13 @@ def widest(
     stats: Stats,
     allocator: Allocator,
     fits: Callable[[Mapping[str, Sequence[int]]], bool],
+    guess: float | None = None,
 ) -> dict[str, int] | None:
     """Return the allocator's widths for a budget that fits where one parameter more does not.
 
     None if not even the least budget fits. fits: whether the model is small enough with these units.
+    guess: where the budget lies between the least and the whole. From there the steps double until they pass
+    it, then the range is halved; without a guess it is halved from the start.
     """
     cost = {site.name: state.cost(site) for site in sites}
     low, high = allocator.least(sites, cost), sum(site.units * cost[site.name] for site in sites)
@@ -93,10 +96,15 @@ def widest(
         return widths if fits(choose(sites, scores, widths, allocator)) else None
 
     widths = tried(low)
+    middle, step = (low, high) if guess is None else (low + int(guess * (high - low)), max(cost.values()))
     while widths is not None and high - low > 1:
-        middle = (low + high) // 2
+        middle = middle if low < middle < high else (low + high) // 2
         wider = tried(middle)
-        low, high, widths = (low, middle, widths) if wider is None else (middle, high, wider)
+        if wider is None:
+            high, middle = middle, middle - step
+        else:
+            low, middle, widths = middle, middle + step, wider
+        step *= 2
     return widths
 
 

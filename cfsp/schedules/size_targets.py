@@ -81,7 +81,7 @@ class MacTarget(SizeTarget):
 SIZE_TARGETS = {"parameters": ParameterTarget, "memory": MemoryTarget, "macs": MacTarget}
 
 
-def size_target(options: Mapping[str, Any] | None) -> SizeTarget | None:
+def size_target_of(options: Mapping[str, Any] | None) -> SizeTarget | None:
     """Return the target that a config's `target` names; None if it names none. Raises ValueError."""
     wanted = target_of(options)
     return None if wanted is None else SIZE_TARGETS[wanted.kind](wanted)
@@ -143,13 +143,15 @@ def widths_within(
     amount = sizes.target.wanted.amount
     limit = amount if part == 1 else sizes.dense - part * (sizes.dense - amount)
 
-    def fits(keep: Mapping[str, Sequence[int]]) -> bool:
-        return sizes.after(state.after(keep).cuts.values()) <= limit
+    def size(keep: Mapping[str, Sequence[int]]) -> float:
+        return sizes.after(state.after(keep).cuts.values())
 
     scores = scores or {site.name: torch.zeros(site.units) for site in sites}  # an allocator that reads none
     widths = {site.name: site.units for site in sites}
-    if not fits(choose(sites, scores, widths, allocator)):
-        found = widest(state, sites, scores, stats, allocator, fits)
+    now, least = size(choose(sites, scores, widths, allocator)), least_size(sizes, sizes.sites, allocator)
+    if now > limit:
+        guess = (limit - least) / max(now - least, 1)
+        found = widest(state, sites, scores, stats, allocator, lambda keep: size(keep) <= limit, guess)
         if found is None:
             raise ValueError(out_of_reach(sizes, sites, allocator))
         widths = found
@@ -207,6 +209,6 @@ def out_of_reach(sizes: CutSizes, sites: Sequence[Site], allocator: Allocator) -
     least = wanted.spelled(least_size(sizes, sites, allocator))
     return (
         f"{wanted.key}: with sites=[{kinds}], round_to={allocator.round_to} and "
-        f"protect={allocator.protection} at least {least} stays, most of it in what these sites do not hold; "
-        f"expected from {least} to {wanted.spelled(sizes.dense)}, or more sites"
+        f"protect={allocator.protection} at least {least} stays, embeddings and all that these sites do not "
+        f"hold included; expected from {least} to {wanted.spelled(sizes.dense)}, or more sites"
     )
