@@ -52,7 +52,7 @@ def plan(
     criterion, allocator, compensation, schedule: names of the YAML files of that group, or objects.
     sparsity, sparsity_of: 0.2 of the sites by default; a schedule that is an object has its own.
     size_target: the most that the model may have, instead of a sparsity, as `target` in conf/config.yaml:
-        {"parameters": 100e6}, {"memory": "2GiB", "batch": 8, "context": 4096} or {"macs": 40e9, "tokens": 512}.
+        {"parameters": 100e6}, {"memory": "2GiB", "batch": 8, "context": 4096}, {"macs": 40e9, "tokens": 9}.
     cache: a folder that stores the dense model's statistics for the next plan.
     options: passed to the component that has them, for example `temperature=6.0` or `metric="ifv"`.
 

@@ -168,9 +168,15 @@ def test_the_dense_model_is_left_as_it_was():
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ({"parameters": 1e9}, r"target.parameters=1B: the dense model has no more than \d+; expected less, d"),
+        (
+            {"parameters": 1e9},
+            r"target.parameters=1B: the dense model has no more than \d+; expected l",
+        ),
         ({"parameters": 100}, r"target.parameters=100: with sites=\[mlp\], .* at least \d+ stays"),
-        ({"memory": "1kB", "batch": 1, "context": 8}, r"target.memory=1kB: .* expected from \d+B to \d+B, or"),
+        (
+            {"memory": "1kB", "batch": 1, "context": 8},
+            r"target.memory=1kB: .* expected from \d+B to \d+B",
+        ),
         ({"memory": "2gb", "batch": 1, "context": 8}, r"target.memory=2gb: expected bytes .* KiB, MiB, GiB"),
         ({"memory": 1e5, "batch": 0, "context": 8}, "target.batch=0: expected a whole number of at least 1"),
         ({"memory": 1e5, "batch": 1, "context": 99}, "target.context=99: the model has 48 positions"),

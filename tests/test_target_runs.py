@@ -10,6 +10,7 @@ from cfsp.records.record import Record
 from cfsp.records.wanted import target_of, wanted_of
 from cfsp.tables.compare import compare, frame
 
+SIZED = ["evaluation=[perplexity_text,size]", "evaluation.size.context=64"]
 NONE = dict.fromkeys(("parameters", "memory", "macs")) | {"batch": 1, "context": 512, "tokens": 512}
 
 
@@ -44,7 +45,7 @@ def test_a_target_is_shown_as_people_write_it(options, text):
 
 
 def test_a_run_holds_what_was_asked_and_reached(cfsp, tmp_path):
-    code, out, err = cfsp("target.memory=1100kB", "target.batch=2", "target.context=16", "evaluation=[size]", "evaluation.size.context=64")
+    code, out, err = cfsp("target.memory=1100kB", "target.batch=2", "target.context=16", *SIZED)
     assert code == 0, err
     record = Record.load(out.splitlines()[-1])
     assert record.config["sparsity"] is None
@@ -55,16 +56,22 @@ def test_a_run_holds_what_was_asked_and_reached(cfsp, tmp_path):
     cache = figures["cache_bytes"] / 64 * 16  # `size` counts 64 tokens here
     assert record.target["reached"] == figures["bytes_on_disk"] + 2 * cache
     assert "asked 1.1MB with 2 x 16 tokens" in out
-    again = cfsp("target.memory=1100000", "target.batch=2", "target.context=16", "evaluation=[size]", "evaluation.size.context=64")
+    again = cfsp("target.memory=1100000", "target.batch=2", "target.context=16", *SIZED)
     assert "read, not run" in again[2][-1]
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["target.parameters=9k", "sparsity=0.3"], "target.parameters=9k beside sparsity=0.3: a target is of"),
+        (
+            ["target.parameters=9k", "sparsity=0.3"],
+            "target.parameters=9k beside sparsity=0.3: a target",
+        ),
         (["target.parameters=9k", "sparsity_of=model"], "beside sparsity_of=model: a target is of the whole"),
-        (["target.parameters=9k", "target.macs=1M"], "target.parameters=9k beside target.macs=1M: expected o"),
+        (
+            ["target.parameters=9k", "target.macs=1M"],
+            "target.parameters=9k beside target.macs=1M: expected",
+        ),
         (["target.memory=2gb"], "target.memory=2gb: expected bytes above 0, or a number with B, kB, MB, GB"),
         (["sparsity=null"], "sparsity=null: expected a share to remove, in [0, 1), or one of target.para"),
         (["target.size=3"], "target.size: no such option"),
@@ -91,7 +98,10 @@ def test_a_sweep_over_targets_is_one(tmp_path):
     assert understood(words) == [*words, "sparsity=null"]
     assert understood(["sparsity=0.3"]) == ["sparsity=0.3"]
     assert understood(["target.batch=3"]) == ["target.batch=3"]
-    assert understood(["target.parameters=null", "sparsity=0.3"]) == ["target.parameters=null", "sparsity=0.3"]
+    assert understood(["target.parameters=null", "sparsity=0.3"]) == [
+        "target.parameters=null",
+        "sparsity=0.3",
+    ]
 
 
 def test_tables_group_by_what_was_asked():
@@ -154,5 +164,5 @@ def test_a_training_ends_at_its_target(cli, text_file, target):
 
 def test_a_training_that_cannot_know_how_much_goes_is_refused(cli, text_file):
     words = [*TRAINED, *own_text(text_file), "sparsity=null", "target.memory=1090kB", "target.context=16"]
-    with pytest.raises(ValueError, match=r"expected sites=\[mlp\] of one kind of block, or target.parameters"):
+    with pytest.raises(ValueError, match=r"expected sites=\[mlp\] of one kind of block, or target"):
         cli(*words, "sites=[mlp,attention]", "evaluation=[]")

@@ -19,7 +19,8 @@ def check_early(cfg: DictConfig) -> None:
     """Check a run's share or target and its model's path, and print if the model must come from the hub.
 
     Raises:
-        ValueError: the share is not in [0, 1), the target is none, or there is no such folder and no hub id looks like it.
+        ValueError: the share is not in [0, 1), the target cannot be read, or there is no such folder and no
+            hub id looks like it.
     """
     share = OmegaConf.select(cfg, "sparsity")
     if isinstance(share, int | float) and not isinstance(share, bool) and not 0 <= share < 1:

@@ -103,8 +103,8 @@ def without_sparsity(overrides: Iterable[Override]) -> list[str]:
     for name in ("sparsity", "sparsity_of", "schedule.sparsity", "schedule.sparsity_of"):
         if name in given:
             raise ValueError(
-                f"{found[0]}={given[found[0]]} beside {name}={given[name]}: a target is of the whole model and "
-                f"takes the place of a sparsity; expected one of them"
+                f"{found[0]}={given[found[0]]} beside {name}={given[name]}: a target is of the whole "
+                "model and takes the place of a sparsity; expected one of them"
             )
     return ["sparsity=null"]
 

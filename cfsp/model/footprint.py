@@ -1,4 +1,4 @@
-"""Footprint: the bytes of a model's weights and of its key/value cache, and a copy of a model without data."""
+"""Footprint: the bytes of a model's weights and of its key/value cache, and a copy without data."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from cfsp.checks import check_integer
@@ -13,21 +13,18 @@ SHAPES = {
     "parameters": (),
     "memory": ("batch", "context"),
     "macs": ("tokens",),
-    "latency": ("batch", "tokens"),
 }
 """Kind of a target -> the options that say of what it is."""
 
 COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
 DECIMAL = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
 BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
-SECONDS = {"s": 1.0, "ms": 1e-3}
-UNITS = {"parameters": COUNTS, "memory": {"": 1.0} | DECIMAL | BINARY, "macs": COUNTS, "latency": SECONDS}
+UNITS = {"parameters": COUNTS, "memory": {"": 1.0} | DECIMAL | BINARY, "macs": COUNTS}
 EXPECTED = {
     "parameters": "a number above 0, or one with k, M, B (1e9) or T: 100e6, 100M",
     "memory": "bytes above 0, or a number with B, kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB or TiB (of "
     "1024): 2GiB",
     "macs": "a number above 0, or one with k, M, G or T: 40e9, 40G",
-    "latency": "a fraction of the dense model's time in (0, 1), or a time with ms or s: 0.8, 20ms",
 }
 NUMBER = re.compile(r"\s*(?P<number>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*(?P<unit>[A-Za-z]*)\s*")
 
@@ -37,13 +34,12 @@ class Wanted:
     """What a run was asked to end with. Sorts by kind, then from the largest model to the smallest.
 
     kind: "sparsity" or a key of `SHAPES`. less: the share to remove, or minus the amount. shape: the options
-    that say of what the amount is. of_dense: whether the amount is a fraction of the dense model's.
+    that say of what the amount is.
     """
 
     kind: str
     less: float
     shape: tuple[tuple[str, int], ...] = ()
-    of_dense: bool = field(default=False)
 
     @property
     def amount(self) -> float:
@@ -59,8 +55,6 @@ class Wanted:
         """Return an amount of this kind with its unit, without spaces."""
         if self.kind == "sparsity":
             return f"{100 * amount:.4g}%"
-        if self.kind == "latency":
-            return f"{amount:g}" if self.of_dense else f"{1000 * amount:.4g}ms"
         units = [(unit, size) for unit, size in UNITS[self.kind].items() if size <= max(amount, 1)]
         other = {"parameters": "G", "macs": "B", "memory": ""}[self.kind]  # a unit of the same size
         return min((f"{amount / size:.15g}{unit}" for unit, size in units if unit != other), key=len)
@@ -73,18 +67,14 @@ class Wanted:
             return f"{amount} with {shape['batch']} x {shape['context']} tokens"
         if self.kind == "macs":
             return f"{amount} MACs of {shape['tokens']} tokens"
-        if self.kind == "latency":
-            amount = f"{100 * self.amount:.4g}% of the time" if self.of_dense else amount
-            return f"{amount} for {shape['batch']} x {shape['tokens']} tokens"
         return f"{amount} {self.kind}" if self.kind == "parameters" else amount
 
     @property
-    def data(self) -> dict[str, float | int | str]:
+    def data(self) -> dict[str, float | int]:
         """The target as a config that gives the same one however it was typed; empty for a sparsity."""
         if self.kind == "sparsity":
             return {}
-        timed = self.kind == "latency" and not self.of_dense
-        return {self.kind: f"{self.amount}s" if timed else self.amount} | dict(self.shape)
+        return {self.kind: self.amount} | dict(self.shape)
 
 
 def wanted_of(config: Mapping[str, Any]) -> Wanted:
@@ -111,27 +101,23 @@ def target_of(options: Mapping[str, Any] | None) -> Wanted | None:
         both = " beside ".join(f"target.{name}={options[name]}" for name in asked)
         raise ValueError(f"{both}: expected one target; the others null")
     (kind,) = asked
-    amount, unit = amount_of(kind, options[kind])
+    amount = amount_of(kind, options[kind])
     for name in SHAPES[kind]:
         check_integer(f"target.{name}", options.get(name), least=1)
     shape = tuple((name, options[name]) for name in SHAPES[kind])
-    return Wanted(kind, -amount, shape, kind == "latency" and not unit)
+    return Wanted(kind, -amount, shape)
 
 
 def named() -> str:
     return ", ".join(f"target.{kind}" for kind in SHAPES)
 
 
-def amount_of(kind: str, value: Any) -> tuple[float, str]:
-    """Return an amount in parameters, bytes, MACs or seconds (or a fraction), and the unit that was typed.
-
-    Raises ValueError, with the units that are accepted.
-    """
-    number, unit, sizes = value, "", UNITS[kind]
+def amount_of(kind: str, value: Any) -> float:
+    """Return an amount in parameters, bytes or MACs. Raises ValueError, with the units that are accepted."""
+    number, unit = value, ""
     if isinstance(value, str) and (parts := NUMBER.fullmatch(value)):
         number, unit = float(parts["number"]), parts["unit"]
-    bare = not unit and kind == "latency"
     is_number = isinstance(number, int | float) and not isinstance(number, bool)
-    if not is_number or not (unit in sizes or bare) or not 0 < number < (1 if bare else float("inf")):
+    if not is_number or unit not in UNITS[kind] or not 0 < number < float("inf"):
         raise ValueError(f"target.{kind}={value}: expected {EXPECTED[kind]}")
-    return float(number) if bare else number * sizes[unit], unit
+    return number * UNITS[kind][unit]

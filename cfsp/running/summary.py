@@ -65,7 +65,9 @@ def before_and_after(record: Record) -> Table:
         )
     if (target := record.target) is not None:
         change = f"{target['reached'] / target['dense'] - 1:+.2%} (asked {wanted.text})"
-        table.add_row(target["kind"], f"{target['dense']:,.0f}", f"{target['reached']:,.0f}", change)
+        table.add_row(
+            f"target: {target['kind']}", f"{target['dense']:,.0f}", f"{target['reached']:,.0f}", change
+        )
     if record.density is not None and record.density < FULL:
         table.add_row("weights of the blocks that are not zero", "", f"{record.density:.1%}", "")
     for name, metric in record.metrics["pruned"].items():

@@ -168,8 +168,8 @@ def removed_for(target: SizeTarget, model: PreTrainedModel, sites: Sequence[Site
         return math.ceil(sizes.dense - target.wanted.amount)
     if not all(site.units_are_neurons for site in sites) or len({unit_cost(model, one) for one in sites}) > 1:
         raise ValueError(
-            f"{target.wanted.key} with a schedule that trains: how many parameters that takes depends on what "
-            "it learns; expected sites=[mlp] of one kind of block, or target.parameters"
+            f"{target.wanted.key} with a schedule that trains: how many parameters that takes depends on "
+            "what it learns; expected sites=[mlp] of one kind of block, or target.parameters"
         )
     state = PartlyCut(model, sites)
     widths = widths_within(sizes, state, sites, {}, {}, Uniform())

@@ -25,9 +25,9 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
     Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
     (`criterion`, or the schedule that learns its scores; `recovery.parameters`), and under `recovery` what it
-    trains and learns from; `model`, the
-    last part of its path; `sparsity`, or a target in words; `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned
-    model, `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`,
+    trains and learns from; `model`, the last part of its path; `sparsity`, or a target in words;
+    `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned model,
+    `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`,
     `value`, `stderr`, `dense` (the dense model's value), `better`, `protocol` (JSON) and `overlaps`. Lists
     are written `a+b`; null, true and false as in YAML.
     """
