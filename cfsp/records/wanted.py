@@ -89,11 +89,11 @@ def target_of(options: Mapping[str, Any] | None) -> Wanted | None:
     """
     options = {} if options is None else options
     if not isinstance(options, Mapping):
-        raise ValueError(f"target={options!r}: expected one of {named()}")
+        raise ValueError(f"target={options!r}: expected one of {target_names()}")
     known = {*SHAPES, *(name for names in SHAPES.values() for name in names)}
     for name in options:
         if name not in known:
-            raise ValueError(f"target.{name}: no such target; expected one of {named()}")
+            raise ValueError(f"target.{name}: no such target; expected one of {target_names()}")
     asked = [name for name in SHAPES if options.get(name) is not None]
     if not asked:
         return None
@@ -108,7 +108,7 @@ def target_of(options: Mapping[str, Any] | None) -> Wanted | None:
     return Wanted(kind, -amount, shape)
 
 
-def named() -> str:
+def target_names() -> str:
     return ", ".join(f"target.{kind}" for kind in SHAPES)
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cfsp.allocators.base import Budget
+from cfsp.allocators.base import Allocator, Budget
 from cfsp.checks import check_choice
 from cfsp.data.texts import Text
 from cfsp.model.blocks import check_one_stack
@@ -236,17 +236,7 @@ class Schedule(Checked, ABC):
                 )
             )
         check_kinds(criterion, sites)
-        if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
-            raise ValueError(
-                f"allocator {type(allocator).__name__} probes sites that lie in blocks, in the dense model; "
-                "expected only mlp and attention, and schedule=one_shot or blockwise"
-            )
-        of_sites = self.size_target is not None or self.sparsity_of == "sites"
-        if allocator.probes and allocator.probes.cost != "parameters" and not of_sites:
-            raise ValueError(
-                f"budget={allocator.probes.cost} is a share of what the sites take; expected "
-                f"sparsity_of=sites, not {self.sparsity_of}"
-            )
+        self.check_probes(sites, allocator)
         if compensation.target not in self.targets:
             raise ValueError(
                 f"compensation target={compensation.target}: schedule {type(self).__name__} gives only "
@@ -263,6 +253,20 @@ class Schedule(Checked, ABC):
             raise ValueError(
                 f"compensation {type(compensation).__name__} fits each consumer to one site; expected sites "
                 "that share none (attention or query_heads, mlp)"
+            )
+
+    def check_probes(self, sites: Sequence[Site], allocator: Allocator) -> None:
+        """Raise ValueError if the allocator probes what this schedule does not."""
+        if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
+            raise ValueError(
+                f"allocator {type(allocator).__name__} probes sites that lie in blocks, in the dense model; "
+                "expected only mlp and attention, and schedule=one_shot or blockwise"
+            )
+        of_sites = self.size_target is not None or self.sparsity_of == "sites"
+        if allocator.probes and allocator.probes.cost != "parameters" and not of_sites:
+            raise ValueError(
+                f"budget={allocator.probes.cost} is a share of what the sites take; expected "
+                f"sparsity_of=sites, not {self.sparsity_of}"
             )
 
     def probe(
