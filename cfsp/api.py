@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from cfsp.plans.surgery import apply as carry_out
 from cfsp.running.build import build_components
 from cfsp.schedules.base import Schedule
 from cfsp.schedules.method import Method
+from cfsp.schedules.size_targets import size_target_of
 from cfsp.storage.cache import Cache
 
 
@@ -36,6 +38,7 @@ def plan(
     schedule: str | Schedule = "one_shot",
     sparsity: float | None = None,
     sparsity_of: str | None = None,
+    size_target: Mapping[str, Any] | None = None,
     seed: int = 0,
     cache: str | Path | None = None,
     **options: Any,
@@ -48,36 +51,42 @@ def plan(
     batches: any iterable of dicts with `input_ids` [batch, tokens] and `attention_mask`.
     criterion, allocator, compensation, schedule: names of the YAML files of that group, or objects.
     sparsity, sparsity_of: 0.2 of the sites by default; a schedule that is an object has its own.
+    size_target: instead, the most that the model may have, as `target` in conf/config.yaml:
+        {"parameters": 100e6}, {"memory": "2GiB", "batch": 8, "context": 4096}, {"macs": 40e9, "tokens": 9}.
     cache: a folder that stores the dense model's statistics for the next plan.
     options: passed to the component that has them, for example `temperature=6.0` or `metric="ifv"`.
 
     Raises:
         KeyError, TypeError, ValueError: a name, an option or a value is not accepted.
     """
-    names = {
-        "criterion": criterion,
-        "allocator": allocator,
-        "compensation": compensation,
-        "schedule": schedule,
-    }
-    shares = shares_to_remove(schedule, sparsity, sparsity_of)
-    parts = build_components(names, options, **shares, seed=seed)
+    names = {"criterion": criterion, "allocator": allocator, "compensation": compensation}
+    removal = {"sparsity": sparsity, "sparsity_of": sparsity_of, "size_target": size_target}
+    decider, method = deciders(names | {"schedule": schedule}, options, removal, seed)
     subject = Subject(model, find_sites(model, kinds), Cache.at(cache or "off"))
-    decider, method = parts.pop("schedule"), Method(**parts)
     return decider.make(subject, batches, method, decider.prepare(subject, method)).plan
 
 
-def shares_to_remove(
-    schedule: str | Schedule, sparsity: float | None, sparsity_of: str | None
-) -> dict[str, Any]:
-    """What is given of these, and defaults. Raises ValueError if the schedule is an object with its own."""
-    shares = {"sparsity": sparsity, "sparsity_of": sparsity_of}
-    given = {name: value for name, value in shares.items() if value is not None}
-    if given and isinstance(schedule, Schedule):
+def deciders(
+    names: Mapping[str, Any], options: Mapping[str, Any], removal: Mapping[str, Any], seed: int
+) -> tuple[Schedule, Method]:
+    """Return the schedule and its method.
+
+    names: group -> name or object. removal: how much goes, as `plan` takes it; None for what is not given.
+
+    Raises ValueError if the schedule is an object, which has its own, or a sparsity is beside a target.
+    """
+    given = {name: value for name, value in removal.items() if value is not None}
+    if given and isinstance(names["schedule"], Schedule):
         raise ValueError(
             f"{' and '.join(given)}: the schedule is an object with its own; expected the value there alone"
         )
-    return {"sparsity": 0.2, "sparsity_of": "sites"} | given
+    target = size_target_of(given.pop("size_target", None))
+    if given and target is not None:
+        raise ValueError(f"{' and '.join(given)} beside {target.wanted.key}: expected one of them")
+    shares = {"sparsity": None if target else 0.2, "sparsity_of": "sites"} | given
+    parts = build_components(names, options, **shares, seed=seed)
+    schedule = parts.pop("schedule")
+    return schedule if target is None else replace(schedule, size_target=target), Method(**parts)
 
 
 @checked

@@ -102,7 +102,7 @@ def test_best_needs_rivals_that_removed_alike_shares(tmp_path):
     found = [lone, less, replace(more, sparsity=more.sparsity | {"model": 0.127})]
     (measure,) = perplexities(found)
     made = contests(points(found, method_names(found)), measure)
-    assert [(one.sparsity, one.best, one.why_none) for one in made] == [
+    assert [(one.wanted.amount, one.best, one.why_none) for one in made] == [
         (share, (), "no rival") for share in (0.2, 0.5, 0.5)
     ]
     report([write(tmp_path, found)], tmp_path / "a.html", None, "Study")

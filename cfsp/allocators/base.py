@@ -91,6 +91,11 @@ class Allocator(Checked, ABC):
         """Measurements to make before; their results are added to the statistics."""
         return None
 
+    @property
+    def exchanges(self) -> bool:
+        """Whether it asks for a joint search."""
+        return False
+
     def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search | None:
         """Return the joint search that the schedule is to make from `allocate`'s widths, if any."""
         return None

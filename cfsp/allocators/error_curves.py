@@ -102,6 +102,10 @@ class ErrorCurves(Allocator):
         """Return the price of a site's unit: measured, or its parameters. site name -> price"""
         return {site.name: float(stats[site.name].get("unit_cost", budget.cost[site.name])) for site in sites}
 
+    @property
+    def exchanges(self) -> bool:
+        return self.rounds > 0
+
     def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search | None:
         if not self.rounds:
             return None

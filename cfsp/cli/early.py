@@ -8,6 +8,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from cfsp.bars import speak
+from cfsp.records.wanted import target_of
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 OURS = "cfsp.checkpoints.load.load"
@@ -15,14 +16,16 @@ OURS = "cfsp.checkpoints.load.load"
 
 
 def check_early(cfg: DictConfig) -> None:
-    """Check a run's share and its model's path, and print if the model must come from the hub.
+    """Check a run's share or target and its model's path, and print if the model must come from the hub.
 
     Raises:
-        ValueError: the share is not in [0, 1), or there is no such folder and no hub id looks like it.
+        ValueError: the share is not in [0, 1), the target cannot be read, or there is no such folder and no
+            hub id looks like it.
     """
     share = OmegaConf.select(cfg, "sparsity")
     if isinstance(share, int | float) and not isinstance(share, bool) and not 0 <= share < 1:
         raise ValueError(f"sparsity={share!r}: expected a share to remove, in [0, 1)")
+    target_of(OmegaConf.select(cfg, "target"))
     path = OmegaConf.select(cfg, "model.path")
     if OmegaConf.select(cfg, "model._target_") != OURS or not isinstance(path, str):
         return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Override
 from hydra.errors import HydraException
 
+from cfsp.records.wanted import SHAPES
 from cfsp.running.build import CONF, choices, search_path
 
 VALUED = (
@@ -66,12 +67,14 @@ class CommandLine:
 def understood(arguments: Sequence[str]) -> list[str]:
     """Return the arguments; those below a swept group become sweeps over their one value.
 
+    A target stands for itself: it sets the sparsity to null, whatever the configs say.
+
     Hydra first composes a sweep's config without the swept keys. For `recovery=lora,full
     recovery/data=text` it would look for `recovery/data` in the default recovery and fail. A sweep over
     one value is applied in the jobs only.
 
     Raises:
-        ValueError: a group is given null, a number or true instead of a name.
+        ValueError: a group is given null, a number or true instead of a name; a sparsity beside a target.
     """
     try:
         parsed = {one: parse_override(one) for one in arguments if is_override(one)}
@@ -80,11 +83,30 @@ def understood(arguments: Sequence[str]) -> list[str]:
     line = CommandLine.of(arguments)
     for override in parsed.values():
         check_group(override, line.folders)
+    arguments = [*arguments, *without_sparsity(parsed.values())]
     if not line.sweeps:
         return [*arguments]
     swept = [one.key_or_group for one in parsed.values() if one.is_sweep_override()]
     swept = [name for name in swept if line.has_group(name)]
     return [waiting(one) if one in parsed and lies_in(parsed[one], swept) else one for one in arguments]
+
+
+def without_sparsity(overrides: Iterable[Override]) -> list[str]:
+    """Return the override that a target implies; none without a target.
+
+    Raises ValueError if a sparsity or its base is given too.
+    """
+    given = {one.key_or_group: one.value() for one in overrides if one.value() is not None}
+    found = [name for name in given if name.removeprefix("target.") in SHAPES and name.startswith("target.")]
+    if not found:
+        return []
+    for name in ("sparsity", "sparsity_of", "schedule.sparsity", "schedule.sparsity_of"):
+        if name in given:
+            raise ValueError(
+                f"{found[0]}={given[found[0]]} beside {name}={given[name]}: a target is of the whole "
+                "model and takes the place of a sparsity; expected one of them"
+            )
+    return ["sparsity=null"]
 
 
 def without_flag(arguments: Sequence[str], flags: Sequence[str]) -> tuple[list[str], str | None]:

@@ -38,6 +38,11 @@ class Compensation(Checked, ABC):
     """Whether it also refits the MLP before dropped blocks, once all of them are known; see
     `cfsp.schedules.bridges`."""
 
+    @property
+    def adds(self) -> frozenset[str]:
+        """Fields of a `Cut` among "fill" and "bias" that it sets, each of which may add a bias."""
+        return frozenset()
+
     @abstractmethod
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]

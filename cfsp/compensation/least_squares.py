@@ -56,6 +56,10 @@ class LeastSquares(Compensation):
         held_out = {"input_second_moment_held_out"} if self.ridge == "auto" else set()
         return frozenset({"input_second_moment", "input_tokens"} | held_out)
 
+    @property
+    def adds(self) -> frozenset[str]:
+        return frozenset({"bias"} if self.constant else ())
+
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
     ) -> dict[str, Tensor]:

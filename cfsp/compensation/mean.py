@@ -22,6 +22,7 @@ class MeanCompensation(Compensation):
     """
 
     needs = frozenset({"input_mean"})
+    adds = frozenset({"fill"})
 
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]

@@ -10,13 +10,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils.generic import ModelOutput
 
 from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import PairedEvaluator
 from cfsp.machine.memory import peak_bytes, reset_peak, resident_bytes
 from cfsp.model.blocks import check_positions, is_causal
+from cfsp.model.footprint import cache_of, weight_bytes
 from cfsp.model.model_inputs import inputs_of_tokens
 from cfsp.model.pass_cost import seconds_of
 from cfsp.records.record import Metric
@@ -147,15 +147,6 @@ class Latency(PairedEvaluator):
         return found
 
 
-def cache_of(out: ModelOutput) -> dict[str, Any]:
-    """Return the cache that a pass filled, under the name by which the next pass takes it.
-
-    transformers called it `past_key_values` before 5.24.
-    """
-    name = "cache" if "cache" in out else "past_key_values"
-    return {name: out[name]}
-
-
 def metric(values: list[float], better: Literal["lower", "higher"], protocol: dict[str, Any]) -> Metric:
     """Return the median of the values, with their range."""
     spread = [min(values), max(values)] if len(values) > 1 else None
@@ -167,10 +158,6 @@ def random_tokens(models: Sequence[PreTrainedModel], batch: int, length: int) ->
     dice = torch.Generator().manual_seed(0)
     vocabulary = min(model.config.vocab_size for model in models)
     return torch.randint(vocabulary, (batch, length), generator=dice).to(models[0].device)
-
-
-def weight_bytes(model: PreTrainedModel) -> int:
-    return sum(weight.numel() * weight.element_size() for weight in model.parameters())
 
 
 def peak(model: PreTrainedModel, work: Callable[[], Any]) -> float:

@@ -1,4 +1,4 @@
-"""Size: parameters, multiplications per token, bytes."""
+"""Size: parameters, multiplications per token, bytes of the weights and of the cache."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.checks import check_integer
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import check_positions
+from cfsp.model.footprint import cache_bytes, weight_bytes
 from cfsp.model.pass_cost import macs
 from cfsp.records.record import Metric
 
 
 @dataclass(frozen=True)
 class Size(Evaluator):
-    """Parameters, MACs per token, and bytes of the weights on disk.
+    """Parameters, MACs per token, bytes of the weights on disk, and bytes of a sequence's keys and values.
 
     A MAC is one multiplication with its addition, in matrix products and attention, the head included.
-    MACs are counted in one pass over `context` tokens and divided by their number. All three include
-    adapters that are not merged; a record's own `parameters` do not.
+    MACs are counted in one pass over `context` tokens and divided by their number. The first three include
+    adapters that are not merged; a record's own `parameters` do not. `cache_bytes` is of one sequence of
+    `context` tokens: with b sequences the model takes bytes_on_disk + b * cache_bytes.
     """
 
     context: int
@@ -34,10 +36,10 @@ class Size(Evaluator):
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
         protocol = self.protocol(model, tokenizer)
-        weights = list(model.parameters())  # a tied weight once, as on disk
+        cached = cache_bytes(model, 1, self.context)
         figures = {
-            "parameters": sum(weight.numel() for weight in weights),
-            "bytes_on_disk": sum(weight.numel() * weight.element_size() for weight in weights),
+            "parameters": sum(weight.numel() for weight in model.parameters()),
+            "bytes_on_disk": weight_bytes(model),  # a tied weight once, as on disk
             "macs_per_token": macs(model, self.context) / self.context,
-        }
+        } | ({"cache_bytes": cached} if cached else {})
         return {name: Metric(value, None, 1, "lower", protocol) for name, value in figures.items()}

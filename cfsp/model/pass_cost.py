@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
+from cfsp.model.blocks import layout_of, stacks_of
 from cfsp.model.model_inputs import inputs_of_tokens
 
 
@@ -16,14 +20,34 @@ from cfsp.model.model_inputs import inputs_of_tokens
 def macs(model: PreTrainedModel, tokens: int) -> float:
     """Return the number of MACs of one forward pass over one sequence. An encoder-decoder reads it twice."""
     ids = torch.zeros(1, tokens, dtype=torch.long, device=model.device)
+    with eagerly(model), FlopCounterMode(display=False) as counter:
+        model(**counted_inputs(model, ids), use_cache=False)
+    return counter.get_total_flops() / 2
+
+
+@contextmanager
+def eagerly(model: PreTrainedModel) -> Iterator[None]:
+    """Use the attention whose matrix products every torch version counts, and that runs without data.
+
+    Falcon's attention cannot be set; it calls torch's, whose plain kernel is such a one.
+    """
     attention = model.config._attn_implementation
-    model.set_attn_implementation("eager")  # its matrix products are counted by every torch version
+    model.set_attn_implementation("eager")
     try:
-        with FlopCounterMode(display=False) as counter:
-            model(**inputs_of_tokens(model, ids), use_cache=False)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
     finally:
         model.set_attn_implementation(attention)  # pyright: ignore[reportArgumentType]  # set in every model
-    return counter.get_total_flops() / 2
+
+
+def counted_inputs(model: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
+    """Return the arguments for a pass that only counts. ids: [batch, tokens]. -> name -> [batch, tokens]
+
+    Without data transformers cannot see that a decoder's tokens are one text; with a mask it does not look.
+    """
+    inputs = inputs_of_tokens(model, ids)
+    one_decoder = len(stacks_of(model)) == 1 and layout_of(model).causal
+    return inputs | ({"attention_mask": torch.ones_like(ids)} if ids.is_meta and one_decoder else {})
 
 
 def seconds_of(work: Callable[[], None], device: torch.device) -> float:

@@ -25,6 +25,18 @@ def has_named_parts(config: Any) -> bool:
     return not isinstance(config, list) or all(map(has_named_parts, config))
 
 
+class TargetFields(TypedDict):
+    """What a target counts, and how much of it: at most, in the dense and in the pruned model."""
+
+    kind: str
+    asked: Finite
+    dense: Finite
+    reached: Finite
+
+
+Target = Annotated[Mapping[str, Any], TargetFields]
+
+
 class Part(TypedDict):
     """The config of an object."""
 
@@ -41,11 +53,11 @@ class ModelPart(TypedDict):
 
 
 class ConfigFields(TypedDict):
-    """The config of the run. Older records lack the parts that were added later."""
+    """The config of the run. Older records lack the parts that were added later; a target has no sparsity."""
 
     model: ModelPart
     sites: list[str]
-    sparsity: Asked
+    sparsity: Asked | None
     sparsity_of: str
     seed: Count
     criterion: Part

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cfsp.records.wanted import target_of
 from cfsp.storage.fingerprints import digest
 
 NOT_IDENTITY = (
@@ -32,12 +33,14 @@ NONE_AS_EVER = frozenset({"teacher"})
 def run_id(config: Mapping[str, Any]) -> str:
     """Return the id of a run by what it computes: a hash of the config without paths, device and logger.
 
-    A class of this package enters by its name only, so that moving code does not change ids.
+    A class of this package enters by its name only, so that moving code does not change ids. A target enters
+    as an amount, however it was typed; a config without one is as configs were before there were targets.
     """
     identity = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
     if "model" in identity:
         identity["model"] = {key: value for key, value in identity["model"].items() if key != "device"}
-    identity = without_homes(identity)
+    wanted = target_of(identity.pop("target", None))
+    identity = without_homes(identity) | ({"target": wanted.data} if wanted else {})
     return digest({key: value for key, value in identity.items() if AS_EVER.get(key) != value})
 
 

@@ -24,6 +24,7 @@ from cfsp.records.fields import (
     Said,
     Shares,
     Stages,
+    Target,
     Training,
     Width,
 )
@@ -93,6 +94,7 @@ class Record:
     command: str | None = None
     training: Training | None = None  # of recovery
     schedule_training: Training | None = None  # of a schedule that learns
+    target: Target | None = None  # what was asked for instead of a sparsity, in bytes, MACs or parameters
     density: float | None = None  # fraction of the weights in the pruned model's blocks that are not zero
     samples: Mapping[str, Said] | None = None  # by prompt
     overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from cfsp.records.failures import Failure
 from cfsp.records.record import Record
+from cfsp.records.wanted import Wanted
 from cfsp.report.groups import Spread
 from cfsp.report.paths import hide_paths, without_paths
 
@@ -139,9 +140,9 @@ def share(value: float) -> Cell:
     return Cell(f"{value:.1%}", value)
 
 
-def asked(value: float) -> Cell:
-    """Return a chosen fraction in per cent, with as few digits as possible."""
-    return Cell(f"{100 * value:.4g}%", value)
+def asked(wanted: Wanted) -> Cell:
+    """Return what was asked for: a fraction in per cent, with as few digits as possible, or a target."""
+    return Cell(wanted.text, wanted.less)
 
 
 def details(one: Record | Failure) -> str:

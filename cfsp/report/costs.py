@@ -63,7 +63,7 @@ def latency_table(measures: Sequence[Measure], names: Mapping[str, str]) -> Tabl
             rows.append(
                 [
                     word(point.method),
-                    asked(point.sparsity),
+                    asked(point.wanted),
                     number(round(point.parameters), ",d"),
                     word(measure.title),
                     spread(point.spread(measure.read)),
@@ -113,7 +113,7 @@ def source_plots(records: Sequence[Record], section_id: str, names: Mapping[str,
     found, plots = points(records, names), []
     for place, point in enumerate(found, start=1):
         name = f"{section_id}-sources" if len(found) == 1 else f"{section_id}-sources-{place}"
-        label = f"Sources of dynamic recovery, by round: {point.method}, {point.sparsity:.0%} asked"
+        label = f"Sources of dynamic recovery, by round: {point.method}, {point.wanted.text} asked"
         runs = "One run" if len(point.records) == 1 else f"Mean over {len(point.records)} runs"
         caption = f"{runs}; rounds of a stage are counted from 1. Left: what a round drew; right: why."
         plots.append(Plot(name, source_weights_by_round(point.records), label, caption))
@@ -146,7 +146,7 @@ def recovery_table(records: Sequence[Record], names: Mapping[str, str]) -> Table
     rows = [
         [
             word(point.method),
-            asked(point.sparsity),
+            asked(point.wanted),
             number(len(point.records), "d"),
             *(spread(point.spread(lambda one, key=key: one.trained[key])) for key in fields),
         ]

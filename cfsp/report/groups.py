@@ -11,6 +11,7 @@ from statistics import fmean, median, stdev
 from typing import Any
 
 from cfsp.records.record import Record
+from cfsp.records.wanted import Wanted, wanted_of
 from cfsp.tables.ranking import ALIKE, best_of, why_no_best
 
 
@@ -31,10 +32,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Point:
-    """The records of one method at one asked sparsity, usually one per seed."""
+    """The records of one method at one asked sparsity or target, usually one per seed."""
 
     method: str
-    sparsity: float
+    wanted: Wanted
     records: tuple[Record, ...]
 
     @property
@@ -77,10 +78,10 @@ def points(records: Iterable[Record], names: Mapping[str, str]) -> list[Point]:
     """Group records by method and asked sparsity. names: record id -> method, in the order of the result."""
     cells = defaultdict(list)
     for record in records:
-        cells[names[record.id], record.config["sparsity"]].append(record)
+        cells[names[record.id], wanted_of(record.config)].append(record)
     places = {method: place for place, method in enumerate(dict.fromkeys(names.values()))}
     ordered = sorted(cells, key=lambda cell: (places[cell[0]], cell[1]))
-    return [Point(method, sparsity, tuple(cells[method, sparsity])) for method, sparsity in ordered]
+    return [Point(method, wanted, tuple(cells[method, wanted])) for method, wanted in ordered]
 
 
 def by_method(found: Iterable[Point]) -> dict[str, list[Point]]:
@@ -99,8 +100,8 @@ def ranked(names: Mapping[str, str], measures: Iterable[Measure]) -> dict[str, s
     keys: dict[str, tuple[Any, ...]] = {}
     for measure in measures:
         for method, line in by_method(points(measure.records, names)).items():
-            last = max(line, key=lambda point: point.sparsity)
-            keys.setdefault(method, (-last.sparsity, rank_of(last, measure), method))
+            last = max(line, key=lambda point: point.wanted)
+            keys.setdefault(method, (-last.wanted.less, rank_of(last, measure), method))
     last_key = (inf, inf)
     return dict(sorted(names.items(), key=lambda item: keys.get(item[1], (*last_key, item[1]))))
 
@@ -115,12 +116,12 @@ def rank_of(point: Point, measure: Measure) -> float:
 
 @dataclass(frozen=True)
 class Contest:
-    """Points of methods at one asked sparsity that removed similar fractions.
+    """Points of methods at one asked sparsity or target that removed similar fractions.
 
     best: by `best_of`; empty if no point may be called the best. why_none: the reason.
     """
 
-    sparsity: float
+    wanted: Wanted
     points: tuple[Point, ...]
     best: tuple[Point, ...]
     why_none: str
@@ -133,14 +134,14 @@ def contests(found: Iterable[Point], measure: Measure) -> list[Contest]:
     """
     shares = defaultdict(list)
     for point in found:
-        shares[point.sparsity].append(point)
+        shares[point.wanted].append(point)
     made = []
-    for sparsity, members in sorted(shares.items()):
+    for wanted, members in sorted(shares.items()):
         for rivals in by_size(members):
             means = [point.spread(measure.read).mean for point in rivals]
             removed = [point.removed("model") for point in rivals]
             best = tuple(rivals[index] for index in best_of(means, removed, measure.better))
-            made.append(Contest(sparsity, tuple(rivals), best, why_no_best(means, removed)))
+            made.append(Contest(wanted, tuple(rivals), best, why_no_best(means, removed)))
     return made
 
 

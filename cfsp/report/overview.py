@@ -87,7 +87,7 @@ def glance_table(groups: Sequence[Compared]) -> Table:
         "runs": "records that the mean is of",
     }
     rows = [
-        [word(group.title), word(measured(measure.title)), asked(contest.sparsity), *cells]
+        [word(group.title), word(measured(measure.title)), asked(contest.wanted), *cells]
         for group in groups
         for measure in group.measures
         for contest in contests(points(measure.records, group.names), measure)

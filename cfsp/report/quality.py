@@ -83,7 +83,8 @@ def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:
     The best value of an asked sparsity and size is highlighted, if there is one.
     """
     found = points(measure.records, names)
-    found.sort(key=lambda point: (-point.sparsity, rank_of(point, measure)))
+    found.sort(key=lambda point: rank_of(point, measure))
+    found.sort(key=lambda point: point.wanted, reverse=True)
     tasks = measure.names if len(measure.names) > 1 else ()
     columns = {
         "method": "the shortest name that tells the methods of this study apart",
@@ -103,7 +104,7 @@ def quality_row(point: Point, measure: Measure, tasks: tuple[str, ...], best: bo
     value = point.spread(measure.read)
     return [
         word(point.method),
-        asked(point.sparsity),
+        asked(point.wanted),
         spread(value, best),
         number(value.mean / measure.dense, ".3f"),
         number(round(point.parameters), ",d"),

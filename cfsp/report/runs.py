@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cfsp.records.record import Metric, Record
+from cfsp.records.wanted import wanted_of
 from cfsp.report.base import MISSING, Cell, Section, Table, asked, details, finite, number, share, word
 from cfsp.report.groups import key_of
 
@@ -56,7 +57,7 @@ def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str])
         word(record.id),
         word(method),
         number(config["seed"], "d"),
-        asked(config["sparsity"]),
+        asked(wanted_of(config)),
         word(config["sparsity_of"]),
         *(share(record.sparsity[base]) for base in ("sites", "blocks", "model")),
         number(record.parameters["pruned"]["model"], ",d"),

@@ -22,6 +22,7 @@ from cfsp.exports.base import Exporter
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
 from cfsp.options import check_option, shown, spelled, unknown
+from cfsp.records.wanted import target_names, target_of
 from cfsp.recovery.base import Recovery
 from cfsp.running.build import choices
 from cfsp.running.plugins import Modules
@@ -38,8 +39,9 @@ class Config:
     """
 
     sites: Annotated[list[str], "a list of one or more of mlp, attention, query_heads, block, hidden"]
-    sparsity: Annotated[float, SHARE]
+    sparsity: Annotated[float | None, SHARE]
     sparsity_of: Literal["sites", "blocks", "model"]  # BASES
+    target: Annotated[dict, "a mapping of the names in conf/config.yaml"]
     seed: int
     device: Annotated[str, "cpu, or cuda where there is a GPU"]
     results: Annotated[str, "a folder that can be written"]
@@ -92,6 +94,7 @@ def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
             value = {key: one for key, one in value.items() if not left_over(name, key, one)}
         check_option(name, value, kinds[name])
     check_seed("seed", config["seed"])
+    check_asked(config)
     for name, kind in SAID_OF_A_MODEL.items():
         if name not in config["model"]:
             raise ValueError(
@@ -107,6 +110,15 @@ def check_config(config: Mapping[str, Any], raw: Mapping[str, Any]) -> None:
                 f"{name}={shown(value)} beside {source}={shown(wanted)}: expected one value; give "
                 f"{source}={shown(value)} alone"
             )
+
+
+def check_asked(config: Mapping[str, Any]) -> None:
+    """Raise ValueError unless the config asks for either a sparsity or one target."""
+    wanted, share = target_of(config["target"]), config["sparsity"]
+    if wanted is None and share is None:
+        raise ValueError(f"sparsity=null: expected {SHARE}, or one of {target_names()}")
+    if wanted is not None and share is not None:
+        raise ValueError(f"{wanted.key} beside sparsity={shown(share)}: expected sparsity=null, or no target")
 
 
 def chosen(group: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

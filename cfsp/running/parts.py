@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -25,6 +25,7 @@ from cfsp.running.build import build
 from cfsp.running.config import chosen
 from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.method import Method
+from cfsp.schedules.size_targets import size_target_of
 from cfsp.storage.about import About
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest, fingerprint_batches
@@ -50,8 +51,11 @@ class Parts:
         names = ("task", "schedule", "calibration", "recovery")
         built = [build(part) for part in chosen(cfg.evaluation)]
         measures = [part for one in built if isinstance(one, Evaluator) for part in one.parts()]
+        parts = {name: build(cfg[name]) for name in names}
+        if (target := size_target_of(cfg.target)) is not None:
+            parts["schedule"] = replace(parts["schedule"], size_target=target)
         return cls(
-            **{name: build(cfg[name]) for name in names},
+            **parts,
             method=Method(**{name: build(cfg[name]) for name in ("criterion", "allocator", "compensation")}),
             evaluators=[one for one in measures if not isinstance(one, PairedEvaluator)],
             paired=[one for one in measures if isinstance(one, PairedEvaluator)],
@@ -105,7 +109,7 @@ class Parts:
         """Return whether the plan gives blocks different sizes, as far as that is known before it is made."""
         allocator = self.method.allocator
         equal = allocator.even and not allocator.blocks and allocator.analysis is None
-        return self.schedule.sparsity > 0 and not equal and any(site.block is not None for site in sites)
+        return self.schedule.removes and not equal and any(site.block is not None for site in sites)
 
     def about(self, model: Mapping[str, Any]) -> About:
         """Return the description of this run's statistics in the cache. model: the model's config."""

@@ -60,6 +60,8 @@ class State:
     overlaps: list[str] = field(init=False)
     sizes: dict[str, dict[str, int]] = field(init=False)
     """"dense" and "pruned" -> parameters of each base."""
+    target: dict[str, Any] | None = field(init=False, default=None)
+    """What the target counts, in both models, if there is one."""
     block_sizes: list[int] = field(init=False)
     unit_cost: dict[str, int] = field(init=False)
     dense: dict[str, Metric] = field(init=False)
@@ -91,6 +93,7 @@ class State:
             command=self.log.job.command,
             training=self.recovered.training,
             schedule_training=self.planned.training,
+            target=self.target,
             density=density(self.model),
             samples=self.samples,
             overlaps=self.overlaps,
@@ -110,6 +113,12 @@ def load(state: State) -> None:
         state.sizes, state.block_sizes = {"dense": count_parameters(model, sites)}, block_parameters(model)
         state.unit_cost = {site.name: unit_cost(model, site) for site in sites}
         state.prepared = parts.prepare(state.subject)
+        if (target := parts.schedule.size_target) is not None:
+            state.target = target.wanted.data | {
+                "kind": target.wanted.kind,
+                "asked": target.wanted.amount,
+                "dense": target.measure(model),
+            }
         if state.files.target is not None:
             check_saving(model, sites, parts.method.allocator.round_to)
             named = Path(model.config.name_or_path)
@@ -148,6 +157,8 @@ def surgery(state: State) -> None:
     apply(plan, find_sites(state.model, [*kinds]), state.model)
     sites = find_sites(state.model, state.config["sites"])
     state.sizes["pruned"] = count_parameters(state.model, sites)  # before adapters may sit inside
+    if state.target is not None and (target := state.parts.schedule.size_target) is not None:
+        state.target["reached"] = target.measure(state.model)
 
 
 def recovery(state: State) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rich.text import Text
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
+from cfsp.records.wanted import wanted_of
 from cfsp.report.paths import model_names
 from cfsp.running.sweeps import Outcome, count_of
 
@@ -51,15 +52,8 @@ def before_and_after(record: Record) -> Table:
         title=escape(f"{model_names([path])[path]}: {title}"),
         title_justify="left",
     )
-    for base, dense in record.parameters["dense"].items():
-        pruned = record.parameters["pruned"][base]
-        asked = f" (asked {config['sparsity']:.1%})" if base == config["sparsity_of"] else ""
-        table.add_row(
-            f"parameters of the {base}",
-            f"{dense:,}",
-            f"{pruned:,}",
-            f"{-record.sparsity[base]:+.2%}{asked}",
-        )
+    for row in size_rows_of(record):
+        table.add_row(*row)
     if record.density is not None and record.density < FULL:
         table.add_row("weights of the blocks that are not zero", "", f"{record.density:.1%}", "")
     for name, metric in record.metrics["pruned"].items():
@@ -76,6 +70,19 @@ def before_and_after(record: Record) -> Table:
     note = "* what the pruning papers report\n" if marked else ""
     table.caption = f"{note}{stages}; peak memory: {peaks}"
     return table
+
+
+def size_rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a table on what was removed, with what was asked for."""
+    wanted = wanted_of(record.config)
+    for base, dense in record.parameters["dense"].items():
+        share = wanted.kind == "sparsity" and base == record.config["sparsity_of"]
+        asked = f" (asked {wanted.amount:.1%})" if share else ""
+        change = f"{-record.sparsity[base]:+.2%}{asked}"
+        yield f"parameters of the {base}", f"{dense:,}", f"{record.parameters['pruned'][base]:,}", change
+    if (target := record.target) is not None:
+        change = f"{target['reached'] / target['dense'] - 1:+.2%} (asked {wanted.text})"
+        yield f"target: {target['kind']}", f"{target['dense']:,.0f}", f"{target['reached']:,.0f}", change
 
 
 def training_summary(title: str, training: Mapping[str, Any]) -> Table:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Allocator, Budget
-from cfsp.allocators.protection import Protected
 from cfsp.checks import check_choice
 from cfsp.data.texts import Text
 from cfsp.model.blocks import check_one_stack
@@ -23,15 +23,16 @@ from cfsp.plans.plan import PrunePlan
 from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import bridged
-from cfsp.schedules.decide import check_kinds
+from cfsp.schedules.decide import allocate, check_compensation, check_kinds
 from cfsp.schedules.joint import Cutter, search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import probe_once
+from cfsp.schedules.protecting import protect_by_knowledge
+from cfsp.schedules.size_targets import CutSizes, SizeTarget, check_reach, widths_within
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
 from cfsp.statistics.collect import collect
-from cfsp.statistics.knowledge_pass import knowledge_once
 from cfsp.statistics.moments import warn_of_few_tokens
 
 BASES = ("sites", "blocks", "model")
@@ -50,9 +51,10 @@ class Planned:
 class Schedule(Checked, ABC):
     """Turns a model and calibration batches into a plan. Changes no shape, and no value unless it trains.
 
-    sparsity: the fraction of the base's parameters to remove, in [0, 1).
+    sparsity: the fraction of the base's parameters to remove, in [0, 1); None with a size target.
     sparsity_of: the base: the chosen "sites", all "blocks", or the whole "model".
     checkpointing: recompute activations for gradients instead of storing them.
+    size_target: the most that the pruned model may have, instead of a sparsity.
     """
 
     targets: ClassVar[tuple[str, ...]] = ("own",)
@@ -75,12 +77,13 @@ class Schedule(Checked, ABC):
         """Whether it trains a head that the checkpoint lacks."""
         return False
 
-    sparsity: Annotated[float, SHARE]
+    sparsity: Annotated[float | None, SHARE]
     sparsity_of: str = "sites"
     checkpointing: bool = False
+    size_target: SizeTarget | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.sparsity < 1:
+        if self.sparsity is not None and not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity={self.sparsity!r}: expected {SHARE}")
         check_choice("sparsity_of", self.sparsity_of, BASES)
 
@@ -93,18 +96,32 @@ class Schedule(Checked, ABC):
         """Return the texts that it trains on."""
         return []
 
+    @property
+    def removes(self) -> bool:
+        """Whether anything is to be removed."""
+        return self.size_target is not None or bool(self.sparsity)
+
     def prepare(self, subject: Subject, method: Method) -> Any:
         """Check everything that can be checked before anything costly runs. Read the training data, if any.
 
         Returns the argument `prepared` of `plan`. Raises ValueError with what would be accepted.
         """
         self.check(subject.sites, method)
-        if self.sparsity:
+        if self.removes:
             check_dense(subject.model, subject.sites, "removed")
         if self.walks or method.allocator.probes:
             part = self if self.walks else method.allocator
             check_one_stack(subject.model, type(part).__name__)
-        method.allocator.check(subject.sites, self.budget(subject))
+        self.check_budget(subject, method)
+
+    def check_budget(self, subject: Subject, method: Method) -> None:
+        """Raise ValueError, with what can be reached, if the allocator cannot remove as much as is asked."""
+        if self.size_target is None:
+            method.allocator.check(subject.sites, self.budget(subject))
+            return
+        self.size_target.check_shape(subject.model)
+        sizes = CutSizes(self.size_target, subject.model, subject.sites, method.compensation.adds)
+        check_reach(sizes, subject.model, method.allocator)
 
     def make(
         self,
@@ -122,8 +139,8 @@ class Schedule(Checked, ABC):
         notes: dict[str, Any] = {}
         if method.allocator.analysis is not None:
             allocator, knowledge = protect_by_knowledge(subject, batches, method.allocator)
-            allocator.check(subject.sites, self.budget(subject))
             method, notes = replace(method, allocator=allocator), {"knowledge": knowledge}
+            self.check_budget(subject, method)
         planned = self.plan(subject, batches, method, prepared)
         plan = PrunePlan(planned.plan.edits, planned.plan.notes | notes)
         if method.compensation.bridges:
@@ -145,12 +162,13 @@ class Schedule(Checked, ABC):
 
     def budget(self, subject: Subject) -> Budget:
         """Return how many parameters the sites may keep. Raises ValueError if the sites are too small."""
-        cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
-        whole = Budget.of(subject.sites, cost, 0)
+        whole = budget_of(subject, {site.name: site.units for site in subject.sites})
         return replace(whole, keep=whole.total - self.removed(subject.model, subject.sites))
 
     def removed(self, model: PreTrainedModel, sites: Sequence[Site]) -> int:
         """Return the number of parameters to remove. Raises ValueError if the sites are too small."""
+        if self.sparsity is None:
+            raise ValueError(f"sparsity=None: expected {SHARE}, or a size target")
         sizes = count_parameters(model, sites)
         removed = round(self.sparsity * sizes[self.sparsity_of])
         if removed and removed >= sizes["sites"]:
@@ -160,6 +178,25 @@ class Schedule(Checked, ABC):
                 f"{sizes['sites'] / sizes[self.sparsity_of]:.3f}, or more sites"
             )
         return removed
+
+    def allocate(
+        self,
+        state: PartlyCut,
+        scores: Mapping[str, Tensor],
+        stats: Stats,
+        method: Method,
+        part: Fraction = Fraction(1),
+    ) -> dict[str, int]:
+        """Return widths for the units that are left, after which this part of what is to go is gone."""
+        sites = [site for site in state.sites if site.units]
+        if self.size_target is not None:
+            sizes = CutSizes(self.size_target, state.model, state.whole_sites, method.compensation.adds)
+            return widths_within(sizes, state, sites, scores, stats, method.allocator, float(part))
+        removed = int(part * self.removed(state.model, state.whole_sites))
+        if state.cuts:
+            dense = round(PartlyCut(state.model, state.whole_sites).parameters())
+            removed -= dense - round(state.parameters())
+        return allocate(state, sites, scores, stats, method.allocator, removed)
 
     def collect(
         self,
@@ -188,7 +225,7 @@ class Schedule(Checked, ABC):
 
     def check(self, sites: Sequence[Site], method: Method) -> None:
         """Raise ValueError if the sites and the method's parts do not work together."""
-        criterion, allocator, compensation = method.criterion, method.allocator, method.compensation
+        criterion = method.criterion
         if criterion.learned != self.trains:
             raise ValueError(
                 f"criterion {type(criterion).__name__} with schedule {type(self).__name__}; expected "
@@ -199,32 +236,27 @@ class Schedule(Checked, ABC):
                 )
             )
         check_kinds(criterion, sites)
+        self.check_probes(sites, method.allocator)
+        check_compensation(method.compensation, sites, self.targets, type(self).__name__)
+
+    def check_probes(self, sites: Sequence[Site], allocator: Allocator) -> None:
+        """Raise ValueError if the allocator probes what this schedule does not."""
         if allocator.probes and not (self.probes and all(site.block is not None for site in sites)):
             raise ValueError(
                 f"allocator {type(allocator).__name__} probes sites that lie in blocks, in the dense model; "
                 "expected only mlp and attention, and schedule=one_shot or blockwise"
             )
-        if allocator.probes and allocator.probes.cost != "parameters" and self.sparsity_of != "sites":
+        of_sites = self.size_target is not None or self.sparsity_of == "sites"
+        if allocator.probes and allocator.probes.cost != "parameters" and not of_sites:
             raise ValueError(
                 f"budget={allocator.probes.cost} is a share of what the sites take; expected "
                 f"sparsity_of=sites, not {self.sparsity_of}"
             )
-        if compensation.target not in self.targets:
+        target = self.size_target
+        if target is not None and allocator.exchanges and target.wanted.kind != "parameters":
             raise ValueError(
-                f"compensation target={compensation.target}: schedule {type(self).__name__} gives only "
-                f"{', '.join(self.targets)}; expected schedule=blockwise"
-            )
-        made_up_for = compensation.kinds or {site.kind for site in sites}
-        if not {site.kind for site in sites} <= made_up_for:
-            raise ValueError(
-                f"compensation {type(compensation).__name__} makes up for units of "
-                f"{', '.join(sorted(made_up_for))} alone; expected sites=[{','.join(sorted(made_up_for))}]"
-            )
-        consumers = [site.consumers[0].module for site in sites if site.consumers]
-        if compensation.rewrites and len(set(consumers)) < len(sites):
-            raise ValueError(
-                f"compensation {type(compensation).__name__} fits each consumer to one site; expected sites "
-                "that share none (attention or query_heads, mlp)"
+                f"{target.wanted.key} with allocator.rounds, which exchanges units of equal parameters; "
+                "expected allocator.rounds=0 or target.parameters"
             )
 
     def probe(
@@ -251,42 +283,17 @@ class Schedule(Checked, ABC):
         cutter: Callable[[int], Cutter],
         place: str = "memory",
     ) -> tuple[dict[str, int], dict[str, Any]]:
-        """Return the widths that the allocator's joint search finds, if it makes one, and notes for the plan.
-
-        cutter: number of batches -> how this schedule cuts on so many.
-        """
-        search = method.allocator.search(subject.sites, stats, self.budget(subject))
-        if search is None or not self.removed(subject.model, subject.sites):
+        """Return the widths of the allocator's joint search, if any, and notes. cutter: batches -> how to cut."""
+        budget = self.budget(subject) if self.size_target is None else budget_of(subject, widths)
+        search = method.allocator.search(subject.sites, stats, budget)
+        if search is None or budget.keep == budget.total:
             return widths, {}
-        parts = (self, method.criterion, method.compensation)
+        parts = self, method.criterion, method.compensation
         found = search_once(subject, batches, parts, cutter(search.batches), widths, search, place)
         return found["widths"], {"joint_search": found["notes"]}
 
 
-def protect_by_knowledge(
-    subject: Subject, batches: Sequence[Mapping[str, Tensor]], allocator: Allocator
-) -> tuple[Allocator, dict[str, Any]]:
-    """Return the allocator with the sites that it protects, and notes on the analysis for the plan."""
-    analysis = allocator.analysis
-    assert analysis is not None, "the caller asked"
-    deviations = knowledge_once(subject, batches, analysis)
-    names = analysis.most_sensitive(deviations)
-    notes = {
-        "measure": analysis.measure,
-        "ratios": [*analysis.ratios],
-        "deviations": deviations,
-        "protected": names,
-    }
-    return replace(allocator, protect=Protected(frozenset(names), len(subject.sites))), notes
-
-
-def notes_of(sites: Sequence[Site], stats: Stats) -> dict[str, Any]:
-    """Return the plan's notes for readers: block statistics as lists over blocks, and error curves."""
-    first_of_block = {site.block: site for site in reversed(sites) if site.block is not None}
-    columns: dict[str, list[float]] = {}
-    for block in sorted(first_of_block):
-        for name, value in stats[first_of_block[block].name].items():
-            if name.startswith("block_") and value.dim() == 0:
-                columns.setdefault(name, []).append(float(value))
-    curves = {name: stat["error_probes"].tolist() for name, stat in stats.items() if "error_probes" in stat}
-    return {"block_statistics": columns} | ({"error_curves": curves} if curves else {})
+def budget_of(subject: Subject, widths: Mapping[str, int]) -> Budget:
+    """Return the budget that these widths use up. widths: site name -> units kept."""
+    cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
+    return Budget.of(subject.sites, cost, sum(widths[name] * cost[name] for name in cost))

@@ -19,10 +19,11 @@ from cfsp.passes.hidden_states import PLACES
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
-from cfsp.schedules.base import Planned, Schedule, notes_of
-from cfsp.schedules.decide import allocate, make_cuts_of_each, overlap, score_sites
+from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.decide import make_cuts_of_each, overlap, score_sites
 from cfsp.schedules.joint import Cutter
 from cfsp.schedules.method import Method
+from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import check_residual, target_moments
 
@@ -136,8 +137,7 @@ class Blockwise(Schedule):
         stats = self.collect(subject, state, sites, batches, needs)
         scores = score_sites(state, sites, stats, criterion) if ranked else {}
         self.probe(subject, batches, method, stats, self.hidden_states)
-        removed = self.removed(subject.model, sites)
-        widths = allocate(state, sites, scores, stats, allocator, removed)
+        widths = self.allocate(state, scores, stats, method)
         cutter = partial(self.cutter, subject, batches, method)
         place = self.hidden_states
         widths, notes = self.search(subject, batches, method, stats, widths, cutter, place)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Budget
+from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.model.sites import Site
 from cfsp.plans.choose import best_units
@@ -26,6 +26,33 @@ def check_kinds(criterion: Criterion, sites: Sequence[Site]) -> None:
                 f"criterion {type(criterion).__name__} cannot score {site.kind!r} sites; expected only "
                 f"{', '.join(sorted(criterion.kinds))}"
             )
+
+
+def check_compensation(
+    compensation: Compensation, sites: Sequence[Site], targets: Sequence[str], schedule: str
+) -> None:
+    """Raise ValueError if it needs a target that the schedule does not give, or cannot refit a site.
+
+    targets: those that the schedule gives. schedule: its name.
+    """
+    name = type(compensation).__name__
+    if compensation.target not in targets:
+        raise ValueError(
+            f"compensation target={compensation.target}: schedule {schedule} gives only "
+            f"{', '.join(targets)}; expected schedule=blockwise"
+        )
+    made_up_for = compensation.kinds or {site.kind for site in sites}
+    if not {site.kind for site in sites} <= made_up_for:
+        raise ValueError(
+            f"compensation {name} makes up for units of {', '.join(sorted(made_up_for))} alone; expected "
+            f"sites=[{','.join(sorted(made_up_for))}]"
+        )
+    consumers = [site.consumers[0].module for site in sites if site.consumers]
+    if compensation.rewrites and len(set(consumers)) < len(sites):
+        raise ValueError(
+            f"compensation {name} fits each consumer to one site; expected sites that share none (attention "
+            "or query_heads, mlp)"
+        )
 
 
 def score_sites(
@@ -56,27 +83,56 @@ def allocate(
     if removed <= 0:
         return {site.name: site.units for site in sites}
     cost = {site.name: state.cost(site) for site in sites}
-    total = sum(site.units * cost[site.name] for site in sites)
-    budget = partial(Budget.of, sites, cost)
     if not overlap(sites):
-        return allocator.allocate(sites, scores, stats, budget(total - removed))
+        total = sum(site.units * cost[site.name] for site in sites)
+        return allocator.allocate(sites, scores, stats, Budget.of(sites, cost, total - removed))
     # If sites share weights or blocks differ, the costs do not add up: search for the budget that fits.
     before = state.parameters()
-
-    def gone(widths: Mapping[str, int]) -> float:
-        return before - state.after(choose(sites, scores, widths, allocator)).parameters()
-
-    low, high = allocator.least(sites, cost), total
-    widths = allocator.allocate(sites, scores, stats, budget(low))
-    if gone(widths) < removed:
+    widths = widest(
+        state,
+        sites,
+        scores,
+        stats,
+        allocator,
+        lambda keep: before - state.after(keep).parameters() >= removed,
+    )
+    if widths is None:
         raise ValueError(f"the sites cannot lose {removed:,} parameters; expected a lower sparsity")
-    while high - low > 1:
-        middle = (low + high) // 2
-        wider = allocator.allocate(sites, scores, stats, budget(middle))
-        if gone(wider) >= removed:
-            low, widths = middle, wider
+    return widths
+
+
+def widest(
+    state: PartlyCut,
+    sites: Sequence[Site],
+    scores: Mapping[str, Tensor],
+    stats: Stats,
+    allocator: Allocator,
+    fits: Callable[[Mapping[str, Sequence[int]]], bool],
+    guess: float | None = None,
+) -> dict[str, int] | None:
+    """Return the allocator's widths for a budget that fits where one parameter more does not.
+
+    None if not even the least budget fits. fits: whether the model is small enough with these units.
+    guess: where the budget lies between the least and the whole. From there the steps double until they pass
+    it, then the range is halved; without a guess it is halved from the start.
+    """
+    cost = {site.name: state.cost(site) for site in sites}
+    low, high = allocator.least(sites, cost), sum(site.units * cost[site.name] for site in sites)
+
+    def tried(keep: int) -> dict[str, int] | None:
+        widths = allocator.allocate(sites, scores, stats, Budget.of(sites, cost, keep))
+        return widths if fits(choose(sites, scores, widths, allocator)) else None
+
+    widths = tried(low)
+    middle, step = (low, high) if guess is None else (low + int(guess * (high - low)), max(cost.values()))
+    while widths is not None and high - low > 1:
+        middle = middle if low < middle < high else (low + high) // 2
+        wider = tried(middle)
+        if wider is None:
+            high, middle = middle, middle - step
         else:
-            high = middle
+            low, middle, widths = middle, middle + step, wider
+        step *= 2
     return widths
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -12,15 +13,17 @@ from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
-from cfsp.schedules.base import Planned, Schedule, notes_of
-from cfsp.schedules.decide import allocate, make_cuts, score_sites
+from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.decide import make_cuts, score_sites
 from cfsp.schedules.method import Method
+from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
 
 
 @dataclass(frozen=True, kw_only=True)
 class Iterative(Schedule):
-    """Repeats one shot `steps` times. Each step removes the same number of parameters.
+    """Repeats one shot `steps` times. Each step removes the same number of parameters (of a target: the same
+    share of the way to it).
 
     Between the steps, gates with fills stand for the cuts. One surgery at the end applies all of them.
     The plan equals that of as many runs with a surgery each.
@@ -47,8 +50,6 @@ class Iterative(Schedule):
     ) -> Planned:
         model, sites = subject.model, subject.sites
         batches = list(batches)  # read once per step
-        removed = self.removed(model, sites)
-        dense = round(PartlyCut(model, sites).parameters())
         cuts: dict[str, Cut] = {}
         notes = {}
         for step in bar(range(1, self.steps + 1), "prune in steps", "step"):
@@ -57,8 +58,7 @@ class Iterative(Schedule):
             stats = self.collect(subject, state, left, batches, method.needs)
             notes = notes or notes_of(sites, stats)
             scores = score_sites(state, left, stats, method.criterion)
-            due = removed * step // self.steps - (dense - round(state.parameters()))
-            widths = allocate(state, left, scores, stats, method.allocator, due)
+            widths = self.allocate(state, scores, stats, method, Fraction(step, self.steps))
             made = make_cuts(state, left, scores, widths, stats, method)
             cuts |= {cut.site: cut for cut in made}
         return Planned(PrunePlan(tuple(cuts.values()), notes))

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
-from cfsp.schedules.base import Planned, Schedule, notes_of
-from cfsp.schedules.decide import allocate, make_cuts, make_cuts_of_each, score_sites
+from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.decide import make_cuts, make_cuts_of_each, score_sites
 from cfsp.schedules.joint import Cutter
 from cfsp.schedules.method import Method
+from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
 
 
@@ -33,8 +34,7 @@ class OneShot(Schedule):
         stats = self.collect(subject, state, sites, batches, method.needs)
         scores = score_sites(state, sites, stats, method.criterion)
         self.probe(subject, batches, method, stats)
-        removed = self.removed(subject.model, sites)
-        widths = allocate(state, sites, scores, stats, method.allocator, removed)
+        widths = self.allocate(state, scores, stats, method)
 
         def cut(tried: Mapping[str, Sequence[int]]) -> dict[str, list[Cut]]:
             return make_cuts_of_each(state, sites, scores, tried, stats, method)

@@ -67,9 +67,13 @@ class PartlyCut:
         return {name: STATISTICS[name].of_remaining(value, remaining) for name, value in stat.items()}
 
     def after(self, keep: Mapping[str, Sequence[int]]) -> PartlyCut:
-        """Return the model with further cuts. keep: site name -> the units that the site keeps."""
+        """Return the model with further cuts, of which only the sizes are right: they are not compensated.
+
+        keep: site name -> the units that the site keeps.
+        """
         cuts = {site.name: self.cut(site, keep[site.name]) for site in self.sites if site.name in keep}
-        return PartlyCut(self.model, self.whole_sites, (self.cuts | cuts).values())
+        bare = (cut.decision() for cut in (self.cuts | cuts).values())  # earlier tensors are of other units
+        return PartlyCut(self.model, self.whole_sites, bare)
 
     def cost(self, site: Site) -> int:
         """Return the number of parameters that are removed with one remaining unit (blocks: on average)."""

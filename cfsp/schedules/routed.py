@@ -48,6 +48,11 @@ class Routes(Schedule):
         check_seed("schedule.seed", self.seed)
         if not 0 < self.active < 1:
             raise ValueError(f"schedule.active={self.active!r}: expected {ACTIVE}")
+        if self.size_target is not None:
+            raise ValueError(
+                f"{self.size_target.wanted.key}: a routed MLP loses no weight; expected no target, and "
+                f"sparsity=0 with schedule.active={self.active:g}"
+            )
         if self.sparsity:
             raise ValueError(
                 f"sparsity={self.sparsity:g}: a routed MLP loses no weight; expected sparsity=0, and "

@@ -19,10 +19,12 @@ from cfsp.model.sites import Site
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.recovery.distilled_from import load_teacher, with_teacher
-from cfsp.schedules.base import Planned, Schedule, notes_of
+from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.decide import allocate, choose
 from cfsp.schedules.method import Method
+from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.schedules.size_targets import removed_for
 from cfsp.training.base import Change, Setting
 from cfsp.training.loop import WithLoop
 from cfsp.training.pruner import Pruner
@@ -94,6 +96,11 @@ class TrainedSchedule(WithLoop, Schedule):
         split = self.loop.prepare(setting.model, setting.tokenizer, frozenset())
         self.pruner.check_length(self.training.steps(len(split.train)), self.most_units(subject, method))
         return split
+
+    def removed(self, model: PreTrainedModel, sites: Sequence[Site]) -> int:
+        if self.size_target is None:
+            return super().removed(model, sites)
+        return removed_for(self.size_target, model, sites)
 
     def most_units(self, subject: Subject, method: Method) -> int:
         """Return how many units the allocator can take at most."""

@@ -13,6 +13,7 @@ import pandas as pd
 
 from cfsp.records.identity import NOT_IDENTITY, part_name
 from cfsp.records.record import Record
+from cfsp.records.wanted import wanted_of
 
 FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
 MEASURED = ("removed", "parameters", "density")
@@ -24,9 +25,9 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
 
     Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
     (`criterion`, or the schedule that learns its scores; `recovery.parameters`), and under `recovery` what it
-    trains and learns from; `model`, the
-    last part of its path; `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned
-    model, `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`,
+    trains and learns from; `model`, the last part of its path; `sparsity`, or a target in words;
+    `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned model,
+    `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`,
     `value`, `stderr`, `dense` (the dense model's value), `better`, `protocol` (JSON) and `overlaps`. Lists
     are written `a+b`; null, true and false as in YAML.
     """
@@ -34,13 +35,15 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     for record in records:
         run = {
             "id": record.id,
-            **flat(record.config),
+            **flat({key: value for key, value in record.config.items() if key != "target"}),
             **flat(record.sparsity, "removed."),
             **flat(record.parameters.get("pruned", {}), "parameters."),
             **flat(record.parameters.get("dense", {}), "parameters.dense."),
             "density": record.density,
             "overlaps": "\n".join(record.overlaps or []),
         }
+        if (wanted := wanted_of(record.config)).kind != "sparsity":
+            run |= {"sparsity": wanted.text, **flat(wanted.data, "target.")}
         if run["criterion"] == "learned":
             run["criterion"] = run["schedule"]
         for name, metric in record.metrics["pruned"].items():

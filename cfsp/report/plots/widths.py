@@ -30,7 +30,7 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
     kinds = list(dict.fromkeys(kind_of(site) for site in sites))
     columns = {kind: [site for site in sites if kind_of(site) == kind] for kind in kinds}
     sizes = [len(columns[kind]) for kind in kinds]
-    labels = [fill(f"{row.method}  {row.sparsity:.0%}", 38) for row in rows]
+    labels = [fill(f"{row.method}  {row.wanted.text}", 38) for row in rows]
     lines = max(label.count("\n") + 1 for label in labels)
     figure = Figure((WIDTH, 0.8 + (0.06 + 0.11 * lines) * len(rows)), layout="constrained")
     panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True, width_ratios=sizes)[0]
@@ -61,9 +61,9 @@ def kept_widths(records: Sequence[Record], names: Mapping[str, str]) -> Figure:
 def readable_rows(rows: list[Point]) -> list[Point]:
     """Return all rows; if there are more than ROWS, only those of the most common sparsity."""
     if len(rows) > ROWS:
-        shares = [row.sparsity for row in rows]
+        shares = [row.wanted for row in rows]
         common = max(set(shares), key=lambda share: (shares.count(share), share))
-        rows = [row for row in rows if row.sparsity == common]
+        rows = [row for row in rows if row.wanted == common]
     return rows
 
 

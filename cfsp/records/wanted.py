@@ -1,0 +1,123 @@
+"""Wanted: what a run was asked to end with, a share to remove or a target, as numbers and as a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cfsp.checks import check_integer
+
+SHAPES = {
+    "parameters": (),
+    "memory": ("batch", "context"),
+    "macs": ("tokens",),
+}
+"""Kind of a target -> the options that say of what it is."""
+
+COUNTS = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}
+DECIMAL = {"B": 1.0, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12}
+BINARY = {"KiB": 2.0**10, "MiB": 2.0**20, "GiB": 2.0**30, "TiB": 2.0**40}
+UNITS = {"parameters": COUNTS, "memory": {"": 1.0} | DECIMAL | BINARY, "macs": COUNTS}
+EXPECTED = {
+    "parameters": "a number above 0, or one with k, M, B (1e9) or T: 100e6, 100M",
+    "memory": "bytes above 0, or a number with B, kB, MB, GB, TB (powers of 1000), KiB, MiB, GiB or TiB (of "
+    "1024): 2GiB",
+    "macs": "a number above 0, or one with k, M, G or T: 40e9, 40G",
+}
+NUMBER = re.compile(r"\s*(?P<number>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*(?P<unit>[A-Za-z]*)\s*")
+
+
+@dataclass(frozen=True, order=True)
+class Wanted:
+    """What a run was asked to end with. Sorts by kind, then from the largest model to the smallest.
+
+    kind: "sparsity" or a key of `SHAPES`. less: the share to remove, or minus the amount. shape: the options
+    that say of what the amount is.
+    """
+
+    kind: str
+    less: float
+    shape: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def amount(self) -> float:
+        """The most that the pruned model may have; of a sparsity, the share to remove."""
+        return abs(self.less)
+
+    @property
+    def key(self) -> str:
+        """What a user types, in the same words for the same amount: `target.memory=2GiB`."""
+        return f"target.{self.kind}={self.spelled(self.amount)}"
+
+    def spelled(self, amount: float) -> str:
+        """Return an amount of this kind with its unit, without spaces."""
+        if self.kind == "sparsity":
+            return f"{100 * amount:.4g}%"
+        units = [(unit, size) for unit, size in UNITS[self.kind].items() if size <= max(amount, 1)]
+        other = {"parameters": "G", "macs": "B", "memory": ""}[self.kind]  # a unit of the same size
+        return min((f"{amount / size:.15g}{unit}" for unit, size in units if unit != other), key=len)
+
+    @property
+    def text(self) -> str:
+        """The amount and what it is of, as a heading."""
+        amount, shape = self.spelled(self.amount), dict(self.shape)
+        if self.kind == "memory":
+            return f"{amount} with {shape['batch']} x {shape['context']} tokens"
+        if self.kind == "macs":
+            return f"{amount} MACs of {shape['tokens']} tokens"
+        return f"{amount} {self.kind}" if self.kind == "parameters" else amount
+
+    @property
+    def data(self) -> dict[str, float | int]:
+        """The target as a config that gives the same one however it was typed; empty for a sparsity."""
+        if self.kind == "sparsity":
+            return {}
+        return {self.kind: self.amount} | dict(self.shape)
+
+
+def wanted_of(config: Mapping[str, Any]) -> Wanted:
+    """Return what the config of a run asks for. Older configs have no targets. Raises ValueError."""
+    return target_of(config.get("target")) or Wanted("sparsity", config["sparsity"])
+
+
+def target_of(options: Mapping[str, Any] | None) -> Wanted | None:
+    """Return the target that a config's `target` names; None if it names none.
+
+    Raises ValueError if it names two, an unknown one, or an amount that is none.
+    """
+    options = {} if options is None else options
+    if not isinstance(options, Mapping):
+        raise ValueError(f"target={options!r}: expected one of {target_names()}")
+    known = {*SHAPES, *(name for names in SHAPES.values() for name in names)}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"target.{name}: no such target; expected one of {target_names()}")
+    asked = [name for name in SHAPES if options.get(name) is not None]
+    if not asked:
+        return None
+    if len(asked) > 1:
+        both = " beside ".join(f"target.{name}={options[name]}" for name in asked)
+        raise ValueError(f"{both}: expected one target; the others null")
+    (kind,) = asked
+    amount = amount_of(kind, options[kind])
+    for name in SHAPES[kind]:
+        check_integer(f"target.{name}", options.get(name), least=1)
+    shape = tuple((name, options[name]) for name in SHAPES[kind])
+    return Wanted(kind, -amount, shape)
+
+
+def target_names() -> str:
+    return ", ".join(f"target.{kind}" for kind in SHAPES)
+
+
+def amount_of(kind: str, value: Any) -> float:
+    """Return an amount in parameters, bytes or MACs. Raises ValueError, with the units that are accepted."""
+    number, unit = value, ""
+    if isinstance(value, str) and (parts := NUMBER.fullmatch(value)):
+        number, unit = float(parts["number"]), parts["unit"]
+    is_number = isinstance(number, int | float) and not isinstance(number, bool)
+    if not is_number or unit not in UNITS[kind] or not 0 < number < float("inf"):
+        raise ValueError(f"target.{kind}={value}: expected {EXPECTED[kind]}")
+    return number * UNITS[kind][unit]
