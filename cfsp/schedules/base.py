@@ -283,7 +283,7 @@ class Schedule(Checked, ABC):
         cutter: Callable[[int], Cutter],
         place: str = "memory",
     ) -> tuple[dict[str, int], dict[str, Any]]:
-        """Return the widths of the allocator's joint search, if any, and notes. cutter: batches -> how to cut."""
+        """Return the widths after a joint search, if any, and notes. cutter: batches -> how to cut."""
         budget = self.budget(subject) if self.size_target is None else budget_of(subject, widths)
         search = method.allocator.search(subject.sites, stats, budget)
         if search is None or budget.keep == budget.total:
