@@ -90,7 +90,7 @@ def norms_beside(walk: Walk, places: Mapping[str, Place]) -> dict[str, list[str]
 def calls_in(walk: Walk) -> list[tuple[str, int, Tensor, Tensor]]:
     """Return path, axes of the weight, input and output of each module with a weight that the block calls.
 
-    It holds the tensors, so that no two of them have the same address.
+    Inputs and outputs: [..., channels]. It holds them, so that no two have the same address.
     """
     calls: list[tuple[str, int, Tensor, Tensor]] = []
 

@@ -34,7 +34,7 @@ Ids = list[int]
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenSample:
     """One prompt and what the model wrote after it, as text and as tokens, the end of the text included."""
 
     prompt: str
@@ -44,7 +44,7 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Answers(Text):
+class SelfWrittenText(Text):
     """What a model wrote. name: its label. said: one document per answer."""
 
     name: str
@@ -145,11 +145,11 @@ class SelfWritten(Calibration):
     def reads(self, tokenizer: PreTrainedTokenizerBase, batches: Sequence[Batch]) -> list[Text]:
         """Return the prompts' text, and what the model wrote: it may know a test by heart."""
         said = [
-            decoded(tokenizer, ids[counted.bool()].tolist())
+            tokens_as_text(tokenizer, ids[counted.bool()].tolist())
             for batch in batches
             for ids, counted in zip(batch["input_ids"], batch[COUNTED], strict=True)
         ]
-        return [self.text, Answers(self.label, said)]
+        return [self.text, SelfWrittenText(self.label, said)]
 
     def prompts(self, tokenizer: PreTrainedTokenizerBase) -> list[Ids]:
         """Draw the prompts, as token ids. Raises ValueError if there are too few."""
@@ -176,11 +176,11 @@ class SelfWritten(Calibration):
 
     def written(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, parts: Sequence[Sequence[Ids]]
-    ) -> list[list[Written]]:
+    ) -> list[list[WrittenSample]]:
         """Return what the model writes after each prompt, batch by batch; from the cache if it is there."""
         cache = CACHE.get()
         folder = f"written/{self.origin(model, tokenizer, parts)}" if cache.folder else ""
-        found: list[list[Written]] = []
+        found: list[list[WrittenSample]] = []
         work = task("write calibration", "sample", self.samples)
         with cache.alone(folder), evaluating(model), work as shown:
             for number, prompts in enumerate(parts):
@@ -216,7 +216,7 @@ class SelfWritten(Calibration):
         tokenizer: PreTrainedTokenizerBase,
         prompts: Sequence[Ids],
         first: int,
-    ) -> list[Written]:
+    ) -> list[WrittenSample]:
         """Let the model continue some prompts. first: the index of the first one, for its dice."""
         names = [f"{self.seed} {first + row}".encode() for row in range(len(prompts))]
         seeds = [int.from_bytes(hashlib.sha256(name).digest()[:8], "big") for name in names]
@@ -225,12 +225,12 @@ class SelfWritten(Calibration):
         ends, made = ends_of(model, tokenizer), []
         for prompt, row in zip(prompts, rows, strict=True):
             length = next((place + 1 for place, token in enumerate(row) if token in ends), len(row))
-            said = (decoded(tokenizer, prompt), decoded(tokenizer, row[:length]))
-            made.append(Written(*said, [*prompt], row[:length]))
+            said = (tokens_as_text(tokenizer, prompt), tokens_as_text(tokenizer, row[:length]))
+            made.append(WrittenSample(*said, [*prompt], row[:length]))
         return made
 
 
-def batch_of(rows: Sequence[Written]) -> Batch:
+def batch_of(rows: Sequence[WrittenSample]) -> Batch:
     """Return a batch, padded on the right. -> input_ids, attention_mask, counted, [batch, tokens] each"""
     ids, mask = padded([row.prompt_tokens + row.answer_tokens for row in rows], left=False)
     begun = torch.tensor([len(row.prompt_tokens) for row in rows])
@@ -238,21 +238,21 @@ def batch_of(rows: Sequence[Written]) -> Batch:
     return {"input_ids": ids, "attention_mask": mask, COUNTED: counted}
 
 
-def decoded(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
+def tokens_as_text(tokenizer: PreTrainedTokenizerBase, ids: Ids) -> str:
     """Return tokens as text, special ones included."""
     text = tokenizer.decode(ids)
     assert isinstance(text, str), "one row of tokens is one text"
     return text
 
 
-def read_rows(prompts: Sequence[Ids], path: Path) -> list[Written]:
+def read_rows(prompts: Sequence[Ids], path: Path) -> list[WrittenSample]:
     """Read a file of `write_rows`. Raises ValueError unless it is of these prompts."""
-    rows = [parse(Written, json.loads(line)) for line in path.read_text("utf-8").split("\n") if line]
+    rows = [parse(WrittenSample, json.loads(line)) for line in path.read_text("utf-8").split("\n") if line]
     if [row.prompt_tokens for row in rows] != [[*prompt] for prompt in prompts]:
         raise ValueError("the prompts are others")
     return rows
 
 
-def write_rows(rows: Sequence[Written], path: Path) -> None:
+def write_rows(rows: Sequence[WrittenSample], path: Path) -> None:
     lines = (json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
     path.write_text("".join(lines), "utf-8")
