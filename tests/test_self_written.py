@@ -7,6 +7,7 @@ import torch
 from families import make, words
 from two_stacks import make_pair
 
+from cfsp.checkpoints.card import made_by
 from cfsp.data.instructions import Conversations
 from cfsp.data.overlaps import overlaps
 from cfsp.data.readings import kept_in
@@ -194,6 +195,7 @@ def test_a_run_writes_once_for_a_sweep_and_records_overlaps(cli, monkeypatch, tm
     assert any("100.00% of it" in told and "in files:rows.jsonl" in told for told in first.overlaps)
     Record.load(cli(*mine, "sparsity=0.4"))
     assert len(counted) == 1
+    assert "the dense model wrote them, after prompts of at most 50 tokens" in made_by(first, None)
     (about,) = (tmp_path / "results/cache/written").glob("*/about.json")
     assert "self:files:rows.jsonl" in about.read_text()
 
