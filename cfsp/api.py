@@ -48,7 +48,7 @@ def plan(
         plan = cfsp.plan(model, batches, criterion="flap", allocator="global_rank", sparsity=0.3)
         cfsp.apply(plan, model)
 
-    batches: any iterable of dicts with `input_ids` [batch, tokens] and `attention_mask`.
+    batches: any iterable of dicts with `input_ids` [batch, tokens] and `attention_mask`, as in `collect`.
     criterion, allocator, compensation, schedule: names of the YAML files of that group, or objects.
     sparsity, sparsity_of: 0.2 of the sites by default; a schedule that is an object has its own.
     size_target: instead, the most that the model may have, as `target` in conf/config.yaml:

@@ -79,12 +79,20 @@ def made_by(record: Record, license: str | None) -> str:
 {code_block(record.command or "the Python API")}
 
 Calibration: {code_span(text_name(calibration["text"]))}, {calibration["samples"]} samples of \
-{calibration["seqlen"]} tokens, seed {calibration.get("seed", record.config["seed"])}.
+{calibration["seqlen"]} tokens, seed {calibration.get("seed", record.config["seed"])}{written_by(calibration)}.
 cfsp {versions["cfsp"]}, torch {versions["torch"]}, \
 transformers {versions["transformers"]}.
 
 Licence: {licence}.
 """
+
+
+def written_by(calibration: Mapping[str, Any]) -> str:
+    """Say what the model wrote of its calibration itself; '' if nothing."""
+    prompts = calibration.get("prompt_tokens")
+    return (
+        "" if prompts is None else f"; the dense model wrote them, after prompts of at most {prompts} tokens"
+    )
 
 
 def text_name(text: Mapping[str, Any]) -> str:

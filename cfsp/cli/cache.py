@@ -22,6 +22,7 @@ kinds:
   statistics   what calibration measured, per model, sites, tokens, dtype, device and code
   metrics      what evaluation measured, per weights and protocol
   texts        token ids and windows of words, per text and tokenizer
+  written      what models wrote with calibration=self, as JSON lines
 
 Clearing loses time and no result: records lie in results/records. A run keeps nothing with cache=off.
 """
@@ -38,7 +39,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("folder", nargs="?", default="results/cache", help="default: results/cache")
     parser.add_argument("--clear", action="store_true", help="delete the entries instead of listing them")
     parser.add_argument("--older", type=seconds, default=0.0, help="only those older than 30m, 12h, 7d, ...")
-    parser.add_argument("--kind", choices=("metrics", "statistics", "texts"), help="only those of one kind")
+    kinds = ("metrics", "statistics", "texts", "written")
+    parser.add_argument("--kind", choices=kinds, help="only those of one kind")
     options = parser.parse_args(arguments)
     if not Path(options.folder).is_dir():
         parser.error(f"{options.folder!r} is no folder; expected one that a run was given as cache=...")

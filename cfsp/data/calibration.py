@@ -9,13 +9,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
 from cfsp.data.readings import name_documents, reading
 from cfsp.data.texts import Text
 from cfsp.data.tokens import bos_token, encode, name_tokenizer, token_stream
 from cfsp.machine.memory import physical_memory
+from cfsp.model.blocks import check_positions
 from cfsp.options import Checked
 
 Batch = dict[str, Tensor]
@@ -32,9 +33,28 @@ class Calibration(Checked, ABC):
     seqlen: int
     seed: int
 
+    def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise ValueError if no batches can be made for this model."""
+        check_positions(model, self.seqlen, "calibration seqlen")
+
+    @property
+    def label(self) -> str:
+        """What people call the text that statistics are measured on."""
+        return self.text.label
+
     @abstractmethod
-    def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
-        """Return batches, the same for the same seed. Each: input_ids, attention_mask [batch, tokens]"""
+    def batches(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
+    ) -> list[Batch]:
+        """Return batches, the same for the same seed. Each: input_ids, attention_mask [batch, tokens]
+
+        With `counted` [batch, tokens], if statistics are of some tokens alone. model: the dense model, which
+        only a calibration that it writes itself needs.
+        """
+
+    def reads(self, tokenizer: PreTrainedTokenizerBase, batches: Sequence[Batch]) -> list[Text]:
+        """Return the texts that the batches come from, so that overlaps with a test are found."""
+        return [self.text]
 
 
 @dataclass(frozen=True)
@@ -65,37 +85,43 @@ class RandomWindows(Calibration):
                 f"expected at most samples={memory // BYTES_PER_TOKEN // self.seqlen}"
             )
 
-    def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+    def batches(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
+    ) -> list[Batch]:
         """Draw the windows. Each batch: input_ids, attention_mask [batch, tokens]
 
         Raises:
             ValueError: the text (or every document) is shorter than one window, or there is no BOS token.
         """
-        dice = random.Random(self.seed)
-        draw = self._from_documents if self.within_documents else self._from_joined
-        start = [bos_token(tokenizer)] if self.bos else []
-        windows = draw(tokenizer, dice, self.seqlen - len(start))
-        ids = torch.tensor([start + window for window in windows])
+        ids = torch.tensor([*self.windows(tokenizer)])
         return [
             {"input_ids": chunk, "attention_mask": torch.ones_like(chunk)}
             for chunk in ids.split(self.batch_size)
         ]
 
+    def windows(self, tokenizer: PreTrainedTokenizerBase, asked: str = "seqlen") -> Iterator[list[int]]:
+        """Yield the token ids of each window. asked: the option that sets their length, for errors."""
+        dice = random.Random(self.seed)
+        draw = self._from_documents if self.within_documents else self._from_joined
+        start = [bos_token(tokenizer)] if self.bos else []
+        for window in draw(tokenizer, dice, self.seqlen - len(start), asked):
+            yield start + window
+
     def _from_joined(
-        self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
+        self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int, asked: str
     ) -> Iterator[list[int]]:
         ids = token_stream(self.text, tokenizer).ids
         if len(ids) < length:
             raise ValueError(
                 f"text {self.text.label!r} has {len(ids)} tokens, less than one window of "
-                f"seqlen={self.seqlen}; expected more text or a shorter seqlen"
+                f"{asked}={self.seqlen}; expected more text or a shorter {asked}"
             )
         for _ in range(self.samples):
             start = dice.randint(0, len(ids) - length)
             yield ids[start : start + length].tolist()
 
     def _from_documents(
-        self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int
+        self, tokenizer: PreTrainedTokenizerBase, dice: random.Random, length: int, asked: str
     ) -> Iterator[list[int]]:
         documents = self.text.written(tokenizer)
         kept = reading(
@@ -107,7 +133,7 @@ class RandomWindows(Calibration):
                 f"{self.samples} of {length}, seed {self.seed}",
             ],
             # Documents are tokenised as they are drawn: most texts have far more than are needed.
-            lambda: {"ids": torch.tensor([*self._draw(documents, tokenizer, dice, length)])},
+            lambda: {"ids": torch.tensor([*self._draw(documents, tokenizer, dice, length, asked)])},
         )
         yield from kept["ids"].tolist()
 
@@ -117,6 +143,7 @@ class RandomWindows(Calibration):
         tokenizer: PreTrainedTokenizerBase,
         dice: random.Random,
         length: int,
+        asked: str,
     ) -> Iterator[list[int]]:
         drawn = 0
         while drawn < self.samples:
@@ -131,6 +158,6 @@ class RandomWindows(Calibration):
                     return
             if drawn == before:
                 raise ValueError(
-                    f"no document of text {self.text.label!r} has seqlen={self.seqlen} tokens; "
-                    "expected longer documents, a shorter seqlen or within_documents=false"
+                    f"no document of text {self.text.label!r} has {asked}={self.seqlen} tokens; "
+                    f"expected longer documents, a shorter {asked} or within_documents=false"
                 )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import takewhile
+from typing import Any, ClassVar, TypeVar
 
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_choice
-from cfsp.data.chats import by_template
+from cfsp.data.chats import Message, by_template
 from cfsp.data.rows import ROWS, Row, check_texts, find_row_files, hub_rows, json_rows, strings
 from cfsp.data.texts import Text, files_label, listed
 
+Made = TypeVar("Made")
 Rendered = tuple[str, list[tuple[int, int]]]
 """A text, and the [start, end) of each answer in it."""
 
@@ -46,6 +48,7 @@ class Conversations(Text):
         chat template.
     """
 
+    asks: ClassVar[bool] = True
     form: str
     paths: Sequence[str] | str | None = None
     hub: str | None = None
@@ -90,9 +93,18 @@ class Conversations(Text):
         """Yield each row as the model reads it, EOS included."""
         render: Callable[[Mapping[str, Any], PreTrainedTokenizerBase], Rendered]
         render = {"alpaca": alpaca, "pairs": pair, "chat": chat}[self.form]
+        yield from self._each(lambda row: render(row, tokenizer))
+
+    def questions(self, template: bool) -> list[list[Message]]:
+        """Return the messages of each row before its first answer; without a template, Alpaca's prompt."""
+        ask = {"alpaca": alpaca_question, "pairs": pair_question, "chat": chat_question}[self.form]
+        return [*self._each(lambda row: ask(row, template))]
+
+    def _each(self, read: Callable[[Mapping[str, Any]], Made]) -> Iterator[Made]:
+        """Yield what `read` makes of each row. Raises ValueError that names the row."""
         for where, row in self.rows():
             try:
-                yield render(row, tokenizer)
+                yield read(row)
             except (TypeError, KeyError, AttributeError) as error:
                 raise ValueError(f"{where}: not of form {self.form!r} ({error!r})") from error
             except ValueError as error:
@@ -100,9 +112,35 @@ class Conversations(Text):
 
 
 def alpaca(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered:
+    return answered(alpaca_prompt(row), row["output"], tokenizer)
+
+
+def alpaca_prompt(row: Mapping[str, Any]) -> str:
+    """Write an instruction as Stanford Alpaca does."""
     template = WITH_INPUT if row.get("input") else WITHOUT_INPUT
-    prompt = template.format(instruction=row["instruction"], input=row.get("input"))
-    return answered(prompt, row["output"], tokenizer)
+    return template.format(instruction=row["instruction"], input=row.get("input"))
+
+
+def alpaca_question(row: Mapping[str, Any], template: bool) -> list[Message]:
+    said = [row["instruction"], *([row["input"]] if row.get("input") else [])]
+    return [{"role": "user", "content": "\n\n".join(said) if template else alpaca_prompt(row)}]
+
+
+def pair_question(row: Mapping[str, Any], template: bool) -> list[Message]:
+    return [{"role": "user", "content": row["prompt"]}]
+
+
+def chat_question(row: Mapping[str, Any], template: bool) -> list[Message]:
+    """Return the messages before the assistant's first one. Raises ValueError if there is none."""
+    asked = [*takewhile(lambda message: message["role"] != "assistant", messages_of(row))]
+    if not any(message["role"] == "user" for message in asked):
+        raise ValueError("no message of a user before the first answer; expected a question")
+    return asked
+
+
+def messages_of(row: Mapping[str, Any]) -> list[Message]:
+    messages = row["messages"]
+    return json.loads(messages) if isinstance(messages, str) else messages
 
 
 def pair(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered:
@@ -118,9 +156,7 @@ def answered(prompt: str, answer: str, tokenizer: PreTrainedTokenizerBase) -> Re
 def chat(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> Rendered:
     if not tokenizer.chat_template:
         raise ValueError("the tokenizer has no chat template; expected form=alpaca or pairs, or one that has")
-    messages = row["messages"]
-    if isinstance(messages, str):
-        messages = json.loads(messages)
+    messages = messages_of(row)
 
     def upto(number: int, ask: bool) -> str:
         return by_template(messages[:number], tokenizer, ask)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from glob import glob
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PreTrainedTokenizerBase
 
 from cfsp.checks import check_choice, check_integer
-from cfsp.data.chats import Chat
+from cfsp.data.chats import Chat, Message
 from cfsp.data.rows import (
     MISSING,
     ROWS,
@@ -44,6 +44,9 @@ class Text(Checked, ABC):
 
     separator: str = "\n\n"
 
+    asks: ClassVar[bool] = False
+    """Whether its documents are questions with answers, which `questions` reads."""
+
     @property
     @abstractmethod
     def label(self) -> str:
@@ -56,6 +59,10 @@ class Text(Checked, ABC):
     def written(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """Return the documents as a model reads them: chats are written by the tokenizer's template."""
         return self.documents()
+
+    def questions(self, template: bool) -> list[list[Message]]:
+        """Return the messages before the answer of each document. template: a chat template writes them."""
+        raise ValueError(f"text {self.label!r} asks nothing; expected instructions")
 
     def joined(self, tokenizer: PreTrainedTokenizerBase | None = None) -> str:
         """Join all documents to one string, as the pruning papers evaluate them."""

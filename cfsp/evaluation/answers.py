@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCriteria
 
-from cfsp.evaluation.likelihoods import padded
 from cfsp.model.blocks import max_positions
+from cfsp.passes.writing import continued, ends_of
 
 
 @dataclass(frozen=True)
@@ -69,36 +69,12 @@ def write_answers(
     for first in range(0, len(order), batch_size):
         places = order[first : first + batch_size]
         read = [tuple(prompts[place][-room:] if room else prompts[place]) for place in places]
-        rows = continued(model, tokenizer, read, stops, new_tokens)
+        stopping = [Stops(tokenizer, stops, max(map(len, read)))] if stops else []
+        rows = continued(model, tokenizer, read, new_tokens, stopping)
         for place, shown, row in zip(places, read, rows, strict=True):
             found[place] = answer_of(model, tokenizer, row, stops, len(shown) == len(prompts[place]))
         advance(len(places))
     return [found[place] for place in range(len(prompts))]
-
-
-@torch.no_grad()
-def continued(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[tuple[int, ...]],
-    stops: Sequence[str],
-    new_tokens: int,
-) -> list[list[int]]:
-    """Return the new tokens of each prompt; a row that ended early is filled up."""
-    ids, mask = padded(prompts, left=True)
-    out = model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=[*ends_of(model, tokenizer)] or None,
-        pad_token_id=fill_of(model, tokenizer),
-        stopping_criteria=StoppingCriteriaList([Stops(tokenizer, stops, ids.shape[1])] if stops else []),
-    )
-    return out[:, ids.shape[1] :].tolist()
 
 
 def answer_of(
@@ -122,19 +98,6 @@ def answer_of(
     plain = decoded(tokenizer, written, plain=True)
     stop = first_stop(plain, stops)
     return Answer(plain[:stop], len(written), length is not None, whole_prompt)
-
-
-def ends_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the tokens that end an answer: those of the model's generation config and the tokenizer's."""
-    given = getattr(model.generation_config, "eos_token_id", None)
-    ends = {*given} if isinstance(given, list | tuple) else {given}
-    return {token for token in (*ends, tokenizer.eos_token_id) if isinstance(token, int)}
-
-
-def fill_of(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Return the token that fills up rows that have ended; an end itself, which no answer goes beyond."""
-    pad = tokenizer.pad_token_id
-    return min(ends_of(model, tokenizer), default=pad if isinstance(pad, int) else 0)
 
 
 def decoded(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[int], plain: bool = False) -> str:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from cfsp.evaluation.latency import cache_of
+from cfsp.passes.writing import padded
 
 Tokens = tuple[int, ...]
 Score = tuple[float, bool]
@@ -158,13 +159,3 @@ def inputs(model: PreTrainedModel, ids: Tensor, mask: Tensor, before: int) -> di
 def last_logit(model: PreTrainedModel) -> dict[str, int]:
     """Return the option that spares all logits but the last, if the model has it."""
     return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-
-
-def padded(rows: Sequence[Tokens], left: bool) -> tuple[Tensor, Tensor]:
-    """Return rows of one length, and their mask. Both [rows, tokens]"""
-    width = max(map(len, rows))
-    ids, mask = torch.zeros(2, len(rows), width, dtype=torch.long)
-    for number, row in enumerate(rows):
-        span = slice(width - len(row), width) if left else slice(len(row))
-        ids[number, span], mask[number, span] = torch.tensor(row, dtype=torch.long), 1
-    return ids, mask

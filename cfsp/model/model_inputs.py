@@ -10,6 +10,14 @@ from transformers import PreTrainedModel
 SHIFT = "prepare_decoder_input_ids_from_labels"
 """The method by which a model makes its decoder's input of the labels."""
 
+COUNTED = "counted"
+"""The key of a batch that says which of the shown tokens statistics count. No model takes it."""
+
+
+def arguments_of(batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a batch without the mask that only statistics read. name -> [batch, tokens]"""
+    return {name: tensor for name, tensor in batch.items() if name != COUNTED}
+
 
 def inputs_of(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return a batch without its labels. An encoder-decoder gets its decoder's input, made of the labels.
@@ -20,7 +28,7 @@ def inputs_of(model: nn.Module, batch: Mapping[str, Tensor]) -> dict[str, Tensor
     Raises:
         ValueError: an encoder-decoder, and neither labels nor decoder_input_ids.
     """
-    inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+    inputs = {name: tensor for name, tensor in arguments_of(batch).items() if name != "labels"}
     whole = getattr(model, "module", model)  # of data parallel training
     if not hasattr(whole, SHIFT) or "decoder_input_ids" in batch:
         return inputs

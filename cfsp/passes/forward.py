@@ -6,29 +6,50 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from cfsp.model.model_inputs import inputs_of
+from cfsp.model.model_inputs import COUNTED, inputs_of
 
 
 def check_batch(batch: object, number: int) -> None:
-    """Raise ValueError unless the batch maps input_ids to [batch, tokens] and shows at least one token."""
+    """Raise ValueError unless the batch maps input_ids to [batch, tokens] and at least one token counts."""
     ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
     if not isinstance(batch, Mapping) or not isinstance(ids, Tensor) or ids.dim() != 2:
         raise ValueError(
             f"calibration batch {number} is {type(batch).__name__}; expected a dict with input_ids, a tensor "
             "of [batch, tokens], in an iterable of such"
         )
-    mask = batch.get("attention_mask")
-    if mask is not None and not mask.any():
+    masks = {name: batch[name] for name in ("attention_mask", COUNTED) if batch.get(name) is not None}
+    for name, mask in masks.items():
+        if mask.shape != ids.shape:
+            raise ValueError(
+                f"calibration batch {number}: {name} is {[*mask.shape]} and input_ids is {[*ids.shape]}; "
+                "expected one shape"
+            )
+    if not counted_tokens(batch).any():
         raise ValueError(f"calibration batch {number} masks every token; expected at least one to count")
 
 
+def counted_tokens(batch: Mapping[str, Tensor]) -> Tensor:
+    """Return which tokens statistics count: those that the attention mask shows, and `counted` does not
+    leave out. The others of these are read, so that later tokens see them, but not measured.
+
+    [batch, tokens], bool
+    """
+    ids = batch["input_ids"]
+    masks = (mask for name in ("attention_mask", COUNTED) if (mask := batch.get(name)) is not None)
+    found = torch.ones_like(ids, dtype=torch.bool)
+    for mask in masks:
+        found = found & mask.to(ids.device).bool()
+    return found
+
+
 def shown_tokens(batch: Mapping[str, Tensor]) -> Tensor | None:
-    """Return which tokens the attention mask shows. [batch * tokens], bool; None: all of them"""
-    mask = batch.get("attention_mask")
-    return None if mask is None or mask.all() else mask.flatten().bool()
+    """Return which tokens count, as one row. [batch * tokens], bool; None: all of them"""
+    found = counted_tokens(batch)
+    return None if found.all() else found.flatten()
 
 
 def shown_targets(batch: Mapping[str, Tensor]) -> Tensor | None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,7 +28,8 @@ class Goals:
 
     counted: which tokens are not padding [rows, tokens]. left: the dense block's outputs. outputs: kind of
     sub-layer -> its outputs. added: the mean square of the block's change of the residual stream. apart:
-    compare the outputs of the sub-layers, not those of the block.
+    compare the outputs of the sub-layers, not those of the block. norms: kind of sub-layer -> paths of the
+    norms that learn with it.
     """
 
     pruned: Walk
@@ -37,6 +39,7 @@ class Goals:
     outputs: Mapping[str, States]
     added: float
     apart: bool
+    norms: Mapping[str, Sequence[str]]
 
     @classmethod
     def of(
@@ -47,15 +50,60 @@ class Goals:
         places: Mapping[str, Place],
         kinds: Sequence[str],
         apart: bool,
+        norms: bool = False,
     ) -> Goals:
-        """Advance the dense model's walk by one block. Return the targets for these kinds of sub-layers."""
+        """Advance the dense model's walk by one block. Return the targets for these kinds of sub-layers.
+
+        norms: the norms of a sub-layer learn too.
+        """
         after = ORDER[ORDER.index(kinds[0]) + 1 :] if kinds else ()  # forced while the first one learns
         heard = kinds if apart else [kind for kind in after if kind in places]
         paths = {kind: places[kind].consumer for kind in heard}
         with adding(dense, counted) as added:
             given = dense.advance([*paths.values()])
         outputs = {kind: given[path] for kind, path in paths.items()}
-        return cls(pruned, counted, places, dense.states, outputs, added.mean, apart)
+        learning = norms_beside(pruned, places) if norms and kinds else {}
+        return cls(pruned, counted, places, dense.states, outputs, added.mean, apart, learning)
+
+
+def norms_beside(walk: Walk, places: Mapping[str, Place]) -> dict[str, list[str]]:
+    """Return kind of sub-layer -> paths of its norms in the walk's next block, from one pass through it.
+
+    A norm of what a layer gives belongs to that layer's sub-layer, any other to the one that reads it. A norm
+    that two sub-layers read, as in parallel blocks, belongs to none: each would change the other's input.
+    """
+    kinds = {path: kind for kind, place in places.items() for path in (*place.producers, place.consumer)}
+    calls = calls_in(walk)
+    layers = [call for call in calls if call[1] > 1]
+    found: dict[str, list[str]] = {}
+    for path, axes, given, left in calls:
+        if axes > 1:
+            continue
+        gives = {kinds.get(layer) for layer, *_, output in layers if output.data_ptr() == given.data_ptr()}
+        reads = {kinds.get(layer) for layer, _, entered, _ in layers if entered.data_ptr() == left.data_ptr()}
+        owners = gives or reads
+        if len(owners) == 1 and (kind := owners.pop()) is not None:
+            found.setdefault(kind, []).append(path)
+    return found
+
+
+def calls_in(walk: Walk) -> list[tuple[str, int, Tensor, Tensor]]:
+    """Return path, axes of the weight, input and output of each module with a weight that the block calls.
+
+    Inputs and outputs: [..., channels]. It holds them, so that no two have the same address.
+    """
+    calls: list[tuple[str, int, Tensor, Tensor]] = []
+
+    def hear(path: str, axes: int, module: nn.Module, args: tuple, output: Tensor) -> None:
+        calls.append((path, axes, args[0], output))
+
+    with ExitStack() as stack:
+        for path, module in walk.block.named_modules():
+            if isinstance(weight := getattr(module, "weight", None), Tensor):
+                handle = module.register_forward_hook(partial(hear, path, weight.dim()))
+                stack.callback(handle.remove)
+        walk.run(0)
+    return calls
 
 
 @dataclass
@@ -105,7 +153,7 @@ class Lesson:
         self.weights = {
             name: weight.requires_grad_()
             for name, weight in self.block.named_parameters()
-            if name.rpartition(".")[0] in (*place.producers, place.consumer)
+            if name.rpartition(".")[0] in (*place.producers, place.consumer, *goals.norms.get(kind, ()))
         }
         later = () if goals.apart else ORDER[ORDER.index(kind) + 1 :]
         self.given = {goals.places[one].consumer: goals.outputs[one] for one in later if one in goals.outputs}

@@ -39,8 +39,7 @@ Note = dict[str, Any]
 class Reconstruction(Recovery):
     """Tunes each sub-layer alone: min over its weights of E |f(x) - t|², block by block, without labels.
 
-    It tunes the weights of the sub-layer's linear layers. Norms stay the same: a linear layer after a norm
-    can learn the norm's scale.
+    It tunes the weights of the sub-layer's linear layers, and with `norms` those of its norms.
 
     x is the block's input in the pruned model. The blocks before are tuned already, so errors do not
     accumulate. Attention and MLP are tuned separately, as Wagner et al. found best (arXiv 2510.14444; only
@@ -51,6 +50,8 @@ class Reconstruction(Recovery):
         change of the residual stream. While attention is tuned, the MLP returns the dense MLP's outputs. So
         attention corrects only its own error and those before it, also if both run in parallel.
         "sublayer" compares the sub-layer's outputs with those of the dense one on the dense model's inputs.
+    norms: false leaves norms as they are: a linear layer after a norm can learn the norm's scale. true also
+        trains the weights and biases of the norms before, in and after the sub-layer.
     sublayers: "cut" tunes those that lost units, "all" the others too.
     steps: for each sub-layer, with `batch_size` examples each. Examples beyond the last step are not read.
     evaluate_every: steps between evaluations on the held-out part. The best weights are kept; they may be
@@ -74,6 +75,7 @@ class Reconstruction(Recovery):
     patience: int | None
     hidden_states: str
     seed: int
+    norms: bool = False
 
     def __post_init__(self) -> None:
         check_choice("recovery.target", self.target, ("stream", "sublayer"))
@@ -178,7 +180,7 @@ class Reconstruction(Recovery):
                 while dense.at < number:  # blocks that the pruned model lacks
                     dense.advance()
                 kinds, file = wanted[index], folder / f"block-{index}.safetensors"
-                goals = Goals.of(dense, pruned, counted, places, kinds, apart)
+                goals = Goals.of(dense, pruned, counted, places, kinds, apart, self.norms)
                 if (tuned := restore_block(pruned.block, file)) is not None:
                     notes += tuned
                     shown.advance(self.steps * len(kinds))

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
+from transformers import PreTrainedTokenizerBase
 
 from cfsp.data.calibration import Batch, Calibration
 from cfsp.data.overlaps import overlaps
@@ -16,7 +17,6 @@ from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
 from cfsp.exports.base import Exporter
 from cfsp.loggers.base import Logger
 from cfsp.machine.environment import is_main
-from cfsp.model.blocks import check_positions
 from cfsp.model.sites import Site
 from cfsp.plans.kept import begin_plan, keep_plan, kept_plan
 from cfsp.plans.subject import Subject
@@ -89,7 +89,7 @@ class Parts:
         model, tokenizer = subject.model, subject.tokenizer
         if tokenizer is None:
             raise ValueError("a run measures and samples with a tokenizer; expected the model's own")
-        check_positions(model, self.calibration.seqlen, "calibration seqlen")
+        self.calibration.check(model, tokenizer)
         prepared = self.schedule.prepare(subject, self.method)
         for evaluator in [*self.evaluators, *self.paired]:
             evaluator.protocol(model, tokenizer)
@@ -118,16 +118,20 @@ class Parts:
             model=str(model["path"]),
             revision=None if revision is None else str(revision),
             dtype=str(model["dtype"]),
-            text=calibration.text.label,
+            text=calibration.label,
             samples=calibration.samples,
             seqlen=calibration.seqlen,
             seed=calibration.seed,
         )
 
-    def overlaps(self) -> list[str]:
-        """Return warnings about texts that evaluation shares with calibration or a training."""
+    def overlaps(self, tokenizer: PreTrainedTokenizerBase, batches: Sequence[Batch]) -> list[str]:
+        """Return warnings about texts that evaluation shares with calibration or a training.
+
+        batches: of the calibration.
+        """
         read = [text for evaluator in self.evaluators for text in evaluator.reads()] if is_main() else []
-        return overlaps([self.calibration.text, *self.schedule.reads(), *self.recovery.reads()], read)
+        made_with = self.calibration.reads(tokenizer, batches)
+        return overlaps([*made_with, *self.schedule.reads(), *self.recovery.reads()], read)
 
     def plan(self, subject: Subject, batches: Sequence[Batch], prepared: Any, examples: Any) -> Planned:
         """Make the plan, or return the stored one of an interrupted training, without calibrating again.

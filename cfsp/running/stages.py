@@ -124,10 +124,10 @@ def load(state: State) -> None:
             named = Path(model.config.name_or_path)
             state.source = local_folder(named, cfg.model.revision) if named.parts else None
         state.examples = parts.recovery.prepare(model, tokenizer, parts.method.needs)
-        state.batches = parts.calibration.batches(tokenizer)
+        state.batches = parts.calibration.batches(tokenizer, model)
         if state.batches:
             inputs_of(model, state.batches[0])  # raises if these are no inputs of the model
-        state.overlaps = parts.overlaps()
+        state.overlaps = parts.overlaps(tokenizer, state.batches)
 
 
 def measure_dense(state: State) -> None:

@@ -21,8 +21,10 @@ from transformers import PreTrainedModel
 
 from cfsp.allocators.base import Probes
 from cfsp.bars import bar
+from cfsp.model.model_inputs import arguments_of
 from cfsp.model.pass_cost import macs, seconds_of
 from cfsp.model.sites import Site
+from cfsp.passes.forward import counted_tokens
 from cfsp.passes.modes import evaluating
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.choose import best_units
@@ -223,17 +225,16 @@ def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
 
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return log probabilities, for each token that the mask shows or for each text. [answers, choices]"""
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    """Return log probabilities, for each token that counts or for each text. [answers, choices]"""
+    inputs = {name: tensor.to(model.device) for name, tensor in arguments_of(batch).items()}
     logits = getattr(model(**inputs), "logits", None)
     if logits is None:
         raise ValueError(
             f"error curves compare what models answer, and {type(model).__name__} gives no logits; expected "
             "a model with a head, or another allocator"
         )
-    mask = inputs.get("attention_mask")
     if logits.dim() == 3:  # one answer per token, not per text
-        logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
+        logits = logits[counted_tokens(batch).to(logits.device)]
     return logits.float().log_softmax(-1)
 
 
@@ -271,7 +272,7 @@ def unit_price(
     if probes.cost == "macs":
         tokens = batch["input_ids"].shape[1]
         return (macs(model, tokens) - macs(half, tokens)) / gone
-    inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+    inputs = {name: tensor.to(model.device) for name, tensor in arguments_of(batch).items()}
     times = [
         [seconds_of(lambda one=one: one(**inputs), model.device) for one in (model, half)]
         for _ in range(ROUNDS + 1)

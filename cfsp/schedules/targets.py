@@ -14,6 +14,7 @@ from cfsp.model.block_states import states_in, states_out
 from cfsp.model.blocks import places_of
 from cfsp.model.sites import Site
 from cfsp.model.weights import bias_of
+from cfsp.passes.forward import counted_tokens
 from cfsp.passes.walk import Walk
 from cfsp.plans.gates import Gates
 from cfsp.statistics.moments import HELD_OUT, full_float32
@@ -29,8 +30,9 @@ class Seen:
 
 
 def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Gates) -> dict[str, Tensor]:
-    """Return E[x t^T] over the shown tokens. x: the consumer's input in the pruned model and a constant 1.
+    """Return E[x t^T] over the tokens that count.
 
+    x: the consumer's input in the pruned model and a constant 1.
     "dense":    t = the consumer's output in the dense model
     "residual": t = the output that moves the residual stream to the dense model's: after attention
                 y~ + (r~ - r), after an MLP y + (s~ - s). y: the consumer's output, r: the block's
@@ -71,8 +73,8 @@ def target_moments(dense: Walk, pruned: Walk, site: Site, target: str, gates: Ga
 def shown_and_held_out(
     batch: Mapping[str, Tensor], samples: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return which tokens the mask shows, and which of these are held out. [batch * tokens] x 2, bool"""
-    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).to(device).bool()
+    """Return which tokens count, and which of these are held out. [batch * tokens] x 2, bool"""
+    mask = counted_tokens(batch).to(device)
     held = (torch.arange(samples + 1, samples + len(mask) + 1, device=device) % HELD_OUT) == 0
     return mask.flatten(), (mask & held[:, None]).flatten()
 

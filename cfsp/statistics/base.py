@@ -1,8 +1,8 @@
 """Statistics: quantities that are measured at a site while calibration batches pass through the model.
 
-A statistic is a mean over the tokens that the attention mask shows, so it depends neither on the
-batching nor on the number of samples. Tokens are read in chunks, in float32. The sums over chunks are
-float64, and only vectors are stored.
+A statistic is a mean over the tokens that count (`cfsp.passes.forward.counted_tokens`), so it depends
+neither on the batching nor on the number of samples. Tokens are read in chunks, in float32. The sums over
+chunks are float64, and only vectors are stored.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Statistic(Quantity):
 
     def __init__(self) -> None:
         self.mask: Tensor | None = None
-        """Which tokens of the current batch are shown. [batch * tokens], None: all of them"""
+        """Which tokens of the current batch count. [batch * tokens], None: all of them"""
         self.rows = 1
         """Samples in the current batch."""
 

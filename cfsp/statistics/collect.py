@@ -34,7 +34,8 @@ def collect(
     Statistics of gradients (`cfsp.statistics.gradients`) take a second forward pass and a backward pass.
 
     last_block: path of the block after which a pass may end, if no later block is measured.
-    batches: dicts with `input_ids` [batch, tokens] and, if tokens are padded, `attention_mask`.
+    batches: dicts with `input_ids` [batch, tokens], `attention_mask` if tokens are padded, and `counted` if
+        only some of the tokens that attention sees are measured (both masks: [batch, tokens]).
     checkpointing: recompute a block's activations in the backward pass instead of storing them.
 
     Raises:

@@ -15,10 +15,12 @@ from transformers import PreTrainedModel
 
 from cfsp.bars import bar
 from cfsp.model.blocks import block_modules, check_positions, is_causal
+from cfsp.model.model_inputs import arguments_of
 from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Site
 from cfsp.model.views import learned_weights
 from cfsp.model.weights import whole_weight
+from cfsp.passes.forward import counted_tokens
 from cfsp.passes.modes import evaluating
 from cfsp.statistics.base import STATISTICS, Quantity, Stats
 
@@ -146,8 +148,8 @@ def backpropagate(
 
     The moments weight a sample by its predicted tokens. Embeddings and the head stay frozen.
 
-    batches: dicts with `input_ids` [batch, tokens], `attention_mask` if tokens are padded, and
-        `labels` if the model does not predict the next token.
+    batches: dicts with `input_ids` [batch, tokens], `attention_mask` if tokens are padded, `counted` if the
+        loss is of some tokens alone, and `labels` if the model does not predict the next token.
 
     Raises:
         ValueError: no samples, a loss that is NaN or infinite, or no labels where they are needed.
@@ -219,7 +221,7 @@ def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mappi
 
 
 def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """Yield the samples of a batch, with labels for every token that the attention mask shows.
+    """Yield the samples of a batch, with labels for every token that counts (`counted_tokens`).
 
     batch: name -> [batch, tokens]. -> name -> [1, tokens], one sample after the other
     """
@@ -227,10 +229,11 @@ def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterat
         raise ValueError("this model does not predict the next token; expected labels in every batch")
     mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
     # With padding on the left, nothing predicts the first shown token.
-    shown = mask & torch.cat([mask[:, :1], mask[:, :-1]], dim=1)
+    shown = counted_tokens(batch) & torch.cat([mask[:, :1], mask[:, :-1]], dim=1)
     labels = batch.get("labels", batch["input_ids"].masked_fill(~shown, -100))
+    inputs = arguments_of(batch)
     for row in range(len(batch["input_ids"])):
-        sample = {name: tensor[row : row + 1].to(model.device) for name, tensor in batch.items()}
+        sample = {name: tensor[row : row + 1].to(model.device) for name, tensor in inputs.items()}
         yield sample | {"labels": labels[row : row + 1].to(model.device)}
 
 

@@ -15,8 +15,10 @@ from transformers import PreTrainedModel
 
 from cfsp.bars import bar
 from cfsp.model.blocks import is_causal
+from cfsp.model.model_inputs import arguments_of
 from cfsp.model.sites import Site
 from cfsp.model.views import UnitView
+from cfsp.passes.forward import counted_tokens
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.choose import best_units
 from cfsp.plans.gates import Gates
@@ -105,7 +107,8 @@ class Judge:
     def output(self, number: int) -> Any:
         """Run one batch, from the walk's block on."""
         inputs = {
-            name: tensor.to(self.walk.model.device) for name, tensor in self.walk.batches[number].items()
+            name: tensor.to(self.walk.model.device)
+            for name, tensor in arguments_of(self.walk.batches[number]).items()
         }
         # the keys and values of all blocks are as large as the hidden states, and nobody reads them
         options = {"use_cache": False} if is_causal(self.walk.model) else {}
@@ -113,16 +116,15 @@ class Judge:
             return self.walk.model(**inputs, **options)
 
     def shown(self, number: int, output: Any) -> Tensor:
-        """Return log probabilities of the tokens that the mask shows, or of the texts. [answers, choices]"""
+        """Return log probabilities of the tokens that count, or of the texts. [answers, choices]"""
         logits = getattr(output, "logits", None)
         if logits is None:
             raise ValueError(
                 f"the knowledge analysis compares what models answer; a {type(self.walk.model).__name__} "
                 "gives no logits; expected a model with a head"
             )
-        mask = self.walk.batches[number].get("attention_mask")
         if logits.dim() == 3:
-            logits = logits.flatten(0, 1) if mask is None else logits[mask.bool()]
+            logits = logits[counted_tokens(self.walk.batches[number]).to(logits.device)]
         return logits.float().log_softmax(-1)
 
     def mean_loss(self) -> float:
@@ -162,6 +164,6 @@ def next_token_loss(logits: Tensor, batch: Mapping[str, Tensor]) -> tuple[float,
     """
     ids = batch["input_ids"].to(logits.device)
     mask = batch.get("attention_mask", torch.ones_like(ids)).to(logits.device).bool()
-    counts = mask[:, 1:] & mask[:, :-1]
+    counts = counted_tokens(batch).to(logits.device)[:, 1:] & mask[:, :-1]
     wanted = ids[:, 1:][counts]
     return float(F.cross_entropy(logits[:, :-1][counts].float(), wanted)), len(wanted)

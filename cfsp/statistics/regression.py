@@ -84,6 +84,38 @@ def refit(
     return solution[:kept], solution[kept] if constant else None
 
 
+def unit_factors(
+    moment: Tensor,
+    cross: Tensor,
+    weight: Tensor,
+    places: Tensor,
+    span: int,
+    ridge: float,
+    what: str = "ridge",
+    scale: str = "mean",
+) -> Tensor:
+    """Return the factors that minimise E|t - sum_u s_u W_u^T x_u|^2 + ridge |s - 1|^2 over the kept units.
+
+    With y_u = W_u^T x_u: A_uv = E[y_u . y_v], the sum of H o (W W^T) over the channels of u and v, and
+    b_u = E[y_u . t], the sum of C o W over those of u. s = (A + ridge I)^-1 (b + ridge 1).
+
+    moment, cross: H [channels + 1, channels + 1] and C [channels + 1, outputs]. weight: W
+    [channels, outputs]. places: channels of the kept units, unit by unit [kept * span]. -> s [kept]
+
+    Raises:
+        ValueError: the damped A is not positive definite.
+    """
+    left = weight[places]
+    units = len(places) // span
+    products = (moment[places][:, places] * (left @ left.T)).view(units, span, units, span)
+    given = products.sum((1, 3))
+    aimed = (cross[places] * left).view(units, -1).sum(1)
+    penalty = damping(given.diagonal(), ridge, scale)
+    given.diagonal().add_(penalty)
+    right = (aimed + penalty)[:, None]
+    return torch.cholesky_solve(right, cholesky(given, ridge, what))[:, 0]
+
+
 def squared_error(
     moment: Tensor, cross: Tensor, places: Tensor, weight: Tensor, bias: Tensor | None
 ) -> Tensor:

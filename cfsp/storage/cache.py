@@ -21,7 +21,7 @@ from cfsp.storage.locks import holding_if_possible
 from cfsp.storage.seals import seal, unseal
 
 T = TypeVar("T")
-KINDS = ("metrics", "statistics", "texts")
+KINDS = ("metrics", "statistics", "texts", "written")
 ABOUT = "about.json"
 """The file beside statistics that names their model and text, for people and `cfsp-cache`."""
 ABANDONED = 86400.0

@@ -69,6 +69,8 @@ depth() { measured criterion=depth allocator=uniform 'sites=[block]'; }
 calibrations() {
   measured criterion=wanda_sp allocator=uniform compensation=none,least_squares seed=0,1,2 \
     calibration.text.paths=data/c4/sample_c4-rp1.jsonl,data/wikitext2/raw_validation.txt
+  # What the model writes after passages of C4: 448 tokens each.
+  measured criterion=wanda_sp allocator=uniform compensation=none,least_squares seed=0,1,2 calibration=self_text
 }
 
 # The same number of training tokens for each: 200 steps of 8 windows of 512.

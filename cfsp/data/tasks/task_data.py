@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
 from cfsp.data.calibration import Batch, Calibration
@@ -90,7 +90,9 @@ class TaskCalibration(Calibration):
                 "value; give task.window alone"
             )
 
-    def batches(self, tokenizer: PreTrainedTokenizerBase) -> list[Batch]:
+    def batches(
+        self, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel | None = None
+    ) -> list[Batch]:
         items = self.task.items(self.text)
         if len(items) < self.samples:
             raise ValueError(
