@@ -5,7 +5,7 @@
 #   experiments/lte/run.sh encoder [OVERRIDES]      # needs experiments/block_pruning/run.sh dense, and its data
 #   experiments/lte/run.sh real [OVERRIDES]         # needs experiments/real_models/fetch.py models smollm2
 #   experiments/lte/run.sh table
-# SEEDS (0,1,2), STEPS (200) and SHARES (0.5,0.3,0.2,0.1) may be set.
+# SEEDS (0,1,2), STEPS (200), SHARES (0.5,0.3,0.2,0.1), MAKERS and MODELS (of once) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -15,6 +15,7 @@ steps=${STEPS:-200}
 shares=${SHARES:-0.5,0.3,0.2,0.1}
 base=('evaluation=[perplexity,routing]' results=$results cache=results/cache)
 trained=models/lte-trained-$steps
+makers=${MAKERS:-moefication oracle deja_vu teal wina}
 experts=8 # neurons in an expert: the embedded model's MLPs have 512, LLaMA-7B's 11,008
 
 fine_tuning() { # PREFIX: the same training for everybody
@@ -36,10 +37,11 @@ with_teacher() { # PREFIX: the dense model teaches LTE and the cut models
 }
 
 once() { # for the dense model, and for one that has trained as long
-    [[ -f $trained/config.json ]] || cfsp "${base[@]}" sparsity=0 criterion=magnitude allocator=uniform recovery=full \
-        $(fine_tuning recovery) save=$trained
-    for path in reference $trained; do
-        for maker in moefication oracle deja_vu teal wina; do
+    local models=${MODELS:-reference $trained}
+    [[ $models != *$trained* || -f $trained/config.json ]] || cfsp "${base[@]}" sparsity=0 criterion=magnitude \
+        allocator=uniform recovery=full $(fine_tuning recovery) save=$trained
+    for path in $models; do
+        for maker in $makers; do
             size=()
             [[ $maker = moefication || $maker = oracle ]] && size=(schedule.maker.expert_size=$experts)
             cfsp -m +experiment=moefication "${base[@]}" model.path=$path seed=$seeds schedule.active=$shares \
@@ -49,7 +51,7 @@ once() { # for the dense model, and for one that has trained as long
 }
 
 once_trained() { # the same routers, and then the same training with the same teacher
-    for maker in moefication deja_vu teal wina; do
+    for maker in ${MAKERS:-moefication deja_vu teal wina}; do
         size=()
         [[ $maker = moefication ]] && size=(schedule.maker.expert_size=$experts)
         cfsp -m +experiment=moefication "${base[@]}" seed=$seeds schedule.active=$shares schedule/maker=$maker "${size[@]}" \
@@ -90,6 +92,9 @@ real() { # SmolLM2-135M at one share
     for maker in moefication deja_vu teal wina; do
         cfsp "${here[@]}" +experiment=moefication evaluation=[perplexity_text] schedule/maker=$maker "$@"
     done
+    cfsp "${here[@]}" +experiment=lte evaluation=[perplexity_text] schedule.pruner.expert_size=32 \
+        recovery/data@schedule.data=text schedule.data.sources.text.text.paths=data/c4/sample_c4-rp1.jsonl \
+        $(fine_tuning schedule) schedule.training.learning_rate=1e-4 schedule.training.batch_size=4 "$@"
 }
 
 case ${1:?expected learned, once, once_trained, static, ablations, encoder, real or table} in
