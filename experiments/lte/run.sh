@@ -5,7 +5,8 @@
 #   experiments/lte/run.sh encoder [OVERRIDES]      # needs experiments/block_pruning/run.sh dense, and its data
 #   experiments/lte/run.sh real [OVERRIDES]         # needs experiments/real_models/fetch.py models smollm2
 #   experiments/lte/run.sh table
-# SEEDS (0,1,2), STEPS (200), SHARES (0.5,0.3,0.2,0.1), MAKERS and MODELS (of once) may be set.
+# SEEDS (0,1,2), STEPS (200), SHARES (0.5,0.3,0.2,0.1), MAKERS, MODELS (of once),
+# CRITERIA (magnitude,cfsp) and SPARSITIES (0.5,0.7,0.8,0.9; of static) and ABLATIONS may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -60,17 +61,15 @@ once_trained() { # the same routers, and then the same training with the same te
 }
 
 static() { # cut the MLPs to the share, then the same steps
-    cfsp -m "${base[@]}" seed=$seeds criterion=magnitude,cfsp allocator=uniform sparsity=0.5,0.7,0.8,0.9 recovery=full \
-        $(with_teacher recovery) $(fine_tuning recovery) "$@"
+    cfsp -m "${base[@]}" seed=$seeds criterion=${CRITERIA:-magnitude,cfsp} allocator=uniform \
+        sparsity=${SPARSITIES:-0.5,0.7,0.8,0.9} recovery=full $(with_teacher recovery) $(fine_tuning recovery) "$@"
 }
 
 ablations() { # at one share: lambda, which neurons are an expert, where scores begin
     local here=(+experiment=lte "${base[@]}" $(with_teacher schedule) seed=$seeds schedule.active=0.2 \
         schedule.pruner.expert_size=$experts $(fine_tuning schedule))
-    cfsp -m "${here[@]}" schedule.pruner.separability=0,0.1,1.0 "$@"
-    cfsp -m "${here[@]}" schedule.pruner.grouping=co_activation,random "$@"
-    cfsp -m "${here[@]}" schedule.pruner.start=0.5 "$@"
-    cfsp -m "${here[@]}" schedule.pruner.initial=random "$@"
+    local every="separability=0,0.1,1.0 grouping=co_activation,random start=0.5 initial=random"
+    for changed in ${ABLATIONS:-$every}; do cfsp -m "${here[@]}" schedule.pruner.$changed "$@"; done
 }
 
 encoder() { # a classifier of GELU, the paper's GLUE case: LTE, and the best experts of a predictor
