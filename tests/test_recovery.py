@@ -2,6 +2,7 @@
 
 import copy
 import json
+from logging import getLogger
 from types import SimpleNamespace
 
 import pytest
@@ -50,6 +51,17 @@ def test_the_best_model_counts_and_training_stops_early(tiny, tokenizer, trained
     batch = recovery.data.collator(tokenizer)(held_out)
     with torch.no_grad():
         assert found.model(**batch).loss.item() == pytest.approx(min(looks.values()), rel=1e-3)
+
+
+def test_tied_weights_are_not_said_to_be_missing(tiny, tokenizer, trained_with, tmp_path, caplog):
+    tied = type(tiny)(type(tiny.config)(**{**tiny.config.to_dict(), "tie_word_embeddings": True}))
+    getLogger("transformers").addHandler(caplog.handler)  # transformers' loggers do not propagate
+    try:
+        found = run(trained_with(max_steps=4), tied, tokenizer, tmp_path / "x")
+    finally:
+        getLogger("transformers").removeHandler(caplog.handler)
+    assert found.model.lm_head.weight is found.model.model.embed_tokens.weight
+    assert "missing keys" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,12 @@ class LossTrainer(Trainer):
         (Path(output_dir) if output_dir else self.folder).mkdir(parents=True, exist_ok=True)
         super().save_model(output_dir, _internal_call)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        # Tied weights are saved under one name. transformers warns that the other names are missing.
+        tied = getattr(self.model, "all_tied_weights_keys", {})
+        load_result.missing_keys[:] = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(load_result)
+
     def _save_checkpoint(self, *args: Any, **options: Any) -> None:
         with writing(self.folder / f"checkpoint-{self.state.global_step}"):
             super()._save_checkpoint(*args, **options)

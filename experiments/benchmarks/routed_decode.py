@@ -86,22 +86,19 @@ def in_turns(works: Mapping[str, Callable[[], float]], rounds: int) -> dict[str,
     return {name: median(values) for name, values in found.items()}
 
 
-def measure_decoding(layers: int, tokens: int, rounds: int) -> None:
-    for dtype in (torch.float32, torch.bfloat16):
-        dense = random_llama(layers, dtype)
-        models = {"dense": dense}
-        for active in (0.5, 0.2):
-            for name, compiled in (("C++", True), ("PyTorch", False)):
-                models[f"{active:.0%} active, {name}"] = routed_copy(dense, active, compiled)
-        works = {name: lambda model=model: decode_seconds(model, tokens) for name, model in models.items()}
-        found = in_turns(works, rounds)
-        for name, seconds in found.items():
-            parts = [one.chosen.float().mean() for one in routed_mlps(models[name]).values()]
-            share = f"{float(sum(parts) / len(parts)):.0%}" if parts else "100%"
-            ratio = seconds / found["dense"]
-            print(
-                f"decode {str(dtype)[6:]:9} {name:22} active {share:5} {1000 * seconds:8.1f} ms {ratio:6.2f}"
-            )
+def measure_decoding(dtype: torch.dtype, layers: int, tokens: int, rounds: int) -> None:
+    dense = random_llama(layers, dtype)
+    models = {"dense": dense}
+    for active in (0.5, 0.2):
+        for name, compiled in (("C++", True), ("PyTorch", False)):
+            models[f"{active:.0%} active, {name}"] = routed_copy(dense, active, compiled)
+    works = {name: lambda model=model: decode_seconds(model, tokens) for name, model in models.items()}
+    found = in_turns(works, rounds)
+    for name, seconds in found.items():
+        parts = [one.chosen.float().mean() for one in routed_mlps(models[name]).values()]
+        share = f"{float(sum(parts) / len(parts)):.0%}" if parts else "100%"
+        ratio = seconds / found["dense"]
+        print(f"decode {str(dtype)[6:]:9} {name:22} active {share:5} {1000 * seconds:8.1f} ms {ratio:6.2f}")
 
 
 @torch.inference_mode()
@@ -156,11 +153,16 @@ def main() -> None:
     found.add_argument("--layers", type=int, default=12)
     found.add_argument("--tokens", type=int, default=12)
     found.add_argument("--rounds", type=int, default=7)
+    found.add_argument("--parts", nargs="+", choices=["decode", "kernel"], default=["decode", "kernel"])
+    found.add_argument(
+        "--dtypes", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"]
+    )
     options = found.parse_args()
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
-    measure_decoding(options.layers, options.tokens, options.rounds)
-    for dtype in (torch.float32, torch.bfloat16):
-        for active in (0.5, 0.2):
+    for dtype in (getattr(torch, name) for name in options.dtypes):
+        if "decode" in options.parts:
+            measure_decoding(dtype, options.layers, options.tokens, options.rounds)
+        for active in (0.5, 0.2) if "kernel" in options.parts else ():
             measure_kernel(dtype, active, options.rounds)
 
 

@@ -17,9 +17,14 @@ export OMP_NUM_THREADS=1
 
 cfsp() { "$python" -m cfsp "$@"; }
 
+probes=() # of error curves; the real model's are fewer
+mixture=stdlib # two texts to train on: stdlib, or web for the real model
 here=("sites=[mlp,attention]" cache=results/cache)
 embedded=("${here[@]}" results=$results "sparsity=${SHARES:-0.2,0.5}" "seed=${SEEDS:-0,1,2}")
 smollm=("${here[@]}" results=$results/real model.path=models/SmolLM2-135M-Instruct model.dtype=float32 sparsity=0.2 seed=0
+    calibration=text calibration.text.paths=data/c4/sample_c4-rp1.jsonl calibration.within_documents=true
+    calibration.samples=32 calibration.seqlen=512 calibration.batch_size=2 evaluation.perplexity_text.window=1024
+    evaluation.perplexity_text.windows=8 evaluation.perplexity_text.batch_size=2
     "evaluation=[perplexity_text${ZERO_SHOT:+,zero_shot}]"
     evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt "${zero_shot[@]}")
 
@@ -28,16 +33,24 @@ lengths() { # a training of so many steps: PREFIX STEPS
         "$1.training.batch_size=8" "$1.training.patience=null" "$1.data.window=$window"
 }
 
+texts() { # PREFIX: the mixture that it trains on
+    local group=recovery/data@$1.data
+    [[ $1 = recovery ]] && group=recovery/data
+    if [[ $mixture = stdlib ]]; then echo "$group=stdlib_mixture"; return; fi
+    echo "$group=text" "$1.data.sources.text.text.paths=data/c4/sample_c4-rp1.jsonl" \
+        "+$1.data.sources.wikitext2={_target_:cfsp.data.sources.Prose,text:{_target_:cfsp.data.texts.Files,paths:data/wikitext2/raw_validation.txt,column:text}}"
+}
+
 shear() { # LoRAShear: STEPS steps of pruning, at most two rounds of STEPS steps, all on the mixture of two texts
-    cfsp -m "$@" +experiment=lorashear recovery/data@schedule.data=stdlib_mixture recovery/data=stdlib_mixture \
-        $(lengths schedule "$steps") $(lengths recovery "$steps") recovery.rounds=2 recovery.per_round=$((8 * steps))
+    cfsp -m "$@" +experiment=lorashear $(texts schedule) $(texts recovery) $(lengths schedule "$steps") \
+        $(lengths recovery "$steps") recovery.rounds=2 recovery.per_round=$((8 * steps))
 }
 
 one_shot() { # the rivals: cut first, then three times STEPS steps on the same mixture
-    local after=($(lengths recovery $((3 * steps))) recovery/data=stdlib_mixture)
+    local after=($(lengths recovery $((3 * steps))) $(texts recovery))
     cfsp -m "$@" criterion=taylor allocator=uniform recovery=lora "${after[@]}"
     cfsp -m "$@" criterion=cfsp allocator=cfsp recovery=importance_lora "${after[@]}"
-    cfsp -m "$@" criterion=obs allocator=error_curves compensation=least_squares recovery=lora "${after[@]}"
+    cfsp -m "$@" criterion=obs allocator=error_curves compensation=least_squares "${probes[@]}" recovery=lora "${after[@]}"
 }
 
 rivals() {
@@ -51,7 +64,8 @@ ablations() {
     shear "${embedded[@]}" recovery.balance=1 "$@"
 }
 
-real() {
+real() { # the mixture of two texts is C4 and WikiText-2's validation split
+    local probes=('allocator.shares=[0.8]') mixture=web
     shear "${smollm[@]}" "$@"
     one_shot "${smollm[@]}" "$@"
 }

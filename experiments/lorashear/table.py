@@ -20,7 +20,6 @@ Written by `experiments/lorashear/run.sh`; its [README](../../experiments/lorash
 rows are. `length` is the steps of each training, `rate` its learning rate, `window` its tokens per example;
 pruning + recovery, where they differ. `tokens` are those of all training, of pruning and recovery.
 Perplexity: mean and standard deviation over seeds.
-
 """
 
 
@@ -60,7 +59,7 @@ def conditions(record: Record) -> dict[str, str]:
 def row(record: Record) -> dict[str, object]:
     """Return one run as a row."""
     pruned, trainings = record.metrics["pruned"], (record.schedule_training or {}, record.trained)
-    values = {name: one.value for name, one in pruned.items() if name.startswith(("perplexity/", "accuracy"))}
+    values = {name: one.value for name, one in pruned.items() if name.startswith(("perplexity/", "acc"))}
     return {
         "model": Path(str(record.config["model"]["path"])).name,
         "method": method(record),
@@ -73,6 +72,21 @@ def row(record: Record) -> dict[str, object]:
     }
 
 
+def table(runs: pd.DataFrame) -> str:
+    """Return the rows of one model as a Markdown table, a row per method with its seeds."""
+    groups = runs.dropna(axis=1, how="all").groupby(KEY, sort=True)
+    rows = groups.mean(numeric_only=True).round(3)
+    rows["tokens"] = rows["tokens"].map("{:,.0f}".format)
+    rows.insert(0, "seeds", groups.size())
+    spread = groups.std(numeric_only=True)
+    for name in [name for name in rows if name.startswith("perplexity/")]:
+        rows[name] = [
+            f"{mean:.2f} ± {std:.2f}" if std == std else f"{mean:.2f}"
+            for mean, std in zip(rows[name], spread[name], strict=True)
+        ]
+    return rows.reset_index().drop(columns="model").to_markdown(index=False, disable_numparse=True)
+
+
 def main() -> None:
     found = [
         *records(RESULTS / "lorashear" / "records"),
@@ -82,20 +96,13 @@ def main() -> None:
         raise SystemExit(
             "no records in results/lorashear; expected experiments/lorashear/run.sh rivals first"
         )
-    dense = {f"{name} {one.value:.2f}" for record in found for name, one in record.metrics["dense"].items()}
-    runs = pd.DataFrame([row(one) for one in found])
-    groups = runs.groupby(KEY, sort=True)
-    table = groups.mean(numeric_only=True).round(3)
-    table.insert(0, "seeds", groups.size())
-    spread = groups.std(numeric_only=True)
-    for name in [name for name in table if name.startswith("perplexity/")]:
-        table[name] = [
-            f"{mean:.2f} ± {std:.2f}" if std == std else f"{mean:.2f}"
-            for mean, std in zip(table[name], spread[name], strict=True)
-        ]
-    text = f"{INTRODUCTION}Dense: {', '.join(sorted(dense))}.\n\n"
+    text = INTRODUCTION
+    for model, runs in pd.DataFrame([row(one) for one in found]).groupby("model", sort=False):
+        own = [one for one in found if Path(str(one.config["model"]["path"])).name == model]
+        dense = {f"{name} {one.value:.4g}" for record in own for name, one in record.metrics["dense"].items()}
+        text += f"\n**{model}**, dense: {', '.join(sorted(dense))}\n\n{table(runs)}\n"
     with replacing(RESULTS / "tables" / "lorashear.md") as part:
-        part.write_text(text + table.reset_index().to_markdown(index=False, disable_numparse=True) + "\n")
+        part.write_text(text)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
 #   experiments/lte/run.sh encoder [OVERRIDES]      # needs experiments/block_pruning/run.sh dense, and its data
 #   experiments/lte/run.sh real [OVERRIDES]         # needs experiments/real_models/fetch.py models smollm2
 #   experiments/lte/run.sh table
-# SEEDS (0,1,2), STEPS (200) and SHARES (0.5,0.3,0.2,0.1) may be set.
+# SEEDS (0,1,2), STEPS (200), SHARES (0.5,0.3,0.2,0.1), MAKERS, MODELS (of once),
+# CRITERIA (magnitude,cfsp) and SPARSITIES (0.5,0.7,0.8,0.9; of static) and ABLATIONS may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -15,6 +16,7 @@ steps=${STEPS:-200}
 shares=${SHARES:-0.5,0.3,0.2,0.1}
 base=('evaluation=[perplexity,routing]' results=$results cache=results/cache)
 trained=models/lte-trained-$steps
+makers=${MAKERS:-moefication oracle deja_vu teal wina}
 experts=8 # neurons in an expert: the embedded model's MLPs have 512, LLaMA-7B's 11,008
 
 fine_tuning() { # PREFIX: the same training for everybody
@@ -36,10 +38,11 @@ with_teacher() { # PREFIX: the dense model teaches LTE and the cut models
 }
 
 once() { # for the dense model, and for one that has trained as long
-    [[ -f $trained/config.json ]] || cfsp "${base[@]}" sparsity=0 criterion=magnitude allocator=uniform recovery=full \
-        $(fine_tuning recovery) save=$trained
-    for path in reference $trained; do
-        for maker in moefication oracle deja_vu teal wina; do
+    local models=${MODELS:-reference $trained}
+    [[ $models != *$trained* || -f $trained/config.json ]] || cfsp "${base[@]}" sparsity=0 criterion=magnitude \
+        allocator=uniform recovery=full $(fine_tuning recovery) save=$trained
+    for path in $models; do
+        for maker in $makers; do
             size=()
             [[ $maker = moefication || $maker = oracle ]] && size=(schedule.maker.expert_size=$experts)
             cfsp -m +experiment=moefication "${base[@]}" model.path=$path seed=$seeds schedule.active=$shares \
@@ -49,7 +52,7 @@ once() { # for the dense model, and for one that has trained as long
 }
 
 once_trained() { # the same routers, and then the same training with the same teacher
-    for maker in moefication deja_vu teal wina; do
+    for maker in ${MAKERS:-moefication deja_vu teal wina}; do
         size=()
         [[ $maker = moefication ]] && size=(schedule.maker.expert_size=$experts)
         cfsp -m +experiment=moefication "${base[@]}" seed=$seeds schedule.active=$shares schedule/maker=$maker "${size[@]}" \
@@ -58,17 +61,15 @@ once_trained() { # the same routers, and then the same training with the same te
 }
 
 static() { # cut the MLPs to the share, then the same steps
-    cfsp -m "${base[@]}" seed=$seeds criterion=magnitude,cfsp allocator=uniform sparsity=0.5,0.7,0.8,0.9 recovery=full \
-        $(with_teacher recovery) $(fine_tuning recovery) "$@"
+    cfsp -m "${base[@]}" seed=$seeds criterion=${CRITERIA:-magnitude,cfsp} allocator=uniform \
+        sparsity=${SPARSITIES:-0.5,0.7,0.8,0.9} recovery=full $(with_teacher recovery) $(fine_tuning recovery) "$@"
 }
 
 ablations() { # at one share: lambda, which neurons are an expert, where scores begin
     local here=(+experiment=lte "${base[@]}" $(with_teacher schedule) seed=$seeds schedule.active=0.2 \
         schedule.pruner.expert_size=$experts $(fine_tuning schedule))
-    cfsp -m "${here[@]}" schedule.pruner.separability=0,0.1,1.0 "$@"
-    cfsp -m "${here[@]}" schedule.pruner.grouping=co_activation,random "$@"
-    cfsp -m "${here[@]}" schedule.pruner.start=0.5 "$@"
-    cfsp -m "${here[@]}" schedule.pruner.initial=random "$@"
+    local every="separability=0,0.1,1.0 grouping=co_activation,random start=0.5 initial=random"
+    for changed in ${ABLATIONS:-$every}; do cfsp -m "${here[@]}" schedule.pruner.$changed "$@"; done
 }
 
 encoder() { # a classifier of GELU, the paper's GLUE case: LTE, and the best experts of a predictor
@@ -90,6 +91,9 @@ real() { # SmolLM2-135M at one share
     for maker in moefication deja_vu teal wina; do
         cfsp "${here[@]}" +experiment=moefication evaluation=[perplexity_text] schedule/maker=$maker "$@"
     done
+    cfsp "${here[@]}" +experiment=lte evaluation=[perplexity_text] schedule.pruner.expert_size=32 \
+        recovery/data@schedule.data=text schedule.data.sources.text.text.paths=data/c4/sample_c4-rp1.jsonl \
+        $(fine_tuning schedule) schedule.training.learning_rate=1e-4 schedule.training.batch_size=4 "$@"
 }
 
 case ${1:?expected learned, once, once_trained, static, ablations, encoder, real or table} in
