@@ -22,7 +22,10 @@ class MeanCompensation(Compensation):
     """
 
     needs = frozenset({"input_mean"})
-    adds = frozenset({"fill"})
+
+    @property
+    def adds(self) -> frozenset[str]:
+        return frozenset({"fill"})
 
     def compensate(
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
