@@ -29,7 +29,8 @@ Written by `experiments/real_models/run.sh`; its
 RATIOS = """
 ## Increase over the dense model, as a part of released CFSP's
 
-(perplexity - dense) / (perplexity of CFSP as released - dense), where both have lost the same share of parameters.
+(perplexity - dense) / (perplexity of CFSP as released - dense), where both have lost the same share of
+parameters.
 
 """
 REFERENCE = "cfsp / cfsp_released"
