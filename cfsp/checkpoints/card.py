@@ -79,8 +79,8 @@ def made_by(record: Record, license: str | None) -> str:
 {code_block(record.command or "the Python API")}
 
 Calibration: {code_span(text_name(calibration["text"]))}, {calibration["samples"]} samples of \
-{calibration["seqlen"]} tokens, \
-seed {calibration.get("seed", record.config["seed"])}{written_by(calibration)}.
+{calibration["seqlen"]} tokens, seed {calibration.get("seed", record.config["seed"])}\
+{written_by(calibration)}.
 cfsp {versions["cfsp"]}, torch {versions["torch"]}, \
 transformers {versions["transformers"]}.
 
