@@ -66,7 +66,7 @@ ablations() {
 
 real() { # the mixture of two texts is C4 and WikiText-2's validation split
     local probes=('allocator.shares=[0.8]') mixture=web
-    shear "${smollm[@]}" "$@"
+    shear "${smollm[@]}" +allocator/knowledge=default 'allocator.knowledge.ratios=[0.5]' allocator.knowledge.batches=2 "$@"
     one_shot "${smollm[@]}" "$@"
 }
 
