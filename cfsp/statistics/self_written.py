@@ -234,7 +234,7 @@ class SelfWritten(Calibration):
 def generation_of(model: PreTrainedModel) -> dict[str, Any]:
     """Return the options of its checkpoint by which a model generates, a repetition penalty among them."""
     config = model.generation_config
-    given = {} if config is None else config.to_dict()  # pyright: ignore[reportAttributeAccessIssue]
+    given = {} if config is None else config.to_dict()
     return {name: value for name, value in given.items() if name != "transformers_version"}
 
 
