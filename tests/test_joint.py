@@ -8,8 +8,9 @@ from families import LLAMA, batches, make
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import cfsp
+from cfsp.allocators.base import Budget
 from cfsp.allocators.error_curves import ErrorCurves
-from cfsp.allocators.exchanges import Terms, exchange_units
+from cfsp.allocators.exchanges import Terms, best_exchanges, exchange_units
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
 from cfsp.schedules import joint
@@ -101,6 +102,15 @@ def test_no_trial_is_made_once_the_passes_are_spent():
     assert (found.widths, found.moves) == (start, [])
     nothing = exchange_units(start, alike, Known(copies, most=0), rounds=9)
     assert (nothing.before, nothing.after) == (None, None)
+
+
+def test_equal_exchanges_are_taken_in_the_order_of_the_sites():
+    names = [f"site.{number}" for number in range(12)]
+    widths = dict.fromkeys(names, 8)
+    changes = {name: {7: 0.0, 9: -1.0} for name in names}
+    alike = terms(dict.fromkeys(names, 1.0), 12 * 8)
+    found = best_exchanges(alike, widths, changes, 1.0)
+    assert [(*one.narrower, *one.wider) for one in found] == [*zip(names[::2], names[1::2], strict=True)]
 
 
 def redundant():
@@ -206,7 +216,42 @@ def test_a_stored_search_is_not_repeated(tmp_path, monkeypatch):
     assert [cut.keep for cut in again.edits] == [cut.keep for cut in plan.edits]
 
 
+class Lopsided(ErrorCurves):
+    """Leaves the first MLP whole, and takes all from the second."""
+
+    def allocate(self, sites, scores, stats, budget):
+        first, second = sites
+        left = (budget.keep - first.units * budget.cost[first.name]) // budget.cost[second.name]
+        self.check(sites, budget)
+        return {first.name: first.units, second.name: max(left, 1)}
+
+
+def test_no_bias_of_a_first_cut_leaves_a_target():
+    model = make("llama")
+    amount = sum(weight.numel() for weight in model.parameters()) - 2072
+    options = {"criterion": "chance", "compensation": "mean", "size_target": {"parameters": amount}}
+    cfsp.apply(cfsp.plan(model, batches(), allocator=Lopsided(rounds=9, passes=1000), **options), model)
+    assert sum(weight.numel() for weight in model.parameters()) <= amount
+
+
+def test_a_site_of_one_width_needs_no_price():
+    model = LlamaForCausalLM(LlamaConfig(**LLAMA | {"num_key_value_heads": 1}))
+    sites = find_sites(model, BOTH)
+    stats = {site.name: {"unit_cost": torch.tensor(float(site.kind == "mlp"))} for site in sites}
+    cost = {site.name: unit_cost(model, site) for site in sites}
+    search = ErrorCurves(rounds=1).search(sites, stats, Budget.of(sites, cost, 10_000))
+    start = {site.name: site.units // 2 or 1 for site in sites}
+    known = Known(lambda widths: 40 - widths[sites[0].name])
+    assert exchange_units(start, search.terms, known, rounds=3).moves
+
+
 def test_what_cannot_be_searched_is_refused():
+    shared = ["attention", "query_heads"]
+    with pytest.raises(ValueError, match="allocator.rounds needs sites that share no weights"):
+        cfsp.plan(make("llama"), [], criterion="magnitude", allocator=ErrorCurves(rounds=1), kinds=shared)
+    macs = ErrorCurves(rounds=1, budget="macs")
+    with pytest.raises(ValueError, match=r"target.parameters=18k with allocator.rounds and .*budget=macs"):
+        cfsp.plan(make("llama"), [], allocator=macs, size_target={"parameters": 18_000})
     with pytest.raises(ValueError, match="schedule=one_shot or blockwise"):
         cfsp.plan(make("llama"), batches(), schedule="iterative", allocator=ErrorCurves(rounds=1))
     with pytest.raises(ValueError, match="would leave a width of zero units"):

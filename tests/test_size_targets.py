@@ -6,6 +6,7 @@ from families import DISTINCT, batches, make, most_distinct
 from two_stacks import make_pair
 
 import cfsp
+from cfsp.allocators.error_curves import ErrorCurves
 from cfsp.evaluation.size import Size
 from cfsp.model.find_sites import find_sites
 from cfsp.plans.plan import Cut, PrunePlan
@@ -79,6 +80,16 @@ def test_it_is_met_within_a_unit_at_other_sites(kind, allocator, kinds):
     amount = 0.8 * measured(dense, kind)
     criterion = "depth" if kinds == ["block"] else "magnitude"
     plan = planned(dense, kind, amount, allocator=allocator, kinds=kinds, criterion=criterion)
+    reached = after("llama", plan, kind)
+    units = [before - reached for before in wider_by(plan, dense, kinds, kind)]
+    assert reached <= amount < reached + max(units)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_an_allocator_that_counts_macs_meets_a_target_too(kind):
+    dense, kinds = make("llama"), ["mlp", "attention"]
+    amount = 0.85 * measured(dense, kind)
+    plan = planned(dense, kind, amount, allocator=ErrorCurves(shares=(0.8,), budget="macs"), kinds=kinds)
     reached = after("llama", plan, kind)
     units = [before - reached for before in wider_by(plan, dense, kinds, kind)]
     assert reached <= amount < reached + max(units)

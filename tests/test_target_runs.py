@@ -96,6 +96,8 @@ def test_a_target_in_a_config_needs_the_sparsity_null(cli):
 def test_a_sweep_over_targets_is_one(tmp_path):
     words = ["-m", "target.parameters=9000,8000", "criterion=flap,magnitude"]
     assert understood(words) == [*words, "sparsity=null"]
+    with pytest.raises(ValueError, match=r"target.parameters=9k,8k beside sparsity=0.2,0.3: a target"):
+        understood(["-m", "target.parameters=9k,8k", "sparsity=0.2,0.3"])
     assert understood(["sparsity=0.3"]) == ["sparsity=0.3"]
     assert understood(["target.batch=3"]) == ["target.batch=3"]
     assert understood(["target.parameters=null", "sparsity=0.3"]) == [

@@ -96,6 +96,10 @@ class Allocator(Checked, ABC):
         """Whether it asks for a joint search."""
         return False
 
+    def prices(self, sites: Sequence[Site], stats: Stats, cost: Mapping[str, int]) -> Mapping[str, float]:
+        """Return what a unit takes of the budget. site name -> its parameters (`cost`), MACs or seconds"""
+        return cost
+
     def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search | None:
         """Return the joint search that the schedule is to make from `allocate`'s widths, if any."""
         return None
@@ -165,8 +169,8 @@ class Allocator(Checked, ABC):
                 f"{math.floor((1 - least / budget.total) * 1e4) / 1e4:.4f}"
             )
 
-    def least(self, sites: Sequence[Site], cost: Mapping[str, int]) -> int:
-        """Return the fewest parameters that the sites can keep."""
+    def least(self, sites: Sequence[Site], cost: Mapping[str, float]) -> float:
+        """Return the fewest parameters that the sites can keep. cost: of a unit (or what `prices` gives)"""
         protected = self.protected_sites(sites)
         fewest = {site.name: self.least_units(site) for site in sites}
         held = sum(fewest[site.name] * cost[site.name] for site in sites)

@@ -84,7 +84,7 @@ class ErrorCurves(Allocator):
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
         self.check(sites, budget)
-        prices = self.prices(sites, stats, budget)
+        prices = self.prices(sites, stats, budget.cost)
         protected = self.protected_sites(sites)
         ladders = {
             site.name: self.ladder(site, stats[site.name]["error_curve"], prices[site.name])
@@ -97,10 +97,8 @@ class ErrorCurves(Allocator):
         kept = {name: ladders[name][rung].width for name, rung in rungs.items()}
         return {site.name: kept.get(site.name, site.units) for site in sites}
 
-    @staticmethod
-    def prices(sites: Sequence[Site], stats: Stats, budget: Budget) -> dict[str, float]:
-        """Return the price of a site's unit: measured, or its parameters. site name -> price"""
-        return {site.name: float(stats[site.name].get("unit_cost", budget.cost[site.name])) for site in sites}
+    def prices(self, sites: Sequence[Site], stats: Stats, cost: Mapping[str, int]) -> dict[str, float]:
+        return {site.name: float(stats[site.name].get("unit_cost", cost[site.name])) for site in sites}
 
     @property
     def exchanges(self) -> bool:
@@ -109,9 +107,11 @@ class ErrorCurves(Allocator):
     def search(self, sites: Sequence[Site], stats: Stats, budget: Budget) -> Search | None:
         if not self.rounds:
             return None
-        prices, protected = self.prices(sites, stats, budget), self.protected_sites(sites)
+        prices, protected = self.prices(sites, stats, budget.cost), self.protected_sites(sites)
         limit = budget.share * sum(site.units * prices[site.name] for site in sites) * (1 + 1e-12)
         rungs = {site.name: self.rungs(site) for site in sites if site.name not in protected}
+        # A site of one width may have the price 0, which no step can be divided by.
+        rungs = {name: widths for name, widths in rungs.items() if len(widths) > 1}
         return Search(Terms(rungs, prices, limit), self.rounds, self.passes, self.batches)
 
     def rungs(self, site: Site) -> list[int]:

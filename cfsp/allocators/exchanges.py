@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol
 
@@ -75,6 +75,11 @@ class Search:
     passes: float
     batches: int
 
+    def staying(self, names: Collection[str]) -> Search:
+        """Return the search in which these sites keep their widths."""
+        rungs = {name: rungs for name, rungs in self.terms.rungs.items() if name not in names}
+        return replace(self, terms=replace(self.terms, rungs=rungs))
+
 
 class ErrorMeter(Protocol):
     """Measures the error of the model, KL(dense || cut), until its passes are spent (then None)."""
@@ -129,8 +134,8 @@ def exchange_units(start: Widths, terms: Terms, measure: ErrorMeter, rounds: int
     the error is kept. Where nothing does, the step is halved.
     """
     found = Found(dict(start), before := measure.error(start), before)
-    step = terms.step(FIRST)
-    for _ in range(rounds if before is not None else 0):
+    step = terms.step(FIRST) if terms.rungs else 0.0
+    for _ in range(rounds if before is not None and terms.rungs else 0):
         changes = measure.around(found.widths, neighbours(terms, found.widths, step))
         if changes is None:
             break
@@ -189,7 +194,7 @@ def exchanges_of(
     """Return exchanges of one narrower site: with each other site, and with several where it frees much."""
     spare = terms.limit - terms.price(widths)
     made = []
-    for other in changes.keys() - {name}:
+    for other in (one for one in changes if one != name):  # a set has no order
         wide = terms.wider(other, widths[other], step)
         if wide is not None and (narrow := paying(name, terms, widths, other, wide, spare)) is not None:
             room = spare + (widths[name] - narrow) * terms.prices[name]
@@ -221,7 +226,7 @@ def shared_out(
 ) -> dict[str, int]:
     """Give the room to the other sites, two steps to each, first to those that gain most by their price."""
     gains = {}
-    for other in changes.keys() - {name}:
+    for other in (one for one in changes if one != name):
         above = [width for width in changes[other] if width > widths[other]]
         if above:
             cost = (above[0] - widths[other]) * terms.prices[other]

@@ -96,14 +96,14 @@ def without_sparsity(overrides: Iterable[Override]) -> list[str]:
 
     Raises ValueError if a sparsity or its base is given too.
     """
-    given = {one.key_or_group: one.value() for one in overrides if one.value() is not None}
+    given = {one.key_or_group: one for one in overrides if one.value() is not None}
     found = [name for name in given if name.removeprefix("target.") in SHAPES and name.startswith("target.")]
     if not found:
         return []
     for name in ("sparsity", "sparsity_of", "schedule.sparsity", "schedule.sparsity_of"):
         if name in given:
             raise ValueError(
-                f"{found[0]}={given[found[0]]} beside {name}={given[name]}: a target is of the whole "
+                f"{given[found[0]].input_line} beside {given[name].input_line}: a target is of the whole "
                 "model and takes the place of a sparsity; expected one of them"
             )
     return ["sparsity=null"]

@@ -24,7 +24,7 @@ from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import bridged
 from cfsp.schedules.decide import allocate, check_compensation, check_kinds
-from cfsp.schedules.joint import Cutter, search_once
+from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import probe_once
@@ -252,12 +252,8 @@ class Schedule(Checked, ABC):
                 f"budget={allocator.probes.cost} is a share of what the sites take; expected "
                 f"sparsity_of=sites, not {self.sparsity_of}"
             )
-        target = self.size_target
-        if target is not None and allocator.exchanges and target.wanted.kind != "parameters":
-            raise ValueError(
-                f"{target.wanted.key} with allocator.rounds, which exchanges units of equal parameters; "
-                "expected allocator.rounds=0 or target.parameters"
-            )
+        if allocator.exchanges:
+            check_search(allocator, sites, self.size_target)
 
     def probe(
         self,
@@ -288,6 +284,8 @@ class Schedule(Checked, ABC):
         search = method.allocator.search(subject.sites, stats, budget)
         if search is None or budget.keep == budget.total:
             return widths, {}
+        if self.size_target is not None and method.compensation.adds:  # a first cut would add a bias
+            search = search.staying({site.name for site in subject.sites if widths[site.name] == site.units})
         parts = self, method.criterion, method.compensation
         found = search_once(subject, batches, parts, cutter(search.batches), widths, search, place)
         return found["widths"], {"joint_search": found["notes"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -117,7 +118,8 @@ def widest(
     it, then the range is halved; without a guess it is halved from the start.
     """
     cost = {site.name: state.cost(site) for site in sites}
-    low, high = allocator.least(sites, cost), sum(site.units * cost[site.name] for site in sites)
+    low = least_budget(sites, cost, stats, allocator)
+    high = sum(site.units * cost[site.name] for site in sites)
 
     def tried(keep: int) -> dict[str, int] | None:
         widths = allocator.allocate(sites, scores, stats, Budget.of(sites, cost, keep))
@@ -134,6 +136,20 @@ def widest(
             low, middle, widths = middle, middle + step, wider
         step *= 2
     return widths
+
+
+def least_budget(sites: Sequence[Site], cost: Mapping[str, int], stats: Stats, allocator: Allocator) -> int:
+    """Return the fewest parameters for which the allocator finds widths.
+
+    One that counts MACs or seconds reads a budget as a share, and its least share is another than that of
+    the parameters.
+    """
+    least, prices = allocator.least(sites, cost), allocator.prices(sites, stats, cost)
+    if prices == cost:
+        return round(least)
+    units = {site.name: site.units for site in sites}
+    share = allocator.least(sites, prices) / sum(units[name] * prices[name] for name in units)
+    return max(round(least), math.ceil(share * sum(units[name] * cost[name] for name in units)))
 
 
 def overlap(sites: Sequence[Site]) -> bool:

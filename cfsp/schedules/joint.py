@@ -16,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cfsp.allocators.base import Allocator
 from cfsp.allocators.exchanges import Search, Widths, exchange_units
 from cfsp.bars import Work, task
+from cfsp.model.sites import Site
 from cfsp.passes.hidden_states import Store, storing
 from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut
@@ -25,6 +27,7 @@ from cfsp.plans.subject import Subject
 from cfsp.schedules.decide import overlap
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import divergence, log_probabilities
+from cfsp.schedules.size_targets import SizeTarget
 from cfsp.statistics.cached import origin_of_statistics
 from cfsp.storage.atomic import write_json
 from cfsp.storage.code import code_of
@@ -43,6 +46,18 @@ class Cutter:
     passes: float = 0.0
 
 
+def check_search(allocator: Allocator, sites: Sequence[Site], target: SizeTarget | None) -> None:
+    """Raise ValueError if units of these sites cannot be exchanged, or not without leaving the target."""
+    if overlap(sites):
+        raise ValueError("allocator.rounds needs sites that share no weights; expected allocator.rounds=0")
+    cost = "" if allocator.probes is None else allocator.probes.cost
+    if target is not None and (target.wanted.kind, cost) != ("parameters", "parameters"):
+        raise ValueError(
+            f"{target.wanted.key} with allocator.rounds and allocator.budget={cost}: an exchange could leave "
+            "the target; expected allocator.rounds=0, or target.parameters and allocator.budget=parameters"
+        )
+
+
 def search_once(
     subject: Subject,
     batches: Sequence[Mapping[str, Tensor]],
@@ -56,8 +71,6 @@ def search_once(
 
     parts: what the cuts depend on. Nothing is cached if the code of one is in no file.
     """
-    if overlap(subject.sites):
-        raise ValueError("a joint search needs sites that share no weights; expected rounds=0")
     cache, code = subject.cache, code_of(search_jointly, *map(type, parts))
     if cache.folder is None or code is None:
         return search_jointly(subject, batches, cutter, start, search, place)

@@ -181,7 +181,8 @@ def check_reach(sizes: CutSizes, model: PreTrainedModel, allocator: Allocator) -
     wanted, sites = sizes.target.wanted, sizes.sites
     cost = {site.name: unit_cost(model, site) for site in sites}
     whole = Budget.of(sites, cost, 0)
-    allocator.check(sites, Budget.of(sites, cost, min(allocator.least(sites, cost), whole.total - 1)))
+    least = min(round(allocator.least(sites, cost)), whole.total - 1)
+    allocator.check(sites, Budget.of(sites, cost, least))
     if wanted.amount >= sizes.dense:
         raise ValueError(
             f"{wanted.key}: the dense model has no more than {wanted.spelled(sizes.dense)}; expected less, "
