@@ -4,7 +4,8 @@
 #   experiments/lorashear/run.sh rivals ablations [OVERRIDES]
 #   experiments/lorashear/run.sh real [OVERRIDES]      # README.md says what it needs
 #   experiments/lorashear/run.sh table
-# SEEDS (0,1,2), SHARES (0.2,0.5), STEPS (100), RATE (5e-3), WINDOW (512), PYTHON (.venv/bin/python) and ZERO_SHOT may be set.
+# SEEDS (0,1,2), SHARES (0.2,0.5), STEPS (100), RATE (5e-3), WINDOW (512), PYTHON (.venv/bin/python), ZERO_SHOT and
+# RIVALS (taylor cfsp obs) may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
@@ -48,9 +49,16 @@ shear() { # LoRAShear: STEPS steps of pruning, at most two rounds of STEPS steps
 
 one_shot() { # the rivals: cut first, then three times STEPS steps on the same mixture
     local after=($(lengths recovery $((3 * steps))) $(texts recovery))
-    cfsp -m "$@" criterion=taylor allocator=uniform recovery=lora "${after[@]}"
-    cfsp -m "$@" criterion=cfsp allocator=cfsp recovery=importance_lora "${after[@]}"
-    cfsp -m "$@" criterion=obs allocator=error_curves compensation=least_squares "${probes[@]}" recovery=lora "${after[@]}"
+    for rival in ${RIVALS:-taylor cfsp obs}; do
+        case $rival in
+        taylor) cfsp -m "$@" criterion=taylor allocator=uniform recovery=lora "${after[@]}" ;;
+        cfsp) cfsp -m "$@" criterion=cfsp allocator=cfsp recovery=importance_lora "${after[@]}" ;;
+        obs)
+            cfsp -m "$@" criterion=obs allocator=error_curves compensation=least_squares "${probes[@]}" recovery=lora \
+                "${after[@]}"
+            ;;
+        esac
+    done
 }
 
 rivals() {
@@ -65,7 +73,7 @@ ablations() {
 }
 
 real() { # the mixture of two texts is C4 and WikiText-2's validation split
-    local probes=('allocator.shares=[0.8]') mixture=web
+    local probes=('allocator.shares=[0.8]' allocator.batches=1) mixture=web
     shear "${smollm[@]}" +allocator/knowledge=default 'allocator.knowledge.ratios=[0.5]' allocator.knowledge.batches=2 "$@"
     one_shot "${smollm[@]}" "$@"
 }
