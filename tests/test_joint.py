@@ -216,6 +216,32 @@ def test_a_stored_search_is_not_repeated(tmp_path, monkeypatch):
     assert [cut.keep for cut in again.edits] == [cut.keep for cut in plan.edits]
 
 
+def test_a_killed_search_goes_on_from_its_last_measurement(tmp_path, monkeypatch):
+    model, measured = make("llama"), []
+    parts = OBS | {"allocator": ErrorCurves(rounds=3), "kinds": BOTH, "sparsity": 0.5}
+    whole = cfsp.plan(model, batches(), **parts, cache=tmp_path / "whole")
+    counted = joint.divergence
+
+    def dies(*arguments):
+        measured.append(1)
+        if len(measured) == 12:
+            raise KeyboardInterrupt
+        return counted(*arguments)
+
+    monkeypatch.setattr(joint, "divergence", dies)
+    with pytest.raises(KeyboardInterrupt):
+        cfsp.plan(model, batches(), **parts, cache=tmp_path / "killed")
+    measured.clear()
+    monkeypatch.setattr(joint, "divergence", lambda *arguments: measured.append(1) or counted(*arguments))
+    again = cfsp.plan(model, batches(), **parts, cache=tmp_path / "killed")
+    resumed = len(measured)
+    measured.clear()
+    assert again.notes == whole.notes
+    assert [cut.keep for cut in again.edits] == [cut.keep for cut in whole.edits]
+    cfsp.plan(model, batches(), **parts, cache=tmp_path / "other")
+    assert resumed < len(measured)
+
+
 class Lopsided(ErrorCurves):
     """Leaves the first MLP whole, and takes all from the second."""
 

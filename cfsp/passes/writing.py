@@ -45,8 +45,10 @@ def continued(
 ) -> list[list[int]]:
     """Return the new tokens of each prompt; a row that ended early is filled up.
 
-    dice: samples the tokens; None: each is the most probable one.
+    dice: samples the tokens from the model's own distribution, whatever its generation config would change;
+        None: each is the most probable one.
     """
+    plain = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0} if dice else {}
     ids, mask = padded(prompts, left=True)
     out = model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
         input_ids=ids.to(model.device),
@@ -60,6 +62,7 @@ def continued(
         pad_token_id=fill_of(model, tokenizer),
         stopping_criteria=StoppingCriteriaList(stopping),
         logits_processor=LogitsProcessorList([dice] if dice else []),
+        **plain,
     )
     return out[:, ids.shape[1] :].tolist()
 

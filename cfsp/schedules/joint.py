@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ def search_once(
 ) -> dict[str, Any]:
     """Return the result of `search_jointly`, from the cache if these parts searched here before.
 
-    parts: what the cuts depend on. Nothing is cached if the code of one is in no file.
+    A search that was killed goes on from its last measurement. parts: what the cuts depend on. Nothing is
+    cached if the code of one is in no file.
     """
     cache, code = subject.cache, code_of(search_jointly, *map(type, parts))
     if cache.folder is None or code is None:
@@ -84,15 +85,41 @@ def search_once(
     with cache.alone(folder):
         found = cache.get(f"{folder}/joint.json", read_found)
         if found is None:
-            found = search_jointly(subject, batches, cutter, start, search, place)
             cache.describe(folder)
+            name = f"{folder}/measured.json"
+            log = SearchLog(
+                cache.get(name, read_found) or [],
+                lambda rows: cache.put(name, partial(write_json, data=rows)),
+            )
+            found = search_jointly(subject, batches, cutter, start, search, place, log)
             cache.put(f"{folder}/joint.json", partial(write_json, data=found))
     return found
 
 
-def read_found(path: Path) -> dict[str, Any]:
-    """Read a stored result. Raises ValueError if it is no JSON."""
+def read_found(path: Path) -> Any:
+    """Read a stored value. Raises ValueError if it is no JSON."""
     return json.loads(path.read_text())
+
+
+@dataclass
+class SearchLog:
+    """The measurements of a search in their order, each with the passes spent so far; `keep` stores them.
+
+    The same measurements lead to the same search, so one that was interrupted repeats what is stored here.
+    """
+
+    rows: list[list[Any]] = field(default_factory=list)
+    keep: Callable[[list[list[Any]]], None] = lambda rows: None
+    read: int = 0
+
+    def known(self) -> list[Any] | None:
+        """Return the next stored measurement and its passes; None if there is none left."""
+        self.read += 1
+        return self.rows[self.read - 1] if self.read <= len(self.rows) else None
+
+    def add(self, value: Any, passes: float) -> None:
+        self.rows.append([value, passes])
+        self.keep(self.rows)
 
 
 def search_jointly(
@@ -102,6 +129,7 @@ def search_jointly(
     start: Widths,
     search: Search,
     place: str = "memory",
+    log: SearchLog | None = None,
 ) -> dict[str, Any]:
     """Return `widths`, and `notes`: the error before and after, the moves and the passes.
 
@@ -109,7 +137,7 @@ def search_jointly(
     of the batches takes the first.
     """
     with storing(place) as store, task("exchange units between sites", "trial", None) as work:
-        trials = Trials(subject, batches, cutter, search, store, work)
+        trials = Trials(subject, batches, cutter, search, store, work, log or SearchLog())
         found = exchange_units(start, search.terms, trials, search.rounds)
     notes = {name: getattr(found, name) for name in ("before", "after", "moves")}
     return {"widths": found.widths, "notes": notes | {"passes": round(trials.spent, 3)}}
@@ -130,30 +158,60 @@ class Trials:
         search: Search,
         store: Store,
         work: Work,
+        log: SearchLog,
     ) -> None:
         self.model, self.sites, self.cutter, self.store = subject.model, subject.sites, cutter, store
         self.batches, self.each = batches[-max(1, search.batches // 2) :], 1 / len(batches)
-        self.most, self.spent, self.work = search.passes, 0.0, work
-        self.dense: list[Tensor] = []
+        self.most, self.spent, self.work, self.log = search.passes, 0.0, work, log
 
-    @torch.no_grad()
     def error(self, widths: Widths) -> float | None:
         """Return the error on all of the search's batches; None if the passes are spent."""
-        new = self.batches[len(self.dense) :]
-        if not self.pay(self.cutter.passes + self.each * (len(self.batches) + len(new))):
-            return None
-        cuts = self.cutter.cut({name: [width] for name, width in widths.items()})
-        with walking(self.model, self.batches, self.store.place) as walk:
-            for number, batch in enumerate(new):
-                self.dense.append(self.store.keep(log_probabilities(self.model, batch), f"dense.{number}"))
-            with self.whole({name: made[0] for name, made in cuts.items()}).gates():
-                return divergence(walk, self.batches, self.dense)
+        if (known := self.log.known()) is None:
+            value = self.measured_error(widths)
+            self.log.add(value, self.spent)
+            return value
+        value, self.spent = known
+        return value
 
-    @torch.no_grad()
     def around(
         self, widths: Widths, other: Mapping[str, Sequence[int]]
     ) -> dict[str, dict[int, float]] | None:
         """Return site -> width -> change of the error on one batch; None if the passes are spent."""
+        if (known := self.log.known()) is None:
+            changes = self.measured_changes(widths, other)
+            self.log.add(changes, self.spent)
+            return changes
+        stored, self.spent = known
+        if stored is None:
+            return None
+        return {name: {int(width): value for width, value in own.items()} for name, own in stored.items()}
+
+    @cached_property
+    def dense(self) -> list[Tensor]:
+        """The dense model's log probabilities on all of the search's batches."""
+        with walking(self.model, self.batches, self.store.place):
+            return [
+                self.store.keep(log_probabilities(self.model, batch), f"dense.{number}")
+                for number, batch in enumerate(self.batches)
+            ]
+
+    @torch.no_grad()
+    def measured_error(self, widths: Widths) -> float | None:
+        """Measure `error`. The first costs the dense model's passes too."""
+        times = 1 if self.spent else 2
+        if not self.pay(self.cutter.passes + self.each * times * len(self.batches)):
+            return None
+        dense = self.dense
+        cuts = self.cutter.cut({name: [width] for name, width in widths.items()})
+        whole = self.whole({name: made[0] for name, made in cuts.items()})
+        with walking(self.model, self.batches, self.store.place) as walk, whole.gates():
+            return divergence(walk, self.batches, dense)
+
+    @torch.no_grad()
+    def measured_changes(
+        self, widths: Widths, other: Mapping[str, Sequence[int]]
+    ) -> dict[str, dict[int, float]] | None:
+        """Measure what `around` returns."""
         batches, dense = self.batches[:1], self.dense[:1]
         changes: dict[str, dict[int, float]] = {name: {} for name in other}
         with walking(self.model, batches, self.store.place) as walk:
