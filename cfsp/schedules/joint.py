@@ -188,7 +188,7 @@ class Trials:
 
     @cached_property
     def dense(self) -> list[Tensor]:
-        """The dense model's log probabilities on all of the search's batches."""
+        """The dense model's log probabilities on all of the search's batches. [answers, choices] each"""
         with walking(self.model, self.batches, self.store.place):
             return [
                 self.store.keep(log_probabilities(self.model, batch), f"dense.{number}")
