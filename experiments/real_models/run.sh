@@ -29,13 +29,10 @@ wikitext2=(evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt eva
 
 published() {
   local one=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024
-    evaluation.perplexity_text.windows=8 'sites=[mlp]')
-  prune results/$study "${one[@]}" criterion=chance,magnitude,wanda_sp,taylor allocator=uniform \
-    compensation=none,least_squares
-  prune results/$study "${one[@]}" criterion=flap allocator=global_rank compensation=mean
-  prune results/$study "${one[@]}" +experiment=cfsp compensation=none,least_squares
-  # round_to=1: widths as in the release without --cuda_friendly, so that the share of parameters is the asked one
-  prune results/$study "${one[@]}" +experiment=cfsp_released allocator.round_to=1 compensation=none,least_squares
+    evaluation.perplexity_text.windows=8)
+  prune results/$study "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
+  prune results/$study "${one[@]}" criterion=magnitude allocator=uniform
+  prune results/$study "${one[@]}" +experiment=cfsp
   prune results/$study "${one[@]}" +experiment=obs allocator=cfsp
   python experiments/real_models/table.py
 }
