@@ -5,65 +5,11 @@ import copy
 import pytest
 import torch
 from families import DECODERS, LLAMA, batches, kinds_of, make, most_distinct
+from reconstructing import cut, examples, halves, reconstruction, tune, weights
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import cfsp
-from cfsp.data.examples import Examples, Split
-from cfsp.data.sources import Prose
-from cfsp.data.texts import Stdlib
 from cfsp.model.blocks import block_modules, places_of
 from cfsp.passes.walk import walking
-from cfsp.plans.plan import Cut, PrunePlan
-from cfsp.recovery.base import Setting, block_parameters, change_of
-from cfsp.recovery.reconstruction import Reconstruction
-
-
-def reconstruction(**options) -> Reconstruction:
-    defaults = {
-        "data": Examples({"unread": Prose(Stdlib("train"))}, None, 12, packing=True, held_out=6, seed=0),
-        "target": "stream",
-        "sublayers": "cut",
-        "steps": 8,
-        "learning_rate": 1e-2,
-        "batch_size": 4,
-        "warmup": 0,
-        "scheduler": "cosine",
-        "evaluate_every": 2,
-        "patience": None,
-        "hidden_states": "memory",
-        "seed": 0,
-    }
-    return Reconstruction(**{**defaults, **options})
-
-
-def examples(train: int = 10, held_out: int = 6, tokens: int = 12) -> Split:
-    """Random tokens; every other row is a few shorter, so that there is padding."""
-    ids = batches(count=1, size=train + held_out, tokens=tokens)[0]["input_ids"].tolist()
-    rows = [{"input_ids": row[: tokens - 3 * (number % 2)]} for number, row in enumerate(ids)]
-    return Split(rows[:train], {"text": rows[train:]}, {}, {"text": [*range(train)]})
-
-
-def cut(model, keep: dict[str, tuple[int, ...]]):
-    """The pruned copy of a model, and what was done. keep: kind -> the units of all of its sites."""
-    pruned = copy.deepcopy(model)
-    sites = cfsp.find_sites(pruned, list(keep))
-    plan = PrunePlan(tuple(Cut(site.name, site.units, keep[site.kind]) for site in sites), {})
-    cfsp.apply(plan, pruned)
-    return pruned, change_of(block_parameters(model), pruned, plan)
-
-
-def halves(model) -> dict[str, tuple[int, ...]]:
-    sites = cfsp.find_sites(model, kinds_of(model))
-    return {site.kind: tuple(range(0, site.units, 2)) for site in sites}
-
-
-def tune(recovery, dense, pruned, change, folder, follow=lambda values, step: None, rows=None):
-    setting = Setting(pruned, None, change, folder, dense, follow)
-    return recovery.run(setting, rows or examples()).training
-
-
-def weights(model) -> dict[str, torch.Tensor]:
-    return {name: weight.detach().clone() for name, weight in model.named_parameters()}
 
 
 @pytest.mark.parametrize("name", most_distinct(DECODERS))
@@ -125,57 +71,6 @@ def test_errors_never_rise_and_nothing_else_changes(name, target, tmp_path):
         value.numel() for key, value in before.items() if any(f".{path}." in key for path in tuned)
     )
     assert all(torch.equal(weight, make(name).state_dict()[key]) for key, weight in weights(dense).items())
-
-
-NORMS = {
-    "llama": {"attention": ["input_layernorm"], "mlp": ["post_attention_layernorm"]},
-    "qwen3": {
-        "attention": ["input_layernorm", "self_attn.q_norm", "self_attn.k_norm"],
-        "mlp": ["post_attention_layernorm"],
-    },
-    "gemma2": {
-        "attention": ["input_layernorm", "post_attention_layernorm"],
-        "mlp": ["pre_feedforward_layernorm", "post_feedforward_layernorm"],
-    },
-    "olmo2": {"mlp": ["post_feedforward_layernorm"]},  # its attention is no site
-    "phi": {},  # attention and MLP read one norm
-    "gpt2": {"attention": ["ln_1"], "mlp": ["ln_2"]},
-    "opt": {"attention": ["self_attn_layer_norm"], "mlp": ["final_layer_norm"]},
-}
-
-
-@pytest.mark.parametrize("name", NORMS)
-def test_norms_learn_with_their_sublayer(name, tmp_path):
-    dense = make(name)
-    pruned, change = cut(dense, halves(dense))
-    before = weights(pruned)
-    training = tune(reconstruction(norms=True), dense, pruned, change, tmp_path)
-    assert all(one["after"] <= one["before"] for one in training["sublayers"])
-    changed = {key for key, value in weights(pruned).items() if not torch.equal(value, before[key])}
-    theirs = {path for paths in NORMS[name].values() for path in paths}
-    for path in block_modules(pruned):
-        own = {key for key in changed if key.startswith(f"{path}.")}
-        found = {key.removeprefix(f"{path}.").rpartition(".")[0] for key in own if before[key].dim() == 1}
-        places = places_of(pruned, path).values()
-        layers = {layer for place in places for layer in (*place.producers, place.consumer)}
-        assert found - layers == theirs
-    assert all(key.startswith(tuple(block_modules(pruned))) for key in changed)
-    plain, change = cut(dense, halves(dense))
-    fewer = tune(reconstruction(), dense, plain, change, tmp_path / "plain")
-    mine = {f"{block}.{path}" for block in block_modules(pruned) for path in theirs}
-    of_norms = [before[key].numel() for key in before if key.rpartition(".")[0] in mine]
-    assert training["trainable"] == fewer["trainable"] + sum(of_norms)
-
-
-def test_a_norm_learns_in_the_lesson_of_its_own_sublayer(tmp_path):
-    """While attention alone is tuned, the MLP's norm stays as it is."""
-    dense = make("llama")
-    pruned, change = cut(dense, {"attention": (0,)})
-    before = weights(pruned)
-    tune(reconstruction(norms=True), dense, pruned, change, tmp_path)
-    changed = {key for key, value in weights(pruned).items() if not torch.equal(value, before[key])}
-    assert any("input_layernorm" in key for key in changed)
-    assert not any("post_attention_layernorm" in key or ".mlp." in key for key in changed)
 
 
 WITHOUT_ATTENTION = ("olmo2", "stablelm_normed", "bloom", "falcon")
