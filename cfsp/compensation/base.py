@@ -51,3 +51,12 @@ class Compensation(Checked, ABC):
 
         `fill` [units * span], `consumer` [kept * span, outputs], `bias` [outputs], those that apply.
         """
+
+
+def check_fitted(site: str, fitted: Tensor) -> None:
+    """Raise ValueError, with the site's name, if a fitted value is NaN or infinite. fitted: any shape"""
+    if not fitted.isfinite().all():
+        raise ValueError(
+            f"{site}: a fitted weight is NaN or infinite; check the weights of the model, or load it with "
+            "dtype=float32"
+        )

@@ -10,7 +10,7 @@ from typing import Literal
 from torch import Tensor
 
 from cfsp.checks import check_choice
-from cfsp.compensation.base import TARGETS, Compensation
+from cfsp.compensation.base import TARGETS, Compensation, check_fitted
 from cfsp.model.views import UnitView
 from cfsp.statistics.regression import SCALES, channels, own_output, refit, squared_error
 
@@ -72,11 +72,7 @@ class LeastSquares(Compensation):
             ridge = self.best_ridge(stat, weight, places, prior)
         whose = f"{view.name}: compensation ridge"
         consumer, bias = refit(moment, cross, places, ridge, prior, self.constant, whose, self.scale)
-        if not consumer.isfinite().all():
-            raise ValueError(
-                f"{view.name}: a fitted weight is NaN or infinite; check the weights of the model, or "
-                "load it with dtype=float32"
-            )
+        check_fitted(view.name, consumer)
         if consumer.any() and not consumer.float().any():  # they underflow
             raise ValueError(f"{whose}={ridge:g} shrinks all weights to zero; expected a smaller one")
         return {"consumer": consumer.float().cpu()} | ({} if bias is None else {"bias": bias.float().cpu()})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from cfsp.checks import check_choice
-from cfsp.compensation.base import TARGETS, Compensation
+from cfsp.compensation.base import TARGETS, Compensation, check_fitted
 from cfsp.compensation.least_squares import moments
 from cfsp.model.views import UnitView
 from cfsp.statistics.regression import SCALES, channels, unit_factors
@@ -47,10 +47,6 @@ class Scale(Compensation):
         places = channels(keep, view.span, moment.device)
         whose = f"{view.name}: compensation ridge"
         factors = unit_factors(moment, cross, weight, places, view.span, self.ridge, whose, self.scale)
-        if not factors.isfinite().all():
-            raise ValueError(
-                f"{view.name}: a factor is NaN or infinite; check the weights of the model, or load it with "
-                "dtype=float32"
-            )
+        check_fitted(view.name, factors)
         consumer = weight[places] * factors.repeat_interleave(view.span)[:, None]
         return {"consumer": consumer.float().cpu()}
