@@ -242,6 +242,14 @@ def test_a_killed_search_goes_on_from_its_last_measurement(tmp_path, monkeypatch
     assert resumed < len(measured)
 
 
+@pytest.mark.parametrize(("used", "said"), [(1, False), (8, True)])
+def test_batches_that_are_cut_on_and_measured_are_told(used, said, capsys):
+    allocator = ErrorCurves(rounds=1, batches=used)
+    options = OBS | {"schedule": "blockwise", "allocator": allocator, "kinds": BOTH, "sparsity": 0.5}
+    cfsp.plan(make("llama"), batches(), **options)
+    assert ("measures on some of the batches" in capsys.readouterr().err) == said
+
+
 class Lopsided(ErrorCurves):
     """Leaves the first MLP whole, and takes all from the second."""
 

@@ -7,6 +7,7 @@ that can each be spared, but not both, are told from two that can both go.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -136,6 +137,13 @@ def search_jointly(
     The error is measured on the last batches, half as many as `search.batches`. A schedule that cuts on some
     of the batches takes the first.
     """
+    measured = max(1, search.batches // 2)
+    if cutter.passes and len(batches) < search.batches + measured:
+        print(
+            f"cfsp: the joint search measures on some of the batches that it cuts on: it has {len(batches)}, "
+            f"and allocator.batches={search.batches} needs {search.batches + measured} to keep them apart",
+            file=sys.stderr,
+        )
     with storing(place) as store, task("exchange units between sites", "trial", None) as work:
         trials = Trials(subject, batches, cutter, search, store, work, log or SearchLog())
         found = exchange_units(start, search.terms, trials, search.rounds)
