@@ -59,12 +59,13 @@ def tiny(line: str) -> list[str]:
         trained = ["recovery.training.max_steps=2", "recovery.data.held_out=8", "recovery.data.limit=24"]
         replaced = ["save=my/more"] if "save=my/tuned" in line else []
         return [*window, "calibration.samples=6", *(trained if "recovery=" in line else []), *replaced]
-    own = "model.path" in line or "instructions" in line or "self_answers" in line
+    # Targets count the embedded model's units; prompts are longer than the tiny model's context.
+    own = any(word in line for word in ("model.path", "instructions", "self_answers", "target.", ",self"))
     more = [] if own else ["model.path=my/model"]
-    more += ["calibration.samples=6", f"calibration.seqlen={130 if 'self_answers' in line else 16}"]
-    more += (
-        ["calibration.prompt_tokens=8"] if "calibration=self" in line and "self_answers" not in line else []
-    )
+    length = 130 if "self_answers" in line else 80 if ",self" in line else 16
+    more += ["calibration.samples=6", f"calibration.seqlen={length}"]
+    alone = "calibration=self" in line and "self_answers" not in line
+    more += ["calibration.prompt_tokens=8"] if alone else []
     chosen = re.search(r"evaluation=\[?([a-z_,]*)", line)
     for name in chosen.group(1).split(",") if chosen else ["perplexity"]:
         more += [f"evaluation.{name}.{option}" for option in TINY.get(name.removesuffix("_text"), [])]
