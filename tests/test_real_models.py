@@ -1,18 +1,21 @@
 """Real models: every part of the study composes, and an unknown part is refused."""
 
+import importlib.util
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from studies import record
 
 from cfsp.running.build import CONF
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "real_models" / "run.sh"
-PARTS = "mlp both depth calibrations recovery latency zero_shot generation".split()
+PARTS = "published mlp both depth calibrations recovery latency zero_shot generation".split()
 
 
 def commands(tmp_path, *arguments):
@@ -45,7 +48,8 @@ def test_every_command_of_a_part_composes(part, tmp_path):
         singles = [first_value(one) for one in overrides]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             made = compose("config", singles)
-        assert made.results.startswith("results/real_models_full/")
+        place = "results/real_models/" if part == "published" else "results/real_models_full/"
+        assert made.results == f"{place}SmolLM2-135M-Instruct"
 
 
 def first_value(override):
@@ -61,3 +65,34 @@ def test_an_unknown_part_is_refused_before_anything_runs(tmp_path):
     assert done.returncode == 1
     assert "no part speed; expected published, all or some of mlp" in done.stderr
     assert not found
+
+
+@pytest.fixture(scope="module")
+def table():
+    spec = importlib.util.spec_from_file_location("real_models_table", SCRIPT.with_name("table.py"))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def run(criterion, sparsity, left=None, **options):
+    one = record(criterion, sparsity, **options)
+    left = {"model": left or one.sparsity["model"]}
+    return replace(one, sparsity={**one.sparsity, **left}, peak_bytes={"plan": 2_500_000_000})
+
+
+def test_increases_are_shares_of_the_released_code_s(table):
+    """`record` adds 3 x sparsity x the length of the criterion's name to a dense perplexity of 10."""
+    released = [run("CFSP", share, allocator="CFSPReleased") for share in (0.2, 0.5)]
+    found = table.ratios([*released, run("OBS", 0.2), run("OBS", 0.5, left=0.3), run("WandaSP", 0.5)])
+    rows = found.set_index("method")
+    assert rows.loc["cfsp / cfsp_released", "20%"] == rows.loc["cfsp / cfsp_released", "50%"] == "1.00"
+    assert rows.loc["obs", "20%"] == "0.75"
+    assert rows.loc["obs", "50%"] == "(0.75)"  # of another size
+    assert rows.loc["wanda_sp", "50%"] == "1.75"
+    assert rows.loc["obs", "memory, GB"] == "2.5"
+
+
+def test_increases_need_a_run_of_the_released_code(table):
+    with pytest.raises(ValueError, match="no run of cfsp / cfsp_released without 50%"):
+        table.ratios([run("CFSP", 0.2, allocator="CFSPReleased"), run("OBS", 0.5)])

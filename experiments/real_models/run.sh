@@ -30,11 +30,17 @@ wikitext2=(evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt eva
 published() {
   local one=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024
     evaluation.perplexity_text.windows=8)
-  prune results/$study "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
-  prune results/$study "${one[@]}" criterion=magnitude allocator=uniform
-  prune results/$study "${one[@]}" +experiment=cfsp
-  prune results/$study "${one[@]}" +experiment=obs allocator=cfsp
-  python experiments/real_models/table.py
+  local curves=(allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1)
+  local median=(compensation=least_squares compensation.scale=median)
+  local to=results/$study/$MODEL
+  prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
+  prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
+  prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
+  prune "$to" "${one[@]}" criterion=wanda_sp allocator=cfsp "${median[@]}"
+  prune "$to" "${one[@]}" criterion=wanda_sp "${curves[@]}" "${median[@]}"
+  prune "$to" "${one[@]}" +experiment=obs "${curves[@]}" criterion.scale=median "${median[@]}"
+  prune "$to" "${one[@]}" criterion=taylor,magnitude,chance allocator=uniform
+  prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean
 }
 
 # WikiText-2 in windows of 1,024 and 2,048 tokens, C4, and the distance to the dense model.

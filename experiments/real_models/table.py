@@ -1,10 +1,12 @@
-"""Write the table and the figure of the runs in results/real_models."""
+"""Write the tables and the figures of the runs in results/real_models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from matplotlib import rc_context
 
 from cfsp.records.identity import part_name
@@ -18,15 +20,20 @@ from cfsp.tables.formats import render
 from cfsp.tables.frame import frame
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-INTRODUCTION = """# SmolLM2-135M-Instruct, pruned five ways
+INTRODUCTION = """# {model}, pruned
 
-Written by `experiments/real_models/run.sh`; its
+Written by `MODEL={model} experiments/real_models/run.sh`; its
 [README](../../experiments/real_models/README.md) names the data. MLP neurons go, nothing is trained.
-`cfsp / cfsp` has widths in multiples of 128 and so misses the asked share: compare it by the share in
-brackets.
 
 """
+RATIOS = """
+**Increase of the perplexity, divided by that of CFSP's released code at the same size**; then the mean
+minutes of the plan and the most memory of a run. In brackets: runs of another size than the released code's.
 
+"""
+REFERENCE = "cfsp / cfsp_released"
+SAME = 5e-4
+"""Sizes that differ by more of the dense parameters are not compared without a word."""
 
 WORST = 10
 """The figure leaves out runs whose perplexity is more than this many times that of the dense model."""
@@ -35,27 +42,57 @@ WORST = 10
 def method(record: Record) -> str:
     """Return the criterion, and what it is combined with if that is not the default."""
     names = [part_name(record.config[part]) for part in ("criterion", "compensation", "allocator")]
+    if record.config["compensation"].get("scale") == "median":
+        names[1] += " (median)"
     return " / ".join(name for name in names if name not in ("none", "uniform"))
 
 
-def main() -> None:
-    """Write results/tables/real_models.md and .csv, and results/figures/real_models.png."""
-    found = [*records(RESULTS / "real_models" / "records")]
+def ratios(found: Sequence[Record]) -> pd.DataFrame:
+    """Return what every method adds to the perplexity as a share of what the released CFSP adds, by sparsity.
+
+    Raises:
+        ValueError: a sparsity without a run of the released CFSP.
+    """
+    (measure,) = perplexities([*found])
+    added = {(method(one), one.config["sparsity"]): measure.read(one) - measure.dense for one in found}
+    gone = {(method(one), one.config["sparsity"]): one.sparsity["model"] for one in found}
+    rows: dict[str, dict[str, str]] = {}
+    for (name, sparsity), increase in sorted(added.items(), key=lambda item: (item[0][1], item[1])):
+        if (REFERENCE, sparsity) not in added:
+            raise ValueError(f"no run of {REFERENCE} without {sparsity:.0%}; expected one to divide by")
+        text = f"{increase / added[REFERENCE, sparsity]:.2f}"
+        alike = abs(gone[name, sparsity] - gone[REFERENCE, sparsity]) <= SAME
+        rows.setdefault(name, {})[f"{sparsity:.0%}"] = text if alike else f"({text})"
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    for name in table.index:
+        own = [one for one in found if method(one) == name]
+        table.loc[name, "plan, minutes"] = f"{sum(one.seconds['plan'] for one in own) / len(own) / 60:.1f}"
+        table.loc[name, "memory, GB"] = f"{max(max(one.peak_bytes.values()) for one in own) / 1e9:.1f}"
+    return table.rename_axis("method").reset_index()
+
+
+def write(model: str, found: Sequence[Record]) -> None:
+    """Write the tables and the figure of one model."""
     names = {record.id: method(record) for record in found}
-    (measure,) = perplexities(found)
+    (measure,) = perplexities([*found])
     good = [record for record in found if measure.read(record) < WORST * measure.dense]
     figure = quality_by_size(replace(measure, records=good), names, looks(names.values()))
-    table = frame(found)
+    table = frame([*found])
     (one,) = comparisons(table.assign(method=table["id"].map(names)), measure.names[0], "method")
-    written = {
-        "tables/real_models.md": INTRODUCTION + render([one], "markdown"),
-        "tables/real_models.csv": render([one], "csv"),
-    }
-    with rc_context(STYLE), replacing(RESULTS / "figures" / "real_models.png") as part:
+    increases = ratios(found).to_markdown(index=False, disable_numparse=True)
+    text = INTRODUCTION.format(model=model) + render([one], "markdown") + RATIOS + increases + "\n"
+    name = "real_models" if model.startswith("SmolLM2") else f"real_models_{model}"
+    with rc_context(STYLE), replacing(RESULTS / "figures" / f"{name}.png") as part:
         figure.savefig(part, format="png", dpi=160, metadata={"Software": None})
-    for name, text in written.items():
-        with replacing(RESULTS / name) as part:
-            part.write_text(text)
+    for end, content in ((".md", text), (".csv", render([one], "csv"))):
+        with replacing(RESULTS / "tables" / f"{name}{end}") as part:
+            part.write_text(content)
+
+
+def main() -> None:
+    """Write results/tables/real_models*.md and .csv, and results/figures/real_models*.png."""
+    for folder in sorted((RESULTS / "real_models").glob("*/records")):
+        write(folder.parent.name, [*records(folder)])
 
 
 if __name__ == "__main__":
