@@ -72,6 +72,31 @@ def test_probes_are_what_a_cut_model_loses():
         assert error == pytest.approx(float(loss), rel=1e-3)
 
 
+@pytest.mark.parametrize(("asked", "measured"), [(1, 1), (2, 2), (4, 2)])
+def test_a_compensation_is_fitted_on_other_batches_than_are_measured(asked, measured):
+    """A fit hides its error on its own text; at least half of the batches are left for it."""
+    model, samples = make("llama"), batches(count=4)
+    options = {"criterion": "magnitude", "compensation": LeastSquares(ridge=1e-4), "kinds": ["mlp"]}
+    plan = cfsp.plan(model, samples, allocator=ErrorCurves(shares=[0.5], batches=asked), **options)
+    single = cfsp.plan(model, samples[measured:], allocator="uniform", sparsity=0.5, **options)
+    assert single.edits
+    for cut in single.edits:
+        with torch.no_grad():
+            dense = [model(**batch).logits.log_softmax(-1) for batch in samples[:measured]]
+            with PartlyCut(model, find_sites(model, ["mlp"]), [cut]).gates():
+                pruned = [model(**batch).logits.log_softmax(-1) for batch in samples[:measured]]
+        loss = sum((d.exp() * (d - p)).sum() for d, p in zip(dense, pruned, strict=True)) / (measured * 24)
+        assert plan.notes["error_curves"][cut.site][0] == [len(cut.keep), pytest.approx(float(loss), rel=1e-3)]
+
+
+def test_with_one_batch_it_is_said_that_the_fit_is_measured_on_its_own_text(capsys):
+    options = {"criterion": "magnitude", "allocator": ErrorCurves(shares=[0.5]), "kinds": ["mlp"]}
+    cfsp.plan(make("llama"), batches(count=1), **options)
+    assert not capsys.readouterr().err
+    cfsp.plan(make("llama"), batches(count=1), compensation="least_squares", **options)
+    assert "measured on the batch that the weights are fitted on" in capsys.readouterr().err
+
+
 def test_answers_for_whole_texts_are_compared_too():
     torch.manual_seed(0)
     model = BertForSequenceClassification(BertConfig(**ENCODER)).eval()

@@ -8,6 +8,7 @@ states.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -97,27 +98,32 @@ def probe(
     known: the dense model's statistics measured so far. place: where to store the hidden states and the dense
     model's outputs (`cfsp.passes.hidden_states`).
 
-    Cost: `len(sites) * len(shares)` passes over `probes.batches` batches, each from the site's block on, plus
-    one pass. If statistics are missing, that pass reads all batches, and each site takes another pass through
-    its block (for gradients: forward and backward through the whole model).
+    A compensation is fitted on the other batches (`held_out`), because a fit hides its error on its own text.
+
+    Cost: `len(sites) * len(shares)` passes over the measured batches, each from the site's block on, plus
+    one pass. With a compensation, or if statistics are missing, that pass reads all batches, and each site
+    takes another pass through its block (for missing gradients: forward and backward through the model).
     """
     model, sites, probes = subject.model, subject.sites, method.allocator.probes
     if probes is None:
         raise ValueError(
             f"allocator {type(method.allocator).__name__} probes nothing; expected one that does"
         )
-    chosen, needs = batches[: probes.batches], judging(method)
-    if all(needs <= known[site.name].keys() for site in sites):
-        batches = chosen  # nothing needs the others
+    count = held_out(batches, method, probes.batches)
+    if all(not missing(method, known[site.name]) for site in sites):
+        batches = batches[:count]  # nothing needs the others
     stats: Stats = {}
     with walking(model, batches, place) as walk:
-        dense = [walk.store.keep(log_probabilities(model, one), f"dense.{n}") for n, one in enumerate(chosen)]
+        dense = [
+            walk.store.keep(log_probabilities(model, one), f"dense.{n}")
+            for n, one in enumerate(batches[:count])
+        ]
         for block in bar(range(len(walk.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
                 stats[site.name] = probe_site(walk, site, method, known[site.name], dense)
             if block < len(walk.blocks) - 1:
                 walk.advance()
-    for name, price in unit_prices(subject, chosen[0], probes).items():
+    for name, price in unit_prices(subject, batches[0], probes).items():
         stats[name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
 
@@ -131,7 +137,7 @@ def probe_site(
     """
     probes = method.allocator.probes
     assert probes is not None, "the allocator wants them"
-    score, stat = judged(walk, site, method, known)
+    score, stat = judged(walk, site, method, known, len(dense))
     points = {}
     for width in widths(site, probes.shares, probes.empty):
         cut = cut_alone(walk, site, width, score, stat, method)
@@ -155,9 +161,22 @@ def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -
     return prices
 
 
-def judging(method: Method) -> frozenset[str]:
-    """Return the names of the statistics that probes need: the criterion's and the compensation's."""
-    return method.criterion.needs | method.compensation.needs
+def held_out(batches: Sequence[Mapping[str, Tensor]], method: Method, count: int) -> int:
+    """Return how many of the first batches are measured. A compensation is fitted on the rest, at least half."""
+    if not method.compensation.needs:
+        return min(count, len(batches))
+    if len(batches) < 2:
+        print(
+            "cfsp: the error curves are measured on the batch that the weights are fitted on, because there is "
+            "no other; more calibration.samples, or a smaller calibration.batch_size, keep them apart",
+            file=sys.stderr,
+        )
+    return max(1, min(count, len(batches) // 2))
+
+
+def missing(method: Method, known: Mapping[str, Tensor]) -> frozenset[str]:
+    """Return the names of the statistics to measure: what is not known, and all that a compensation fits to."""
+    return (method.criterion.needs - known.keys()) | method.compensation.needs
 
 
 def judged(
@@ -165,12 +184,18 @@ def judged(
     site: Site,
     method: Method,
     known: Mapping[str, Tensor],
+    measured: int,
 ) -> tuple[Tensor, Mapping[str, Tensor]]:
-    """Return the scores of a site's units in the dense model [units], and the site's statistics."""
-    needs, stat = judging(method), known
-    if not needs <= known.keys():
-        with walk.resumed():
-            stat = collect(walk.model, [site], walk.batches, needs, site.blocks[0])[site.name]
+    """Return the scores of a site's units in the dense model [units], and the site's statistics.
+
+    measured: the number of the first batches that are kept out of the fit; all, if there is no other.
+    """
+    needs, stat = missing(method, known), known
+    if needs:
+        first = measured if measured < len(walk.batches) else 0
+        with walk.resumed(first):
+            found = collect(walk.model, [site], walk.batches[first:], needs, site.blocks[0])
+        stat = {**known, **found[site.name]}
     return method.criterion.score(PartlyCut(walk.model, [site]).view(site), stat), stat
 
 
