@@ -19,6 +19,7 @@ from cfsp.data.tokens import token_stream
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import block_modules, check_positions
 from cfsp.model.modeling_routed import RoutedMLP, routed_mlps
+from cfsp.model.weights import weight_of
 from cfsp.records.record import Metric
 
 TENTHS = 10
@@ -28,11 +29,12 @@ TENTHS = 10
 class Use:
     """What the passes over a text used of one routed MLP.
 
-    shares: parts of each matrix, summed over tokens [matrices]. unions: batch size -> sum of the shares of
-    neurons that at least one of so many sequences uses at a position, and their number. uses: tokens that
-    used each expert [experts].
+    parts: of the MLP's weights that each matrix has [matrices]. shares: parts of each matrix that are used,
+    summed over tokens [matrices]. unions: batch size -> sum of the shares of neurons that at least one of so
+    many sequences uses at a position, and their number. uses: tokens that used each expert [experts].
     """
 
+    parts: Tensor
     shares: Tensor | float = 0.0
     uses: Tensor | float = 0.0
     tokens: int = 0
@@ -120,7 +122,7 @@ class RoutedShares(Evaluator):
     @torch.no_grad()
     def listen(self, model: PreTrainedModel, ids: Tensor) -> dict[str, Use]:
         """Return the path of a routed MLP -> what it used of itself."""
-        uses = {path: Use() for path in routed_mlps(model)}
+        uses = {path: Use(weight_parts(model, routed)) for path, routed in routed_mlps(model).items()}
         size = max(self.batches, default=1)
         with listening(model, lambda path, routed, rows: uses[path].add(routed, rows, self.batches)) as told:
             for batch in bar(ids.split(size), f"routing on {self.text.label}", "batch") if uses else ():
@@ -136,7 +138,7 @@ class RoutedShares(Evaluator):
             for path in blocks
         }
         share = {
-            path: 1.0 if use is None else float(torch.as_tensor(use.shares).mean()) / use.tokens
+            path: 1.0 if use is None else float((torch.as_tensor(use.shares) * use.parts).sum()) / use.tokens
             for path, use in own.items()
         }
         found["active_share"] = sum(share.values()) / len(share)
@@ -158,6 +160,13 @@ def histogram(uses: Sequence[Use]) -> dict[str, float]:
     return {
         f"experts_used_{10 * place}_to_{10 * (place + 1)}": float(one) for place, one in enumerate(counts)
     }
+
+
+def weight_parts(model: nn.Module, routed: RoutedMLP) -> Tensor:
+    """Return each matrix's part of an MLP's weights: a fused one has twice as many. [matrices]"""
+    layers = [model.get_submodule(path) for path in (*routed.producers, routed.consumer)]
+    sizes = torch.tensor([weight_of(layer).numel() for layer in layers]).double()
+    return sizes / sizes.sum()
 
 
 def macs_per_token(model: PreTrainedModel, uses: dict[str, Use]) -> float:
