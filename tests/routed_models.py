@@ -32,4 +32,6 @@ def routed(family="llama", **options):
 
 def install_thresholds(model, site, router):
     """Make one MLP a routed one with a router that is made already."""
-    cfsp.apply(PrunePlan((Route(site.name, site.units, router.describe(), 4, None, router.state_dict()),)), model)
+    cfsp.apply(
+        PrunePlan((Route(site.name, site.units, router.describe(), 4, None, router.state_dict()),)), model
+    )

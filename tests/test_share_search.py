@@ -35,7 +35,7 @@ def test_a_step_takes_weights_where_the_error_grows_least():
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bert"])
 def test_the_error_is_that_of_the_routed_block_without_padding(family):
     model, data = make(family), batches(3, padded=True)
-    site, heard = [*hear(model, find_sites(model), data)][0]
+    site, heard = next(iter(hear(model, find_sites(model), data)))
     router = Threshold().make(heard, 0.4, seed=0)
     found = heard.trial.error(router)
     dense = first_block(model, data)
@@ -68,7 +68,7 @@ def planted():
 @pytest.mark.parametrize("maker", [{}, {"per_token": True}])
 def test_a_matrix_whose_small_inputs_do_not_matter_reads_fewer(maker):
     model, data = planted(), batches(4, size=4, tokens=20)
-    heard = [*hear(model, find_sites(model)[:1], data)][0][1]
+    heard = next(iter(hear(model, find_sites(model)[:1], data)))[1]
     router = Threshold(search="greedy", **maker).make(heard, 0.8, seed=0)
     gate, up = (float(router.thin(heard.inputs, part).float().mean()) for part in (0, 1))
     down = float(router.close(heard.activations).float().mean())
@@ -101,7 +101,7 @@ def test_a_searched_plan_has_the_asked_share_and_survives_the_disk(family, weigh
 
 def test_a_share_of_one_reads_everything():
     model = make("llama")
-    heard = [*hear(model, find_sites(model), batches(1))][0][1]
+    heard = next(iter(hear(model, find_sites(model), batches(1))))[1]
     router = Threshold().router(heard, [1.0, 1.0, 1.0])
     assert isinstance(router, ThresholdRouter)
     full = Threshold(search="greedy").make(heard, 1 - 1e-12, seed=0)
@@ -112,7 +112,7 @@ def test_a_share_of_one_reads_everything():
 
 def test_only_the_first_batches_are_computed_again(monkeypatch):
     monkeypatch.setattr("cfsp.schedules.share_search.TRIED", 25)
-    heard = [*hear(make("llama"), find_sites(make("llama")), batches(5, size=2, tokens=10))][0][1]
+    heard = next(iter(hear(make("llama"), find_sites(make("llama")), batches(5, size=2, tokens=10))))[1]
     assert isinstance(heard.trial, BlockTrial)
     assert (len(heard.trial.calls), heard.trial.tokens) == (2, 40)
 

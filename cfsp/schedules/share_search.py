@@ -16,7 +16,7 @@ STEP = 0.05
 """Part of an MLP's weights that one step leaves out, as in TEAL's release. Less is finer, and slower."""
 
 TRIED = 4096
-"""Tokens after which a block hears no further batch. Each candidate of each step computes the block on them."""
+"""Tokens after which a trial hears no further batch. Each candidate of a step computes the block on them."""
 
 CRUMB = 1e-9
 """Parts of the weights below this are rounding."""
