@@ -28,3 +28,10 @@ def routed(family="llama", **options):
     model = make(family)
     cfsp.apply(plan_for(model, **options), model)
     return model
+
+
+def install_thresholds(model, site, router):
+    """Make one MLP a routed one with a router that is made already."""
+    cfsp.apply(
+        PrunePlan((Route(site.name, site.units, router.describe(), 4, None, router.state_dict()),)), model
+    )

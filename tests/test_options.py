@@ -61,7 +61,7 @@ def check(config: DictConfig) -> None:
 
 
 def chosen(group: str, name: str) -> DictConfig:
-    task = ["task=sst2"] if name == "task" else []
+    task = ["task=sst2"] if name in ("task", "routing_task") else []
     part, _, inner = group.partition("/")
     outer = {"recovery": "lora", "schedule": "routed_once" if inner == "maker" else "movement"}
     return composed(*task, *([f"{part}={outer[part]}"] if inner else []), f"{group}={name}")

@@ -177,6 +177,18 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_over
         assert found.metrics["pruned"][name].value == pytest.approx(metric.value, rel=1e-6)
 
 
+def test_adapters_may_be_the_second_stage(cli, text_file):
+    """Routers are hard at the end of a short adaptation; a recovery by adapters leaves them as they are."""
+    words = [*SHORT, *own_text(text_file), "schedule.active=0.4", "schedule.training.max_steps=12"]
+    words += ["schedule.pruner.adaptation=0.01", "recovery=lora", "recovery/data=text", "evaluation=[]"]
+    words += [f"recovery.data.sources.text.text.paths={text_file}", "recovery.data.window=16"]
+    words += ["recovery.data.held_out=8", "recovery.training.max_steps=4"]
+    record = Record.load(cli(*words))
+    assert record.schedule_training["pruner"] == "Routing"
+    assert record.training["steps"] == 4
+    assert 0 < record.training["trainable"] < record.parameters["pruned"]["model"]
+
+
 def test_the_teacher_that_the_objective_names_is_imitated(cli, text_file, tiny_checkpoint):
     words = [*SHORT, *own_text(text_file), "schedule.active=0.4", "schedule.training.max_steps=12"]
     words += ["recovery/objective@schedule.objective=distillation", "evaluation=[]"]

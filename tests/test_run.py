@@ -189,9 +189,8 @@ def test_every_yaml_builds_and_is_small(group, name):
     path = CONF / group / f"{name}.yaml"
     assert len(path.read_text().splitlines()) < 13
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        own = (
-            ["task=sst2"] if name == "task" else ["sparsity=0"] if name in ("routing", "routed_once") else []
-        )
+        own = ["task=sst2"] if name in ("task", "routing_task") else []
+        own += ["sparsity=0"] if name in ("routing", "routed_once") else []
         config = compose("config", [*own, f"{group}={name}"])[group]
     if group == "model":
         return  # loads a model; test_reference.py does

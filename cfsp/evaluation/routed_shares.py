@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +19,8 @@ from cfsp.data.tokens import token_stream
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import block_modules, check_positions
 from cfsp.model.modeling_routed import RoutedMLP, routed_mlps
+from cfsp.model.weights import weight_of
+from cfsp.passes.forward import counted_tokens, feed
 from cfsp.records.record import Metric
 
 TENTHS = 10
@@ -28,28 +30,30 @@ TENTHS = 10
 class Use:
     """What the passes over a text used of one routed MLP.
 
-    shares: parts of each matrix, summed over tokens [matrices]. unions: batch size -> sum of the shares of
-    neurons that at least one of so many sequences uses at a position, and their number. uses: tokens that
-    used each expert [experts].
+    parts: of the MLP's weights that each matrix has [matrices]. shares: parts of each matrix that are used,
+    summed over tokens [matrices]. unions: batch size -> sum of the shares of neurons that at least one of so
+    many sequences uses at a position, and their number. uses: tokens that used each expert [experts].
     """
 
+    parts: Tensor
     shares: Tensor | float = 0.0
     uses: Tensor | float = 0.0
     tokens: int = 0
     unions: dict[int, list[float]] = field(default_factory=lambda: defaultdict(lambda: [0.0, 0.0]))
 
-    def add(self, routed: RoutedMLP, rows: int, sizes: Sequence[int]) -> None:
-        """Take in the last pass, of so many sequences."""
-        shares, chosen = routed.shares(), routed.chosen
+    def add(self, routed: RoutedMLP, shown: Tensor, sizes: Sequence[int]) -> None:
+        """Take in the last pass. shown: which tokens are no padding. [sequences, tokens]"""
+        chosen, real = routed.chosen, shown.flatten()
         assert chosen is not None, "a pass chooses"
-        self.shares = self.shares + shares.double().sum(0).cpu()
-        self.uses = self.uses + chosen.double().sum(0).cpu()
-        self.tokens += len(chosen)
-        together = chosen.view(rows, -1, chosen.shape[1])  # [sequences, tokens, experts]
+        real = real.to(chosen.device)
+        self.shares = self.shares + routed.shares()[real].double().sum(0).cpu()
+        self.uses = self.uses + chosen[real].double().sum(0).cpu()
+        self.tokens += int(real.sum())
+        together = chosen.view(*shown.shape, -1)  # [sequences, tokens, experts]
         for size in sizes:
-            for some in together.split(size):
+            for some, theirs in zip(together.split(size), shown.split(size), strict=True):
                 if len(some) == size:
-                    union = some.any(0).float().mean(1)  # [tokens]
+                    union = some.any(0).float().mean(1)[theirs.all(0).to(chosen.device)]  # [tokens]
                     self.unions[size][0] += float(union.sum())
                     self.unions[size][1] += len(union)
 
@@ -98,11 +102,11 @@ class RoutedShares(Evaluator):
         """Return `active_share`, `active_share_block_3`, `union_share_of_4`, `gflops_per_token`, and
         `experts_used_10_to_20` (the share of experts that so many per cent of the tokens use), on the text.
         """
-        protocol, uses = self.protocol(model, tokenizer), self.listen(model, self.ids(tokenizer))
-        figures = self.figures(model, uses)
-        tokens = self.windows * self.window
+        protocol, ids = self.protocol(model, tokenizer), self.ids(tokenizer)
+        batches = [{"input_ids": one} for one in ids.split(max(self.batches, default=1))]
+        figures = figures_of(model, listen(model, batches, self.batches, self.text.label), self.batches)
         return {
-            f"{name}/{self.text.label}": Metric(value, None, tokens, "lower", protocol)
+            f"{name}/{self.text.label}": Metric(value, None, ids.numel(), "lower", protocol)
             for name, value in figures.items()
         }
 
@@ -117,37 +121,38 @@ class RoutedShares(Evaluator):
             )
         return rows[torch.arange(self.windows) * len(rows) // self.windows]
 
-    @torch.no_grad()
-    def listen(self, model: PreTrainedModel, ids: Tensor) -> dict[str, Use]:
-        """Return the path of a routed MLP -> what it used of itself."""
-        uses = {path: Use() for path in routed_mlps(model)}
-        size = max(self.batches, default=1)
-        with listening(model, lambda path, routed, rows: uses[path].add(routed, rows, self.batches)) as told:
-            for batch in bar(ids.split(size), f"routing on {self.text.label}", "batch") if uses else ():
-                told.append(len(batch))
-                model(input_ids=batch.to(model.device), use_cache=False)
-        return uses
 
-    def figures(self, model: PreTrainedModel, uses: dict[str, Use]) -> dict[str, float]:
-        """Return name -> value, without the text."""
-        blocks, found = block_modules(model), {}
-        own = {
-            path: next((use for name, use in uses.items() if name.startswith(f"{path}.")), None)
-            for path in blocks
-        }
-        share = {
-            path: 1.0 if use is None else float(torch.as_tensor(use.shares).mean()) / use.tokens
-            for path, use in own.items()
-        }
-        found["active_share"] = sum(share.values()) / len(share)
-        found |= {f"active_share_block_{place}": one for place, one in enumerate(share.values())}
-        for size in self.batches:
-            parts = [
-                1.0 if use is None else use.unions[size][0] / use.unions[size][1] for use in own.values()
-            ]
-            found[f"union_share_of_{size}"] = sum(parts) / len(parts)
-        found["gflops_per_token"] = 2 * macs_per_token(model, uses) / 2**30
-        return found | histogram([use for use in own.values() if use is not None])
+@torch.no_grad()
+def listen(
+    model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], sizes: Sequence[int], on: str
+) -> dict[str, Use]:
+    """Return the path of a routed MLP -> what it used of itself. on: what the batches are, for the bar."""
+    uses = {path: Use(weight_parts(model, routed)) for path, routed in routed_mlps(model).items()}
+    with listening(model, lambda path, routed, shown: uses[path].add(routed, shown, sizes)) as told:
+        for batch in bar(batches, f"routing on {on}", "batch") if uses else ():
+            told.append(counted_tokens(batch))
+            feed(model, batch)
+    return uses
+
+
+def figures_of(model: PreTrainedModel, uses: Mapping[str, Use], sizes: Sequence[int]) -> dict[str, float]:
+    """Return name -> value, without the text. sizes: numbers of sequences whose union counts."""
+    blocks, found = block_modules(model), {}
+    own = {
+        path: next((use for name, use in uses.items() if name.startswith(f"{path}.")), None)
+        for path in blocks
+    }
+    share = {
+        path: 1.0 if use is None else float((torch.as_tensor(use.shares) * use.parts).sum()) / use.tokens
+        for path, use in own.items()
+    }
+    found["active_share"] = sum(share.values()) / len(share)
+    found |= {f"active_share_block_{place}": one for place, one in enumerate(share.values())}
+    for size in sizes:
+        parts = [1.0 if use is None else use.unions[size][0] / use.unions[size][1] for use in own.values()]
+        found[f"union_share_of_{size}"] = sum(parts) / len(parts)
+    found["gflops_per_token"] = 2 * macs_per_token(model, uses) / 2**30
+    return found | histogram([use for use in own.values() if use is not None])
 
 
 def histogram(uses: Sequence[Use]) -> dict[str, float]:
@@ -160,7 +165,14 @@ def histogram(uses: Sequence[Use]) -> dict[str, float]:
     }
 
 
-def macs_per_token(model: PreTrainedModel, uses: dict[str, Use]) -> float:
+def weight_parts(model: nn.Module, routed: RoutedMLP) -> Tensor:
+    """Return each matrix's part of an MLP's weights: a fused one has twice as many. [matrices]"""
+    layers = [model.get_submodule(path) for path in (*routed.producers, routed.consumer)]
+    sizes = torch.tensor([weight_of(layer).numel() for layer in layers]).double()
+    return sizes / sizes.sum()
+
+
+def macs_per_token(model: PreTrainedModel, uses: Mapping[str, Use]) -> float:
     """Return the multiplications per token in the linear layers of the blocks, routers included."""
     parts: dict[str, float] = {}
     for path, routed in routed_mlps(model).items():
@@ -178,9 +190,9 @@ def macs_per_token(model: PreTrainedModel, uses: dict[str, Use]) -> float:
 
 
 @contextmanager
-def listening(model: nn.Module, take: Callable[[str, RoutedMLP, int], None]) -> Iterator[list[int]]:
-    """Call `take` after every routed MLP's pass. Yields a list that ends in the number of sequences."""
-    rows: list[int] = []
+def listening(model: nn.Module, take: Callable[[str, RoutedMLP, Tensor], None]) -> Iterator[list[Tensor]]:
+    """Call `take` after every routed MLP's pass. Yields a list that ends in the batch's shown tokens."""
+    rows: list[Tensor] = []
 
     def hook(path: str, routed: RoutedMLP) -> Callable:
         return lambda *_: take(path, routed, rows[-1])

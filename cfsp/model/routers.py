@@ -119,8 +119,9 @@ class ThresholdRouter(Router):
     """Inputs of every matrix that are above a threshold, of producers and consumer; nothing is learned.
 
     TEAL: |x_i| > t (arXiv:2408.14690). WINA: the `share` of the inputs with the largest |x_i| c_i, with c_i
-    the norm of the weights that read channel i (arXiv:2505.19427). thresholds: one per matrix, the
-    consumer's last. norms: [matrices] of these norms, each with one per channel; only with `weighted`.
+    the norm of the weights that read channel i (arXiv:2505.19427); one number, or one per matrix.
+    thresholds: one per matrix, the consumer's last. norms: [matrices] of these norms, each with one per
+    channel; only with `weighted`.
     """
 
     thins = True
@@ -130,7 +131,8 @@ class ThresholdRouter(Router):
         self.options |= {"inputs": inputs, "neurons": neurons, "producers": producers, "weighted": weighted}
         self.options |= {"share": share}
         lengths = [inputs] * producers + [neurons]
-        self.weighted, self.share = weighted, share
+        self.weighted = weighted
+        self.shares = share if share is None or isinstance(share, list) else [share] * len(lengths)
         self.thresholds = nn.Parameter(torch.zeros(producers + 1), requires_grad=False)
         self.norms = nn.ParameterList(
             nn.Parameter(torch.ones(length), requires_grad=False) for length in lengths if weighted
@@ -139,8 +141,8 @@ class ThresholdRouter(Router):
     def above(self, x, place):
         """Return which inputs of a matrix are above its threshold. [rows, inputs] -> the same shape"""
         scores = x.abs() * self.norms[place] if self.weighted else x.abs()
-        if self.share is not None:
-            return most(scores, max(1, round(self.share * scores.shape[1])))
+        if self.shares is not None:
+            return most(scores, max(1, round(self.shares[place] * scores.shape[1])))
         return scores > self.thresholds[place]
 
     def thin(self, x, part):

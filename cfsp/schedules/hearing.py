@@ -17,6 +17,7 @@ from cfsp.passes.walk import walking
 from cfsp.plans.grouping import order_of
 from cfsp.plans.routes import layer_paths
 from cfsp.schedules.route_makers import Heard, fit_router, most_active
+from cfsp.schedules.share_search import BlockTrial
 
 TOKENS = 16384
 """At most so many tokens of each block are kept, evenly spread: activations are wide."""
@@ -34,17 +35,30 @@ def hear(
             site = by_block.get(block)
             heard: tuple[list[Tensor], list[Tensor]] = ([], [])
             handles = []
+            trial = None
             if site is not None:
                 producers, consumer = layer_paths(site)
                 for path, kept in zip((producers[0], consumer), heard, strict=True):
                     module = model.get_submodule(path)
                     handles.append(module.register_forward_pre_hook(keeping(kept, batches, every)))
+                trial = trial_of(model, site, walk.block, batches)
+                handles.append(walk.block.register_forward_hook(trial.hear, with_kwargs=True))
             walk.advance()
             for handle in handles:
                 handle.remove()
             if site is not None:
                 found = torch.cat(heard[0]), torch.cat(heard[1])
-                yield site, Heard(*found, channel_norms(model, site), neuron_weights(model, site))
+                yield site, Heard(*found, channel_norms(model, site), neuron_weights(model, site), trial)
+
+
+def trial_of(
+    model: nn.Module, site: Site, block: nn.Module, batches: Sequence[Mapping[str, Tensor]]
+) -> BlockTrial:
+    """Return what computes the block of an MLP again, with masks."""
+    producers, consumer = layer_paths(site)
+    layers = [model.get_submodule(path) for path in (*producers, consumer)]
+    sizes = [weight_of(layer).numel() for layer in layers]
+    return BlockTrial(block, layers, [shown_tokens(batch) for batch in batches], sizes)
 
 
 def keeping(kept: list[Tensor], batches: Sequence[Mapping[str, Tensor]], every: int):

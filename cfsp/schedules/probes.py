@@ -162,20 +162,20 @@ def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -
 
 
 def held_out(batches: Sequence[Mapping[str, Tensor]], method: Method, count: int) -> int:
-    """Return how many of the first batches are measured. A compensation is fitted on the rest, at least half."""
+    """Return how many of the first batches are measured; compensations are fitted on the others."""
     if not method.compensation.needs:
         return min(count, len(batches))
     if len(batches) < 2:
         print(
-            "cfsp: the error curves are measured on the batch that the weights are fitted on, because there is "
-            "no other; more calibration.samples, or a smaller calibration.batch_size, keep them apart",
+            "cfsp: the error curves are measured on the batch that the weights are fitted on, because there "
+            "is no other; more calibration.samples, or a smaller calibration.batch_size, keep them apart",
             file=sys.stderr,
         )
     return max(1, min(count, len(batches) // 2))
 
 
 def missing(method: Method, known: Mapping[str, Tensor]) -> frozenset[str]:
-    """Return the names of the statistics to measure: what is not known, and all that a compensation fits to."""
+    """Return the statistics to measure: those not known, and all that a compensation is fitted to."""
     return (method.criterion.needs - known.keys()) | method.compensation.needs
 
 

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cfsp.checks import check_integer, check_number
+from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.routers import LearnedRouter, OracleRouter, Router, ThresholdRouter, most
 from cfsp.options import Checked
+from cfsp.schedules.share_search import BlockTrial, greedy_shares
+
+SEARCHES = ("none", "greedy")
+"""How the shares of the matrices of one MLP are found."""
 
 
 @dataclass(frozen=True)
@@ -20,18 +26,20 @@ class Heard:
     """What calibration heard of one MLP. inputs: [tokens, hidden]. activations: [tokens, neurons].
 
     norms: of the weights that read each channel, for every producer [hidden] and the consumer [neurons].
-    weights: of the first producer, a row per neuron [neurons, hidden].
+    weights: of the first producer, a row per neuron [neurons, hidden]. trial: computes the block with masks.
     """
 
     inputs: Tensor
     activations: Tensor
     norms: list[Tensor]
     weights: Tensor
+    trial: BlockTrial | None = None
 
     def ordered(self, order: Tensor) -> Heard:
         """Return the same of an MLP whose neurons are in another order. order: [neurons]"""
         norms = [*self.norms[:-1], self.norms[-1][order]]
-        return Heard(self.inputs, self.activations[:, order], norms, self.weights[order])
+        activations, weights = self.activations[:, order], self.weights[order]
+        return replace(self, activations=activations, norms=norms, weights=weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,31 +78,61 @@ class Threshold(RouteMaker):
     weighted: by the norm of the weights that read the input. per_token: the same number of inputs for every
     token, those with the largest values, instead of a threshold. Both together are WINA (arXiv:2505.19427).
 
-    Differs from the released code: all matrices have the same share (there TEAL has a greedy search per
-    block); only the MLPs are treated. Masks alone: there is no kernel for them.
+    search: none, all matrices have the same share; greedy, TEAL's search for a share per matrix of each MLP.
+
+    Differs from the released code: only the MLPs are treated, so the search is among their matrices; it
+    measures the block's error per token, relative to the output. Masks alone: there is no kernel for them.
     """
 
     expert_size: int = 1
     weighted: bool = False
     per_token: bool = False
+    search: str = "none"
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("search", self.search, SEARCHES)
         if self.expert_size != 1:
             raise ValueError(f"expert_size={self.expert_size}: thresholds choose single inputs; expected 1")
 
     def make(self, heard: Heard, active: float, seed: int) -> Router:
-        read = [heard.inputs] * (len(heard.norms) - 1) + [heard.activations]
+        @cache  # a candidate that loses is one of the next step too
+        def threshold(place: int, share: float) -> float:
+            return upper_part(self.scores(heard, place), share)
+
+        def reading(shares: Sequence[float]) -> ThresholdRouter:
+            found = self.router(heard, shares)
+            if not self.per_token:
+                values = [threshold(place, share) for place, share in enumerate(shares)]
+                found.thresholds.copy_(torch.tensor(values))
+            return found
+
+        shares = [active] * len(heard.norms)
+        if self.search == "greedy":
+            trial = heard.trial
+            assert trial is not None, "a walk hears the block"
+            shares = greedy_shares(trial.sizes, active, lambda shares: trial.error(reading(shares)))
+        return reading(shares)
+
+    def scores(self, heard: Heard, place: int) -> Tensor:
+        """Return what a matrix's threshold is compared with. [tokens, channels]"""
+        values = heard.activations if place == len(heard.norms) - 1 else heard.inputs
+        return values.abs().float() * (heard.norms[place].float() if self.weighted else 1)
+
+    def router(self, heard: Heard, shares: Sequence[float]) -> ThresholdRouter:
+        """Return a router in which each matrix reads its share. Its thresholds are 0."""
         hidden, neurons = heard.inputs.shape[1], heard.activations.shape[1]
-        share = active if self.per_token else None
-        router = ThresholdRouter(hidden, neurons, len(read) - 1, weighted=self.weighted, share=share)
-        for place, values in enumerate(read):
-            scores = values.abs().float() * (heard.norms[place].float() if self.weighted else 1)
-            if self.weighted:
-                router.norms[place].copy_(heard.norms[place])
-            rank = max(1, round((1 - active) * scores.numel()))
-            router.thresholds[place] = scores.flatten().kthvalue(rank).values
-        return router
+        share = [*shares] if self.per_token else None
+        router = ThresholdRouter(hidden, neurons, len(shares) - 1, weighted=self.weighted, share=share)
+        for own, norms in zip(router.norms, heard.norms, strict=False):  # there are none without weights
+            own.copy_(norms)
+        return router.to(heard.inputs.device)
+
+
+def upper_part(scores: Tensor, share: float) -> float:
+    """Return the threshold above which this share of the scores lies. [tokens, channels]"""
+    rank = round((1 - share) * scores.numel())
+    return float(scores.flatten().kthvalue(rank).values) if rank else -1.0  # above which all lie
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,8 +20,8 @@ Written by `experiments/lte/run.sh`; its [README](../../experiments/lte/README.m
 `active` is measured on the evaluation text; of a cut model it is the share of neurons left. `union`: neurons
 that 4 and 16 tokens of different sequences use together. `of a trained model`: routers are made of a dense
 model that has trained for the same steps; `then training`: the model trains with its routers. LTE and rows
-that end in `then training` have the dense model as teacher. TEAL has one share for all matrices: its search
-for a share per block is missing.
+that end in `then training` have the dense model as teacher. TEAL and WINA have one share for all matrices,
+except those that were `searched`: these have one per matrix.
 
 """
 
@@ -37,7 +37,7 @@ def method(record: Record) -> str:
             maker["_target_"].rpartition(".")[2], "MoEfication"
         )
         name = "WINA" if maker.get("weighted") else "Deja Vu" if maker.get("signs") else name
-        return name + path
+        return name + (", searched" if maker.get("search") == "greedy" else "") + path
     if "active" in schedule:
         return ", ".join(["LTE", *other_than_usual(schedule["pruner"])])
     if not record.config["sparsity"]:
