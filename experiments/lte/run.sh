@@ -73,10 +73,10 @@ ablations() { # at one share: lambda, which neurons are an expert, where scores 
 }
 
 encoder() { # a classifier of GELU, the paper's GLUE case: LTE, and the best experts of a predictor
-    local here=(evaluation=[task] results=$results-encoder cache=results/cache task=sst2 task.window=64
+    local here=('evaluation=[task,routing_task]' results=$results-encoder cache=results/cache task=sst2 task.window=64
         task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_validation.jsonl
         model.path=models/MiniLM-L6-sst2 model.dtype=float32 "sites=[mlp]" sparsity=0 seed=${SEEDS:-0})
-    cfsp -m "${here[@]}" +experiment=moefication schedule.active=0.5,0.2 evaluation=[task] schedule.maker.expert_size=16 "$@"
+    cfsp -m "${here[@]}" +experiment=moefication schedule.active=0.5,0.2 schedule.maker.expert_size=16 "$@"
     cfsp -m "${here[@]}" schedule=routing $(with_teacher schedule) schedule.active=0.2 schedule.pruner.expert_size=16 \
         schedule.training.max_steps=$steps schedule.training.by_length=true schedule.training.batch_size=32 \
         schedule.training.learning_rate=1e-4 schedule.training.warmup=50 schedule.training.evaluate_every=100 \
