@@ -2,16 +2,15 @@
 
 import torch
 from families import batches, kinds_of, make
+from two_stacks import PAIRS, make_pair, pair_batches
 
 import cfsp
 from cfsp.allocators.global_rank import GlobalRank
 from cfsp.schedules.decide import allocate, choose
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.training.base import Change
+from cfsp.schedules.trained import unchanged
 from cfsp.training.lhspg import LHSPG
 from cfsp.training.lora import Lora
-
-CHANGE = Change((0, 1), (0.0, 0.0), None)
 
 
 class Bench:
@@ -20,7 +19,8 @@ class Bench:
     def __init__(
         self, family="llama", steps=20, target=0.4, optimizer="adamw", allocator=None, dtype=None, **options
     ):
-        self.model = make(family).to(dtype or torch.float32)
+        paired = family in PAIRS
+        self.model = (make_pair if paired else make)(family).to(dtype or torch.float32)
         self.sites = cfsp.find_sites(self.model, kinds_of(self.model))
         state = PartlyCut(self.model, self.sites)
         self.total = sum(site.units * state.cost(site) for site in self.sites)
@@ -36,17 +36,18 @@ class Bench:
         self.pruning = LHSPG(**{"periods": 3, "warmup": 0.2, **options}).attach(
             self.model, self.sites, target, decide
         )
-        self.module, _ = self.lora.attach(self.model, CHANGE)
+        self.module, _ = self.lora.attach(self.model, unchanged(self.model))
         self.pruning.join(self.module)
         trained = [one for one in self.module.parameters() if one.requires_grad]
         kinds = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
         self.optimizer = kinds[optimizer](trained, lr=1e-2)
         self.pruning.steer(self.optimizer)
         self.pruning.begin(steps)
-        self.steps, self.done, self.data = steps, 0, batches(count=1)[0]
+        self.steps, self.done = steps, 0
+        self.data = (pair_batches if paired else batches)(count=1)[0]
 
     def step(self):
-        loss = self.module(**self.data, labels=self.data["input_ids"]).loss
+        loss = self.module(**{"labels": self.data["input_ids"], **self.data}).loss
         loss.backward()
         frozen = [one for one in self.module.parameters() if not one.requires_grad]
         assert all(one.grad is None for one in frozen)  # no gradient of a base weight is ever formed

@@ -223,10 +223,14 @@ def test_a_stopped_run_repeats_no_round(cli, mixture, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["recovery.data.held_out=1"], r"source '\w+' has 0 held-out examples and \d+ to train on, of 1 and"),
+        (["recovery.data.held_out=1"], r"'\w+' has 0 of the 1 held-out examples and \d+ of the \d+ to train"),
         (["recovery.parameters.merge=false"], "trains again after every round; expected"),
         (["recovery.balance=2"], "recovery.balance=2: expected a fraction"),
         (["recovery.rounds=0"], "recovery.rounds=0"),
+        (
+            ["recovery.per_round=7", "recovery.training.accumulation=2"],
+            "per_round=7 examples are less than one step of batch_size=4 x accumulation=2; .* at least 8",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused(cli, mixture, tmp_path, more, message):

@@ -14,6 +14,7 @@ from cfsp.allocators.error_curves import ErrorCurves
 from cfsp.allocators.global_rank import GlobalRank
 from cfsp.allocators.protection import Protected
 from cfsp.allocators.uniform import Uniform, UniformReleased
+from cfsp.model.sites import Site
 from cfsp.model.views import UnitView
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut, PrunePlan
@@ -102,7 +103,7 @@ def test_the_most_sensitive_sites_are_protected():
     found = {"a": [0.1, 0.1], "b": [0.0, 0.9], "c": [0.3, 0.1], "d": [0.2, 0.2]}
     assert analysis.most_sensitive(found) == ["b", "c"]
     assert Knowledge(share=0.01).most_sensitive(found) == ["b"]
-    with pytest.raises(ValueError, match="a: the deviation .* is nan"):
+    with pytest.raises(ValueError, match="a: the deviation .*measure=loss, is nan"):
         analysis.most_sensitive({"a": [math.nan]})
 
 
@@ -157,6 +158,18 @@ def test_more_than_the_protected_sites_leave_is_refused():
     options = {"kinds": ["mlp", "attention"], "criterion": "magnitude", "allocator": Uniform(protect=found)}
     with pytest.raises(ValueError, match=r"protect=knowledge \(2 of 4 sites: model.* expected at most 0\.4"):
         cfsp.plan(make("llama"), batches(), sparsity=0.62, **options)
+
+
+def test_ratios_that_mask_nothing_are_refused():
+    """A fifth of an MLP's neurons are some, a fifth of four key/value groups is none."""
+    options = {"criterion": "magnitude", "sparsity": 0.1}
+    chosen = Uniform(protect="knowledge", knowledge=Knowledge(ratios=(0.1, 0.2)))
+    model = make("llama")
+    assert [site.units for site in cfsp.find_sites(model, ["attention"])] == [4, 4]
+    cfsp.plan(model, batches(), kinds=["mlp"], allocator=chosen, **options)
+    with pytest.raises(ValueError, match=r"ratios=\[0.1, 0.2\] mask none of the 4 units .* 0.25 or more"):
+        cfsp.plan(model, batches(), kinds=["mlp", "attention"], allocator=chosen, **options)
+    Knowledge(ratios=(0.3,)).check([Site("one", "attention", 1)])  # a single unit is none to lose
 
 
 def test_what_is_protected_is_a_list_or_knowledge():

@@ -10,6 +10,8 @@ import cfsp
 from cfsp.plans.plan import PrunePlan
 from cfsp.schedules.partly_cut import PartlyCut
 
+MODELS = [*most_distinct(FAMILIES), "bart"]
+SOME = ["llama", "llama_mha_biased", "phi3", "gpt2", "gpt_neox", "bert", "t5_gated"]
 CASES = [("paper", "adamw"), ("paper", "sgd"), ("linear_decay", "adamw"), ("linear_decay", "sgd")]
 
 
@@ -18,7 +20,7 @@ def assert_zero(bench, site, units):
     assert torch.equal(rows, torch.zeros_like(rows))
 
 
-@pytest.mark.parametrize("family", most_distinct(FAMILIES))
+@pytest.mark.parametrize("family", [*MODELS, "t5_gated"])
 def test_units_are_exactly_zero_at_the_end_of_every_period(family):
     zero_at_every_end(Bench(family))
 
@@ -70,7 +72,7 @@ def answers(model, data):
         return model(**data).logits
 
 
-@pytest.mark.parametrize("family", most_distinct(FAMILIES))
+@pytest.mark.parametrize("family", MODELS)
 def test_the_cut_model_is_bit_equal_where_sums_have_one_order(family):
     """In float32. Kernels that split a sum by its length round it otherwise: by 1e-6 here at most."""
     model, bench, _, cut = trained(family)
@@ -84,7 +86,7 @@ def test_the_cut_model_is_bit_equal_where_sums_have_one_order(family):
 
 
 @pytest.mark.quick_cases(2)
-@pytest.mark.parametrize("family", ["llama", "llama_mha_biased", "phi3", "gpt2", "gpt_neox", "bert"])
+@pytest.mark.parametrize("family", SOME)
 def test_in_float64_the_cut_model_agrees_to_rounding(family):
     model, bench, _, cut = trained(family, torch.float64)
     masked = answers(model, bench.data)

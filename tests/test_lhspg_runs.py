@@ -82,7 +82,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_over
         ),
         (["schedule.pruner.periods=20", "schedule.training.max_steps=4"], "do not fit into 4 steps"),
         (["sites=[attention]", "schedule.pruner.periods=9"], r"periods=9, but at most \d units are to go"),
-        (["sites=[query_heads]"], "expected only mlp and attention in sites"),
+        (["sites=[query_heads]"], "expected only mlp, attention and cross_attention in sites"),
         (
             ["recovery/parameters@schedule.parameters=full"],
             "expected recovery/parameters@schedule.parameters=lora",

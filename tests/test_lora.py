@@ -114,6 +114,9 @@ def test_adapters_kept_apart_are_saved_beside_the_model(cli, text_file, tmp_path
     (name,) = [name for name in record.metrics["pruned"] if name.startswith("perplexity")]
     found = evaluator.run(with_adapters.get_base_model(), tokenizer)[name].value
     assert found == pytest.approx(record.metrics["pruned"][name].value, rel=1e-5)
+    again = Record.load(cli(f"model.path={tmp_path / 'model'}", "sparsity=0.2"))
+    assert again.metrics["dense"][name].value == pytest.approx(found, rel=1e-5)  # pruned with its adapters
+    assert again.parameters["dense"] == record.parameters["pruned"]
 
 
 def thinned_by_size():

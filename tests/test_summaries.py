@@ -241,12 +241,26 @@ def test_trained_masks_are_cut_and_recovery_follows(summarise, family):
     assert record.training["steps"] == 2
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_units_shrink_while_adapters_train(summarise, family):
+    """LoRAShear, on the heads that read the encoder too."""
+    tiny = [f"schedule.training.{one}" for one in ("max_steps=12", "batch_size=4", "warmup=0")]
+    tiny += ["schedule.data.held_out=4", "schedule.pruner.periods=2", "schedule.pruner.warmup=0.2"]
+    code, record, err = summarise(family, "schedule=lorashear", "recovery=none", "sparsity=0.4", *tiny)
+    assert code == 0, err
+    assert record.sparsity["sites"] >= 0.4
+    assert record.schedule_training["reached"] == pytest.approx(record.sparsity["sites"])
+    assert record.density > 0.999  # nothing zero is left
+
+
 @pytest.mark.quick_cases(2)
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ("schedule=blockwise", "goes through one stack of blocks, and a t5 has two"),
         ("allocator=error_curves", "goes through one stack of blocks, and a t5 has two"),
+        ("allocator.protect=knowledge", "the knowledge analysis goes through one stack of blocks"),
         ("recovery=reconstruction", "recovery trains causal language models"),
         (
             "calibration=text calibration.text={paths:a.jsonl,column:document} calibration.seqlen=4",

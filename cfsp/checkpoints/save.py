@@ -14,7 +14,7 @@ from cfsp.checkpoints.describe import describe
 from cfsp.checkpoints.model_files import carried_files, has_full_length
 from cfsp.checkpoints.saved_classes import MODELING_FILE, modeling_file
 from cfsp.machine.process import quiet
-from cfsp.model.adapters import Adapters
+from cfsp.model.adapters import APART, Adapters
 from cfsp.plans.plan import PrunePlan
 from cfsp.storage.atomic import clear_parts, whole_folder
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
@@ -80,7 +80,7 @@ def unload(adapters: Adapters, folder: Path, part: Path) -> PreTrainedModel:
     """Write the adapters into `part`, which will be called `folder`; return the model without them."""
     for config in adapters.peft_config.values():
         config.base_model_name_or_path = str(folder)  # absolute: peft loads it from any directory
-    adapters.save_pretrained(str(part / "adapters"))
+    adapters.save_pretrained(str(part / APART))
     return adapters.base_model.unload()
 
 

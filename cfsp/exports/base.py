@@ -20,6 +20,7 @@ from cfsp.checkpoints.load import HEADS, load, reading_model
 from cfsp.checkpoints.save import SUMS, alone_in, carry, check_model, save, write_texts
 from cfsp.checkpoints.saved_classes import auto_class, own_modules
 from cfsp.machine.process import quiet
+from cfsp.model.adapters import APART
 from cfsp.model.shapes import Shapes
 from cfsp.options import Checked
 from cfsp.plans.plan import PrunePlan
@@ -49,7 +50,7 @@ class Saved:
         Raises ValueError if the folder holds no model, or one with separate adapters or routed MLPs.
         """
         check_model(folder)
-        if (folder / "adapters").is_dir():
+        if (folder / APART).is_dir():
             raise ValueError(
                 f"{folder} keeps its adapters apart, and an export has none; expected a model that was saved "
                 "with recovery.parameters.merge=true"

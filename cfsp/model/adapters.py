@@ -30,6 +30,9 @@ class Adapters(Protocol):
         ...
 
 
+APART = "adapters"
+"""Folder in a saved model's folder that holds adapters which are not merged."""
+
 LOW_RANK = ("lora_A", "lora_B")
 """Names of the two factors of a low-rank adapter: r x inputs, outputs x r."""
 

@@ -77,7 +77,8 @@ def check_one_stack(model: PreTrainedModel, what: str) -> None:
     if len(stacks_of(model)) > 1:
         raise ValueError(
             f"{what} goes through one stack of blocks, and a {model.config.model_type} has two; expected "
-            "schedule=one_shot, iterative or movement, and an allocator without probes"
+            "schedule=one_shot, iterative, movement or lorashear, an allocator without probes and no "
+            "protect=knowledge"
         )
 
 

@@ -145,13 +145,19 @@ class Loss(TypedDict):
 
 
 class Round(TypedDict):
-    """A round of dynamic recovery: source -> weight, loss of the dense model, and before and after it."""
+    """A round of dynamic recovery: source -> weight, examples drawn, losses: dense, before it, after it.
+
+    gain: the fraction of the summed gaps to the dense model that it closed.
+    """
 
     stage: str
     weights: Mapping[str, float]
+    examples: Mapping[str, int]
     dense: Mapping[str, float]
     before: Mapping[str, float]
     after: Mapping[str, float]
+    gain: float
+    steps: int
 
 
 class TrainingFields(TypedDict):

@@ -63,7 +63,8 @@ class Dynamic(WithLoop, Recovery):
     Every round is a whole training of `parameters` with its own warm-up; adapters are merged after it. A
     killed run resumes in the round where it was.
 
-    rounds: at most so many in each of the two stages. per_round: examples that a round draws.
+    rounds: at most so many in each of the two stages. per_round: examples that a round draws; `training` may
+        go through them more than once.
     balance, min_gain: fractions. tolerance: in nats.
     """
 
@@ -81,6 +82,7 @@ class Dynamic(WithLoop, Recovery):
             check_number(f"recovery.{name}", getattr(self, name), least=0)
         if self.balance > 1:
             raise ValueError(f"recovery.balance={self.balance:g}: expected a fraction in [0, 1]")
+        self.check_round()
 
     @property
     def needs_dense(self) -> bool:
@@ -97,15 +99,18 @@ class Dynamic(WithLoop, Recovery):
             )
         load_teacher(self.objective, model, tokenizer)  # only a check: it would take memory until training
         split = self.loop.prepare(model, tokenizer, statistics)
-        for name, examples in split.held_out.items():
-            if not examples or not split.sources[name]:
-                raise ValueError(
-                    f"recovery.data source {name!r} has {len(examples)} held-out examples and "
-                    f"{len(split.sources[name])} to train on, of {len(split.every_held_out)} and "
-                    f"{len(split.train)}; expected at least one of both: a larger recovery.data.held_out, or "
-                    "more of this source"
-                )
+        check_sources(split)
         return MeasuredExamples(split, self.losses(model, tokenizer, split.held_out))
+
+    def check_round(self) -> None:
+        """Raise ValueError if a round draws too little for one step."""
+        batch, accumulation = self.training.batch_size, self.training.accumulation
+        if self.per_round < batch * accumulation:
+            raise ValueError(
+                f"recovery.per_round={self.per_round} examples are less than one step of "
+                f"batch_size={batch} x accumulation={accumulation}; expected at least "
+                f"{batch * accumulation}, or less of these"
+            )
 
     def losses(
         self,
@@ -191,6 +196,17 @@ class Dynamic(WithLoop, Recovery):
         progress.model = trained.model
         progress.notes.append(trained.notes)
         return {name: len(mine) for name, mine in drawn.items()}
+
+
+def check_sources(split: Split) -> None:
+    """Raise ValueError if a source has nothing to measure its loss on, or nothing to train on."""
+    for name, examples in split.held_out.items():
+        if not examples or not split.sources[name]:
+            raise ValueError(
+                f"recovery.data source {name!r} has {len(examples)} of the {len(split.every_held_out)} "
+                f"held-out examples and {len(split.sources[name])} of the {len(split.train)} to train on; "
+                "expected at least one of both: a larger recovery.data.held_out, or more of this source"
+            )
 
 
 def gaps(losses: Mapping[str, float], dense: Mapping[str, float]) -> dict[str, float]:

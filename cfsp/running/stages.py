@@ -35,6 +35,7 @@ from cfsp.running.run_files import RunFiles
 from cfsp.schedules.base import Planned
 from cfsp.storage.cache import Cache
 from cfsp.training.base import Setting
+from cfsp.training.lora import with_adapters
 
 
 @dataclass
@@ -107,7 +108,9 @@ def load(state: State) -> None:
     cfg, parts = state.cfg, state.parts
     cache = replace(Cache.at(cfg.cache), about=parts.about(state.config["model"]))
     with kept_in(cache):
-        state.model, state.tokenizer = model, tokenizer = build(cfg.model, **parts.head(cfg.model))
+        model, tokenizer = build(cfg.model, **parts.head(cfg.model))
+        model = with_adapters(model, Path(cfg.model.path))
+        state.model, state.tokenizer = model, tokenizer
         sites = find_sites(model, state.config["sites"])
         state.subject = Subject(model, sites, cache, tokenizer, state.files.training, state.log.curve)
         state.sizes, state.block_sizes = {"dense": count_parameters(model, sites)}, block_parameters(model)
@@ -121,7 +124,7 @@ def load(state: State) -> None:
             }
         if state.files.target is not None:
             check_saving(model, sites, parts.method.allocator.round_to)
-            named = Path(model.config.name_or_path)
+            named = Path(model.config.name_or_path or "")
             state.source = local_folder(named, cfg.model.revision) if named.parts else None
         state.examples = parts.recovery.prepare(model, tokenizer, parts.method.needs)
         state.batches = parts.calibration.batches(tokenizer, model)

@@ -112,6 +112,9 @@ class Schedule(Checked, ABC):
         if self.walks or method.allocator.probes:
             part = self if self.walks else method.allocator
             check_one_stack(subject.model, type(part).__name__)
+        if method.allocator.analysis is not None:
+            check_one_stack(subject.model, "the knowledge analysis")
+            method.allocator.analysis.check(subject.sites)
         self.check_budget(subject, method)
 
     def check_budget(self, subject: Subject, method: Method) -> None:

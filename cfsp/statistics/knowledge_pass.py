@@ -24,7 +24,7 @@ from cfsp.plans.choose import best_units
 from cfsp.plans.gates import Gates
 from cfsp.plans.subject import Subject
 from cfsp.statistics.cached import origin_of_statistics
-from cfsp.statistics.knowledge import Knowledge
+from cfsp.statistics.knowledge import Knowledge, masked_units
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
 from cfsp.storage.tensors import read_tensors, write_tensors
@@ -79,14 +79,13 @@ def deviations(site: Site, judge: Judge, ratios: Sequence[float]) -> list[float]
     """Return the deviation with the lowest units of one site masked, at each ratio; 0 if that masks none."""
     model, found = judge.walk.model, []
     norm = UnitView(model, site).totals(torch.square).sqrt()
-    runs = site.units // site.groups
     for ratio in ratios:
-        masked = math.floor(ratio * runs)
+        masked = masked_units(site, ratio)
         if not masked:
             found.append(0.0)
             continue
         gate = torch.zeros(site.units, device=norm.device)
-        gate[[*best_units(norm, (runs - masked) * site.groups, site.groups)]] = 1
+        gate[[*best_units(norm, site.units - masked, site.groups)]] = 1
         with Gates(model, [site], {site.name: gate}):
             found.append(judge.deviation())
     return found

@@ -12,9 +12,6 @@ from cfsp.training.lhspg_options import LHSPGOptions
 from cfsp.training.lhspg_periods import HalfSpacePruning
 from cfsp.training.pruner import Decide, Pruner
 
-KINDS = ("mlp", "attention")
-"""Kinds of sites whose units are zero when the rows that make them are."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class LHSPG(LHSPGOptions, Pruner):
@@ -56,10 +53,10 @@ class LHSPG(LHSPGOptions, Pruner):
 
     def check(self, model: PreTrainedModel, sites: Sequence[Site], adapted: Collection[str] = ()) -> None:
         for site in sites:
-            if site.kind not in KINDS:
+            if not (site.units_are_neurons or site.units_are_whole_heads):
                 raise ValueError(
                     f"LHSPG shrinks the rows that make a unit; those of {site.kind!r} do not make it zero: "
-                    f"expected only {' and '.join(KINDS)} in sites"
+                    "expected only mlp, attention and cross_attention in sites"
                 )
             made_by = [*dict.fromkeys(member.module for member in site.producers)]
             if not {*made_by} & {*adapted}:

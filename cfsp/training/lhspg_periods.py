@@ -229,9 +229,11 @@ class HalfSpacePruning(Pruning):
         device, self.period = self.model.device, int(state["period"])
         self.selected, self.projected = state["counts"].tolist()
         for path, layer in self.layers.items():
-            while (place := len(layer.merged)) >= 0 and f"{path}.a.{place}" in state:
-                layer.merged.append((state[f"{path}.a.{place}"], state[f"{path}.b.{place}"]))
-                layer.add(*(one.to(device) for one in layer.merged[-1]))
+            while f"{path}.a.{len(layer.merged)}" in state:
+                place = len(layer.merged)
+                a, b = state[f"{path}.a.{place}"], state[f"{path}.b.{place}"]
+                layer.merged.append((a, b))
+                layer.add(a.to(device), b.to(device))
         for site in self.sites:
             name, rows = site.name, self.rows[site.name]
             self.kept[name], units = state[f"{name}.kept"].tolist(), state[f"{name}.units"].tolist()

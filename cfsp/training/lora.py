@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -14,6 +16,8 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from cfsp.checks import check_choice, check_integer, check_number
+from cfsp.machine.environment import is_main
+from cfsp.model.adapters import APART
 from cfsp.model.blocks import block_modules
 from cfsp.model.modeling_routed import routed_mlps
 from cfsp.options import hint
@@ -135,6 +139,20 @@ class Lora(Parameters):
         model = trained.merge_and_unload() if self.merge else trained.get_base_model()
         assert isinstance(model, PreTrainedModel), "`attach` was given one"
         return model, None if self.merge else trained
+
+
+def with_adapters(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """Return the model of a saved folder with the adapters beside it, if any, merged. Say so on stderr."""
+    if not (folder / APART).is_dir():
+        return model
+    grads = [weight.requires_grad for weight in model.parameters()]
+    merged = PeftModel.from_pretrained(model, str(folder / APART)).merge_and_unload()
+    assert isinstance(merged, PreTrainedModel), "`from_pretrained` was given one"
+    for weight, needed in zip(merged.parameters(), grads, strict=True):
+        weight.requires_grad_(needed)
+    if is_main():
+        print(f"cfsp: the adapters in {folder / APART} are merged into the model", file=sys.stderr)
+    return merged.eval()
 
 
 def beside_adapters(model: PreTrainedModel) -> set[str]:
