@@ -11,7 +11,11 @@ from cfsp.records.wanted import target_of, wanted_of
 from cfsp.tables.compare import compare, frame
 
 SIZED = ["evaluation=[perplexity_text,size]", "evaluation.size.context=64"]
-NONE = dict.fromkeys(("parameters", "memory", "macs")) | {"batch": 1, "context": 512, "tokens": 512}
+NONE = dict.fromkeys(("parameters", "memory", "macs", "latency")) | {
+    "batch": 1,
+    "context": 512,
+    "tokens": 512,
+}
 
 
 def test_ids_change_with_a_target_and_not_without_one():
@@ -37,6 +41,8 @@ def test_ids_change_with_a_target_and_not_without_one():
         ({"memory": 2**31, "batch": 8, "context": 4096}, "2GiB with 8 x 4096 tokens"),
         ({"memory": "500MB", "batch": 1, "context": 10}, "500MB with 1 x 10 tokens"),
         ({"macs": 40e9, "tokens": 1024}, "40G MACs of 1024 tokens"),
+        ({"latency": 0.8, "batch": 2, "tokens": 64}, "80% of the seconds of 2 x 64 tokens"),
+        ({"latency": "0.12s", "batch": 2, "tokens": 64}, "120ms of 2 x 64 tokens"),
     ],
 )
 def test_a_target_is_shown_as_people_write_it(options, text):
