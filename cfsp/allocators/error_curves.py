@@ -56,8 +56,8 @@ class ErrorCurves(Allocator):
         block on; if statistics are missing, one more over all batches, and one per site through its
         block alone.
     budget: what `sparsity` is a fraction of: the "parameters" of the sites' units, their "macs" (in a pass
-        over a calibration sample) or their "latency" (seconds of a pass over a calibration batch, measured
-        on this machine).
+        over a calibration sample) or their "latency" (seconds of a pass over as many tokens as a calibration
+        batch has, by a table that is measured on this machine; `cfsp.schedules.latency_table`).
     rounds: of the joint search, at most; 0: none.
     passes: of all calibration batches that the joint search may cost, at most. Passes over some batches,
         and those that begin at a later block, count by their share.

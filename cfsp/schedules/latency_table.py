@@ -36,7 +36,7 @@ from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
 from cfsp.storage.schema import read_json
 
-ROUNDS = 15
+ROUNDS = 9
 """Number of interleaved rounds of passes; a latency is their median."""
 
 TILES = (64, 8)
