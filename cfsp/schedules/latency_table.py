@@ -140,7 +140,7 @@ def measure_table(
     """
     ids, timed = random_tokens([model], batch, tokens), []
     with evaluating(model):
-        for group in bar(alike(model, sites), "time widths", "shape"):
+        for group in bar(sites_by_shape(model, sites), "time widths", "shape"):
             whole, odd = widths_to_time(group[0], steps[group[0].name])
             timed.append((group, whole + odd, odd, time_widths(model, group[0], whole + odd, ids)))
     dense = median(seconds[0] for *_, rounds in timed for seconds in rounds)
@@ -260,7 +260,7 @@ def widths_to_time(site: Site, step: int) -> tuple[list[int], list[int]]:
     return sorted(whole), sorted(after)
 
 
-def alike(model: PreTrainedModel, sites: Sequence[Site]) -> list[list[Site]]:
+def sites_by_shape(model: PreTrainedModel, sites: Sequence[Site]) -> list[list[Site]]:
     """Return the sites in groups of equal shape, which take equally long."""
     layers = getattr(model.config, "layer_types", None) or ()
     groups: dict[tuple, list[Site]] = {}
