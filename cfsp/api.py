@@ -22,7 +22,7 @@ from cfsp.plans.surgery import apply as carry_out
 from cfsp.running.build import build_components
 from cfsp.schedules.base import Schedule
 from cfsp.schedules.method import Method
-from cfsp.schedules.size_targets import size_target_of
+from cfsp.schedules.size_target_of import size_target_of
 from cfsp.storage.cache import Cache
 
 

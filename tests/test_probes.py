@@ -21,7 +21,7 @@ from cfsp.model.pass_cost import macs
 from cfsp.model.views import unit_cost
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
-from cfsp.schedules import probes
+from cfsp.schedules import latency_table, prices, probes
 from cfsp.schedules.method import Method
 from cfsp.schedules.one_shot import OneShot
 from cfsp.schedules.partly_cut import PartlyCut
@@ -123,9 +123,7 @@ def test_no_statistics_are_kept_for_all_sites_at_once(monkeypatch):
     assert set(sites) == {1}
 
 
-def seconds_by_size(work, device):
-    (model,) = work.__defaults__
-    return 1e-9 * sum(weight.numel() for weight in model.parameters())
+seconds_by_size = property(lambda timed: 1e-9 * sum(weight.numel() for weight in timed.model.parameters()))
 
 
 def emptied(family, kinds):
@@ -143,7 +141,7 @@ def emptied(family, kinds):
 @pytest.mark.parametrize("budget", ["parameters", "macs", "latency"])
 @pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
 def test_whole_path(family, budget, schedule, monkeypatch):
-    monkeypatch.setattr(probes, "seconds_of", seconds_by_size)  # models so small take no less time
+    monkeypatch.setattr(latency_table.Pass, "seconds", seconds_by_size)  # models so small take no less time
     model = make(family)
     parts = {"criterion": "obs", "compensation": "least_squares", "kinds": ["mlp", "attention"]}
     parts |= {"allocator": ErrorCurves(budget=budget, shares=[0.7, 0.4]), "schedule": schedule}
@@ -185,15 +183,26 @@ def test_a_sweep_probes_once(monkeypatch, tmp_path):
     for _ in range(2):  # parts that are no dataclasses are known again too
         plan(0.2, criterion=FLAP(), compensation=MeanCompensation())
     assert len(tried) == before + 1
-    for options in ({"criterion": OBS(ridge=0.1)}, {"shares": [0.5]}, {"budget": "macs"}):
+    for options in ({"criterion": OBS(ridge=0.1)}, {"shares": [0.5]}):
         before = len(tried)
         plan(0.2, **options)
         assert len(tried) == before + 1
-    monkeypatch.setattr(probes, "seconds_of", seconds_by_size)
-    for _ in range(2):
+    monkeypatch.setattr(latency_table.Pass, "seconds", seconds_by_size)
+    for budget in ("macs", "latency"):  # what a unit costs changes no error
         before = len(tried)
-        plan(0.2, budget="latency")
-        assert len(tried) == before + 1
+        plan(0.2, budget=budget)
+        assert len(tried) == before
+
+
+def test_macs_of_a_unit_are_the_mean_over_the_samples():
+    short, long = ({"input_ids": torch.zeros(1, tokens, dtype=torch.long)} for tokens in (4, 12))
+    model = make("llama")
+    sites = find_sites(model, ["attention"])
+    one, other, both = (
+        prices.macs_of_unit(model, sites, some, False) for some in ([short], [long], [short, long])
+    )
+    assert one < other
+    assert both == pytest.approx((one + other) / 2)
 
 
 def test_dropout_is_off_and_the_mode_is_kept():

@@ -9,9 +9,14 @@ from cfsp.records.identity import run_id
 from cfsp.records.record import Record
 from cfsp.records.wanted import target_of, wanted_of
 from cfsp.tables.compare import compare, frame
+from cfsp.tables.filters import Filter, select
 
 SIZED = ["evaluation=[perplexity_text,size]", "evaluation.size.context=64"]
-NONE = dict.fromkeys(("parameters", "memory", "macs")) | {"batch": 1, "context": 512, "tokens": 512}
+NONE = dict.fromkeys(("parameters", "memory", "macs", "latency")) | {
+    "batch": 1,
+    "context": 512,
+    "tokens": 512,
+}
 
 
 def test_ids_change_with_a_target_and_not_without_one():
@@ -37,6 +42,8 @@ def test_ids_change_with_a_target_and_not_without_one():
         ({"memory": 2**31, "batch": 8, "context": 4096}, "2GiB with 8 x 4096 tokens"),
         ({"memory": "500MB", "batch": 1, "context": 10}, "500MB with 1 x 10 tokens"),
         ({"macs": 40e9, "tokens": 1024}, "40G MACs of 1024 tokens"),
+        ({"latency": 0.8, "batch": 2, "tokens": 64}, "80% of the seconds of 2 x 64 tokens"),
+        ({"latency": "0.12s", "batch": 2, "tokens": 64}, "120ms of 2 x 64 tokens"),
     ],
 )
 def test_a_target_is_shown_as_people_write_it(options, text):
@@ -98,6 +105,9 @@ def test_a_sweep_over_targets_is_one(tmp_path):
     assert understood(words) == [*words, "sparsity=null"]
     with pytest.raises(ValueError, match=r"target.parameters=9k,8k beside sparsity=0.2,0.3: a target"):
         understood(["-m", "target.parameters=9k,8k", "sparsity=0.2,0.3"])
+    assert understood(["target={parameters:9k}"]) == ["target={parameters:9k}", "sparsity=null"]
+    with pytest.raises(ValueError, match=r"target={parameters:9k} beside sparsity=0.3: a target"):
+        understood(["target={parameters:9k}", "sparsity=0.3"])
     assert understood(["sparsity=0.3"]) == ["sparsity=0.3"]
     assert understood(["target.batch=3"]) == ["target.batch=3"]
     assert understood(["target.parameters=null", "sparsity=0.3"]) == [
@@ -120,6 +130,12 @@ def test_tables_group_by_what_was_asked():
     assert [*table.columns] == ["20% removed", "100M parameters", "80M parameters"]
     assert table.loc["flap", "100M parameters"].startswith("5.50 ± 0.71")
     assert frame(found)["target.parameters"].tolist() == [100e6, 100e6, 100e6, 80e6]
+    both = frame([*shares, *found])
+    assert len(select(both, [Filter.parse("sparsity<0.3")])) == 2
+    assert len(select(both, [Filter.parse("target.parameters>=100e6")])) == 3
+    assert len(select(both, [Filter.parse("sparsity=100M parameters")])) == 3
+    with pytest.raises(ValueError, match="sparsity is no number but 100M parameters, 80M parameters"):
+        select(frame(found), [Filter.parse("sparsity<0.3")])
 
 
 def test_what_is_asked_sorts_from_large_models_to_small():

@@ -56,8 +56,8 @@ class ErrorCurves(Allocator):
         block on; if statistics are missing, one more over all batches, and one per site through its
         block alone.
     budget: what `sparsity` is a fraction of: the "parameters" of the sites' units, their "macs" (in a pass
-        over a calibration sample) or their "latency" (seconds of a pass over a calibration batch, measured
-        on this machine).
+        over a calibration sample) or their "latency" (seconds of a pass over as many tokens as a calibration
+        batch has, by a table that is measured on this machine; `cfsp.schedules.latency_table`).
     rounds: of the joint search, at most; 0: none.
     passes: of all calibration batches that the joint search may cost, at most. Passes over some batches,
         and those that begin at a later block, count by their share.
@@ -87,7 +87,7 @@ class ErrorCurves(Allocator):
         prices = self.prices(sites, stats, budget.cost)
         protected = self.protected_sites(sites)
         ladders = {
-            site.name: self.ladder(site, stats[site.name]["error_curve"], prices[site.name])
+            site.name: self.ladder(site, stats[site.name], prices[site.name])
             for site in sites
             if site.name not in protected and len(stats[site.name]["error_curve"]) > 1
         }
@@ -98,7 +98,15 @@ class ErrorCurves(Allocator):
         return {site.name: kept.get(site.name, site.units) for site in sites}
 
     def prices(self, sites: Sequence[Site], stats: Stats, cost: Mapping[str, int]) -> dict[str, float]:
-        return {site.name: float(stats[site.name].get("unit_cost", cost[site.name])) for site in sites}
+        """Return the price of a unit. By a table, the mean of the units that the site can lose."""
+        found = {}
+        for site in sites:
+            stat, least = stats[site.name], self.least_units(site)
+            found[site.name] = float(stat.get("unit_cost", cost[site.name]))
+            if "width_seconds" in stat and least < site.units:
+                less, whole = np.interp([least, site.units], *stat["width_seconds"].numpy().T)
+                found[site.name] = float(whole - less) / (site.units - least)
+        return found
 
     @property
     def exchanges(self) -> bool:
@@ -119,11 +127,21 @@ class ErrorCurves(Allocator):
         step, least = self.step(site), self.least_units(site)
         return sorted({site.units, *range(-(-least // step) * step, site.units, step)})
 
-    def ladder(self, site: Site, curve: Tensor, price: float) -> list[Rung]:
-        """Return the widths that the site can take, from all of its units down."""
+    def ladder(self, site: Site, stat: Mapping[str, Tensor], price: float) -> list[Rung]:
+        """Return the widths that the site can take, from all of its units down.
+
+        By a table of seconds, a width is left out if a wider one takes no more, and the hull is over seconds:
+        the steps differ in price, and only over what they save is the cheapest step first the best way.
+        """
         widths = np.array(self.rungs(site))
-        errors = hull(widths, np.interp(widths, *curve.numpy().T))
-        spared = np.append(np.diff(widths) * price, 0.0)  # by the step down to this width; 0 for all units
+        costs, over = widths * price, widths
+        if "width_seconds" in stat:
+            costs = np.interp(widths, *stat["width_seconds"].numpy().T)
+            wider = np.append(np.minimum.accumulate(costs[::-1])[::-1][1:], np.inf)
+            widths, costs = widths[costs < wider], costs[costs < wider]
+            over = costs
+        errors = hull(over, np.interp(widths, *stat["error_curve"].numpy().T))
+        spared = np.append(np.diff(costs), 0.0)  # by the step down to this width; 0 for all units
         added = np.append(errors[:-1] - errors[1:], 0.0)
         rungs = [Rung(int(w), float(s), float(e)) for w, s, e in zip(widths, spared, added, strict=True)]
         return rungs[::-1]

@@ -97,7 +97,7 @@ def without_sparsity(overrides: Iterable[Override]) -> list[str]:
     Raises ValueError if a sparsity or its base is given too.
     """
     given = {one.key_or_group: one for one in overrides if one.value() is not None}
-    found = [name for name in given if name.removeprefix("target.") in SHAPES and name.startswith("target.")]
+    found = [name for name, one in given.items() if any(kind in SHAPES for kind in kinds_of_target(one))]
     if not found:
         return []
     for name in ("sparsity", "sparsity_of", "schedule.sparsity", "schedule.sparsity_of"):
@@ -107,6 +107,15 @@ def without_sparsity(overrides: Iterable[Override]) -> list[str]:
                 "model and takes the place of a sparsity; expected one of them"
             )
     return ["sparsity=null"]
+
+
+def kinds_of_target(override: Override) -> list[str]:
+    """Return the options of `target` that an override sets: target.memory=2GiB, target={memory:2GiB}."""
+    value = override.value()
+    if override.key_or_group == "target" and isinstance(value, dict):
+        return [str(name) for name, one in value.items() if one is not None]
+    group, _, name = override.key_or_group.partition(".")
+    return [name] if group == "target" else []
 
 
 def without_flag(arguments: Sequence[str], flags: Sequence[str]) -> tuple[list[str], str | None]:

@@ -17,8 +17,7 @@ from cfsp.evaluation.base import PairedEvaluator
 from cfsp.machine.memory import peak_bytes, reset_peak, resident_bytes
 from cfsp.model.blocks import check_positions, is_causal
 from cfsp.model.footprint import cache_of, weight_bytes
-from cfsp.model.model_inputs import inputs_of_tokens
-from cfsp.model.pass_cost import seconds_of
+from cfsp.model.pass_cost import read_prompt, seconds_of
 from cfsp.records.record import Metric
 
 
@@ -114,11 +113,11 @@ class Latency(PairedEvaluator):
     def generate(self, model: PreTrainedModel, ids: Tensor) -> tuple[float, ...]:
         """Return the seconds of prefill, and of all tokens after the first; or those of one pass."""
         if not is_causal(model):
-            return (seconds_of(lambda: model(**inputs_of_tokens(model, ids)), model.device),)
+            return (seconds_of(lambda: read_prompt(model, ids), model.device),)
         state: dict[str, Any] = {}
 
         def prefill() -> None:
-            out = model(input_ids=ids, use_cache=True, logits_to_keep=1)
+            out = read_prompt(model, ids)
             state.update(cache=cache_of(out), token=out.logits[:, -1:].argmax(-1))
 
         def decode() -> None:

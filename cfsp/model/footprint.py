@@ -58,3 +58,9 @@ def without_data(model: PreTrainedModel) -> PreTrainedModel:
     for tensor in model.buffers():
         known[id(tensor)] = torch.empty_like(tensor, device="meta")
     return copy.deepcopy(model, known)
+
+
+def sharing_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a copy with the same tensors, so that it takes memory only for those that surgery replaces."""
+    tensors = [*model.parameters(), *model.buffers()]
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})

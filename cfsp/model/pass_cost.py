@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
-from cfsp.model.blocks import layout_of, stacks_of
+from cfsp.model.blocks import is_causal, layout_of, stacks_of
 from cfsp.model.model_inputs import inputs_of_tokens
 
 
@@ -50,7 +51,18 @@ def counted_inputs(model: PreTrainedModel, ids: Tensor) -> dict[str, Tensor]:
     return inputs | ({"attention_mask": torch.ones_like(ids)} if ids.is_meta and one_decoder else {})
 
 
-def seconds_of(work: Callable[[], None], device: torch.device) -> float:
+@torch.no_grad()
+def read_prompt(model: PreTrainedModel, ids: Tensor) -> Any:
+    """Run the pass that fills the cache and gives the first new token; of other models, their one pass.
+
+    ids: [batch, tokens]
+    """
+    if not is_causal(model):
+        return model(**inputs_of_tokens(model, ids))
+    return model(input_ids=ids, use_cache=True, logits_to_keep=1)
+
+
+def seconds_of(work: Callable[[], object], device: torch.device) -> float:
     """Return the seconds that `work` takes, by the device's own clock."""
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))

@@ -25,13 +25,24 @@ def has_named_parts(config: Any) -> bool:
     return not isinstance(config, list) or all(map(has_named_parts, config))
 
 
+class TableFields(TypedDict):
+    """Seconds of the dense and of the pruned model by the table that a plan went by."""
+
+    dense: Finite
+    predicted: Finite
+
+
 class TargetFields(TypedDict):
-    """What a target counts, and how much of it: at most, in the dense and in the pruned model."""
+    """What a target counts, and how much of it: at most, in the dense and in the pruned model.
+
+    Of a latency, `asked` is a share of the dense model's or seconds; the others are seconds, timed in turns.
+    """
 
     kind: str
     asked: Finite
     dense: Finite
     reached: Finite
+    table: NotRequired[TableFields]
 
 
 Target = Annotated[Mapping[str, Any], TargetFields]

@@ -25,7 +25,7 @@ from cfsp.running.build import build
 from cfsp.running.config import chosen
 from cfsp.schedules.base import Planned, Schedule
 from cfsp.schedules.method import Method
-from cfsp.schedules.size_targets import size_target_of
+from cfsp.schedules.size_target_of import size_target_of
 from cfsp.storage.about import About
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest, fingerprint_batches
@@ -67,7 +67,9 @@ class Parts:
     @property
     def need_dense(self) -> bool:
         """Whether the dense model is needed after surgery."""
-        return self.recovery.needs_dense or bool(self.paired)
+        target = self.schedule.size_target
+        timed = target is not None and target.needs_dense
+        return timed or self.recovery.needs_dense or bool(self.paired)
 
     def head(self, model: Mapping[str, Any]) -> dict[str, Any]:
         """Return the options of the model's head for loading, from the task. model: the model's config.

@@ -161,7 +161,7 @@ def surgery(state: State) -> None:
     sites = find_sites(state.model, state.config["sites"])
     state.sizes["pruned"] = count_parameters(state.model, sites)  # before adapters may sit inside
     if state.target is not None and (target := state.parts.schedule.size_target) is not None:
-        state.target["reached"] = target.measure(state.model)
+        state.target |= target.outcome(state.original, state.model, plan.notes)
 
 
 def recovery(state: State) -> None:

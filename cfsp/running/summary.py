@@ -81,8 +81,16 @@ def size_rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
         change = f"{-record.sparsity[base]:+.2%}{asked}"
         yield f"parameters of the {base}", f"{dense:,}", f"{record.parameters['pruned'][base]:,}", change
     if (target := record.target) is not None:
-        change = f"{target['reached'] / target['dense'] - 1:+.2%} (asked {wanted.text})"
-        yield f"target: {target['kind']}", f"{target['dense']:,.0f}", f"{target['reached']:,.0f}", change
+        change, scale, unit = (
+            f"{target['reached'] / target['dense'] - 1:+.2%} (asked {wanted.text}",
+            1.0,
+            ",.0f",
+        )
+        if (table := target.get("table")) is not None:
+            change += f"; by the table {table['predicted'] / table['dense'] - 1:+.2%}"
+            scale, unit = 1000.0, ".4g"
+        dense, reached = (f"{scale * target[name]:{unit}}" for name in ("dense", "reached"))
+        yield f"target: {target['kind']}{' (ms)' if table else ''}", dense, reached, f"{change})"
 
 
 def training_summary(title: str, training: Mapping[str, Any]) -> Table:

@@ -29,7 +29,7 @@ from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import probe_once
 from cfsp.schedules.protecting import protect_by_knowledge
-from cfsp.schedules.size_targets import CutSizes, SizeTarget, check_reach, widths_within
+from cfsp.schedules.size_targets import SizeTarget, check_reach, widths_within
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
 from cfsp.statistics.collect import collect
@@ -122,9 +122,7 @@ class Schedule(Checked, ABC):
         if self.size_target is None:
             method.allocator.check(subject.sites, self.budget(subject))
             return
-        self.size_target.check_shape(subject.model)
-        sizes = CutSizes(self.size_target, subject.model, subject.sites, method.compensation.adds)
-        check_reach(sizes, subject.model, method.allocator)
+        check_reach(self.size_target, subject, method)
 
     def make(
         self,
@@ -144,7 +142,9 @@ class Schedule(Checked, ABC):
             allocator, knowledge = protect_by_knowledge(subject, batches, method.allocator)
             method, notes = replace(method, allocator=allocator), {"knowledge": knowledge}
             self.check_budget(subject, method)
-        planned = self.plan(subject, batches, method, prepared)
+        target = self.size_target and self.size_target.known_for(subject, method.allocator)
+        planned = replace(self, size_target=target).plan(subject, batches, method, prepared)
+        notes |= target.notes(planned.plan.edits, subject.sites) if target else {}
         plan = PrunePlan(planned.plan.edits, planned.plan.notes | notes)
         if method.compensation.bridges:
             plan = bridged(plan, subject.model, batches, method.compensation)
@@ -193,7 +193,7 @@ class Schedule(Checked, ABC):
         """Return widths for the units that are left, after which this part of what is to go is gone."""
         sites = [site for site in state.sites if site.units]
         if self.size_target is not None:
-            sizes = CutSizes(self.size_target, state.model, state.whole_sites, method.compensation.adds)
+            sizes = self.size_target.cut_sizes(state.model, state.whole_sites, method.compensation.adds)
             return widths_within(sizes, state, sites, scores, stats, method.allocator, float(part))
         removed = int(part * self.removed(state.model, state.whole_sites))
         if state.cuts:

@@ -110,19 +110,21 @@ def widest(
     allocator: Allocator,
     fits: Callable[[Mapping[str, Sequence[int]]], bool],
     guess: float | None = None,
+    widened: Callable[[Mapping[str, int]], dict[str, int]] = dict,
 ) -> dict[str, int] | None:
     """Return the allocator's widths for a budget that fits where one parameter more does not.
 
     None if not even the least budget fits. fits: whether the model is small enough with these units.
     guess: where the budget lies between the least and the whole. From there the steps double until they pass
-    it, then the range is halved; without a guess it is halved from the start.
+    it, then the range is halved; without a guess it is halved from the start. widened: gives sites what
+    costs nothing.
     """
     cost = {site.name: state.cost(site) for site in sites}
     low = least_budget(sites, cost, stats, allocator)
     high = sum(site.units * cost[site.name] for site in sites)
 
     def tried(keep: int) -> dict[str, int] | None:
-        widths = allocator.allocate(sites, scores, stats, Budget.of(sites, cost, keep))
+        widths = widened(allocator.allocate(sites, scores, stats, Budget.of(sites, cost, keep)))
         return widths if fits(choose(sites, scores, widths, allocator)) else None
 
     widths = tried(low)

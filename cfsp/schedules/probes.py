@@ -1,4 +1,4 @@
-"""Probes: measure the whole model's loss at some widths of one site, and the cost of a unit.
+"""Probes: measure the whole model's loss at some widths of one site.
 
 The run's criterion and compensation cut one site to a few widths; the other sites stay whole. The loss
 compares the model's output with the dense model's. A pass begins at the site's block, from stored hidden
@@ -7,12 +7,10 @@ states.
 
 from __future__ import annotations
 
-import copy
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
-from statistics import median
 
 import numpy as np
 import torch
@@ -20,29 +18,23 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from cfsp.allocators.base import Probes
 from cfsp.bars import bar
 from cfsp.model.model_inputs import arguments_of
-from cfsp.model.pass_cost import macs, seconds_of
 from cfsp.model.sites import Site
 from cfsp.passes.forward import counted_tokens
-from cfsp.passes.modes import evaluating
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.choose import best_units
-from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.plan import Cut
 from cfsp.plans.subject import Subject
-from cfsp.plans.surgery import apply
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.schedules.prices import prices_of
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import origin_of_statistics
 from cfsp.statistics.collect import collect
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
 from cfsp.storage.tensors import read_tensors, write_tensors
-
-ROUNDS = 9
-"""Number of interleaved pairs of passes; a latency is their median."""
 
 
 def probe_once(
@@ -52,17 +44,32 @@ def probe_once(
     known: Stats,
     place: str = "memory",
 ) -> Stats:
-    """Return the result of `probe`, from the cache if these parts were probed on this model and text before.
+    """Return the result of `probe`, and what the sites' units cost if that is not counted in parameters.
 
-    So a sweep over sparsities probes once. Latencies are never cached, because they depend on the machine and
-    its load; nor are results of parts whose code is in no file.
+    Errors are read from the cache if these parts were probed on this model and text before, so a sweep over
+    sparsities probes once. Results of parts whose code is in no file are never cached. -> site name ->
+    `error_probes`, `error_curve` and what `prices_of` returns
     """
+    stats = errors_once(subject, batches, method, known, place)
+    for name, priced in prices_of(subject, batches, method.allocator).items():
+        stats[name] |= priced
+    return stats
+
+
+def errors_once(
+    subject: Subject,
+    batches: Sequence[Mapping[str, Tensor]],
+    method: Method,
+    known: Stats,
+    place: str = "memory",
+) -> Stats:
+    """Return the result of `probe`, from the cache if possible."""
     parts, probes, cache = (method.criterion, method.compensation), method.allocator.probes, subject.cache
     code = code_of(probe, *map(type, parts))
-    if cache.folder is None or probes is None or probes.cost == "latency" or code is None:
+    if cache.folder is None or probes is None or code is None:
         return probe(subject, batches, method, known, place)
     tried = {
-        "probes": asdict(probes),
+        "probes": asdict(replace(probes, cost="")),
         "parts": [[type(part).__qualname__, repr(vars(part))] for part in parts],
         "code": code,
     }
@@ -89,11 +96,10 @@ def probe(
     known: Stats,
     place: str = "memory",
 ) -> Stats:
-    """Measure the whole model's loss at some widths of each site, and the cost of the site's units.
+    """Measure the whole model's loss at some widths of each site.
 
     -> site name -> `error_probes` [points, 2]: units kept (ascending, the last all), and KL(dense || model)
-    per token in nats; `error_curve` [widths, 2]: the same at every width; and `unit_cost`, in MACs or seconds
-    per pass, if the probes ask for it.
+    per token in nats; `error_curve` [widths, 2]: the same at every width.
 
     known: the dense model's statistics measured so far. place: where to store the hidden states and the dense
     model's outputs (`cfsp.passes.hidden_states`).
@@ -123,8 +129,6 @@ def probe(
                 stats[site.name] = probe_site(walk, site, method, known[site.name], dense)
             if block < len(walk.blocks) - 1:
                 walk.advance()
-    for name, price in unit_prices(subject, batches[0], probes).items():
-        stats[name]["unit_cost"] = torch.tensor(price, dtype=torch.float64)
     return stats
 
 
@@ -148,17 +152,6 @@ def probe_site(
         "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
         "error_curve": curve(points, score, site.groups),
     }
-
-
-def unit_prices(subject: Subject, batch: Mapping[str, Tensor], probes: Probes) -> dict[str, float]:
-    """Return site name -> cost of a unit, one value per kind. Empty if the budget counts parameters."""
-    prices: dict[str, float] = {}
-    for kind in dict.fromkeys(site.kind for site in subject.sites) if probes.cost != "parameters" else ():
-        alike = [site for site in subject.sites if site.kind == kind]
-        with evaluating(subject.model):
-            price = unit_price(subject.model, alike, batch, probes)
-        prices |= dict.fromkeys((site.name for site in alike), price)
-    return prices
 
 
 def held_out(batches: Sequence[Mapping[str, Tensor]], method: Method, count: int) -> int:
@@ -272,40 +265,3 @@ def divergence(walk: Walk, batches: Sequence[Mapping[str, Tensor]], dense: Seque
         total += F.kl_div(given, wanted.to(given.device), log_target=True, reduction="sum").item()
         count += len(wanted)
     return total / count
-
-
-def unit_price(
-    model: PreTrainedModel, sites: Sequence[Site], batch: Mapping[str, Tensor], probes: Probes
-) -> float:
-    """Return a pass's saving per removed unit, measured on a copy without half of these sites' units.
-
-    It is the slope between two widths, so it averages over the steps of a kernel's time.
-
-    Raises:
-        ValueError: the copy is no faster.
-    """
-    cuts = {
-        site.name: Cut(site.name, site.units, best_units(torch.zeros(site.units), width, site.groups))
-        for site in sites
-        for width in widths(site, [0.5], probes.empty)
-    }
-    if not cuts:
-        return 0.0
-    half = copy.deepcopy(model)
-    apply(PrunePlan(tuple(cuts.values())), [site for site in sites if site.name in cuts], half)
-    gone = sum(cut.units - len(cut.keep) for cut in cuts.values())
-    if probes.cost == "macs":
-        tokens = batch["input_ids"].shape[1]
-        return (macs(model, tokens) - macs(half, tokens)) / gone
-    inputs = {name: tensor.to(model.device) for name, tensor in arguments_of(batch).items()}
-    times = [
-        [seconds_of(lambda one=one: one(**inputs), model.device) for one in (model, half)]
-        for _ in range(ROUNDS + 1)
-    ][1:]
-    gain = median(whole - less for whole, less in times)
-    if gain <= 0:
-        raise ValueError(
-            f"budget=latency: without half of its {sites[0].kind} units the model takes no less time on a "
-            "calibration batch; expected longer or more samples in a batch, or budget=macs"
-        )
-    return gain / gone

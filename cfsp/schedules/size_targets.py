@@ -1,6 +1,6 @@
 """Size targets: the most parameters, bytes or multiplications that the pruned model may have.
 
-What a cut model has of them is counted, not estimated: surgery and a pass on a copy without data
+What a cut model has of these is counted, not estimated: surgery and a pass on a copy without data
 (`cfsp.model.footprint.without_data`) give the figures that the evaluation `size` gives of the real one.
 """
 
@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,10 +25,12 @@ from cfsp.model.pass_cost import macs
 from cfsp.model.sites import Site
 from cfsp.model.views import unit_cost
 from cfsp.model.weights import weight_of
-from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.plan import Cut, Edit, PrunePlan
+from cfsp.plans.subject import Subject
 from cfsp.plans.surgery import apply
-from cfsp.records.wanted import Wanted, target_of
+from cfsp.records.wanted import Wanted
 from cfsp.schedules.decide import choose, widest
+from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
 
@@ -37,14 +39,41 @@ from cfsp.statistics.base import Stats
 class SizeTarget(ABC):
     """The most that the pruned model may have of something. wanted: of what, and how much."""
 
+    needs_dense: ClassVar[bool] = False
+    """Whether what was reached is measured beside the dense model."""
+
     wanted: Wanted
 
     @abstractmethod
     def measure(self, model: PreTrainedModel) -> float:
-        """Return what a model has of it. The model may be one without data."""
+        """Return what a model has of it."""
 
     def check_shape(self, model: PreTrainedModel) -> None:  # noqa: B027  # parameters have no shape
         """Raise ValueError if the model cannot read as many tokens as the target is of."""
+
+    def known_for(self, subject: Subject, allocator: Allocator) -> SizeTarget:
+        """Return the target after all that has to be measured of the dense model.
+
+        Raises ValueError if what cut models have cannot be told for these sites.
+        """
+        return self
+
+    def cut_sizes(self, model: PreTrainedModel, sites: Sequence[Site], adds: Collection[str]) -> CutSizes:
+        """Return what tells how much a model has after cuts.
+
+        adds: fields of a cut by which the compensation gives layers a bias that they lacked.
+        """
+        return CountedSizes(self, model, sites, adds)
+
+    def notes(self, edits: Sequence[Edit], sites: Sequence[Site]) -> dict[str, Any]:
+        """Return notes for a plan of these edits."""
+        return {}
+
+    def outcome(
+        self, dense: PreTrainedModel | None, pruned: PreTrainedModel, notes: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return fields of the record's `target`. notes: of the plan."""
+        return {"reached": self.measure(pruned)}
 
 
 @dataclass(frozen=True)
@@ -78,17 +107,25 @@ class MacTarget(SizeTarget):
         check_positions(model, dict(self.wanted.shape)["tokens"], "target.tokens")
 
 
-SIZE_TARGETS = {"parameters": ParameterTarget, "memory": MemoryTarget, "macs": MacTarget}
+class CutSizes(ABC):
+    """What a model has of a target after cuts. dense: before them."""
+
+    def __init__(self, target: SizeTarget, sites: Sequence[Site], dense: float):
+        self.target, self.sites, self.dense = target, sites, dense
+
+    @abstractmethod
+    def after(self, cuts: Iterable[Cut]) -> float:
+        """Return what the model has after these cuts of its sites."""
+
+    def widened(
+        self, sites: Sequence[Site], widths: Mapping[str, int], allocator: Allocator
+    ) -> dict[str, int]:
+        """Return the widths after sites took what costs nothing."""
+        return dict(widths)
 
 
-def size_target_of(options: Mapping[str, Any] | None) -> SizeTarget | None:
-    """Return the target that a config's `target` names; None if it names none. Raises ValueError."""
-    wanted = target_of(options)
-    return None if wanted is None else SIZE_TARGETS[wanted.kind](wanted)
-
-
-class CutSizes:
-    """What a model has of a target after cuts. Each set of widths is counted once.
+class CountedSizes(CutSizes):
+    """Counts what a model has of a target after cuts. Each set of widths is counted once.
 
     adds: fields of a cut by which the compensation gives layers a bias that they lacked.
     """
@@ -96,13 +133,11 @@ class CutSizes:
     def __init__(
         self, target: SizeTarget, model: PreTrainedModel, sites: Sequence[Site], adds: Collection[str]
     ):
-        self.target, self.sites, self.adds = target, sites, adds
-        self.empty = without_data(model)
-        self.dense = target.measure(self.empty)
+        self.adds, self.empty = adds, without_data(model)
+        super().__init__(target, sites, target.measure(self.empty))
         self._known: dict[tuple[tuple[int, ...], ...], float] = {}
 
     def after(self, cuts: Iterable[Cut]) -> float:
-        """Return what the model has after these cuts of its sites."""
         by_name = {cut.site: cut for cut in cuts}
         pairs = [(by_name[site.name], site) for site in self.sites if site.name in by_name]
         # Of blocks it counts which of them go; of other sites only how many units.
@@ -150,8 +185,15 @@ def widths_within(
     widths = {site.name: site.units for site in sites}
     now, least = size(choose(sites, scores, widths, allocator)), least_size(sizes, sizes.sites, allocator)
     if now > limit:
-        guess = (limit - least) / max(now - least, 1)
-        found = widest(state, sites, scores, stats, allocator, lambda keep: size(keep) <= limit, guess)
+        guess = (limit - least) / ((now - least) or 1)
+
+        def widened(found: Mapping[str, int]) -> dict[str, int]:
+            return sizes.widened(sites, found, allocator)
+
+        def fits(keep: Mapping[str, Sequence[int]]) -> bool:
+            return size(keep) <= limit
+
+        found = widest(state, sites, scores, stats, allocator, fits, guess, widened)
         if found is None:
             raise ValueError(out_of_reach(sizes, sites, allocator))
         widths = found
@@ -163,7 +205,7 @@ def removed_for(target: SizeTarget, model: PreTrainedModel, sites: Sequence[Site
 
     Raises ValueError if that depends on the scores, which say how much goes of which site.
     """
-    sizes = CutSizes(target, model, sites, ())
+    sizes = target.cut_sizes(model, sites, ())
     if target.wanted.kind == "parameters":
         return math.ceil(sizes.dense - target.wanted.amount)
     if not all(site.units_are_neurons for site in sites) or len({unit_cost(model, one) for one in sites}) > 1:
@@ -176,17 +218,19 @@ def removed_for(target: SizeTarget, model: PreTrainedModel, sites: Sequence[Site
     return round(state.parameters() - state.parameters(widths))
 
 
-def check_reach(sizes: CutSizes, model: PreTrainedModel, allocator: Allocator) -> None:
+def check_reach(target: SizeTarget, subject: Subject, method: Method) -> None:
     """Raise ValueError, with what can be reached, if no cut of the sites meets the target."""
-    wanted, sites = sizes.target.wanted, sizes.sites
+    model, sites, wanted, allocator = subject.model, subject.sites, target.wanted, method.allocator
+    target.check_shape(model)
     cost = {site.name: unit_cost(model, site) for site in sites}
     whole = Budget.of(sites, cost, 0)
     least = min(round(allocator.least(sites, cost)), whole.total - 1)
     allocator.check(sites, Budget.of(sites, cost, least))
+    sizes = target.known_for(subject, allocator).cut_sizes(model, sites, method.compensation.adds)
     if wanted.amount >= sizes.dense:
         raise ValueError(
-            f"{wanted.key}: the dense model has no more than {wanted.spelled(sizes.dense)}; expected less, "
-            f"down to {wanted.spelled(least_size(sizes, sites, allocator))}"
+            f"{wanted.key}: the dense model has no more than {wanted.enough(sizes.dense)}; expected less, "
+            f"down to {wanted.enough(least_size(sizes, sites, allocator))}"
         )
     if wanted.amount < least_size(sizes, sites, allocator):
         raise ValueError(out_of_reach(sizes, sites, allocator))
@@ -199,7 +243,7 @@ def least_size(sizes: CutSizes, sites: Sequence[Site], allocator: Allocator) -> 
         site.name: site.units if site.name in protected else allocator.least_units(site) for site in sites
     }
     scores = {site.name: torch.zeros(site.units) for site in sites}
-    keep = choose(sites, scores, widths, allocator)
+    keep = choose(sites, scores, sizes.widened(sites, widths, allocator), allocator)
     return sizes.after([Cut(site.name, site.units, keep[site.name]) for site in sites])
 
 
@@ -207,9 +251,9 @@ def out_of_reach(sizes: CutSizes, sites: Sequence[Site], allocator: Allocator) -
     """Return the message for a target below all that the sites can reach."""
     wanted = sizes.target.wanted
     kinds = ",".join(dict.fromkeys(site.kind for site in sites))
-    least = wanted.spelled(least_size(sizes, sites, allocator))
+    least = wanted.enough(least_size(sizes, sites, allocator))
     return (
         f"{wanted.key}: with sites=[{kinds}], round_to={allocator.round_to} and "
         f"protect={allocator.protection} at least {least} stays, embeddings and all that these sites do not "
-        f"hold included; expected from {least} to {wanted.spelled(sizes.dense)}, or more sites"
+        f"hold included; expected from {least} to {wanted.enough(sizes.dense)}, or more sites"
     )

@@ -59,6 +59,11 @@ class TrainedSchedule(WithLoop, Schedule):
     def check(self, sites: Sequence[Any], method: Method) -> None:
         super().check(sites, method)
         self.check_parameters()
+        if self.size_target is not None and self.size_target.needs_dense:
+            raise ValueError(
+                f"{self.size_target.wanted.key} with a schedule that trains: how many parameters that takes "
+                "depends on what it learns; expected target.parameters, or target.macs"
+            )
         if self.parameters.frozen and not self.pruner.learns:
             raise ValueError(
                 "frozen weights beside scores that are measured: nothing is trained; expected "

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
+import numpy as np
 import pandas as pd
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +25,7 @@ class Filter:
     """`field=a,b` keeps rows whose field is any of these, `!=` the others; `<`, `<=`, `>`, `>=` compare.
 
     Values are YAML, lists in brackets; `*` and `?` are wildcards. A row without the field equals no
-    value, and is neither below nor above one.
+    value, and is neither below nor above one; nor is a row with a target above or below a sparsity.
     """
 
     field: str
@@ -49,9 +50,10 @@ class Filter:
             equal = column.map(lambda found: any(same(found, value) for value in self.values))
             return equal if self.sign == "=" else ~equal
         texts = sorted({one for one in column if isinstance(one, str)})
-        if texts:
+        numbers = column.map(lambda found: np.nan if isinstance(found, str) else found)
+        if texts and numbers.isna().all():
             raise ValueError(f"filter {self}: {self.field} is no number but {', '.join(texts)}")
-        return ORDERS[self.sign](column.astype(float), float(self.values[0]))
+        return ORDERS[self.sign](numbers.astype(float), float(self.values[0]))
 
     def __str__(self) -> str:
         return f"{self.field}{self.sign}{','.join(map(str, self.values))}"
