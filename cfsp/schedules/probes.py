@@ -120,10 +120,8 @@ def probe(
         batches = batches[:count]  # nothing needs the others
     stats: Stats = {}
     with walking(model, batches, place) as walk:
-        dense = [
-            walk.store.keep(log_probabilities(model, one), f"dense.{n}")
-            for n, one in enumerate(batches[:count])
-        ]
+        given = enumerate(log_probabilities(model, one) for one in batches[:count])
+        dense = [walk.store.keep(one, f"dense.{number}") for number, one in given]
         for block in bar(range(len(walk.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
                 stats[site.name] = probe_site(walk, site, method, known[site.name], dense)
