@@ -30,17 +30,16 @@ wikitext2=(evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt eva
 published() {
   local one=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024
     evaluation.perplexity_text.windows=8)
-  local curves=(allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1)
-  local median=(compensation=least_squares compensation.scale=median)
+  local refit=(compensation=least_squares compensation.scale=median compensation.towards=kept compensation.ridge=auto)
   local to=results/$study/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
   prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
-  prune "$to" "${one[@]}" criterion=wanda_sp allocator=cfsp "${median[@]}"
-  prune "$to" "${one[@]}" criterion=wanda_sp "${curves[@]}" "${median[@]}"
-  prune "$to" "${one[@]}" +experiment=obs "${curves[@]}" criterion.scale=median "${median[@]}"
-  prune "$to" "${one[@]}" criterion=taylor,magnitude,chance allocator=uniform
+  prune "$to" "${one[@]}" criterion=wanda_sp allocator=cfsp "${refit[@]}"
+  prune "$to" "${one[@]}" criterion=magnitude,chance allocator=uniform
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean
+  prune "$to" "${one[@]}" criterion=taylor allocator=uniform
+  python experiments/real_models/table.py
 }
 
 # WikiText-2 in windows of 1,024 and 2,048 tokens, C4, and the distance to the dense model.

@@ -42,8 +42,8 @@ WORST = 10
 def method(record: Record) -> str:
     """Return the criterion, and what it is combined with if that is not the default."""
     names = [part_name(record.config[part]) for part in ("criterion", "compensation", "allocator")]
-    if record.config["compensation"].get("scale") == "median":
-        names[1] += " (median)"
+    if record.config["compensation"].get("ridge") == "auto":
+        names[1] += " (auto)"
     return " / ".join(name for name in names if name not in ("none", "uniform"))
 
 
