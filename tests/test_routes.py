@@ -10,6 +10,7 @@ from routed_models import plan_for, routed
 from transformers import AutoModel, AutoModelForCausalLM
 
 import cfsp
+from cfsp.cli.overrides import understood
 from cfsp.model.find_sites import find_sites
 from cfsp.model.modeling_routed import routed_mlps, uninstall
 from cfsp.plans.plan import PrunePlan, Route
@@ -92,6 +93,22 @@ def test_loading_gives_the_same_routed_model_and_plain_transformers_the_dense_on
     assert torch.equal(logits(third), logits(model))
     remote = AutoModel.from_pretrained(tmp_path / "again", trust_remote_code=True)
     assert [type(one).__name__ for one in remote.modules()].count("RoutedMLP") == 2
+
+
+def test_no_unit_of_a_saved_routed_model_goes_unless_it_is_asked(tmp_path, capsys):
+    """`cfsp model.path=out/routed evaluation=routing` measures it; the default sparsity could not be had."""
+    model, dense = routed(), make("llama")
+    cfsp.save(tmp_path / "routed", model, words(), plan_for(model))
+    dense.save_pretrained(tmp_path / "dense")
+    path = f"model.path={tmp_path / 'routed'}"
+    assert understood([path, "evaluation=routing"]) == [path, "evaluation=routing", "sparsity=0"]
+    assert "is routed, so none of its units goes (sparsity=0)" in capsys.readouterr().err
+    for asked in ("sparsity=0.3", "sites=[attention]", "+experiment=lte", "schedule.sparsity=0.1"):
+        assert understood([path, asked]) == [path, asked]
+    assert understood([path, "target.parameters=3M"])[-1] == "sparsity=null"
+    for other in (f"model.path={tmp_path / 'dense'}", f"model.path={tmp_path / 'none'}", "seed=1"):
+        assert understood([other]) == [other]
+    assert not capsys.readouterr().err
 
 
 def test_a_cut_and_routed_model_is_saved_with_its_sizes(tmp_path):

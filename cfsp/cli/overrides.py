@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +69,8 @@ class CommandLine:
 def understood(arguments: Sequence[str]) -> list[str]:
     """Return the arguments; those below a swept group become sweeps over their one value.
 
-    A target stands for itself: it sets the sparsity to null, whatever the configs say.
+    A target stands for itself: it sets the sparsity to null, whatever the configs say. Of a routed model no
+    unit goes, unless something else is asked for.
 
     Hydra first composes a sweep's config without the swept keys. For `recovery=lora,full
     recovery/data=text` it would look for `recovery/data` in the default recovery and fail. A sweep over
@@ -83,7 +86,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     line = CommandLine.of(arguments)
     for override in parsed.values():
         check_group(override, line.folders)
-    arguments = [*arguments, *without_sparsity(parsed.values())]
+    arguments = [*arguments, *without_sparsity(parsed.values()), *whole_if_routed(parsed.values())]
     if not line.sweeps:
         return [*arguments]
     swept = [one.key_or_group for one in parsed.values() if one.is_sweep_override()]
@@ -107,6 +110,30 @@ def without_sparsity(overrides: Iterable[Override]) -> list[str]:
                 "model and takes the place of a sparsity; expected one of them"
             )
     return ["sparsity=null"]
+
+
+def whole_if_routed(overrides: Iterable[Override]) -> list[str]:
+    """Return `sparsity=0` for a saved model that is routed, because its MLPs cannot be cut. Say so on stderr.
+
+    Nothing is returned if the arguments name a sparsity, a target, sites or an experiment.
+    """
+    given = {one.key_or_group: one for one in overrides}
+    asking = ("sparsity", "sparsity_of", "sites", "experiment", "schedule")
+    path = given.get("model.path")
+    asked = any(name.split(".")[0] in asking for name in given) or without_sparsity(given.values())
+    if asked or path is None or path.is_sweep_override() or not is_routed(Path(str(path.value()))):
+        return []
+    print(f"cfsp: {path.value()} is routed, so none of its units goes (sparsity=0)", file=sys.stderr)
+    return ["sparsity=0"]
+
+
+def is_routed(folder: Path) -> bool:
+    """Return whether the config of a saved model describes routed MLPs."""
+    try:
+        described = json.loads((folder / "config.json").read_text()).get("pruned") or {}
+    except (OSError, ValueError):  # loading the model explains it
+        return False
+    return any(module.get("class") == "RoutedMLP" for module in described.get("modules", []))
 
 
 def kinds_of_target(override: Override) -> list[str]:
