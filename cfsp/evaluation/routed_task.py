@@ -73,7 +73,7 @@ class RoutedTask(Evaluator):
         }
 
     def rows(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Tensor]]:
-        """Return the rows in batches, in the order of their lengths.
+        """Return the rows in batches, in the order of their lengths. [rows, tokens] each
 
         Raises ValueError if the rows do not fill one batch.
         """
