@@ -191,7 +191,7 @@ def macs_per_token(model: PreTrainedModel, uses: Mapping[str, Use]) -> float:
 
 @contextmanager
 def listening(model: nn.Module, take: Callable[[str, RoutedMLP, Tensor], None]) -> Iterator[list[Tensor]]:
-    """Call `take` after every routed MLP's pass. Yields a list whose last is the shown tokens [rows, tokens]."""
+    """Call `take` after every routed MLP's pass. Yields a list that ends in what it shows [rows, tokens]."""
     rows: list[Tensor] = []
 
     def hook(path: str, routed: RoutedMLP) -> Callable:
