@@ -166,6 +166,7 @@ def test_every_experiment_runs(tiny, name):
     own += ["recovery.training.max_steps=2", "recovery.data.window=16"] if name == "hybrid_filled" else []
     own += ROUNDS if name == "lorashear" else []
     own += ["sparsity=0"] if name in ROUTED else []
+    own += ["calibration.samples=8"] if name == "refit" else []  # it holds out every 8th
     own += ["schedule.data.window=16", "schedule.training.max_steps=4"] if name == "lte" else []
     cfg = tiny(f"+experiment={name}", "allocator.protect=[]", *own)
     record = run(cfg)
