@@ -164,7 +164,7 @@ def test_what_cannot_be_probed_is_refused(monkeypatch):
         ValueError, match="budget=macs is a share of what the sites take; expected sparsity_of=s"
     ):
         cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(budget="macs"), sparsity_of="model")
-    monkeypatch.setattr("cfsp.schedules.base.probe_once", None)  # refused before anything is probed
+    monkeypatch.setattr("cfsp.schedules.probes.probe_once", None)  # refused before anything is probed
     with pytest.raises(ValueError, match="would leave a width of zero units"):
         cfsp.plan(make("llama"), batches(), allocator=ErrorCurves(round_to=16), sparsity=0.99)
     monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ def commands(tmp_path, *arguments):
     fake.parent.mkdir()
     fake.write_text(f'#!/bin/sh\nfor one in "$@"; do printf "%s\\n" "$one" >> {log}; done\necho >> {log}\n')
     fake.chmod(0o755)
-    (fake.parent / "python").symlink_to("/bin/true")  # the table of runs that never were
+    (fake.parent / "python").symlink_to(shutil.which("true"))  # the table of runs that never were
     # A copy, because the script prefers the commands of the checkout that it lies in.
     copy = tmp_path / "experiments" / "real_models" / "run.sh"
     copy.parent.mkdir(parents=True)

@@ -52,9 +52,10 @@ class ErrorCurves(Allocator):
 
     shares: fractions of a site's units to keep in the measurements. With a single one, the site's own error
         by the scores times one measured slope is the curve: a sixth of the cost.
-    batches: calibration batches to measure on. Passes: sites x shares x batches, each from the site's
-        block on; if statistics are missing, one more over all batches, and one per site through its
-        block alone.
+    batches: calibration batches to measure on. With a compensation at most half of them: it is fitted on the
+        others, because a fit hides its error on its own text. Passes: sites x shares x batches, each from the
+        site's block on; with a compensation, or if statistics are missing, one more over all batches, and one
+        per site through its block alone.
     budget: what `sparsity` is a fraction of: the "parameters" of the sites' units, their "macs" (in a pass
         over a calibration sample) or their "latency" (seconds of a pass over as many tokens as a calibration
         batch has, by a table that is measured on this machine; `cfsp.schedules.latency_table`).

@@ -130,10 +130,14 @@ def whole_if_routed(overrides: Iterable[Override]) -> list[str]:
 def is_routed(folder: Path) -> bool:
     """Return whether the config of a saved model describes routed MLPs."""
     try:
-        described = json.loads((folder / "config.json").read_text()).get("pruned") or {}
+        described = json.loads((folder / "config.json").read_text()).get("pruned")
     except (OSError, ValueError):  # loading the model explains it
         return False
-    return any(module.get("class") == "RoutedMLP" for module in described.get("modules", []))
+    if not described:
+        return False
+    from cfsp.model.modeling_routed import RoutedMLP  # which imports torch
+
+    return any(module.get("class") == RoutedMLP.__name__ for module in described.get("modules", []))
 
 
 def kinds_of_target(override: Override) -> list[str]:

@@ -81,16 +81,15 @@ def size_rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
         change = f"{-record.sparsity[base]:+.2%}{asked}"
         yield f"parameters of the {base}", f"{dense:,}", f"{record.parameters['pruned'][base]:,}", change
     if (target := record.target) is not None:
-        change, scale, unit = (
-            f"{target['reached'] / target['dense'] - 1:+.2%} (asked {wanted.text}",
-            1.0,
-            ",.0f",
-        )
-        if (table := target.get("table")) is not None:
-            change += f"; by the table {table['predicted'] / table['dense'] - 1:+.2%}"
-            scale, unit = 1000.0, ".4g"
-        dense, reached = (f"{scale * target[name]:{unit}}" for name in ("dense", "reached"))
-        yield f"target: {target['kind']}{' (ms)' if table else ''}", dense, reached, f"{change})"
+        change, table = target["reached"] / target["dense"] - 1, target.get("table")
+        if table is None:
+            name, (dense, reached) = "", (f"{target[one]:,.0f}" for one in ("dense", "reached"))
+            predicted = ""
+        else:  # seconds
+            name, (dense, reached) = " (ms)", (f"{1000 * target[one]:.4g}" for one in ("dense", "reached"))
+            predicted = f"; by the table {table['predicted'] / table['dense'] - 1:+.2%}"
+        asked = f"(asked {wanted.text}{predicted})"
+        yield f"target: {target['kind']}{name}", dense, reached, f"{change:+.2%} {asked}"
 
 
 def training_summary(title: str, training: Mapping[str, Any]) -> Table:

@@ -27,7 +27,6 @@ from cfsp.schedules.decide import allocate, check_compensation, check_kinds
 from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.schedules.probes import probe_once
 from cfsp.schedules.protecting import protect_by_knowledge
 from cfsp.schedules.size_targets import SizeTarget, check_reach, widths_within
 from cfsp.statistics.base import Stats
@@ -110,8 +109,7 @@ class Schedule(Checked, ABC):
         if self.removes:
             check_dense(subject.model, subject.sites, "removed")
         if self.walks or method.allocator.probes:
-            part = self if self.walks else method.allocator
-            check_one_stack(subject.model, type(part).__name__)
+            check_one_stack(subject.model, type(self if self.walks else method.allocator).__name__)
         if method.allocator.analysis is not None:
             check_one_stack(subject.model, "the knowledge analysis")
             method.allocator.analysis.check(subject.sites)
@@ -121,8 +119,8 @@ class Schedule(Checked, ABC):
         """Raise ValueError, with what can be reached, if the allocator cannot remove as much as is asked."""
         if self.size_target is None:
             method.allocator.check(subject.sites, self.budget(subject))
-            return
-        check_reach(self.size_target, subject, method)
+        else:
+            check_reach(self.size_target, subject, method)
 
     def make(
         self,
@@ -257,20 +255,6 @@ class Schedule(Checked, ABC):
             )
         if allocator.exchanges:
             check_search(allocator, sites, self.size_target)
-
-    def probe(
-        self,
-        subject: Subject,
-        batches: Sequence[Mapping[str, Tensor]],
-        method: Method,
-        stats: Stats,
-        place: str = "memory",
-    ) -> None:
-        """Add the results of the allocator's probes of the dense model, if it has any, to the statistics."""
-        if method.allocator.probes is None:
-            return
-        for name, tried in probe_once(subject, batches, method, stats, place).items():
-            stats[name] |= tried
 
     def search(
         self,

@@ -25,6 +25,7 @@ from cfsp.schedules.joint import Cutter
 from cfsp.schedules.method import Method
 from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.schedules.probes import add_probes
 from cfsp.schedules.targets import check_residual, target_moments
 
 
@@ -136,7 +137,7 @@ class Blockwise(Schedule):
         needs = allocator.needs | (criterion.needs if ranked else frozenset())
         stats = self.collect(subject, state, sites, batches, needs)
         scores = score_sites(state, sites, stats, criterion) if ranked else {}
-        self.probe(subject, batches, method, stats, self.hidden_states)
+        add_probes(stats, subject, batches, method, self.hidden_states)
         widths = self.allocate(state, scores, stats, method)
         cutter = partial(self.cutter, subject, batches, method)
         place = self.hidden_states

@@ -16,6 +16,7 @@ from cfsp.schedules.joint import Cutter
 from cfsp.schedules.method import Method
 from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.schedules.probes import add_probes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class OneShot(Schedule):
         state = PartlyCut(subject.model, sites)
         stats = self.collect(subject, state, sites, batches, method.needs)
         scores = score_sites(state, sites, stats, method.criterion)
-        self.probe(subject, batches, method, stats)
+        add_probes(stats, subject, batches, method)
         widths = self.allocate(state, scores, stats, method)
 
         def cut(tried: Mapping[str, Sequence[int]]) -> dict[str, list[Cut]]:

@@ -37,6 +37,24 @@ from cfsp.storage.fingerprints import digest
 from cfsp.storage.tensors import read_tensors, write_tensors
 
 
+def add_probes(
+    stats: Stats,
+    subject: Subject,
+    batches: Sequence[Mapping[str, Tensor]],
+    method: Method,
+    place: str = "memory",
+) -> None:
+    """Add to the statistics what the allocator asks of the dense model, if it probes: errors, and prices.
+
+    stats: what is known so far. place: where to store hidden states (`cfsp.passes.hidden_states`).
+    """
+    if method.allocator.probes is not None:
+        found = probe_once(subject, batches, method, stats, place)
+        priced = prices_of(subject, batches, method.allocator)
+        for site in stats:
+            stats[site] |= found.get(site, {}) | priced.get(site, {})
+
+
 def probe_once(
     subject: Subject,
     batches: Sequence[Mapping[str, Tensor]],
@@ -44,26 +62,10 @@ def probe_once(
     known: Stats,
     place: str = "memory",
 ) -> Stats:
-    """Return the result of `probe`, and what the sites' units cost if that is not counted in parameters.
+    """Return the result of `probe`, from the cache if these parts were probed on this model and text before.
 
-    Errors are read from the cache if these parts were probed on this model and text before, so a sweep over
-    sparsities probes once. Results of parts whose code is in no file are never cached. -> site name ->
-    `error_probes`, `error_curve` and what `prices_of` returns
+    So a sweep over sparsities probes once. Results of parts whose code is in no file are never cached.
     """
-    stats = errors_once(subject, batches, method, known, place)
-    for name, priced in prices_of(subject, batches, method.allocator).items():
-        stats[name] |= priced
-    return stats
-
-
-def errors_once(
-    subject: Subject,
-    batches: Sequence[Mapping[str, Tensor]],
-    method: Method,
-    known: Stats,
-    place: str = "memory",
-) -> Stats:
-    """Return the result of `probe`, from the cache if possible."""
     parts, probes, cache = (method.criterion, method.compensation), method.allocator.probes, subject.cache
     code = code_of(probe, *map(type, parts))
     if cache.folder is None or probes is None or code is None:
