@@ -30,12 +30,13 @@ wikitext2=(evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt eva
 published() {
   local one=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024
     evaluation.perplexity_text.windows=8)
-  local refit=(compensation=least_squares compensation.scale=median compensation.towards=kept compensation.ridge=auto)
   local to=results/$study/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
   prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
-  prune "$to" "${one[@]}" criterion=wanda_sp allocator=cfsp "${refit[@]}"
+  prune "$to" "${one[@]}" +experiment=refit
+  prune "$to" "${one[@]}" +experiment=refit allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
+  prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
   prune "$to" "${one[@]}" criterion=magnitude,chance allocator=uniform
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean
   prune "$to" "${one[@]}" criterion=taylor allocator=uniform
