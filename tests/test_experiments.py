@@ -58,6 +58,16 @@ def test_every_row_runs(row, tiny_overrides, tmp_path):
     assert record.sparsity["sites"] > 0
 
 
+@pytest.mark.quick_cases(2)
+@pytest.mark.parametrize("row", ROWS)
+def test_a_row_can_be_of_the_real_model_for_the_cpu(row):
+    here = composed(row, "setting=smollm2")
+    assert here.device == "cpu"
+    assert (here.model.path, [*here.evaluation]) == ("models/SmolLM2-135M-Instruct", ["perplexity_text"])
+    for config in (here.calibration, *here.evaluation.values()):
+        build(config)  # reads nothing yet
+
+
 @pytest.mark.parametrize("row", ROWS)
 def test_a_row_says_what_is_expected_and_what_it_costs(row):
     lines = (CONF / "experiment" / f"{row}.yaml").read_text().splitlines()
