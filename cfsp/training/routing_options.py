@@ -30,7 +30,7 @@ class RoutingOptions(Checked):
     grouping: str = "kmeans"
     efficiency: float = 0.5
     most: float = 1.0
-    separability: float = 0.3
+    separability: float = 0.05
     threshold: float = 0.5
     guard: float = 1e-2
     initial: str = "activations"
