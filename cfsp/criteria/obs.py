@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +21,9 @@ from cfsp.statistics.regression import (
     swap,
 )
 
+METRICS = ("plain", "fisher")
+"""What an error of the consumer's outputs costs: its square, or an estimate of the loss."""
+
 ONE_BY_ONE = 1024
 """With at most so many channels, units are removed one by one unless `share` is set."""
 
@@ -35,13 +37,17 @@ class OBS(Criterion):
     every removal.
 
     score_u = highest cost of the removals up to u's own, per parameter of a unit; the units that are
-    removed last score best. Unit: squared output per parameter.
+    removed last score best. Unit: squared output per parameter; by `metric=fisher` nats per token and
+    parameter.
 
     Hassibi and Stork 1993; whole columns and heads: Kurtic et al. 2023 (ZipLM, arXiv:2302.04089),
     Meng et al. 2024 (OSSCAR, arXiv:2403.12983).
 
     ridge: damping, relative to the mean or the median of H's diagonal (`scale`). It pulls towards the weights
         as they are, which keeps the classic formula exact without a target.
+    metric: how an error d of the consumer's outputs counts. "plain": |d|^2. "fisher": d^T G d / 2, damped,
+        where G is the mean g g^T of the loss's gradients by the outputs: costs then estimate the loss, so
+        those of different sites compare (van der Ouderaa et al. 2023, LLM Surgeon, arXiv:2312.17244).
     share: fraction of the remaining units to remove per step; 0: one by one; None: 0 up to 1,024
         channels, else 1/32.
     constant: assume that a bias is fitted too (`compensation.constant`), so a channel's mean costs nothing.
@@ -54,9 +60,10 @@ class OBS(Criterion):
     share: float | None = None
     constant: bool = False
     swaps: int = 0
-    needs: ClassVar[frozenset[str]] = frozenset({"input_second_moment", "input_tokens"})
+    metric: str = "plain"
 
     def __post_init__(self) -> None:
+        check_choice("criterion metric", self.metric, METRICS)
         check_number("criterion ridge", self.ridge, least=0)
         if not self.ridge:
             raise ValueError("criterion ridge=0: expected a number above 0")
@@ -67,6 +74,11 @@ class OBS(Criterion):
                 raise ValueError(f"share={self.share}: expected null or a share in [0, 1]")
         check_integer("swaps", self.swaps, least=0)
 
+    @property
+    def needs(self) -> frozenset[str]:
+        of_loss = {"output_gradient_moment"} if self.metric == "fisher" else set()
+        return frozenset({"input_second_moment", "input_tokens"} | of_loss)
+
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         moment, penalty = self.damped(stat)
         inverse = torch.cholesky_inverse(cholesky(moment, self.ridge, f"{view.name}: criterion ridge"))
@@ -74,7 +86,7 @@ class OBS(Criterion):
         if "target_moment" in stat:
             best = inverse @ self.pulled(weight, stat, penalty)
         share = (0 if len(moment) <= ONE_BY_ONE else 1 / 32) if self.share is None else self.share
-        order, costs = removal_path(inverse, best, view.span, share)
+        order, costs = removal_path(inverse, self.weighed(best, stat), view.span, share)
         parameters = sum(weight[0].numel() for weight in view.members())
         # Strictly rising: at a tie, top-k could keep a unit that was removed earlier.
         rising = costs.clamp_min(0).cummax(0).values * (1 + 1e-12 * torch.arange(len(costs)).to(costs))
@@ -85,7 +97,7 @@ class OBS(Criterion):
         if not self.swaps:
             return keep
         moment, penalty = self.damped(stat)
-        cross = self.pulled(view.consumers()[0].flatten(0, 1).double(), stat, penalty)
+        cross = self.weighed(self.pulled(view.consumers()[0].flatten(0, 1).double(), stat, penalty), stat)
         return tuple(swap(moment, cross, keep, view.span, self.swaps, view.groups)[0])
 
     def damped(self, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -102,3 +114,11 @@ class OBS(Criterion):
         if cross is None:
             cross = own_output(moment, weight)
         return (centred(moment, cross)[1] if self.constant else cross[:-1]) + penalty * weight
+
+    def weighed(self, outputs: Tensor, stat: Mapping[str, Tensor]) -> Tensor:
+        """Return outputs whose squares are costs by the metric. [channels, outputs]"""
+        if self.metric == "plain":
+            return outputs
+        fisher = stat["output_gradient_moment"].double() / 2
+        fisher = fisher + torch.diag(damping(fisher.diagonal(), self.ridge, self.scale).expand(len(fisher)))
+        return outputs @ cholesky(fisher, self.ridge, "criterion ridge")

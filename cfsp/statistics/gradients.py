@@ -23,6 +23,7 @@ from cfsp.model.weights import whole_weight
 from cfsp.passes.forward import counted_tokens
 from cfsp.passes.modes import evaluating
 from cfsp.statistics.base import STATISTICS, Quantity, Stats
+from cfsp.statistics.output_gradients import OutputGradientMoment, OutputMoments
 
 
 class GradientStatistic(Quantity):
@@ -144,7 +145,7 @@ def backpropagate(
     needs: Collection[str],
     checkpointing: bool = False,
 ) -> Stats:
-    """Return site name -> gradient statistic -> vector, from one backward pass per sample.
+    """Return site name -> gradient statistic -> value, from one backward pass per sample.
 
     The moments weight a sample by its predicted tokens. Embeddings and the head stay frozen.
 
@@ -154,28 +155,46 @@ def backpropagate(
     Raises:
         ValueError: no samples, a loss that is NaN or infinite, or no labels where they are needed.
     """
-    moments = moments_of(model, sites, needs)
+    of_weights = {*needs} - {OutputGradientMoment.name}
+    moments = moments_of(model, sites, of_weights) if of_weights else {}
+    outputs = OutputMoments(sites) if of_weights != {*needs} else None
     with ExitStack() as stack:
         stack.enter_context(only_gradients_of(model, moments))
+        if outputs is not None:
+            stack.enter_context(outputs.watching(model))
         if checkpointing:
             stack.enter_context(checkpointed(model))
         samples = [sample for batch in batches for sample in split_samples(batch, model)]
-        shares = predicted_shares(model, samples)
+        counts = predicted_tokens(model, samples)
         for number, sample in enumerate(bar(samples, "gradients", "sample")):
             check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
             for moment in moments.values():
-                moment.share = shares[number]
-            loss = model(**sample, use_cache=False).loss if is_causal(model) else model(**sample).loss
-            if loss is None:
-                raise ValueError(
-                    f"a {type(model).__name__} computes no loss from these labels; expected another criterion"
-                )
-            if not loss.isfinite():
-                raise ValueError(
-                    f"calibration sample {number} has a loss of {loss.item()}; check the weights"
-                )
-            loss.backward()
-    return {site.name: {name: vector_of_site(model, site, name, moments) for name in needs} for site in sites}
+                moment.share = counts[number] / sum(counts)
+            if outputs is not None:
+                outputs.begin(counts[number])
+            loss_of(model, sample, number).backward()
+    stats = {
+        site.name: {name: vector_of_site(model, site, name, moments) for name in of_weights} for site in sites
+    }
+    if outputs is not None:
+        for site in sites:
+            stats[site.name][OutputGradientMoment.name] = outputs.of_site(site)
+    return stats
+
+
+def loss_of(model: PreTrainedModel, sample: Mapping[str, Tensor], number: int) -> Tensor:
+    """Return the loss of a sample, the mean over its predicted tokens. []
+
+    Raises ValueError if there is none, or if it is NaN or infinite.
+    """
+    loss = model(**sample, use_cache=False).loss if is_causal(model) else model(**sample).loss
+    if loss is None:
+        raise ValueError(
+            f"a {type(model).__name__} computes no loss from these labels; expected another criterion"
+        )
+    if not loss.isfinite():
+        raise ValueError(f"calibration sample {number} has a loss of {loss.item()}; check the weights")
+    return loss
 
 
 def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[str]) -> dict[int, Moments]:
@@ -188,13 +207,13 @@ def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[
     }
 
 
-def predicted_shares(model: PreTrainedModel, samples: Sequence[Mapping[str, Tensor]]) -> list[float]:
-    """Return each sample's fraction of all predicted tokens. Raises ValueError if there are none."""
+def predicted_tokens(model: PreTrainedModel, samples: Sequence[Mapping[str, Tensor]]) -> list[int]:
+    """Return how many tokens each sample predicts. Raises ValueError if there are none."""
     first = int(is_causal(model))  # nothing predicts a text's first token
     counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
     if not sum(counts):
         raise ValueError("calibration gave no token to predict; expected samples of two or more tokens")
-    return [count / sum(counts) for count in counts]
+    return counts
 
 
 def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
