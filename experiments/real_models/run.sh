@@ -3,8 +3,8 @@
 #   pip install gguf && python experiments/real_models/fetch.py models smollm2 gemma3     # once
 #   experiments/real_models/run.sh [PART ...] [OVERRIDES]          # without a part: published
 #   MODEL=gemma-3-270m experiments/real_models/run.sh mlp zero_shot
-# Parts: published (the table and the figure of this repository), mlp, both, depth, calibrations, recovery,
-# latency, zero_shot, generation, all (every one but published). README.md says what each measures and where
+# Parts: published and in_domain (the tables and the figure of this repository), mlp, both, depth, calibrations, recovery,
+# latency, zero_shot, generation, all (every one but these two). README.md says what each measures and where
 # the texts come from.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -37,9 +37,22 @@ published() {
   prune "$to" "${one[@]}" +experiment=refit
   prune "$to" "${one[@]}" +experiment=refit allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
   prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
+  prune "$to" "${one[@]}" +experiment=refit criterion=obs criterion.scale=median criterion.metric=fisher
   prune "$to" "${one[@]}" criterion=magnitude,chance allocator=uniform
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean
   prune "$to" "${one[@]}" criterion=taylor allocator=uniform
+  python experiments/real_models/table.py
+}
+
+# The released CFSP and the best of ours, calibrated on the kind of text that is tested.
+in_domain() {
+  local one=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024
+    evaluation.perplexity_text.windows=8 calibration.text.paths=data/wikitext2/raw_validation.txt
+    calibration.within_documents=false calibration.samples=64)
+  local to=results/${study}_in_domain/$MODEL
+  prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
+  prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
+  prune "$to" "${one[@]}" +experiment=refit criterion=obs criterion.scale=median criterion.metric=fisher compensation.ridge=1
   python experiments/real_models/table.py
 }
 
@@ -110,11 +123,11 @@ generation() {
 every=(mlp both depth calibrations recovery latency zero_shot generation)
 for argument in "$@"; do
   case $argument in
-    published | mlp | both | depth | calibrations | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
+    published | in_domain | mlp | both | depth | calibrations | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
     all) parts+=("${every[@]}") ;;
     *=*) overrides+=("$argument") ;;
     *)
-      echo "run.sh: no part $argument; expected published, all or some of ${every[*]}, then KEY=VALUE" >&2
+      echo "run.sh: no part $argument; expected published, in_domain, all or some of ${every[*]}, then KEY=VALUE" >&2
       exit 1
       ;;
   esac

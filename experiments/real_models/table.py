@@ -26,6 +26,13 @@ Written by `MODEL={model} experiments/real_models/run.sh`; its
 [README](../../experiments/real_models/README.md) names the data. MLP neurons go, nothing is trained.
 
 """
+IN_DOMAIN = """
+## Calibrated on the kind of text that is tested
+
+Written by `MODEL={model} experiments/real_models/run.sh in_domain`: 64 windows of WikiText-2's validation
+split instead of 32 of C4; all else is the same.
+
+"""
 RATIOS = """
 **Increase of the perplexity, divided by that of CFSP's released code at the same size**; then the mean
 minutes of the plan and the most memory of a run. In brackets: runs of another size than the released code's.
@@ -42,6 +49,8 @@ WORST = 7
 def method(record: Record) -> str:
     """Return the criterion, and what it is combined with if that is not the default."""
     names = [part_name(record.config[part]) for part in ("criterion", "compensation", "allocator")]
+    if record.config["criterion"].get("metric") == "fisher":
+        names[0] += " (fisher)"
     if record.config["compensation"].get("ridge") == "auto":
         names[1] += " (auto)"
     return " / ".join(name for name in names if name not in ("none", "uniform"))
@@ -71,20 +80,38 @@ def ratios(found: Sequence[Record]) -> pd.DataFrame:
     return table.rename_axis("method").reset_index()
 
 
-def write(model: str, found: Sequence[Record]) -> None:
-    """Write the tables and the figure of one model."""
+def tables(found: Sequence[Record]) -> str:
+    """Return the perplexities and the ratios of the runs of one protocol."""
+    return (
+        compared(found, "markdown") + RATIOS + ratios(found).to_markdown(index=False, disable_numparse=True)
+    )
+
+
+def compared(found: Sequence[Record], form: str) -> str:
+    """Return the perplexities as a table."""
+    names = {record.id: method(record) for record in found}
+    table = frame([*found])
+    (measure,) = perplexities([*found])
+    (one,) = comparisons(table.assign(method=table["id"].map(names)), measure.names[0], "method")
+    return render([one], form)
+
+
+def write(model: str, found: Sequence[Record], in_domain: Sequence[Record]) -> None:
+    """Write the tables and the figure of one model.
+
+    in_domain: runs that were calibrated on the kind of text that is tested; maybe none.
+    """
     names = {record.id: method(record) for record in found}
     (measure,) = perplexities([*found])
     good = [record for record in found if measure.read(record) < WORST * measure.dense]
     figure = quality_by_size(replace(measure, records=good), names, looks(names.values()))
-    table = frame([*found])
-    (one,) = comparisons(table.assign(method=table["id"].map(names)), measure.names[0], "method")
-    increases = ratios(found).to_markdown(index=False, disable_numparse=True)
-    text = INTRODUCTION.format(model=model) + render([one], "markdown") + RATIOS + increases + "\n"
+    text = INTRODUCTION.format(model=model) + tables(found) + "\n"
+    if in_domain:
+        text += IN_DOMAIN.format(model=model) + tables(in_domain) + "\n"
     name = "real_models" if model.startswith("SmolLM2") else f"real_models_{model}"
     with rc_context(STYLE), replacing(RESULTS / "figures" / f"{name}.png") as part:
         figure.savefig(part, format="png", dpi=160, metadata={"Software": None})
-    for end, content in ((".md", text), (".csv", render([one], "csv"))):
+    for end, content in ((".md", text), (".csv", compared(found, "csv"))):
         with replacing(RESULTS / "tables" / f"{name}{end}") as part:
             part.write_text(content)
 
@@ -92,7 +119,8 @@ def write(model: str, found: Sequence[Record]) -> None:
 def main() -> None:
     """Write results/tables/real_models*.md and .csv, and results/figures/real_models*.png."""
     for folder in sorted((RESULTS / "real_models").glob("*/records")):
-        write(folder.parent.name, [*records(folder)])
+        model = folder.parent.name
+        write(model, [*records(folder)], [*records(RESULTS / "real_models_in_domain" / model / "records")])
 
 
 if __name__ == "__main__":
