@@ -37,7 +37,7 @@ published() {
   prune "$to" "${one[@]}" +experiment=refit
   prune "$to" "${one[@]}" +experiment=refit allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
   prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
-  prune "$to" "${one[@]}" +experiment=refit criterion=obs criterion.scale=median criterion.metric=fisher
+  prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
   prune "$to" "${one[@]}" criterion=magnitude,chance allocator=uniform
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean
   prune "$to" "${one[@]}" criterion=taylor allocator=uniform
@@ -52,7 +52,8 @@ in_domain() {
   local to=results/${study}_in_domain/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
-  prune "$to" "${one[@]}" +experiment=refit criterion=obs criterion.scale=median criterion.metric=fisher compensation.ridge=1
+  prune "$to" "${one[@]}" +experiment=obs_fisher
+  prune "$to" "${one[@]}" +experiment=obs_fisher allocator=error_curves 'allocator.shares=[0.8,0.6]' allocator.batches=1
   python experiments/real_models/table.py
 }
 
