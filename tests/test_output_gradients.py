@@ -59,6 +59,12 @@ def test_every_family_can_be_scored(family):
         assert OBS(metric="fisher").score(UnitView(model, site), stats).isfinite().all()
 
 
+def test_a_site_without_a_consumer_is_refused():
+    model = make("llama")
+    with pytest.raises(ValueError, match="leave 'block' out of sites"):
+        collect(model, find_sites(model, ["block"]), batches(), {NEED})
+
+
 def moments_and_view(weight, fisher):
     """Uncorrelated channels of mean square 1."""
     channels = len(weight)

@@ -1,5 +1,7 @@
 """Probes: what the whole model loses with the width of one site."""
 
+import math
+
 import pytest
 import torch
 from families import ENCODER, batches, make
@@ -32,7 +34,10 @@ from cfsp.storage.cache import Cache
 def test_a_curve_goes_through_the_probes_and_follows_the_scores():
     points = {4: 3.0, 8: 1.0, 12: 0.0}
     even = dict(probes.curve(points, torch.ones(12), groups=1).tolist())
-    assert [even[width] for width in (0, 4, 6, 8, 10, 12)] == pytest.approx([5, 3, 2, 1, 0.5, 0], abs=1e-4)
+    assert [even[width] for width in (4, 6, 8, 10, 12)] == pytest.approx([3, 2, 1, 0.5, 0], abs=1e-4)
+    assert even[0] == pytest.approx(3 * 1.5 ** math.log2(3), rel=1e-4)  # twice as many cost thrice
+    slowing = dict(probes.curve({4: 3.0, 8: 2.0, 12: 0.0}, torch.ones(12), groups=1).tolist())
+    assert slowing[0] == pytest.approx(4, rel=1e-4)  # not below the line
     rising = dict(probes.curve(points, torch.arange(12.0), groups=1).tolist())  # 0, 1, 2, 3 go before 8
     assert [rising[width] for width in (12, 11, 10, 9, 8)] == pytest.approx([0, 0, 1 / 6, 0.5, 1], abs=1e-4)
     shifted = probes.curve(points, torch.arange(12.0) - 30, groups=1)  # standardised scores may be negative
@@ -48,6 +53,14 @@ def test_one_probe_scales_the_scores_everywhere():
     found = dict(probes.curve({9: 6.0, 12: 0.0}, score, groups=1).tolist())
     for kept, expected in {12: 0.0, 10: 2.0, 9: 6.0, 8: 12.0, 6: 30.0, 0: 132.0}.items():
         assert found[kept] == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_widths_that_nobody_measured_are_told(capsys):
+    model, samples = make("llama"), batches(count=4)
+    options = {"criterion": "wanda_sp", "kinds": ["mlp"]}
+    for sparsity, told in ((0.1, False), (0.7, True)):
+        cfsp.plan(model, samples, allocator=ErrorCurves(shares=[0.9, 0.8]), sparsity=sparsity, **options)
+        assert ("expected smaller allocator.shares" in capsys.readouterr().err) is told
 
 
 def test_probes_are_what_a_cut_model_loses():

@@ -65,7 +65,7 @@ def first_value(override):
 def test_an_unknown_part_is_refused_before_anything_runs(tmp_path):
     done, found = commands(tmp_path, "mlp", "speed")
     assert done.returncode == 1
-    assert "no part speed; expected published, all or some of mlp" in done.stderr
+    assert "no part speed; expected published, in_domain, all or some of mlp" in done.stderr
     assert not found
 
 

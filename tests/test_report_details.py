@@ -5,16 +5,17 @@ import re
 from dataclasses import replace
 
 import pytest
-from studies import record, study, training
+from studies import metric, record, study, training
 
 from cfsp.cli.report import report
 from cfsp.records.failures import Failure
+from cfsp.report.base import MISSING
 from cfsp.report.costs import source_plots
 from cfsp.report.names import method_names
 from cfsp.report.plots.base import looks
 from cfsp.report.plots.recovery import schedule_curve, schedule_curves
 from cfsp.report.plots.sites_and_sources import rounds_by_stage
-from cfsp.report.shape import knowledge_section
+from cfsp.report.shape import activity_section, activity_table, knowledge_section
 
 
 def write(folder, records):
@@ -161,3 +162,23 @@ def test_curves_of_trained_masks_are_drawn_beside_recoverys(tmp_path):
     assert "Trained masks" in (tmp_path / "a.html").read_text()
     report([write(tmp_path / "b", [record()])], tmp_path / "b.html", None, "Study")
     assert "Trained masks" not in (tmp_path / "b.html").read_text()
+
+
+def test_routed_models_that_were_measured_unlike_share_a_table():
+    protocol = {"measure": "active units"}
+
+    def routed(criterion, text, sizes):
+        shares = {f"union_share_of_{size}/{text}": 0.5 for size in sizes}
+        shares |= {f"active_share/{text}": 0.2, f"active_share_block_0/{text}": 0.2}
+        pairs = {name: (metric(1, protocol), metric(one, protocol)) for name, one in shares.items()}
+        return record(criterion, **pairs)
+
+    found = [routed("One", "x", (4, 16)), routed("Another", "y", (4,))]
+    names = {one.id: one.config["criterion"]["_target_"].rpartition(".")[2] for one in found}
+    table = activity_table(found, names)
+    assert [*table.columns] == ["method", "active", "union of 4", "union of 16", "GFLOPs"]
+    texts = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert texts["One"] == ["20.0%", "50.0%", "50.0%", MISSING.text]
+    assert texts["Another"] == ["20.0%", "50.0%", MISSING.text, MISSING.text]
+    section = activity_section(found, "tiny", "active", names, looks(names.values()))
+    assert section.tables[0].rows

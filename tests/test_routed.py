@@ -1,19 +1,23 @@
 """Routed MLPs: every regime equals the dense computation times the mask, on every family."""
 
 import copy
+import shutil
 
 import pytest
 import torch
 from families import DECODERS, make, most_distinct, words
 from random_routers import route
 from torch.nn import functional as F
+from torch.utils.cpp_extension import get_cxx_compiler
 
 from cfsp.model import modeling_routed, routed_kernels
 from cfsp.model.modeling_routed import kernels_for, neuron_rows, routed_mlps, uninstall
-from cfsp.model.routed_kernels import TorchKernels, compiled
+from cfsp.model.routed_kernels import TorchKernels
 from cfsp.model.routers import LearnedRouter
 
-needs_compiler = pytest.mark.skipif(compiled() is None, reason="there is no C++ compiler")
+needs_compiler = pytest.mark.skipif(
+    shutil.which(get_cxx_compiler()) is None, reason="there is no C++ compiler"
+)
 needs_gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.utils import cpp_extension
 
 
 class TorchKernels:
@@ -195,13 +194,15 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-std=c++17")
 def compiled():
     """Return the compiled kernels; None, and a line on stderr, if they cannot be built here."""
     name = hashlib.sha256("".join((SOURCE, *FLAGS, processor())).encode()).hexdigest()[:12]
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
-    library = Path(root) / f"routed_{name}.so"
     try:
+        from torch.utils import cpp_extension  # it needs setuptools, which an installed torch may lack
+
+        root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+        library = Path(root) / f"routed_{name}.so"
         if not library.exists():
-            compile_kernels(library)
+            compile_kernels(library, cpp_extension.get_cxx_compiler())
         return CompiledKernels(ctypes.CDLL(str(library)))
-    except (OSError, subprocess.SubprocessError) as error:
+    except (ImportError, OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or error
         reason = (str(told).strip().splitlines() or [type(error).__name__])[-1]
         print(f"routed MLPs run in PyTorch, not in C++: {reason[:200]}", file=sys.stderr)
@@ -218,12 +219,12 @@ def processor():
     return "".join(sorted(told)) or platform.processor() + torch.backends.cpu.get_cpu_capability()
 
 
-def compile_kernels(library):
+def compile_kernels(library, compiler):
     """Compile the kernels. Two processes may do so at once: the file appears complete."""
     library.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         source, made = Path(folder) / "kernels.cpp", Path(folder) / "kernels.so"
         source.write_text(SOURCE)
-        command = [cpp_extension.get_cxx_compiler(), *FLAGS, str(source), "-o", str(made)]
+        command = [compiler, *FLAGS, str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True)
         os.replace(made, library)

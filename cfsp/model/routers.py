@@ -78,11 +78,12 @@ class LearnedRouter(Router):
 
     def logits(self, x):
         """[rows, inputs] -> [rows, experts]"""
-        x = x.to(self.last.weight.dtype)
-        x = F.normalize(x, dim=-1) if self.normalised else x
-        if self.first is not None:
-            x = torch.tanh(self.first(x)) if self.tanh else self.first(x)
-        return self.last(x)
+        with torch.autocast(x.device.type, enabled=False):  # thresholds need the router's own dtype
+            x = x.to(self.last.weight.dtype)
+            x = F.normalize(x, dim=-1) if self.normalised else x
+            if self.first is not None:
+                x = torch.tanh(self.first(x)) if self.tanh else self.first(x)
+            return self.last(x)
 
     def scores(self, x):
         """Return sigmoids, in float32. [rows, inputs] -> [rows, experts]"""

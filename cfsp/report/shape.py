@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from cfsp.records.record import Record
-from cfsp.report.base import Plot, Section, Table, number, share, word
+from cfsp.report.base import MISSING, Plot, Section, Table, number, share, word
 from cfsp.report.groups import key_of, points
 from cfsp.report.names import part_texts
 from cfsp.report.plots.activity import activity, routed_records
@@ -81,33 +81,32 @@ def activity_section(
 
 def activity_table(records: Sequence[Record], names: Mapping[str, str]) -> Table:
     """Return a table of the active share, the unions of batches, and the FLOPs per token."""
-    keys = sorted(
+    sizes = sorted(
         {
-            name
+            int(name.partition("/")[0].rpartition("_")[2])
             for record in records
             for name in record.metrics["pruned"]
             if name.startswith("union_share_of_")
-        },
-        key=lambda name: int(name.partition("/")[0].rpartition("_")[2]),
+        }
     )
     columns = {"method": "", "active": "share of units that a token uses"}
-    columns |= {
-        f"union of {key.partition('/')[0].rpartition('_')[2]}": "used by any of so many tokens"
-        for key in keys
-    }
+    columns |= {f"union of {size}": "used by any of so many tokens" for size in sizes}
     columns |= {"GFLOPs": "per token, of the linear layers in the blocks, 2^30"}
     rows = []
     for point in points(records, names):
-
-        def mean(start: str, found: Sequence[Record] = point.records) -> float:
-            values = [
-                one.value
-                for record in found
-                for name, one in record.metrics["pruned"].items()
-                if name.startswith(start)
-            ]
-            return sum(values) / len(values)
-
-        cells = [share(mean(key)) for key in ("active_share/", *keys)]
-        rows.append([word(point.method), *cells, number(mean("gflops_per_token/"))])
+        keys = ("active_share/", *(f"union_share_of_{size}/" for size in sizes))
+        means = [mean_of(point.records, key) for key in keys]
+        cells = [MISSING if mean is None else share(mean) for mean in means]
+        rows.append([word(point.method), *cells, number(mean_of(point.records, "gflops_per_token/"))])
     return Table("What tokens and batches use", columns, rows)
+
+
+def mean_of(records: Sequence[Record], start: str) -> float | None:
+    """Return the mean of the metrics that begin so, over records and texts; None if there are none."""
+    found = [
+        one.value
+        for record in records
+        for name, one in record.metrics["pruned"].items()
+        if name.startswith(start)
+    ]
+    return sum(found) / len(found) if found else None

@@ -27,6 +27,7 @@ from cfsp.schedules.decide import allocate, check_compensation, check_kinds
 from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
+from cfsp.schedules.probes import warn_of_unmeasured
 from cfsp.schedules.protecting import protect_by_knowledge
 from cfsp.schedules.size_targets import SizeTarget, check_reach, widths_within
 from cfsp.statistics.base import Stats
@@ -197,7 +198,9 @@ class Schedule(Checked, ABC):
         if state.cuts:
             dense = round(PartlyCut(state.model, state.whole_sites).parameters())
             removed -= dense - round(state.parameters())
-        return allocate(state, sites, scores, stats, method.allocator, removed)
+        widths = allocate(state, sites, scores, stats, method.allocator, removed)
+        warn_of_unmeasured(stats, widths)
+        return widths
 
     def collect(
         self,

@@ -209,8 +209,9 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
     """Return the loss at every width of a site, in ascending order, from that at a few. [widths, 2]
 
     Between two measured widths, it is linear in the sum of the removed units' scores, each less the lowest
-    score (for greedy OBS: in its squared error). Below the narrowest measured width, it is linear in the
-    width, with the slope between the two narrowest. With one measured width it is linear in that sum
+    score (for greedy OBS: in its squared error). Below the narrowest measured width it goes on as that
+    sum to the power that the two narrowest have, or in a line through them, whichever is more: a line alone
+    would let whole sites go that nobody measured. With one measured width it is linear in that sum
     everywhere: the site's own error times one measured slope.
     """
     if len(points) == 1:
@@ -228,7 +229,23 @@ def curve(points: Mapping[int, float], score: Tensor, groups: int) -> Tensor:
     else:
         slope = (losses[0] - losses[1]) / (steps[1] - steps[0])
         found[below] = losses[0] + slope * (steps[0] - below)
+        if 0 < losses[1] < losses[0]:
+            ratio = gone[below] / gone[steps[0]]
+            power = np.log(losses[0] / losses[1]) / np.log(gone[steps[0]] / gone[steps[1]])
+            found[below] = np.maximum(found[below], losses[0] * ratio**power)
     return torch.stack([torch.arange(run + 1) * groups, torch.from_numpy(found)], dim=1)
+
+
+def warn_of_unmeasured(stats: Stats, widths: Mapping[str, int]) -> None:
+    """Say on stderr if sites become much narrower than any width that was measured."""
+    least = {name: stat["error_probes"][0, 0] for name, stat in stats.items() if "error_probes" in stat}
+    far = [name for name, narrowest in least.items() if widths.get(name, narrowest) < 0.75 * narrowest]
+    if far:
+        print(
+            f"cfsp: error_curves: {len(far)} of {len(least)} sites ({far[0]} first) get widths far below the "
+            "narrowest that was measured, where the curve is a guess; expected smaller allocator.shares",
+            file=sys.stderr,
+        )
 
 
 def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:

@@ -164,22 +164,30 @@ def backpropagate(
             stack.enter_context(outputs.watching(model))
         if checkpointing:
             stack.enter_context(checkpointed(model))
-        samples = [sample for batch in batches for sample in split_samples(batch, model)]
-        counts = predicted_tokens(model, samples)
-        for number, sample in enumerate(bar(samples, "gradients", "sample")):
-            check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
-            for moment in moments.values():
-                moment.share = counts[number] / sum(counts)
-            if outputs is not None:
-                outputs.begin(counts[number])
-            loss_of(model, sample, number).backward()
-    stats = {
-        site.name: {name: vector_of_site(model, site, name, moments) for name in of_weights} for site in sites
-    }
-    if outputs is not None:
-        for site in sites:
+        go_through(model, [one for batch in batches for one in split_samples(batch, model)], moments, outputs)
+    stats: Stats = {}
+    for site in sites:
+        stats[site.name] = {name: vector_of_site(model, site, name, moments) for name in of_weights}
+        if outputs is not None:
             stats[site.name][OutputGradientMoment.name] = outputs.of_site(site)
     return stats
+
+
+def go_through(
+    model: PreTrainedModel,
+    samples: Sequence[Mapping[str, Tensor]],
+    moments: Mapping[int, Moments],
+    outputs: OutputMoments | None,
+) -> None:
+    """Make a forward and a backward pass for each sample, and say how many tokens it predicts."""
+    counts = predicted_tokens(model, samples)
+    for number, sample in enumerate(bar(samples, "gradients", "sample")):
+        check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
+        for moment in moments.values():
+            moment.share = counts[number] / sum(counts)
+        if outputs is not None:
+            outputs.begin(counts[number])
+        loss_of(model, sample, number).backward()
 
 
 def loss_of(model: PreTrainedModel, sample: Mapping[str, Tensor], number: int) -> Tensor:

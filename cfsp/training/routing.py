@@ -24,7 +24,7 @@ class Routing(RoutingOptions, Pruner):
     frozen and the other weights adapt.
 
     Differs from the paper: eta follows a controller that leads to the asked share of active units; scores
-    begin near 1, so that the model begins as the dense one; lambda comes after eta; the guard bounds the
+    begin high, so that the model begins nearly as the dense one; lambda comes after eta; the guard bounds the
     term at its pole. Between the stages one shift of all routers' biases makes the share exact on the last
     batches, and keeps it while the inputs of the frozen routers change.
     """

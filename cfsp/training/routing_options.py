@@ -58,8 +58,11 @@ class RoutingOptions(Checked):
                 f"most={self.most:g} is below efficiency={self.efficiency:g}; expected at least that"
             )
         first = 1 / (1 + math.exp(-self.start))
-        if first < self.threshold + 0.1:
+        well_above = self.threshold + 0.2 * (1 - self.threshold)
+        if first < well_above:
+            least = math.log(well_above / (1 - well_above))
             raise ValueError(
                 f"start={self.start:g}: scores begin at {first:.2f}, and the separability term has its pole "
-                f"at threshold={self.threshold:g}; expected scores well above it, for instance start=2"
+                f"at threshold={self.threshold:g}; expected scores well above it: start={least + 0.005:.2f} "
+                "or more"
             )

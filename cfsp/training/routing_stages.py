@@ -36,6 +36,20 @@ NEAR = 0.2
 """Scores so near to the threshold are undecided."""
 
 
+SLIGHT = 1e-3
+"""A share so near to none or all is none or all: earlier batches leave the histograms only slowly."""
+
+
+def is_off(share: float) -> bool:
+    """Return whether practically no expert of an MLP is used."""
+    return share < SLIGHT
+
+
+def is_full(share: float) -> bool:
+    """Return whether practically all experts of an MLP are used."""
+    return share > 1 - SLIGHT
+
+
 class RoutingStages(Pruning):
     """A router per site. `target` is the share of units that a token does not use, over all sites.
 
@@ -126,12 +140,12 @@ class RoutingStages(Pruning):
         self.shift()
         uses = self.shares()
         told = ", ".join(f"{name} {share:.0%}" for name, share in uses.items())
-        if any(share == 0 for share in uses.values()) or all(share == 1 for share in uses.values()):
+        if any(map(is_off, uses.values())) or all(map(is_full, uses.values())):
             raise ValueError(
                 f"routers collapsed (experts in use: {told}); expected a smaller "
                 "schedule.pruner.efficiency or most, a larger separability, or more steps"
             )
-        if is_main() and (full := [name for name, share in uses.items() if share == 1]):
+        if is_main() and (full := [name for name, share in uses.items() if is_full(share)]):
             print(f"cfsp: routing: every token uses all experts of {', '.join(full)}", file=sys.stderr)
         self.harden()
 
@@ -239,15 +253,15 @@ class RoutingStages(Pruning):
         uninstall(self.model)
         line = [self.line_of(self.pruner.threshold + side) for side in (-NEAR, NEAR)]
         undecided = float(self.histogram[:, line[0] : line[1]].sum() / self.histogram.sum())
-        if is_main() and (none := [name for name, share in self.shares().items() if share == 0]):
-            print(f"cfsp: routing: no token uses an expert of {', '.join(none)}", file=sys.stderr)
+        if is_main() and (unused := [name for name, share in self.shares().items() if is_off(share)]):
+            print(f"cfsp: routing: no token uses an expert of {', '.join(unused)}", file=sys.stderr)
         return {
             "pruner": "Routing",
             "asked": self.target,
             "reached": self.removed(),
             "undecided": undecided,
             "penalty_factor": self.control.factor,
-            "active": {name: float(uses.mean()) for name, uses in self.uses.items()},
+            "active": self.shares(),
         }
 
     def line_of(self, score: float) -> int:

@@ -53,7 +53,6 @@ in_domain() {
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
-  prune "$to" "${one[@]}" +experiment=obs_fisher allocator=error_curves 'allocator.shares=[0.8,0.6]' allocator.batches=1
   python experiments/real_models/table.py
 }
 
