@@ -92,7 +92,7 @@ def planned(model, data, maker, size, options):
     made = OmegaConf.load(CONF / "schedule" / "maker" / f"{maker}.yaml")
     for name, value in size.items():
         made[name.removeprefix("maker.")] = value
-    schedule = RoutedOnce(maker=instantiate(made), active=0.5, sparsity=0.0)
+    schedule = RoutedOnce(maker=instantiate(made), active=options.get("active", 0.5), sparsity=0.0)
     return cfsp.plan(model, data, criterion="learned", allocator="uniform", schedule=schedule)
 
 
@@ -114,3 +114,12 @@ def test_what_is_heard_are_the_inputs_of_the_layers():
     assert torch.allclose(norms[0], mlp.gate_proj.weight.norm(dim=0))
     assert torch.allclose(norms[2], mlp.down_proj.weight.norm(dim=0))
     assert [len(one) for one in norms] == [32, 32, 40]
+
+
+@pytest.mark.parametrize(("active", "told"), [(0.5, False), (0.03, True)])
+def test_a_share_that_whole_experts_do_not_make_is_told(active, told, capsys):
+    """One of ten experts of four neurons is a tenth."""
+    model, data = make("llama"), batches(2)
+    options = {"criterion": "learned", "allocator": "uniform", "sparsity": 0.0, "active": active}
+    planned(model, data, "oracle", {"maker.expert_size": 4}, {"schedule": "routed_once", **options})
+    assert ("make 10.0% of model.layers.0.mlp active, not 3.0%" in capsys.readouterr().err) is told

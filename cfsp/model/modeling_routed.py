@@ -30,8 +30,9 @@ class RoutedMLP(nn.Module):
     """What the layers of one MLP share: the router, and what it has chosen for the present input.
 
     few: so many rows of input are computed with the chosen experts' weights alone, their union; all others
-        with the whole matrices, and a mask. Both are exact. soft: experts are multiplied by their scores
-        while a router learns. compiled: use C++ on a CPU if it can be built.
+        with the whole matrices, and a mask; so are all where gradients are computed. Both are exact.
+    soft: experts are multiplied by their scores while a router learns. compiled: use C++ on a CPU if it
+        can be built.
     chosen: mask of the last input [rows, experts]. channels: masks of the inputs that each producer read.
     """
 
@@ -201,6 +202,8 @@ def kernels_for(device, dtype, use_compiled, size):
         return TritonKernels()
     if device == "cpu" and use_compiled and dtype in SUFFIX and (found := compiled()):
         return found
+    if device == "cpu" and use_compiled and dtype not in SUFFIX:
+        print(f"routed MLPs run in PyTorch, not in C++, which has no kernels for {dtype}", file=sys.stderr)
     if device == "cuda":
         print("routed MLPs run in PyTorch, which waits for the GPU: no Triton, or experts of "
               f"{size} neurons; expected Triton and a power of two", file=sys.stderr)  # fmt: skip

@@ -95,8 +95,19 @@ class RoutedOnce(Routes):
     def prepare(self, subject: Subject, method: Method) -> None:
         self.check(subject.sites, method)
         check_dense(subject.model, subject.sites, "routed")
+        size = self.maker.expert_size
+        shares = {}
         for site in subject.sites:
-            check_experts(site.units, self.maker.expert_size, site.name)
+            check_experts(site.units, size, site.name)
+            shares[site.name] = self.maker.top(site.units, self.active) * size / site.units
+        far = {name: share for name, share in shares.items() if abs(share - self.active) > NEAR}
+        if far and is_main():
+            name = next(iter(far))
+            print(
+                f"cfsp: routing: whole experts make {far[name]:.1%} of {name} active, not {self.active:.1%}; "
+                "expected a smaller schedule.maker.expert_size",
+                file=sys.stderr,
+            )
 
     @torch.no_grad()
     def plan(

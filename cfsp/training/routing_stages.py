@@ -40,12 +40,12 @@ SLIGHT = 1e-3
 """A share so near to none or all is none or all: earlier batches leave the histograms only slowly."""
 
 
-def is_off(share: float) -> bool:
+def practically_none(share: float) -> bool:
     """Return whether practically no expert of an MLP is used."""
     return share < SLIGHT
 
 
-def is_full(share: float) -> bool:
+def practically_all(share: float) -> bool:
     """Return whether practically all experts of an MLP are used."""
     return share > 1 - SLIGHT
 
@@ -140,12 +140,12 @@ class RoutingStages(Pruning):
         self.shift()
         uses = self.shares()
         told = ", ".join(f"{name} {share:.0%}" for name, share in uses.items())
-        if any(map(is_off, uses.values())) or all(map(is_full, uses.values())):
+        if any(map(practically_none, uses.values())) or all(map(practically_all, uses.values())):
             raise ValueError(
                 f"routers collapsed (experts in use: {told}); expected a smaller "
                 "schedule.pruner.efficiency or most, a larger separability, or more steps"
             )
-        if is_main() and (full := [name for name, share in uses.items() if is_full(share)]):
+        if is_main() and (full := [name for name, share in uses.items() if practically_all(share)]):
             print(f"cfsp: routing: every token uses all experts of {', '.join(full)}", file=sys.stderr)
         self.harden()
 
@@ -253,7 +253,9 @@ class RoutingStages(Pruning):
         uninstall(self.model)
         line = [self.line_of(self.pruner.threshold + side) for side in (-NEAR, NEAR)]
         undecided = float(self.histogram[:, line[0] : line[1]].sum() / self.histogram.sum())
-        if is_main() and (unused := [name for name, share in self.shares().items() if is_off(share)]):
+        if is_main() and (
+            unused := [name for name, share in self.shares().items() if practically_none(share)]
+        ):
             print(f"cfsp: routing: no token uses an expert of {', '.join(unused)}", file=sys.stderr)
         return {
             "pruner": "Routing",
