@@ -3,6 +3,7 @@
 import pytest
 import torch
 from families import DECODERS, batches, kinds_of, make
+from transformers import FalconConfig, FalconForCausalLM
 
 import cfsp
 from cfsp.criteria.obs import OBS
@@ -57,6 +58,53 @@ def test_every_family_can_be_scored(family):
     for site in find_sites(model, [kind for kind in kinds_of(model) if kind != "block"]):
         stats = collect(model, [site], batches(), OBS(metric="fisher").needs)[site.name]
         assert OBS(metric="fisher").score(UnitView(model, site), stats).isfinite().all()
+
+
+def test_an_output_that_is_added_to_in_place_can_be_watched():
+    """Falcon with parallel attention adds to the MLP's output."""
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 61}
+    model = FalconForCausalLM(
+        FalconConfig(**sizes, parallel_attn=True, new_decoder_architecture=False)
+    ).eval()
+    site, samples = find_sites(model, ["mlp"])[0], batches()
+    found = collect(model, [site], samples, {NEED})[site.name][NEED]
+    torch.testing.assert_close(found.float(), by_definition(model, site, samples), rtol=1e-3, atol=1e-8)
+
+
+def test_a_gradient_that_is_not_finite_is_named():
+    model, site = make("llama"), find_sites(make("llama"), ["mlp"])[1]
+    model.get_submodule(site.consumers[0].module).register_full_backward_hook(
+        lambda module, given, out: tuple(None if one is None else one * float("nan") for one in given)
+    )
+    with pytest.raises(ValueError, match="is NaN or infinite at model.layers.0.mlp; check the weights"):
+        collect(model, find_sites(model, ["mlp"]), batches(), {NEED})
+
+
+def test_a_classifier_is_scored_by_its_labels():
+    model = make("bert")
+    samples = [one | {"labels": one["input_ids"]} for one in batches()]
+    site = find_sites(model, ["mlp"])[0]
+    stats = collect(model, [site], samples, OBS(metric="fisher").needs)[site.name]
+    assert OBS(metric="fisher").score(UnitView(model, site), stats).isfinite().all()
+    assert float(stats[NEED].diagonal().sum()) > 0
+
+
+def test_exchanges_count_errors_by_the_metric_too():
+    weight = torch.tensor([[9.0, 0.0], [0.0, 1.0], [4.0, 0.5]])
+    view, stat = moments_and_view(weight, torch.diag(torch.tensor([1e-9, 2.0], dtype=torch.float64)))
+    view.groups = 1
+    assert tuple(OBS(swaps=3).refine(view, stat, (1,))) == (0,)
+    assert tuple(OBS(metric="fisher", ridge=1e-6, swaps=3).refine(view, stat, (0,))) == (1,)
+
+
+def test_a_plan_block_by_block_uses_it():
+    model = make("llama")
+    parts = {"kinds": ["mlp"], "allocator": "uniform", "compensation": "least_squares", "sparsity": 0.5}
+    plan = cfsp.plan(
+        model, batches(count=8, tokens=16), criterion=OBS(metric="fisher"), schedule="blockwise", **parts
+    )
+    assert all(len(cut.keep) < cut.units for cut in plan.edits)
 
 
 def test_a_site_without_a_consumer_is_refused():

@@ -37,8 +37,8 @@ class OBS(Criterion):
     every removal.
 
     score_u = highest cost of the removals up to u's own, per parameter of a unit; the units that are
-    removed last score best. Unit: squared output per parameter; by `metric=fisher` nats per token and
-    parameter.
+    removed last score best. Unit: squared output per parameter; by `metric=fisher` nats per token (of a
+    classifier: per label) and parameter.
 
     Hassibi and Stork 1993; whole columns and heads: Kurtic et al. 2023 (ZipLM, arXiv:2302.04089),
     Meng et al. 2024 (OSSCAR, arXiv:2403.12983).
@@ -86,7 +86,7 @@ class OBS(Criterion):
         if "target_moment" in stat:
             best = inverse @ self.pulled(weight, stat, penalty)
         share = (0 if len(moment) <= ONE_BY_ONE else 1 / 32) if self.share is None else self.share
-        order, costs = removal_path(inverse, self.weighed(best, stat), view.span, share)
+        order, costs = removal_path(inverse, self.weighed(view, best, stat), view.span, share)
         parameters = sum(weight[0].numel() for weight in view.members())
         # Strictly rising: at a tie, top-k could keep a unit that was removed earlier.
         rising = costs.clamp_min(0).cummax(0).values * (1 + 1e-12 * torch.arange(len(costs)).to(costs))
@@ -97,7 +97,8 @@ class OBS(Criterion):
         if not self.swaps:
             return keep
         moment, penalty = self.damped(stat)
-        cross = self.weighed(self.pulled(view.consumers()[0].flatten(0, 1).double(), stat, penalty), stat)
+        cross = self.pulled(view.consumers()[0].flatten(0, 1).double(), stat, penalty)
+        cross = self.weighed(view, cross, stat)
         return tuple(swap(moment, cross, keep, view.span, self.swaps, view.groups)[0])
 
     def damped(self, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -115,10 +116,10 @@ class OBS(Criterion):
             cross = own_output(moment, weight)
         return (centred(moment, cross)[1] if self.constant else cross[:-1]) + penalty * weight
 
-    def weighed(self, outputs: Tensor, stat: Mapping[str, Tensor]) -> Tensor:
+    def weighed(self, view: UnitView, outputs: Tensor, stat: Mapping[str, Tensor]) -> Tensor:
         """Return outputs whose squares are costs by the metric. [channels, outputs]"""
         if self.metric == "plain":
             return outputs
         fisher = stat["output_gradient_moment"].double() / 2
         fisher = fisher + torch.diag(damping(fisher.diagonal(), self.ridge, self.scale).expand(len(fisher)))
-        return outputs @ cholesky(fisher, self.ridge, "criterion ridge")
+        return outputs @ cholesky(fisher, self.ridge, f"{view.name}: output gradients: criterion ridge")

@@ -185,9 +185,11 @@ def go_through(
         check_positions(model, sample["input_ids"].shape[1], "calibration seqlen")
         for moment in moments.values():
             moment.share = counts[number] / sum(counts)
+        loss = loss_of(model, sample, number)
         if outputs is not None:
-            outputs.begin(counts[number])
-        loss_of(model, sample, number).backward()
+            outputs.begin(counts[number], counts[number] if moments else 1)
+            loss = loss if moments else loss * counts[number]  # in float16 those of the mean would underflow
+        loss.backward()
 
 
 def loss_of(model: PreTrainedModel, sample: Mapping[str, Tensor], number: int) -> Tensor:

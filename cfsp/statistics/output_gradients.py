@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -35,7 +34,7 @@ class OutputGradientMoment(Quantity):
 class OutputMoments:
     """The sums of g g^T over the samples, by consumer. Each sample is one backward pass.
 
-    predicted: number of tokens that the present sample predicts; its loss is their mean.
+    factor: what the present sample's gradients are multiplied by, to be those of the sum over its tokens.
     """
 
     def __init__(self, sites: Sequence[Site]):
@@ -47,11 +46,11 @@ class OutputMoments:
                 )
         self.consumers = {site.name: site.consumers[0].module for site in sites}
         self.totals: dict[str, Tensor] = {}
-        self.predicted, self.count = 0, 0
+        self.factor, self.count = 1.0, 0
 
-    def begin(self, predicted: int) -> None:
-        """Begin a sample."""
-        self.predicted = predicted
+    def begin(self, predicted: int, factor: float) -> None:
+        """Begin a sample that predicts so many tokens."""
+        self.factor = factor
         self.count += predicted
 
     @contextmanager
@@ -64,10 +63,11 @@ class OutputMoments:
 
     @contextmanager
     def watched(self, path: str, consumer: nn.Module) -> Iterator[None]:
-        def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if not output.requires_grad:  # no weight before it is trained
-                output.requires_grad_()
+        def seen(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            leaf = not output.requires_grad  # no weight before it is trained
+            output.requires_grad_()
             output.register_hook(lambda gradient: self.add(path, gradient))
+            return output.clone() if leaf else output  # Falcon adds to it in place, which no leaf allows
 
         handle = consumer.register_forward_hook(seen)
         try:
@@ -77,11 +77,22 @@ class OutputMoments:
 
     def add(self, path: str, gradient: Tensor) -> None:
         """Add the products of one sample's gradients. [1, tokens, outputs]"""
-        rows = gradient.detach().flatten(0, -2).float() * self.predicted
+        rows = gradient.detach().flatten(0, -2).float() * self.factor
         with full_float32():
             products = (rows.T @ rows).double()
         self.totals[path] = self.totals[path] + products if path in self.totals else products
 
     def of_site(self, site: Site) -> Tensor:
-        """Return the mean over the predicted tokens. [outputs, outputs], float64"""
-        return torch.as_tensor(self.totals[self.consumers[site.name]] / self.count)
+        """Return the mean over the predicted tokens. [outputs, outputs], float64
+
+        Raises ValueError if no sample used the consumer, or if a gradient was NaN or infinite.
+        """
+        total = self.totals.get(self.consumers[site.name])
+        if total is None:
+            raise ValueError(f"{site.name}: no calibration sample uses it; leave it out of sites")
+        if not total.diagonal().isfinite().all():
+            raise ValueError(
+                f"{OutputGradientMoment.name} is NaN or infinite at {site.name}; check the weights, or load "
+                "the model with dtype=float32"
+            )
+        return total / self.count
