@@ -19,9 +19,9 @@ from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import log_probabilities
 from cfsp.schedules.targets import target_moments
 from cfsp.statistics.collect import collect
-from cfsp.statistics.gradients import split_samples
 from cfsp.statistics.knowledge import Knowledge
 from cfsp.statistics.knowledge_pass import Judge, next_token_loss
+from cfsp.statistics.losses import split_samples
 
 
 def answered(count=4, size=2, tokens=12):

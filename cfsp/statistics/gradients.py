@@ -14,15 +14,14 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from cfsp.bars import bar
-from cfsp.model.blocks import block_modules, check_positions, is_causal
-from cfsp.model.model_inputs import arguments_of
+from cfsp.model.blocks import block_modules, check_positions
 from cfsp.model.remaining import Remaining
 from cfsp.model.sites import Site
 from cfsp.model.views import learned_weights
 from cfsp.model.weights import whole_weight
-from cfsp.passes.forward import counted_tokens
 from cfsp.passes.modes import evaluating
 from cfsp.statistics.base import STATISTICS, Quantity, Stats
+from cfsp.statistics.losses import loss_of, predicted_tokens, split_samples
 from cfsp.statistics.output_gradients import OutputGradientMoment, OutputMoments
 
 
@@ -192,21 +191,6 @@ def go_through(
         loss.backward()
 
 
-def loss_of(model: PreTrainedModel, sample: Mapping[str, Tensor], number: int) -> Tensor:
-    """Return the loss of a sample, the mean over its predicted tokens. []
-
-    Raises ValueError if there is none, or if it is NaN or infinite.
-    """
-    loss = model(**sample, use_cache=False).loss if is_causal(model) else model(**sample).loss
-    if loss is None:
-        raise ValueError(
-            f"a {type(model).__name__} computes no loss from these labels; expected another criterion"
-        )
-    if not loss.isfinite():
-        raise ValueError(f"calibration sample {number} has a loss of {loss.item()}; check the weights")
-    return loss
-
-
 def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[str]) -> dict[int, Moments]:
     """Return id of a learned weight -> the moments of its gradient that the statistics read."""
     reads = frozenset().union(*(gradient_statistic(name).reads for name in needs))
@@ -215,15 +199,6 @@ def moments_of(model: PreTrainedModel, sites: Sequence[Site], needs: Collection[
         for site in sites
         for weight in site_weights(model, site)
     }
-
-
-def predicted_tokens(model: PreTrainedModel, samples: Sequence[Mapping[str, Tensor]]) -> list[int]:
-    """Return how many tokens each sample predicts. Raises ValueError if there are none."""
-    first = int(is_causal(model))  # nothing predicts a text's first token
-    counts = [int((sample["labels"].flatten()[first:] != -100).sum()) for sample in samples]
-    if not sum(counts):
-        raise ValueError("calibration gave no token to predict; expected samples of two or more tokens")
-    return counts
 
 
 def site_weights(model: PreTrainedModel, site: Site) -> Iterator[nn.Parameter]:
@@ -247,23 +222,6 @@ def vector_of_site(model: PreTrainedModel, site: Site, name: str, moments: Mappi
             part = importance.reshape(len(importance), -1).sum(1)[places]
         parts.append(part.abs())
     return torch.cat(parts)
-
-
-def split_samples(batch: Mapping[str, Tensor], model: PreTrainedModel) -> Iterator[dict[str, Tensor]]:
-    """Yield the samples of a batch, with labels for every token that counts (`counted_tokens`).
-
-    batch: name -> [batch, tokens]. -> name -> [1, tokens], one sample after the other
-    """
-    if not is_causal(model) and "labels" not in batch:
-        raise ValueError("this model does not predict the next token; expected labels in every batch")
-    mask = batch.get("attention_mask", torch.ones_like(batch["input_ids"])).bool()
-    # With padding on the left, nothing predicts the first shown token.
-    shown = counted_tokens(batch) & torch.cat([mask[:, :1], mask[:, :-1]], dim=1)
-    labels = batch.get("labels", batch["input_ids"].masked_fill(~shown, -100))
-    inputs = arguments_of(batch)
-    for row in range(len(batch["input_ids"])):
-        sample = {name: tensor[row : row + 1].to(model.device) for name, tensor in inputs.items()}
-        yield sample | {"labels": labels[row : row + 1].to(model.device)}
 
 
 @contextmanager
