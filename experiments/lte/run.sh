@@ -86,13 +86,15 @@ encoder() { # a classifier of GELU, the paper's GLUE case: LTE, and the best exp
 
 real() { # SmolLM2-135M at one share
     local here=(model.path=models/SmolLM2-135M-Instruct model.dtype=float32 "sites=[mlp]" sparsity=0 results=$results-real
-        cache=results/cache evaluation=[perplexity_text] evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt
+        cache=results/cache 'evaluation=[perplexity_text,routing_text]'
+        evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt
+        evaluation.routing_text.text.paths=data/wikitext2/raw_test.txt evaluation.routing_text.windows=16
         evaluation.perplexity_text.windows=16 evaluation.perplexity_text.window=512 calibration.samples=16
         calibration.seqlen=256 schedule.active=0.5)
     for maker in moefication deja_vu teal wina; do
-        cfsp "${here[@]}" +experiment=moefication evaluation=[perplexity_text] schedule/maker=$maker "$@"
+        cfsp "${here[@]}" +experiment=moefication 'evaluation=[perplexity_text,routing_text]' schedule/maker=$maker "$@"
     done
-    cfsp "${here[@]}" +experiment=lte evaluation=[perplexity_text] schedule.pruner.expert_size=32 \
+    cfsp "${here[@]}" +experiment=lte 'evaluation=[perplexity_text,routing_text]' schedule.pruner.expert_size=32 \
         recovery/data@schedule.data=text schedule.data.sources.text.text.paths=data/c4/sample_c4-rp1.jsonl \
         $(fine_tuning schedule) schedule.training.learning_rate=1e-4 schedule.training.batch_size=4 "$@"
 }
