@@ -12,7 +12,7 @@ from torch.utils.cpp_extension import get_cxx_compiler
 
 from cfsp.model import modeling_routed, routed_kernels
 from cfsp.model.modeling_routed import kernels_for, neuron_rows, routed_mlps, uninstall
-from cfsp.model.routed_kernels import TorchKernels
+from cfsp.model.routed_kernels import CompiledKernels, TorchKernels
 from cfsp.model.routers import LearnedRouter
 
 needs_compiler = pytest.mark.skipif(
@@ -106,6 +106,12 @@ def test_no_expert_and_all_experts(chosen, where):
     assert torch.allclose(found, h @ weight * chosen[0], atol=1e-4)
     found = kernels.rows(torch.ones(1, 6, device=device), weight, kernels.union(chosen.bool()), 4, 20)
     assert torch.allclose(found, weight.sum(1) * chosen[0], atol=1e-4)
+
+
+@needs_compiler
+def test_a_compiler_makes_kernels():
+    """Otherwise the tests of compiled kernels would try PyTorch's."""
+    assert isinstance(kernels_for("cpu", torch.float32, True, 4), CompiledKernels)
 
 
 @needs_compiler

@@ -193,7 +193,9 @@ class Schedule(Checked, ABC):
         sites = [site for site in state.sites if site.units]
         if self.size_target is not None:
             sizes = self.size_target.cut_sizes(state.model, state.whole_sites, method.compensation.adds)
-            return widths_within(sizes, state, sites, scores, stats, method.allocator, float(part))
+            widths = widths_within(sizes, state, sites, scores, stats, method.allocator, float(part))
+            warn_of_unmeasured(stats, widths)
+            return widths
         removed = int(part * self.removed(state.model, state.whole_sites))
         if state.cuts:
             dense = round(PartlyCut(state.model, state.whole_sites).parameters())

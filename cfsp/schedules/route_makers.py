@@ -141,7 +141,7 @@ class Predictor(RouteMaker):
 
     MoEfication (arXiv:2110.01786): two layers with a tanh; targets are an expert's sum of |activation|, over
     the largest of the token. Without `hidden` the first layer begins with the experts' mean weights in the
-    first producer and the second with the identity, as in the release.
+    first producer and the second with the identity; the release normalises the rows before.
     Deja Vu (arXiv:2310.17157): expert_size=1, no tanh; targets are the neurons that are active and among the
     asked share with the largest |activation|.
 
