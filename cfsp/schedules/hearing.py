@@ -125,7 +125,8 @@ def predictors(
 ) -> dict[str, dict[str, Tensor]]:
     """Return site name -> weights [experts, inputs] and bias of a router that predicts active experts.
 
-    Its logits have a standard deviation of 1 over the tokens: none is so sure that training cannot turn it.
+    Its logits have a mean of 0 and a standard deviation of 1 over tokens and experts: what is added to them
+    says where scores begin, whatever the share, and none is so sure that training cannot turn it.
     """
     found = {}
     for site, heard in hear(model, sites, batches):
@@ -134,6 +135,8 @@ def predictors(
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             fit_router(router, x, most_active(heard, size, active))
-        spread = router.logits(x).std().clamp_min(1e-6)
+        logits = router.logits(x)
+        router.last.bias.data -= logits.mean()
+        spread = logits.std().clamp_min(1e-6)
         found[site.name] = {name: (weight / spread).cpu() for name, weight in router.state_dict().items()}
     return found

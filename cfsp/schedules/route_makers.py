@@ -140,8 +140,8 @@ class Predictor(RouteMaker):
     """A small network that is trained to name the experts from the MLP's input, and takes the best of them.
 
     MoEfication (arXiv:2110.01786): two layers with a tanh; targets are an expert's sum of |activation|, over
-    the largest of the token. Without `hidden` the first layer begins with the experts' mean weights in the
-    first producer and the second with the identity; the release normalises the rows before.
+    the largest of the token. Without `hidden` the first layer begins with the means of the experts'
+    normalised rows in the first producer and the second with the identity.
     Deja Vu (arXiv:2310.17157): expert_size=1, no tanh; targets are the neurons that are active and among the
     asked share with the largest |activation|.
 
@@ -173,7 +173,8 @@ class Predictor(RouteMaker):
                 x.shape[1], experts, self.expert_size, normalised=not self.signs, top=top, **options
             ).to(x.device)
             if self.hidden is None and router.first is not None:
-                router.first.weight.data = heard.weights.float().view(experts, -1, x.shape[1]).mean(1)
+                rows = F.normalize(heard.weights.float(), dim=1)
+                router.first.weight.data = rows.view(experts, -1, x.shape[1]).mean(1)
                 router.last.weight.data = torch.eye(experts, device=x.device)
             self.train(router, x, self.targets(sums, top))
         return router

@@ -6,7 +6,7 @@
 #   experiments/lte/run.sh real [OVERRIDES]         # needs experiments/real_models/fetch.py models smollm2
 #   experiments/lte/run.sh table
 # SEEDS (0,1,2), STEPS (200), SHARES (0.5,0.3,0.2,0.1), MAKERS, MODELS (of once),
-# CRITERIA (magnitude,cfsp) and SPARSITIES (0.5,0.7,0.8,0.9; of static) and ABLATIONS may be set.
+# CRITERIA (magnitude,cfsp) and SPARSITIES (0,0.5,0.7,0.8,0.9; of static) and ABLATIONS may be set.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -60,9 +60,9 @@ once_trained() { # the same routers, and then the same training with the same te
     done
 }
 
-static() { # cut the MLPs to the share, then the same steps
+static() { # cut the MLPs to the share (0: the dense model), then the same steps
     cfsp -m "${base[@]}" seed=$seeds criterion=${CRITERIA:-magnitude,cfsp} allocator=uniform \
-        sparsity=${SPARSITIES:-0.5,0.7,0.8,0.9} recovery=full $(with_teacher recovery) $(fine_tuning recovery) "$@"
+        sparsity=${SPARSITIES:-0,0.5,0.7,0.8,0.9} recovery=full $(with_teacher recovery) $(fine_tuning recovery) "$@"
 }
 
 ablations() { # at one share: lambda, which neurons are an expert, where scores begin

@@ -41,7 +41,8 @@ def method(record: Record) -> str:
     if "active" in schedule:
         return ", ".join(["LTE", *other_than_usual(schedule["pruner"])])
     if not record.config["sparsity"]:
-        return "dense, then training"
+        taught = "Distillation" in record.config["recovery"]["objective"]["_target_"]
+        return "dense, then training" + (" with itself as teacher" if taught else "")
     return f"{part_name(record.config['criterion'])}, cut, then training"
 
 
