@@ -20,7 +20,7 @@ Written by `experiments/lte/run.sh`; its [README](../../experiments/lte/README.m
 `active` is measured on the evaluation text; of a cut model it is the share of neurons left. `union`: neurons
 that 4 and 16 tokens of different sequences use together. `of a trained model`: routers are made of a dense
 model that has trained for the same steps; `then training`: the model trains with its routers. LTE and rows
-that end in `then training` have the dense model as teacher, except that dense model itself. TEAL and WINA
+with `then training` have the dense model as teacher; only `dense, then training` has none. TEAL and WINA
 have one share for all matrices, except those that were `searched`: these have one per matrix.
 
 """
