@@ -98,13 +98,18 @@ def test_exchanges_count_errors_by_the_metric_too():
     assert tuple(OBS(metric="fisher", ridge=1e-6, swaps=3).refine(view, stat, (0,))) == (1,)
 
 
-def test_a_plan_block_by_block_uses_it():
-    model = make("llama")
+def test_a_plan_block_by_block_measures_it_once_in_the_dense_model(monkeypatch):
+    model, samples, passes = make("llama"), batches(count=8, tokens=16), []
+    backward = torch.Tensor.backward
+    monkeypatch.setattr(torch.Tensor, "backward", lambda self: passes.append(self) or backward(self))
     parts = {"kinds": ["mlp"], "allocator": "uniform", "compensation": "least_squares", "sparsity": 0.5}
-    plan = cfsp.plan(
-        model, batches(count=8, tokens=16), criterion=OBS(metric="fisher"), schedule="blockwise", **parts
-    )
-    assert all(len(cut.keep) < cut.units for cut in plan.edits)
+    plans = {
+        metric: cfsp.plan(model, samples, criterion=OBS(metric=metric), schedule="blockwise", **parts).edits
+        for metric in ("plain", "fisher")
+    }
+    assert all(len(cut.keep) < cut.units for cut in plans["fisher"])
+    assert [cut.keep for cut in plans["plain"]] != [cut.keep for cut in plans["fisher"]]
+    assert len(passes) == sum(len(one["input_ids"]) for one in samples)
 
 
 def test_a_site_without_a_consumer_is_refused():

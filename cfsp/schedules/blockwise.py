@@ -27,6 +27,7 @@ from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import add_probes
 from cfsp.schedules.targets import check_residual, target_moments
+from cfsp.statistics.base import STATISTICS, Stats
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,8 @@ class Blockwise(Schedule):
     that ranks the units of all sites (global_rank) stores the statistics of all sites.
 
     Cost: one pass for the widths, if the allocator needs statistics; then two passes through each block.
-    A target adds one pass of the dense model per block, and takes three passes per site (one of them
+    What of the loss's gradients decides how errors count (`Quantity.of_dense`) is measured once, in the dense
+    model. A target adds one pass of the dense model per block, and takes three passes per site (one of them
     dense) instead of one for all sites: five for a block with one site, eight with two.
 
     hidden_states: where to store them: in "memory", on the model's device, on the "host", or on "disk", in
@@ -82,6 +84,8 @@ class Blockwise(Schedule):
         -> site name -> a cut per width
         """
         model, sites, target = subject.model, subject.sites, method.compensation.target
+        of_dense = {need for need in needed(method) if STATISTICS[need].of_dense}
+        measured = self.collect(subject, PartlyCut(model, sites), sites, batches, of_dense)
         cuts: dict[str, list[Cut]] = {}
         with ExitStack() as stack:
             pruned = stack.enter_context(walking(model, batches, self.hidden_states))
@@ -93,7 +97,7 @@ class Blockwise(Schedule):
             last = max(site.block for site in sites if site.block is not None)
             for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]
-                made = self.cut_block(subject, pruned, dense, own, widths, method)
+                made = self.cut_block(subject, pruned, dense, own, widths, method, measured)
                 cuts |= made
                 if block < last:
                     with PartlyCut(model, own, [one[0] for one in made.values()]).gates():
@@ -152,10 +156,14 @@ class Blockwise(Schedule):
         sites: Sequence[Site],
         widths: Mapping[str, Sequence[int]],
         method: Method,
+        measured: Stats,
     ) -> dict[str, list[Cut]]:
-        """Decide the cuts of the sites in the walks' next block. site name -> a cut per width"""
-        criterion, compensation = method.criterion, method.compensation
-        needs = criterion.needs | compensation.needs
+        """Decide the cuts of the sites in the walks' next block. site name -> a cut per width
+
+        measured: statistics of the dense model that are not measured again.
+        """
+        criterion = method.criterion
+        needs = {need for need in needed(method) if not STATISTICS[need].of_dense}
         apart = self.apart or dense is not None
         mlp_last = sorted(sites, key=lambda site: site.units_are_neurons)
         groups = [[site] for site in mlp_last] if apart else [sites]
@@ -164,10 +172,16 @@ class Blockwise(Schedule):
             state = PartlyCut(pruned.model, sites, [made[0] for made in cuts.values()])
             with pruned.resumed():
                 stats = self.collect(subject, state, group, pruned.batches, needs, group[0].blocks[0])
-            if dense is not None:
-                for site in group:
-                    made = target_moments(dense, pruned, site, compensation.target, state.gates())
+            for site in group:
+                stats[site.name] |= measured[site.name]
+                if dense is not None:
+                    made = target_moments(dense, pruned, site, method.compensation.target, state.gates())
                     stats[site.name] |= made
             scores = score_sites(state, group, stats, criterion)
             cuts |= make_cuts_of_each(state, group, scores, widths, stats, method)
         return cuts
+
+
+def needed(method: Method) -> frozenset[str]:
+    """Return the statistics that the method's choice of units needs."""
+    return method.criterion.needs | method.compensation.needs

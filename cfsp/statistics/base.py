@@ -39,6 +39,9 @@ class Quantity(ABC):
     backward: ClassVar[bool] = False
     """Whether it is computed from gradients, which takes forward and backward passes."""
 
+    of_dense: ClassVar[bool] = False
+    """Whether a schedule that goes from block to block measures it once, in the dense model."""
+
     def __init_subclass__(cls, **options: Any) -> None:
         """Register the class by its name. The same class defined again, as in a notebook, replaces it.
 

@@ -24,6 +24,7 @@ class OutputGradientMoment(Quantity):
 
     name = "output_gradient_moment"
     backward = True
+    of_dense = True  # else a backward pass through all later blocks, for every block
 
     @classmethod
     def of_remaining(cls, value: Tensor, remaining: Remaining) -> Tensor:

@@ -1,4 +1,4 @@
-"""Write results/tables/lte.md from the records in results/lte."""
+"""Write results/tables/lte.md from the records of the study."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cfsp.storage.atomic import replacing
 from cfsp.training.routing_options import RoutingOptions
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-INTRODUCTION = """# The embedded model with routed MLPs: perplexity against the share of active neurons
+INTRODUCTION = """# Routed MLPs: quality against the share of active neurons
 
 Written by `experiments/lte/run.sh`; its [README](../../experiments/lte/README.md) says what the rows are.
 `active` is measured on the evaluation text; of a cut model it is the share of neurons left. `union`: neurons
@@ -22,14 +22,20 @@ that 4 and 16 tokens of different sequences use together. `of a trained model`: 
 model that has trained for the same steps; `then training`: the model trains with its routers. LTE and rows
 with `then training` have the dense model as teacher; only `dense, then training` has none. TEAL and WINA
 have one share for all matrices, except those that were `searched`: these have one per matrix.
-
 """
+STUDIES = {
+    "lte": ("The embedded model", "perplexity"),
+    "lte-encoder": ("MiniLM-L6, SST-2", "accuracy"),
+    "lte-real": ("SmolLM2-135M-Instruct, WikiText-2", "perplexity"),
+}
+"""Folder of records -> the title and the figure of its table."""
+ORDER = ("asked", "method", "seed")
 
 
 def method(record: Record) -> str:
     """Return the way in which the active neurons are chosen."""
     schedule = record.config["schedule"]
-    path = "" if record.config["model"]["path"] == "reference" else ", of a trained model"
+    path = ", of a trained model" if "lte-trained" in record.config["model"]["path"] else ""
     path += ", then training" if record.trained else ""
     if "maker" in schedule:
         maker = schedule["maker"]
@@ -58,7 +64,7 @@ def other_than_usual(pruner: Mapping[str, Any]) -> list[str]:
     return [text.format(pruner[name]) for name, text in names.items() if pruner[name] != getattr(usual, name)]
 
 
-def row(record: Record) -> dict[str, object]:
+def row(record: Record, figure: str) -> dict[str, object]:
     """Return one run as a row of the table."""
     values = {name.partition("/")[0]: one.value for name, one in record.metrics["pruned"].items()}
     left = 1 - record.sparsity["sites"]
@@ -66,21 +72,37 @@ def row(record: Record) -> dict[str, object]:
     return {
         "method": method(record),
         "seed": record.config["seed"],
-        "asked": f"{record.config['schedule'].get('active', 1 - record.config['sparsity']):.0%}",
+        "asked": f"{record.config['schedule'].get('active', 1 - record.config['sparsity']):.1%}",
         "active": f"{values['active_share'] * left:.1%}",
         "union of 4": f"{values['union_share_of_4'] * left:.1%}",
         "union of 16": f"{values['union_share_of_16'] * left:.1%}",
         "GFLOPs": f"{values['gflops_per_token']:.4f}",
-        "perplexity": f"{values['perplexity']:.2f}",
+        figure: f"{values[figure]:.2f}" if figure == "perplexity" else f"{values[figure]:.2%}",
         "steps": training.get("steps", 0),
     }
 
 
+def section(folder: str) -> str:
+    """Return the table of one model below its title; nothing without records."""
+    title, figure = STUDIES[folder]
+    found = [*records(RESULTS / folder / "records")]
+    if not found:
+        return ""
+    rows = sorted((row(one, figure) for one in found), key=lambda one: [one[name] for name in ORDER])
+    dense = {
+        one.value
+        for record in found
+        for name, one in record.metrics["dense"].items()
+        if name.startswith(figure)
+    }
+    told = ", ".join(f"{one:.2f}" if figure == "perplexity" else f"{one:.2%}" for one in sorted(dense))
+    table = pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    return f"\n## {title}: {figure}, dense {told}\n\n{table}\n"
+
+
 def main() -> None:
-    found = [*records(RESULTS / "lte" / "records")]
-    table = pd.DataFrame(sorted(map(row, found), key=lambda one: (one["asked"], one["method"], one["seed"])))
     with replacing(RESULTS / "tables" / "lte.md") as part:
-        part.write_text(INTRODUCTION + table.to_markdown(index=False, disable_numparse=True) + "\n")
+        part.write_text(INTRODUCTION + "".join(map(section, STUDIES)))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# What the calibration's text, its amount and its windows change: SmolLM2-135M-Instruct without 30 % of its MLPs.
+#   experiments/calibration/run.sh [sources] [sizes] [table] [OVERRIDES]       # without a part: all three
+# SEEDS (0,1,2) may be set. Data and what of it has been run: README.md.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PATH="$PWD/.venv/bin:$PATH"
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+seeds=${SEEDS:-0,1,2}
+results=results/calibration
+c4=data/c4/sample_c4-rp1.jsonl
+wikitext2=data/wikitext2/raw_validation.txt
+overrides=()
+
+methods() { # OVERRIDES: three methods under one calibration
+    local here=(results=$results cache=results/cache model.path=models/SmolLM2-135M-Instruct model.dtype=float32
+        sparsity=0.3 calibration=text calibration.samples=32 calibration.seqlen=512 evaluation=perplexity_text
+        evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt evaluation.perplexity_text.batch_size=2
+        evaluation.perplexity_text.window=1024 evaluation.perplexity_text.windows=8)
+    cfsp -m "${here[@]}" criterion=wanda_sp allocator=uniform "$@" "${overrides[@]}"
+    cfsp -m "${here[@]}" +experiment=cfsp_released allocator.round_to=1 "$@" "${overrides[@]}"
+    cfsp -m "${here[@]}" +experiment=refit compensation.ridge=1 "$@" "${overrides[@]}"
+}
+
+sources() { # every text is joined, and windows are drawn from all of it; of several files the longer counts more
+    methods seed="$seeds" "calibration.text.paths=[$c4],[$wikitext2],[data/novels],[$c4,$wikitext2]"
+    methods seed="$seeds" calibration.text._target_=cfsp.data.instructions.Conversations '~calibration.text.column' \
+        +calibration.text.form=pairs 'calibration.text.paths=[data/instructions/dolly.jsonl]'
+}
+
+sizes() {
+    methods calibration.samples=8,128 "calibration.text.paths=[$c4],[$wikitext2]"
+}
+
+table() {
+    cfsp-tables $results/records --rows calibration.text.paths,calibration.samples --columns criterion,allocator,compensation \
+        --metric 'perplexity*' --output results/tables/calibration.md
+}
+
+parts=()
+for argument in "$@"; do
+    case $argument in
+    sources | sizes | table) parts+=("$argument") ;;
+    *=*) overrides+=("$argument") ;;
+    *)
+        echo "run.sh: no part $argument; expected sources, sizes, table, then KEY=VALUE" >&2
+        exit 1
+        ;;
+    esac
+done
+[[ ${#parts[@]} -gt 0 ]] || parts=(sources sizes table)
+for part in "${parts[@]}"; do "$part"; done
