@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # What the calibration's text, its amount and its windows change: SmolLM2-135M-Instruct without 30 % of its MLPs.
-#   experiments/calibration/run.sh [sources] [sizes] [table] [OVERRIDES]       # without a part: all three
+#   experiments/calibration/run.sh [sources] [sizes] [table] [OVERRIDES]       # without a part: these three
+#   experiments/calibration/run.sh written                                     # the model writes its own text
 # SEEDS (0,1,2) may be set. Data and what of it has been run: README.md.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -14,7 +15,7 @@ overrides=()
 
 methods() { # OVERRIDES: three methods under one calibration
     local here=(results=$results cache=results/cache model.path=models/SmolLM2-135M-Instruct model.dtype=float32
-        sparsity=0.3 calibration=text calibration.samples=32 calibration.seqlen=512 evaluation=perplexity_text
+        sparsity=0.3 calibration.samples=32 calibration.seqlen=512 evaluation=perplexity_text
         evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt evaluation.perplexity_text.batch_size=2
         evaluation.perplexity_text.window=1024 evaluation.perplexity_text.windows=8)
     cfsp -m "${here[@]}" criterion=wanda_sp allocator=uniform "$@" "${overrides[@]}"
@@ -23,13 +24,17 @@ methods() { # OVERRIDES: three methods under one calibration
 }
 
 sources() { # every text is joined, and windows are drawn from all of it; of several files the longer counts more
-    methods seed="$seeds" "calibration.text.paths=[$c4],[$wikitext2],[data/novels],[$c4,$wikitext2]"
-    methods seed="$seeds" calibration.text._target_=cfsp.data.instructions.Conversations '~calibration.text.column' \
+    methods calibration=text seed="$seeds" "calibration.text.paths=[$c4],[$wikitext2],[data/novels],[$c4,$wikitext2]"
+    methods calibration=text seed="$seeds" calibration.text._target_=cfsp.data.instructions.Conversations '~calibration.text.column' \
         +calibration.text.form=pairs 'calibration.text.paths=[data/instructions/dolly.jsonl]'
 }
 
 sizes() {
-    methods calibration.samples=8,128 "calibration.text.paths=[$c4],[$wikitext2]"
+    methods calibration=text calibration.samples=8,128 "calibration.text.paths=[$c4],[$wikitext2]"
+}
+
+written() { # 448 tokens after the beginnings of C4's documents
+    methods calibration=self_text seed="$seeds" calibration.text.paths=$c4
 }
 
 table() {
@@ -40,10 +45,10 @@ table() {
 parts=()
 for argument in "$@"; do
     case $argument in
-    sources | sizes | table) parts+=("$argument") ;;
+    sources | sizes | written | table) parts+=("$argument") ;;
     *=*) overrides+=("$argument") ;;
     *)
-        echo "run.sh: no part $argument; expected sources, sizes, table, then KEY=VALUE" >&2
+        echo "run.sh: no part $argument; expected sources, sizes, written, table, then KEY=VALUE" >&2
         exit 1
         ;;
     esac

@@ -3,7 +3,7 @@
 #   pip install gguf && python experiments/real_models/fetch.py models smollm2 gemma3     # once
 #   experiments/real_models/run.sh [PART ...] [OVERRIDES]          # without a part: published
 #   MODEL=gemma-3-270m experiments/real_models/run.sh mlp zero_shot
-# Parts: published and in_domain (the tables and the figure of this repository), mlp, both, depth, calibrations, recovery,
+# Parts: published and in_domain (the tables and the figure of this repository), mlp, both, depth, recovery,
 # latency, zero_shot, generation, all (every one but these two). README.md says what each measures and where
 # the texts come from.
 set -euo pipefail
@@ -85,13 +85,6 @@ both() {
 
 depth() { measured criterion=depth allocator=uniform 'sites=[block]'; }
 
-calibrations() {
-  measured criterion=wanda_sp allocator=uniform compensation=none,least_squares seed=0,1,2 \
-    calibration.text.paths=data/c4/sample_c4-rp1.jsonl,data/wikitext2/raw_validation.txt
-  # What the model writes after passages of C4: 448 tokens each.
-  measured criterion=wanda_sp allocator=uniform compensation=none,least_squares seed=0,1,2 calibration=self_text
-}
-
 # The same number of training tokens for each: 200 steps of 8 windows of 512.
 recovery() {
   local text=data/c4/sample_c4-rp1.jsonl
@@ -120,10 +113,10 @@ generation() {
     "evaluation.generation.files={$files}" criterion=wanda_sp allocator=uniform compensation=least_squares
 }
 
-every=(mlp both depth calibrations recovery latency zero_shot generation)
+every=(mlp both depth recovery latency zero_shot generation)
 for argument in "$@"; do
   case $argument in
-    published | in_domain | mlp | both | depth | calibrations | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
+    published | in_domain | mlp | both | depth | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
     all) parts+=("${every[@]}") ;;
     *=*) overrides+=("$argument") ;;
     *)
