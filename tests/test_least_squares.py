@@ -12,10 +12,12 @@ from cfsp.compensation.least_squares import LeastSquares
 from cfsp.criteria.obs import OBS
 from cfsp.model.find_sites import find_sites
 from cfsp.model.parameter_count import count_parameters
+from cfsp.model.views import UnitView
 from cfsp.plans.gates import Gates
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.collect import collect
+from cfsp.statistics.moments import MOMENTS
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 
@@ -206,15 +208,15 @@ def test_steps_between_gates_are_steps_between_surgeries(family):
         torch.testing.assert_close(one, other, rtol=2e-3, atol=2e-3)
 
 
-def test_moments_are_those_of_a_naive_computation():
+@pytest.mark.parametrize("tokens", [*MOMENTS])
+def test_moments_are_those_of_a_naive_computation(tokens):
     model = make("llama")
     site = find_sites(model)[1]
     seen = []
-    handle = model.get_submodule(site.consumers[0].module).register_forward_pre_hook(
-        lambda module, inputs: seen.append(inputs[0])
-    )
-    samples = batches(count=5, padded=True)
-    names = {"input_second_moment", "input_second_moment_held_out", "input_tokens"}
+    consumer = model.get_submodule(site.consumers[0].module)
+    handle = consumer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    samples, name = batches(count=5, padded=True), MOMENTS[tokens]
+    names = {name, f"{name}_held_out", "input_tokens"}
     with torch.no_grad():
         found = collect(model, [site], samples, names)[site.name]
     handle.remove()
@@ -224,12 +226,45 @@ def test_moments_are_those_of_a_naive_computation():
         for x, m in zip(xs, batch["attention_mask"], strict=True)
     ]
     x = torch.cat([torch.cat(rows), torch.ones(sum(map(len, rows)), 1)], 1).double()
-    torch.testing.assert_close(found["input_second_moment"], x.T @ x / len(x), rtol=1e-5, atol=1e-7)
-    held = torch.cat([rows[7], torch.ones(len(rows[7]), 1)], 1).double()
-    torch.testing.assert_close(
-        found["input_second_moment_held_out"], held.T @ held / len(x), rtol=1e-5, atol=1e-7
-    )
+    size = (x[:, :-1] @ consumer.weight.T.double()).square().mean(1) + 1e-6
+    weight = torch.ones(len(x)).double() if tokens == "equal" else 1 / size
+    whole = (x.T * weight) @ x / weight.sum()
+    torch.testing.assert_close(found[name], whole, rtol=1e-4, atol=1e-7)
+    before = sum(map(len, rows[:7]))
+    eighth = slice(before, before + len(rows[7]))
+    held = (x[eighth].T * weight[eighth]) @ x[eighth] / weight.sum()
+    torch.testing.assert_close(found[f"{name}_held_out"], held, rtol=1e-4, atol=1e-7)
     assert found["input_tokens"] == len(x)
+
+
+def test_relative_tokens_leave_less_error_relative_to_the_outputs():
+    model, data = make("llama"), batches(6, size=4, tokens=20)
+    site = find_sites(model)[0]
+    consumer, seen = model.get_submodule(site.consumers[0].module), []
+    handle = consumer.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].flatten(0, 1)))
+    stat = collect(model, [site], data, {*MOMENTS.values(), "input_tokens"})[site.name]
+    handle.remove()
+    x = torch.cat(seen)
+    y, keep = x @ consumer.weight.T, range(site.units // 2)
+    errors = {}
+    for tokens in MOMENTS:
+        made = LeastSquares(tokens=tokens, ridge=1e-6).compensate(UnitView(model, site), stat, keep)
+        error = x[:, list(keep)] @ made["consumer"].flatten(0, -2) - y
+        errors[tokens] = float((error.square().mean(1) / (y.square().mean(1) + 1e-6)).mean())
+        errors[tokens, "plain"] = float(error.square().mean())
+    assert errors["relative"] < errors["equal"]
+    assert errors["equal", "plain"] < errors["relative", "plain"]
+
+
+def test_relative_tokens_know_no_target():
+    with pytest.raises(ValueError, match="expected target=own, or tokens=equal"):
+        LeastSquares(tokens="relative", target="residual")
+    with pytest.raises(ValueError, match="expected one of equal, relative"):
+        OBS(tokens="other")
+    model = make("llama")
+    parts = {"criterion": OBS(tokens="relative"), "compensation": LeastSquares(target="dense")}
+    with pytest.raises(ValueError, match="expected compensation.target=own, or criterion.tokens=equal"):
+        cfsp.plan(model, batches(count=8, tokens=16), schedule="blockwise", sparsity=0.5, **parts)
 
 
 def test_gates_put_weights_back_after_an_error():

@@ -12,6 +12,7 @@ from torch import Tensor
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation, check_fitted
 from cfsp.model.views import UnitView
+from cfsp.statistics.moments import MOMENTS
 from cfsp.statistics.regression import SCALES, channels, own_output, refit, squared_error
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -35,6 +36,8 @@ class LeastSquares(Compensation):
         output in the dense model) or "residual" (what moves the present residual stream to the dense
         model's). The last two need `schedule=blockwise` and also correct the errors of earlier blocks:
         OSSCAR (Meng et al. 2024, arXiv:2403.12983) fits to the dense model's outputs.
+    tokens: how their errors count: "equal", or "relative" to each token's output, for models that norm what
+        the consumer gives (Gemma, OLMo 2). Only with the target "own".
     """
 
     ridge: float | Literal["auto"] = 1e-3
@@ -42,6 +45,7 @@ class LeastSquares(Compensation):
     towards: str = "zero"
     constant: bool = False
     target: str = "own"
+    tokens: str = "equal"
     rewrites = True
 
     def __post_init__(self) -> None:
@@ -50,11 +54,18 @@ class LeastSquares(Compensation):
         check_choice("scale", self.scale, SCALES)
         check_choice("towards", self.towards, ("zero", "kept"))
         check_choice("target", self.target, TARGETS)
+        check_choice("tokens", self.tokens, MOMENTS)
+        if self.tokens != "equal" and self.target != "own":
+            raise ValueError(
+                f"compensation tokens={self.tokens} with target={self.target}; expected target=own, or "
+                "tokens=equal"
+            )
 
     @property
     def needs(self) -> frozenset[str]:
-        held_out = {"input_second_moment_held_out"} if self.ridge == "auto" else set()
-        return frozenset({"input_second_moment", "input_tokens"} | held_out)
+        moment = MOMENTS[self.tokens]
+        held_out = {f"{moment}_held_out"} if self.ridge == "auto" else set()
+        return frozenset({moment, "input_tokens"} | held_out)
 
     @property
     def adds(self) -> frozenset[str]:
@@ -64,7 +75,7 @@ class LeastSquares(Compensation):
         self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]
     ) -> dict[str, Tensor]:
         weight = view.consumers()[0].flatten(0, 1).double()  # [channels, outputs]
-        moment, cross = moments(stat, weight)
+        moment, cross = moments(stat, weight, tokens=self.tokens)
         places = channels(keep, view.span, moment.device)
         prior = weight[places] if self.towards == "kept" else None
         ridge = self.ridge
@@ -81,7 +92,7 @@ class LeastSquares(Compensation):
         self, stat: Mapping[str, Tensor], weight: Tensor, places: Tensor, prior: Tensor | None
     ) -> float:
         """Return the ridge whose fit to the other samples has the least error on the held-out ones."""
-        (moment, cross), held_out = moments(stat, weight), moments(stat, weight, "_held_out")
+        (moment, cross), held_out = (moments(stat, weight, part, self.tokens) for part in ("", "_held_out"))
         rest = moment - held_out[0], cross - held_out[1]
         errors = {}
         for ridge in RIDGES:
@@ -91,11 +102,13 @@ class LeastSquares(Compensation):
         return min(errors, key=errors.__getitem__, default=RIDGES[-1])
 
 
-def moments(stat: Mapping[str, Tensor], weight: Tensor, part: str = "") -> tuple[Tensor, Tensor]:
+def moments(
+    stat: Mapping[str, Tensor], weight: Tensor, part: str = "", tokens: str = "equal"
+) -> tuple[Tensor, Tensor]:
     """Return H [channels + 1, channels + 1] and C [channels + 1, outputs] of a site.
 
     The target is the schedule's; without one, the consumer's own output.
     """
-    moment = stat[f"input_second_moment{part}"]
+    moment = stat[f"{MOMENTS[tokens]}{part}"]
     target = stat.get(f"target_moment{part}")
     return moment, own_output(moment, weight) if target is None else target

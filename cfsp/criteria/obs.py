@@ -11,6 +11,7 @@ from torch import Tensor
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.criteria.base import Criterion
 from cfsp.model.views import UnitView
+from cfsp.statistics.moments import MOMENTS
 from cfsp.statistics.regression import (
     SCALES,
     centred,
@@ -53,6 +54,7 @@ class OBS(Criterion):
     constant: assume that a bias is fitted too (`compensation.constant`), so a channel's mean costs nothing.
     swaps: at most so many exchanges of a kept and a removed unit after the greedy choice, as long as one
         lowers its error; each factorises H again.
+    tokens: as the compensation's: how their errors count.
     """
 
     ridge: float = 1e-2
@@ -61,6 +63,7 @@ class OBS(Criterion):
     constant: bool = False
     swaps: int = 0
     metric: str = "plain"
+    tokens: str = "equal"
 
     def __post_init__(self) -> None:
         check_choice("criterion metric", self.metric, METRICS)
@@ -68,6 +71,7 @@ class OBS(Criterion):
         if not self.ridge:
             raise ValueError("criterion ridge=0: expected a number above 0")
         check_choice("criterion scale", self.scale, SCALES)
+        check_choice("criterion tokens", self.tokens, MOMENTS)
         if self.share is not None:
             check_number("share", self.share, least=0)
             if self.share > 1:
@@ -77,9 +81,14 @@ class OBS(Criterion):
     @property
     def needs(self) -> frozenset[str]:
         of_loss = {"output_gradient_moment"} if self.metric == "fisher" else set()
-        return frozenset({"input_second_moment", "input_tokens"} | of_loss)
+        return frozenset({MOMENTS[self.tokens], "input_tokens"} | of_loss)
 
     def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
+        if self.tokens != "equal" and "target_moment" in stat:
+            raise ValueError(
+                f"criterion tokens={self.tokens} knows no target; expected compensation.target=own, or "
+                "criterion.tokens=equal"
+            )
         moment, penalty = self.damped(stat)
         inverse = torch.cholesky_inverse(cholesky(moment, self.ridge, f"{view.name}: criterion ridge"))
         best = weight = view.consumers()[0].flatten(0, 1).double()  # the optimum without a target
@@ -103,7 +112,7 @@ class OBS(Criterion):
 
     def damped(self, stat: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return H + ridge I [channels, channels], H centred if `constant`, and that ridge [scalar]."""
-        moment = stat["input_second_moment"]
+        moment = stat[MOMENTS[self.tokens]]
         moment = centred(moment, moment[:, :0])[0] if self.constant else moment[:-1, :-1].clone()
         penalty = damping(moment.diagonal(), self.ridge, self.scale)
         moment.diagonal().add_(penalty)
@@ -111,7 +120,7 @@ class OBS(Criterion):
 
     def pulled(self, weight: Tensor, stat: Mapping[str, Tensor], penalty: Tensor) -> Tensor:
         """Return C + ridge W: the damping pulls towards the weights as they are. [channels, outputs]"""
-        moment, cross = stat["input_second_moment"], stat.get("target_moment")
+        moment, cross = stat[MOMENTS[self.tokens]], stat.get("target_moment")
         if cross is None:
             cross = own_output(moment, weight)
         return (centred(moment, cross)[1] if self.constant else cross[:-1]) + penalty * weight

@@ -33,7 +33,7 @@ from cfsp.schedules.size_targets import SizeTarget, check_reach, widths_within
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
 from cfsp.statistics.collect import collect
-from cfsp.statistics.moments import warn_of_few_tokens
+from cfsp.statistics.moments import MOMENTS, warn_of_few_tokens
 
 BASES = ("sites", "blocks", "model")
 SHARE = "a share to remove, in [0, 1)"
@@ -224,7 +224,7 @@ class Schedule(Checked, ABC):
             else:
                 stats = collect_once(subject, whole, batches, needs, self.checkpointing)
         found = {site.name: state.stat(site, stats[site.name]) for site in sites if site.name in stats}
-        if "input_tokens" in needs and "input_second_moment" in needs:
+        if "input_tokens" in needs and not {*MOMENTS.values()}.isdisjoint(needs):
             for name, stat in found.items():
                 warn_of_few_tokens(name, stat)
         return found

@@ -23,6 +23,9 @@ TILE = 2048
 HELD_OUT = 8
 """One sample in this many is held out."""
 
+MOMENTS = {"equal": "input_second_moment", "relative": "relative_second_moment"}
+"""How tokens count -> the statistic. Held-out samples: the same name with `_held_out`."""
+
 
 @contextmanager
 def full_float32() -> Iterator[None]:
@@ -41,7 +44,8 @@ def full_float32() -> Iterator[None]:
 
 def warn_of_few_tokens(site: str, stat: Mapping[str, Tensor]) -> None:
     """Warn on stderr if there are fewer tokens than channels, so that the ridge decides the solution."""
-    tokens, channels = int(stat["input_tokens"]), len(stat["input_second_moment"]) - 1
+    moment = next(stat[name] for name in MOMENTS.values() if name in stat)
+    tokens, channels = int(stat["input_tokens"]), len(moment) - 1
     if tokens < channels:
         print(
             f"cfsp: {site}: {tokens:,} calibration tokens for {channels:,} channels; the ridge decides about "
@@ -58,27 +62,42 @@ class SecondMoment(InputStatistic):
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.count: Tensor | float = 0.0
         self.total: Tensor | None = None
 
+    def watch(self, module: nn.Module) -> RemovableHandle:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            self.read(inputs[0].detach(), output.detach())
+
+        return module.register_forward_hook(hook)
+
+    def read(self, inputs: Tensor, output: Tensor) -> None:
+        """Add the tokens of a batch. [..., channels], [..., outputs]"""
+        for channels, factors in zip(self.chunks(inputs), self.factors(output), strict=True):
+            self.update(torch.cat([channels * factors, factors], dim=1))
+
+    def factors(self, output: Tensor) -> Iterator[Tensor]:
+        """Yield a factor for each shown token and its constant. [..., outputs] -> [tokens, 1] each"""
+        for chunk in self.chunks(output[..., :1]):
+            yield torch.ones_like(chunk)
+
     def update(self, channels: Tensor) -> None:
-        self.count += len(channels)
+        """Add some tokens. [tokens, channels + 1]"""
+        self.count = self.count + channels[:, -1].square().sum().double()
         self.add(channels)
 
     def add(self, channels: Tensor) -> None:
-        """Add the products of some tokens to the sum. [tokens, channels]"""
+        """Add the products of some tokens to the sum. [tokens, channels + 1]"""
         size = channels.shape[1]
         if self.total is None:
-            self.total = torch.zeros(size + 1, size + 1, dtype=torch.float64, device=channels.device)
+            self.total = torch.zeros(size, size, dtype=torch.float64, device=channels.device)
         with full_float32():
             for first in range(0, size, TILE):
                 rows = channels[:, first : first + TILE]
                 for second in range(first, size, TILE):
                     columns = channels[:, second : second + TILE]
                     tile = self.total[first : first + TILE, second : second + TILE]
-                    tile[: rows.shape[1], : columns.shape[1]] += rows.T @ columns
-        self.total[:size, size] += channels.sum(0)
-        self.total[size, size] += len(channels)
+                    tile += rows.T @ columns
 
     def result(self) -> Tensor:
         """Return the mean over tokens. [channels + 1, channels + 1], float64"""
@@ -97,26 +116,37 @@ class SecondMoment(InputStatistic):
         return self.total.diagonal().isfinite().all()
 
 
-class SecondMomentHeldOut(SecondMoment):
-    """The part of `input_second_moment` from every 8th sample. The difference is from the other samples."""
+class RelativeSecondMoment(SecondMoment):
+    """The same with every token weighted by 1 / (|y|^2 / outputs + 1e-6), y the consumer's output.
 
-    name = "input_second_moment_held_out"
+    Errors of y then count relative to it, as they do where an RMS norm follows the consumer (Gemma, OLMo 2).
+    """
+
+    name = "relative_second_moment"
+
+    def factors(self, output: Tensor) -> Iterator[Tensor]:
+        for chunk in self.chunks(output):
+            yield (chunk.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+
+
+class HeldOut(SecondMoment):
+    """The part of a moment from every 8th sample. The difference is from the other samples."""
 
     def __init__(self) -> None:
         super().__init__()
         self.samples = 0
 
-    def watch(self, module: nn.Module) -> RemovableHandle:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            samples = inputs[0].detach().reshape(self.rows, -1, inputs[0].shape[-1])
-            masks = [None] * self.rows if self.mask is None else self.mask.view(self.rows, -1)
-            for sample, mask in zip(samples, masks, strict=True):
-                self.samples += 1
-                shown = sample if mask is None else sample[mask]
-                self.count += len(shown)
-                self.add(shown.float() if self.samples % HELD_OUT == 0 else shown[:0].float())
+    def read(self, inputs: Tensor, output: Tensor) -> None:
+        rows, mask = self.rows, self.mask
+        masks = [None] * rows if mask is None else mask.view(rows, -1)
+        by_sample = [states.reshape(rows, -1, states.shape[-1]) for states in (inputs, output)]
+        for *sample, self.mask in zip(*by_sample, masks, strict=True):
+            self.samples += 1
+            super().read(*sample)
+        self.mask = mask
 
-        return module.register_forward_pre_hook(hook)
+    def add(self, channels: Tensor) -> None:
+        super().add(channels if self.samples % HELD_OUT == 0 else channels[:0])
 
     def result(self) -> Tensor:
         if self.total is None or not self.total[-1, -1]:
@@ -125,6 +155,18 @@ class SecondMomentHeldOut(SecondMoment):
                 f"expected {HELD_OUT} or more, or a number"
             )
         return super().result()
+
+
+class SecondMomentHeldOut(HeldOut):
+    """The part of `input_second_moment`."""
+
+    name = "input_second_moment_held_out"
+
+
+class RelativeSecondMomentHeldOut(HeldOut, RelativeSecondMoment):
+    """The part of `relative_second_moment`."""
+
+    name = "relative_second_moment_held_out"
 
 
 class InputTokens(InputStatistic):

@@ -35,6 +35,7 @@ published() {
   prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
   prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
   prune "$to" "${one[@]}" +experiment=refit
+  prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=refit allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
   prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
   prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
@@ -52,7 +53,9 @@ in_domain() {
   local to=results/${study}_in_domain/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
+  prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
+  prune "$to" "${one[@]}" +experiment=obs_fisher schedule=blockwise
   python experiments/real_models/table.py
 }
 
