@@ -88,12 +88,13 @@ both() {
 
 depth() { measured criterion=depth allocator=uniform 'sites=[block]'; }
 
-# The same number of training tokens for each: 200 steps of 8 windows of 512.
+# Every weight that learns sees the same number of tokens of the same text: 200 steps of 8 windows.
 recovery() {
   local text=data/c4/sample_c4-rp1.jsonl
   measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=lora,distill \
     recovery/data=text recovery.data.sources.text.text.paths=$text recovery.training.max_steps=200
-  measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=reconstruction
+  measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=reconstruction \
+    recovery/data=text recovery.data.sources.text.text.paths=$text recovery.steps=200
 }
 
 latency() {
