@@ -36,6 +36,8 @@ published() {
   prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
   prune "$to" "${one[@]}" +experiment=refit
   prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1
+  [[ $MODEL != gemma* ]] || # it norms what its MLPs give
+    prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1 compensation.tokens=relative
   prune "$to" "${one[@]}" +experiment=refit allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
   prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
   prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
@@ -55,7 +57,6 @@ in_domain() {
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
-  prune "$to" "${one[@]}" +experiment=obs_fisher schedule=blockwise
   python experiments/real_models/table.py
 }
 
