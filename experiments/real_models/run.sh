@@ -35,10 +35,10 @@ published() {
   prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
   prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
   prune "$to" "${one[@]}" +experiment=refit
-  prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1
+  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
   [[ $MODEL != gemma* ]] || # it norms what its MLPs give
-    prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1 compensation.tokens=relative
-  prune "$to" "${one[@]}" +experiment=refit allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
+    prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1 compensation.tokens=relative
+  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
   prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
   prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
   prune "$to" "${one[@]}" criterion=magnitude,chance allocator=uniform
@@ -55,7 +55,7 @@ in_domain() {
   local to=results/${study}_in_domain/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
-  prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1
+  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
   python experiments/real_models/table.py
 }
