@@ -12,6 +12,7 @@ import tabled
 from cfsp.cli.tables import main
 from cfsp.records.outcome_file import named_outcomes, write_outcomes
 from cfsp.records.outcomes import Outcomes
+from cfsp.records.reading import read_records
 from cfsp.tables.paired import bootstrap, paired
 
 
@@ -113,6 +114,47 @@ def test_tables_mark_what_is_not_distinguishable(results, capsys):
     main([str(results), "--metric", "acc/x", "--rows", "method", "--against", "dense", "--paired"])
     marks = {method: cell.endswith("≈") for method, cell in rows(capsys.readouterr().out).items()}
     assert marks["far"] is False
+
+
+def test_runs_of_another_model_or_protocol_stay_out(results, capsys):
+    """A second model in the folder, and one of another protocol, change no figure."""
+    arguments = [
+        str(results),
+        "--rows",
+        "method",
+        "--metric",
+        "acc/x",
+        "--paired",
+        "--format",
+        "csv",
+        "--against",
+    ]
+
+    def told(against):
+        main([*arguments, against])
+        lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+        found = [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
+        return {(one["method"], one["mean"]): one["p"] for one in found if "method" in one}
+
+    before = told("dense")
+    found, _ = read_records([results])
+    (far,) = [one for one in found.values() if one.id.startswith("far")]
+
+    def save(name, **changes):
+        metrics = {
+            side: {"acc/x": replace(one["acc/x"], **changes.get(side, {}))}
+            for side, one in far.metrics.items()
+        }
+        replace(far, id=name, metrics=metrics).save(results.parent)
+
+    save("model", dense={"value": 0.9})
+    other = {"protocol": {**far.metrics["pruned"]["acc/x"].protocol, "dtype": "bfloat16"}}
+    save("half", dense=other, pruned=other)
+    after = told("dense")
+    assert before.items() <= after.items()
+    marked = [*arguments[:-3], "--paired", "--against"]
+    main([*marked, "half"])
+    assert "its protocol differs in dtype" in capsys.readouterr().out
 
 
 def test_csv_has_the_figures_of_the_test(results, capsys):

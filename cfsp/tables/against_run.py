@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ import pandas as pd
 
 from cfsp.records.outcome_file import OutcomeFile, read_outcomes
 from cfsp.records.outcomes import Outcomes
+from cfsp.records.protocols import differing
 from cfsp.records.record import Record
 from cfsp.tables.compare import Comparison
 from cfsp.tables.paired import LEVEL, MARK, Paired, paired, several
@@ -47,6 +47,11 @@ class Outcomed:
         file = self._read[record_id]
         return None if file is None else file.read(model, metric)
 
+    def differing(self, run: str, one: Comparison) -> tuple[str, ...]:
+        """Return the keys in which a run's protocol of a table's metric differs from the table's."""
+        measured = {} if run == DENSE else self.places[run][1].metrics["pruned"]
+        return differing([measured[one.metric].protocol, one.protocol]) if one.metric in measured else ()
+
 
 def against_run(one: Comparison, table: pd.DataFrame, records: Mapping[Path, Record], run: str) -> Comparison:
     """Return the table with `difference`, `low`, `high`, `p`, `flips` and `mark` of every cell.
@@ -60,6 +65,9 @@ def against_run(one: Comparison, table: pd.DataFrame, records: Mapping[Path, Rec
     run = outcomes.find(run)
     columns: list[dict[str, object]] = []
     lacking = 0
+    if apart := outcomes.differing(run, one):
+        other = f"not compared with {run}: its protocol differs in {', '.join(apart)}"
+        return replace(one, notes=(*one.notes, other))
     runs = runs_of(one, table)
     for cell in one.cells.to_dict("records"):
         ids = [
@@ -81,8 +89,7 @@ def fields_of(one: Comparison) -> list[str]:
 
 def runs_of(one: Comparison, table: pd.DataFrame) -> dict[tuple[object, ...], list[str]]:
     """Return the values of a cell's fields -> the ids of its runs."""
-    protocol = json.dumps(one.protocol, sort_keys=True)
-    own = table[(table["metric"] == one.metric) & (table["protocol"] == protocol)]
+    own = table[(table["metric"] == one.metric) & table["id"].isin(one.runs)]
     known = own[fields_of(one)].astype(object)
     said = known.where(known.notna(), "-")
     found: dict[tuple[object, ...], list[str]] = {}

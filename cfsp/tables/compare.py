@@ -29,6 +29,7 @@ class Comparison:
         fraction of all parameters), `density` (if a model has zeros), `source` ("" for ours) and `paper`
         (a figure to compare with `mean`).
     differs: keys of the protocol in which the tables of one call differ.
+    runs: ids of the records.
     """
 
     metric: str
@@ -41,6 +42,7 @@ class Comparison:
     cells: pd.DataFrame
     differs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
     @property
     def caption(self) -> str:
@@ -139,6 +141,7 @@ def comparison(
         cells=cells.reset_index().assign(source="", paper=float("nan")),
         differs=differs,
         notes=(*notes, *overlap_warnings(table, protocol)),
+        runs=tuple(table["id"]) if "id" in table else (),
     )
 
 
