@@ -230,6 +230,33 @@ def test_errors_are_those_of_means():
     assert figures["acc_stderr,none"] == pytest.approx((0.6 * 0.4 / 4) ** 0.5)
 
 
+@pytest.mark.parametrize(
+    ("splits", "shots", "message"),
+    [
+        ({"": "a"}, 2, "2 examples before each question, and no file of them apart from the questions'"),
+        ({"validation": "a"}, 2, "no file of them apart"),
+        ({"test": "a", "train": "a"}, 2, "no file of them apart"),
+        ({"train": "a"}, 0, "no file of questions; expected files.piqa=FILE"),
+        ({"tset": "a"}, 0, "a file of the split 'tset'; expected dev, test, train, validation"),
+        ({"test": "a", "trian": "b"}, 2, "a file of the split 'trian'"),
+    ],
+)
+def test_files_without_questions_or_examples_are_refused(splits, shots, message, file, tiny_checkpoint):
+    """Examples from the questions' own file would show the answers."""
+    paths = {split: str(file("piqa")) + name for split, name in splits.items()}
+    for path in paths.values():
+        file("piqa").rename(path)
+    with pytest.raises(ValueError, match=message):
+        evaluator(["piqa"], files={"piqa": paths}, shots=shots).protocol(*load(tiny_checkpoint))
+
+
+def test_examples_come_from_their_own_file(file, tiny_checkpoint):
+    paths = {"validation": str(file("piqa")), "train": str(file("boolq", [LOCAL["piqa"]] * 4))}
+    assert evaluator(["piqa"], files={"piqa": paths}, shots=2).protocol(*load(tiny_checkpoint))["shots"] == 2
+    spec = with_data("piqa", {split: [LOCAL["piqa"]] for split in paths})
+    assert (spec["test_split"], spec["fewshot_split"]) == ("validation", "train")
+
+
 @pytest.mark.parametrize(("task", "leaf"), [("gsm8k", "gsm8k"), ("wikitext", "wikitext"), ("glue", "cola")])
 def test_a_task_without_an_accuracy_is_refused(task, leaf):
     with pytest.raises(ValueError, match=f"{task!r}.*{leaf!r} has neither acc nor acc_norm"):

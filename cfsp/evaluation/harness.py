@@ -26,7 +26,14 @@ from cfsp.checks import check_integer
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
 from cfsp.evaluation.harness_model import HarnessModel
-from cfsp.evaluation.local_tasks import Questions, columns_of, read_questions
+from cfsp.evaluation.local_tasks import (
+    EVALUATED,
+    EXAMPLES,
+    Questions,
+    check_splits,
+    columns_of,
+    read_questions,
+)
 from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import is_causal
 from cfsp.options import hint
@@ -103,6 +110,7 @@ class HarnessTasks(Evaluator):
             raise ValueError(f"{self.kind} needs a causal language model, not {type(model).__name__}")
         sums = {}
         for task in self.tasks:
+            check_splits(self.kind, task, self.splits(task), self.shown_examples(task))
             for split, path in self.splits(task).items():
                 if not Path(path).is_file():
                     raise FileNotFoundError(f"{self.kind} file of {task}: {path} is not a file")
@@ -176,6 +184,13 @@ class HarnessTasks(Evaluator):
             return {}
         return {"": given} if isinstance(given, str) else dict(given)
 
+    def shown_examples(self, task: str) -> int:
+        """Return the number of examples before each question."""
+        if self.shots is not None:
+            return self.shots
+        configs = [manager().task_index[leaf].cfg or {} for leaf in [task, *leaf_tasks(task)]]
+        return max(config.get("num_fewshot") or 0 for config in configs)
+
     def spec(self, task: str) -> str | dict[str, Any]:
         """Return the task for the harness: its name, or its definition with local data."""
         splits = self.splits(task)
@@ -237,8 +252,8 @@ def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, 
     def load(**_: Any) -> dict[str, datasets.Dataset]:
         return {split or "evaluated": datasets.Dataset.from_list(found) for split, found in rows.items()}
 
-    few = next((split for split in ("train", "dev", "validation") if split in rows), None)
-    evaluated = next((split for split in ("", "test", "validation") if split in rows), "")
+    evaluated = next(split for split in EVALUATED if split in rows)
+    few = next((split for split in EXAMPLES if split in rows and split != evaluated), None)
     spec = {
         "task": task,
         "custom_dataset": load,
