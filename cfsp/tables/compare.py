@@ -25,11 +25,9 @@ FULL = 0.9995
 class Comparison:
     """One metric of one dense model under one protocol.
 
-    cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (mean
-        fraction of all parameters), `density` (if a model has zeros), `source` ("" for ours) and `paper`
-        (a figure to compare with `mean`).
-    differs: keys of the protocol in which the tables of one call differ.
-    runs: ids of the records.
+    cells: a row each: the fields of `rows` and `columns`, `mean`, `std`, `n`, `removed` (mean fraction of all
+        parameters), `density` (if a model has zeros), `source` ("" for ours), `paper` (to compare with).
+    differs: keys of the protocol in which the tables of one call differ. runs: ids of the records.
     """
 
     metric: str
@@ -70,9 +68,8 @@ def comparisons(
     rows, columns = (find_fields([*table.columns], names) for names in (rows, columns))
     if both := set(rows) & set(columns):
         raise ValueError(f"{', '.join(both)}: asked for as rows and as columns; expected one of them")
-    lacking = table["id"].nunique()
-    table = table[table["metric"] == metric]
-    lacking -= table["id"].nunique()
+    whole, table = table, table[table["metric"] == metric]
+    lacking = whole["id"].nunique() - table["id"].nunique()
     groups = [group for _, group in table.groupby(["protocol", dense_models(table)], sort=False)]
     protocols = [json.loads(str(group["protocol"].iloc[0])) for group in groups]
     differs = differing(protocols)
