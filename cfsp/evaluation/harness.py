@@ -263,7 +263,7 @@ def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, 
         "fewshot_split": few,
     }
     first = next(iter(next(iter(rows.values()))), {})
-    if task == "hellaswag" and "query" in first:
+    if task == "hellaswag" and "gold" in first:
         spec["process_docs"] = None  # these questions are preprocessed already
     return spec
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cfsp.data.rows import MISSING, check_texts, field, json_rows, strings
 from cfsp.data.texts import Text
+from cfsp.evaluation.right_answers import ANSWERED
 
 EVALUATED = ("", "test", "validation")
 """Splits whose questions are asked: the first that there is. "": a file without a split."""
@@ -33,14 +34,22 @@ class Questions(Text):
 
 
 def read_questions(task: str, path: Path) -> list[dict[str, Any]]:
-    """Return rows with the columns that the harness's task reads. Raises ValueError for a broken row."""
+    """Return rows as the harness's task reads them. Raises ValueError for a broken row."""
+    return [row for _, row in placed_questions(task, path)]
+
+
+def placed_questions(task: str, path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """Return the place of each row, for errors, and the row. Raises ValueError for a broken row."""
     found = []
     for where, row in json_rows(path):
         if not isinstance(row, Mapping) or not any(has(row, columns) for columns in NEEDED.get(task, ((),))):
             wanted = " or ".join(", ".join(columns) for columns in NEEDED.get(task, (("a JSON object",),)))
             raise ValueError(f"{where}: not a question of {task}; expected {wanted}")
         check_texts(where, row)
-        found.append(CONVERTED.get(task, dict)(dict(row)))
+        try:
+            found.append((where, ANSWERED.get(task, dict)(dict(row))))
+        except ValueError as error:
+            raise ValueError(f"{where}: {task} has {error}") from error
     if not found:
         raise ValueError(f"{path}: no questions")
     return found
@@ -57,20 +66,6 @@ def has(row: Mapping[str, Any], columns: Sequence[str]) -> bool:
     """Return whether a row has all columns; `a.b` is b in a."""
     return all(field(row, column) not in (None, MISSING) for column in columns)
 
-
-def boolq(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the row with SuperGLUE's label 0 or 1, made of `answer` in rows of google/boolq."""
-    return row if "label" in row else {**row, "label": int(row["answer"])}
-
-
-def hellaswag(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a raw row as it is, and a preprocessed one (query, choices, gold) with its label."""
-    if "query" not in row:
-        return dict(row)
-    return {"query": row["query"], "choices": row["choices"], "gold": row["gold"], "label": str(row["gold"])}
-
-
-CONVERTED: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"boolq": boolq, "hellaswag": hellaswag}
 
 CHOICES = ("choices.text", "choices.label", "answerKey")
 NEEDED: dict[str, Sequence[Sequence[str]]] = {
