@@ -1,5 +1,7 @@
 """Paired comparison: exact tests and intervals, on the same questions only."""
 
+import csv
+import io
 import math
 import re
 from dataclasses import replace
@@ -76,27 +78,35 @@ def test_windows_share_their_difficulty():
     assert not alone.distinguishable
 
 
+def keep(folder, method, dense, pruned, protocol="a", seed=0, **config):
+    """Write a record of two models' answers, and the answers themselves."""
+    made = tabled.record(method, 0.2, 0.5, protocol, seed, better="higher", name="acc/x", **config)
+
+    def metric(model, outcomes):
+        mean = sum(outcomes.values) / len(outcomes.values)
+        return {"acc/x": replace(made.metrics[model]["acc/x"], value=mean, outcomes=outcomes)}
+
+    metrics = {"dense": metric("dense", dense), "pruned": metric("pruned", pruned)}
+    made = named_outcomes(replace(made, metrics=metrics))
+    write_outcomes(folder, made)
+    made.save(folder)
+
+
 @pytest.fixture
 def results(tmp_path):
     """Two runs; one is far from the dense model, one near, and one keeps no outcomes."""
-
-    def keep(method, dense, pruned):
-        made = tabled.record(method, 0.2, 0.5, better="higher", name="acc/x")
-
-        def metric(model, outcomes):
-            mean = sum(outcomes.values) / len(outcomes.values)
-            return {"acc/x": replace(made.metrics[model]["acc/x"], value=mean, outcomes=outcomes)}
-
-        metrics = {"dense": metric("dense", dense), "pruned": metric("pruned", pruned)}
-        made = named_outcomes(replace(made, metrics=metrics))
-        write_outcomes(tmp_path, made)
-        made.save(tmp_path)
-
-    keep("far", *split(20, 1))
+    keep(tmp_path, "far", *split(20, 1))
     dense, near = split(4, 3, both=34, neither=10)
-    keep("near", Outcomes("correct", dense.items, split(20, 1)[0].values), near)
+    keep(tmp_path, "near", Outcomes("correct", dense.items, split(20, 1)[0].values), near)
     tabled.record("old", 0.2, 45 / 51, better="higher", name="acc/x").save(tmp_path)
     return tmp_path / "records"
+
+
+def paired_cells(capsys, folder, against, *more):
+    """The rows of the table with a paired test, as CSV: dictionaries."""
+    names = ["--rows", "method", "--metric", "acc/x", "--against", against, "--paired", "--format", "csv"]
+    main([str(folder), *names, *more])
+    return [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
 
 
 def rows(out):
@@ -115,11 +125,18 @@ def test_tables_mark_what_is_not_distinguishable(results, capsys):
     assert marks["far"] is False
 
 
+def test_runs_of_another_model_stay_out_of_a_cell(tmp_path, capsys):
+    keep(tmp_path, "m", *split(1, 16))
+    (alone,) = paired_cells(capsys, tmp_path, "dense")
+    assert float(alone["p"]) < 0.05
+    keep(tmp_path, "m", *split(3, 3, both=30), model={"path": "n"})
+    one, other = sorted(paired_cells(capsys, tmp_path, "dense"), key=lambda cell: cell["model"])
+    assert one == alone
+    assert float(other["difference"]) == 0
+
+
 def test_csv_has_the_figures_of_the_test(results, capsys):
-    arguments = ["--rows", "method", "--metric", "acc/x", "--against", "dense", "--paired", "--format", "csv"]
-    main([str(results), *arguments])
-    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
-    (far,) = [dict(zip(lines[0], line, strict=False)) for line in lines[1:] if "far" in line]
+    (far,) = [cell for cell in paired_cells(capsys, results, "dense") if cell["method"] == "far"]
     assert float(far["p"]) == pytest.approx(2 * (1 + 21) / 2**21)
     assert float(far["difference"]) == pytest.approx(-19 / 51)
     assert float(far["low"]) < float(far["difference"]) < float(far["high"]) < 0

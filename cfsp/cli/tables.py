@@ -141,7 +141,7 @@ def paired_tables(
     """Return the tables with a paired test of every cell. Raises ValueError for what does not go with it."""
     if not options.against or options.papers is not None:
         raise ValueError("--paired: expected --against RUN, the id of a record or dense, and no --papers")
-    return [against_run(one, table, records, options.against) for one in compared(table, options)]
+    return [against_run(one, records, options.against) for one in compared(table, options)]
 
 
 def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) -> list[Comparison]:

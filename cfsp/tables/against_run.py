@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
@@ -48,10 +47,10 @@ class Outcomed:
         return None if file is None else file.read(model, metric)
 
 
-def against_run(one: Comparison, table: pd.DataFrame, records: Mapping[Path, Record], run: str) -> Comparison:
+def against_run(one: Comparison, records: Mapping[Path, Record], run: str) -> Comparison:
     """Return the table with `difference`, `low`, `high`, `p`, `flips` and `mark` of every cell.
 
-    table: the frame that the comparison was made of. run: the id of a record, or its beginning; or dense.
+    run: the id of a record, or its beginning; or dense.
 
     Raises:
         ValueError: no such run, or outcomes of different questions.
@@ -60,11 +59,9 @@ def against_run(one: Comparison, table: pd.DataFrame, records: Mapping[Path, Rec
     run = outcomes.find(run)
     columns: list[dict[str, object]] = []
     lacking = 0
-    runs = runs_of(one, table)
     for cell in one.cells.to_dict("records"):
-        ids = [
-            other for other in runs.get(tuple(cell[field] for field in fields_of(one)), []) if other != run
-        ]
+        runs = one.runs[tuple(cell[name] for name in (*one.rows, *one.columns))]
+        ids = [other for other in runs if other != run]
         pairs = [pair for other in ids if (pair := pair_of(outcomes, run, other, one.metric))]
         lacking += len(ids) - len(pairs)
         columns.append(figures(pairs))
@@ -73,22 +70,6 @@ def against_run(one: Comparison, table: pd.DataFrame, records: Mapping[Path, Rec
     if lacking:
         notes.append(f"careful: {lacking} without outcomes of single questions or windows, not compared")
     return replace(one, cells=cells, notes=(*one.notes, *notes))
-
-
-def fields_of(one: Comparison) -> list[str]:
-    return [*one.rows, *one.columns]
-
-
-def runs_of(one: Comparison, table: pd.DataFrame) -> dict[tuple[object, ...], list[str]]:
-    """Return the values of a cell's fields -> the ids of its runs."""
-    protocol = json.dumps(one.protocol, sort_keys=True)
-    own = table[(table["metric"] == one.metric) & (table["protocol"] == protocol)]
-    known = own[fields_of(one)].astype(object)
-    said = known.where(known.notna(), "-")
-    found: dict[tuple[object, ...], list[str]] = {}
-    for values, run in zip(said.itertuples(index=False, name=None), own["id"], strict=True):
-        found.setdefault(tuple(values), []).append(run)
-    return found
 
 
 def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | None:
