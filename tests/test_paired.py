@@ -119,7 +119,7 @@ def test_tables_mark_what_is_not_distinguishable(results, capsys):
     out = capsys.readouterr().out
     assert "≈" not in rows(out)["near"]
     assert "not distinguishable from near0.20 on the same questions" in out
-    assert "1 without outcomes of single questions" in out
+    assert "1 not compared: without outcomes of single questions" in out
     main([str(results), "--metric", "acc/x", "--rows", "method", "--against", "dense", "--paired"])
     marks = {method: cell.endswith("≈") for method, cell in rows(capsys.readouterr().out).items()}
     assert marks["far"] is False
@@ -133,6 +133,19 @@ def test_runs_of_another_model_stay_out_of_a_cell(tmp_path, capsys):
     one, other = sorted(paired_cells(capsys, tmp_path, "dense"), key=lambda cell: cell["model"])
     assert one == alone
     assert float(other["difference"]) == 0
+
+
+def test_runs_of_another_protocol_are_not_compared(tmp_path, capsys):
+    keep(tmp_path, "m", *split(1, 16))
+    keep(tmp_path, "m", *split(1, 16), seed=1)
+    keep(tmp_path, "m", *split(3, 3, both=30), seed=2, protocol="b")
+    one, other = sorted(paired_cells(capsys, tmp_path, "m0.20"), key=lambda cell: cell["protocol"])
+    assert float(one["p"]) == 1
+    assert other["p"] == other["difference"] == ""
+    main([str(tmp_path), "--rows", "method", "--metric", "acc/x", "--against", "m0.20", "--paired"])
+    out = capsys.readouterr().out.partition("window b")
+    assert "not compared" not in out[0]
+    assert "1 not compared: m0.20 was measured with another window" in out[2]
 
 
 def test_csv_has_the_figures_of_the_test(results, capsys):

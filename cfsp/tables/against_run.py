@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 from cfsp.records.outcome_file import OutcomeFile, read_outcomes
 from cfsp.records.outcomes import Outcomes
+from cfsp.records.protocols import differing
 from cfsp.records.record import Record
 from cfsp.tables.compare import Comparison
 from cfsp.tables.paired import LEVEL, MARK, Paired, paired, several
 
 DENSE = "dense"
+
+
+class MetricOutcomes(NamedTuple):
+    """What a model did for a metric; None where it was not measured, or no outcomes are kept."""
+
+    protocol: Mapping[str, Any] | None
+    outcomes: Outcomes | None
 
 
 class Outcomed:
@@ -37,14 +47,15 @@ class Outcomed:
             )
         return found[0]
 
-    def of(self, run: str, metric: str, beside: str = "") -> Outcomes | None:
-        """Return a run's outcomes of a metric. beside: the run whose dense model "dense" is."""
+    def of(self, run: str, metric: str, beside: str = "") -> MetricOutcomes:
+        """Return what a run did for a metric. beside: the run whose dense model "dense" is."""
         record_id, model = (beside, DENSE) if run == DENSE else (run, "pruned")
+        path, record = self.places[record_id]
         if record_id not in self._read:
-            path, record = self.places[record_id]
             self._read[record_id] = read_outcomes(path, record) if record.outcomes else None
+        measured = record.metrics[model].get(metric)
         file = self._read[record_id]
-        return None if file is None else file.read(model, metric)
+        return MetricOutcomes(measured and measured.protocol, file and file.read(model, metric))
 
 
 def against_run(one: Comparison, records: Mapping[Path, Record], run: str) -> Comparison:
@@ -58,27 +69,28 @@ def against_run(one: Comparison, records: Mapping[Path, Record], run: str) -> Co
     outcomes = Outcomed(records)
     run = outcomes.find(run)
     columns: list[dict[str, object]] = []
-    lacking = 0
+    missed: Counter[str] = Counter()
     for cell in one.cells.to_dict("records"):
         runs = one.runs[tuple(cell[name] for name in (*one.rows, *one.columns))]
-        ids = [other for other in runs if other != run]
-        pairs = [pair for other in ids if (pair := pair_of(outcomes, run, other, one.metric))]
-        lacking += len(ids) - len(pairs)
-        columns.append(figures(pairs))
+        found = [pair_of(outcomes, run, other, one.metric) for other in runs if other != run]
+        missed.update(reason for reason in found if isinstance(reason, str))
+        columns.append(figures([pair for pair in found if isinstance(pair, Paired)]))
     cells = pd.concat([one.cells, pd.DataFrame(columns, index=one.cells.index)], axis=1)
-    notes = [note(run)]
-    if lacking:
-        notes.append(f"careful: {lacking} without outcomes of single questions or windows, not compared")
-    return replace(one, cells=cells, notes=(*one.notes, *notes))
+    why = [f"careful: {number} not compared: {reason}" for reason, number in missed.items()]
+    return replace(one, cells=cells, notes=(*one.notes, note(run), *why))
 
 
-def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | None:
-    """Return how a run of a cell compares; None if one of both keeps no outcomes."""
+def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | str:
+    """Return how a run of a cell compares, or why it is not compared."""
     first, second = outcomes.of(run, metric, other), outcomes.of(other, metric)
-    if first is None or second is None:
-        return None
+    if first.protocol and second.protocol and (apart := differing([first.protocol, second.protocol])):
+        return f"{run_words(run)} was measured with another {', '.join(apart)}"
+    if second.outcomes is None:
+        return "without outcomes of single questions or windows"
+    if first.outcomes is None:
+        return f"{run_words(run)} keeps no outcomes of single questions or windows"
     try:
-        return paired(first, second)
+        return paired(first.outcomes, second.outcomes)
     except ValueError as error:
         raise ValueError(f"{metric} of {run} and {other}: {error}") from error
 
@@ -93,10 +105,13 @@ def figures(pairs: list[Paired]) -> dict[str, object]:
     return blank | {"mark": several(pairs) if pairs else ""}
 
 
+def run_words(run: str) -> str:
+    return "the dense model" if run == DENSE else run
+
+
 def note(run: str) -> str:
     """Return what the mark means."""
-    other = "the dense model" if run == DENSE else run
     return (
-        f"{MARK}: not distinguishable from {other} on the same questions or windows (McNemar's exact test, "
-        f"p ≥ {LEVEL:g}; or the {1 - LEVEL:.0%} interval of the mean difference over windows holds 0)"
+        f"{MARK}: not distinguishable from {run_words(run)} on the same questions or windows (McNemar's exact "
+        f"test, p ≥ {LEVEL:g}; or the {1 - LEVEL:.0%} interval of the mean difference over windows holds 0)"
     )
