@@ -138,14 +138,39 @@ def test_runs_of_another_model_stay_out_of_a_cell(tmp_path, capsys):
 def test_runs_of_another_protocol_are_not_compared(tmp_path, capsys):
     keep(tmp_path, "m", *split(1, 16))
     keep(tmp_path, "m", *split(1, 16), seed=1)
-    keep(tmp_path, "m", *split(3, 3, both=30), seed=2, protocol="b")
+    keep(tmp_path, "m", *split(3, 3, both=31), seed=2, protocol="b")
     one, other = sorted(paired_cells(capsys, tmp_path, "m0.20"), key=lambda cell: cell["protocol"])
-    assert float(one["p"]) == 1
+    assert one["mark"] == "≈≡"
+    assert other["mark"] == "?"
     assert other["p"] == other["difference"] == ""
     main([str(tmp_path), "--rows", "method", "--metric", "acc/x", "--against", "m0.20", "--paired"])
     out = capsys.readouterr().out.partition("window b")
     assert "not compared" not in out[0]
     assert "1 not compared: m0.20 was measured with another window" in out[2]
+
+
+def test_every_mark_means_one_thing(results, capsys):
+    cells = paired_cells(capsys, results, "near0.20")
+    assert {cell["method"]: cell["mark"] for cell in cells} == {"near": "≡", "far": "", "old": "?"}
+    cells = paired_cells(capsys, results, "dense")
+    assert {cell["method"]: cell["mark"] for cell in cells} == {"near": "≈", "far": "", "old": "?"}
+    main([str(results), "--rows", "method", "--metric", "acc/x", "--against", "far0.20", "--paired"])
+    out = capsys.readouterr().out
+    assert rows(out)["old"].endswith(" ?")
+    assert rows(out)["far"].endswith(" ≡")
+    for meaning in ("≡: far0.20 itself", "?: not compared", "no mark: distinguishable"):
+        assert meaning in out
+    assert "one of them at least" not in out
+
+
+def test_one_seed_that_is_alike_marks_its_cell(tmp_path, capsys):
+    for seed, others in enumerate([split(1, 16), split(8, 9, both=13, neither=17)]):
+        keep(tmp_path, "m", *others, seed=seed)
+    (cell,) = paired_cells(capsys, tmp_path, "dense")
+    assert cell["mark"] == "≈"
+    assert cell["p"] == ""
+    main([str(tmp_path), "--rows", "method", "--metric", "acc/x", "--against", "dense", "--paired"])
+    assert "in a cell of several runs, a mark is of one of them at least" in capsys.readouterr().out
 
 
 def test_csv_has_the_figures_of_the_test(results, capsys):

@@ -37,8 +37,9 @@ examples:
       that tells the row from the others will do: --rows criterion,criterion.order --against first=...
 
   cfsp-tables results/records --metric 'acc*' --against dense --paired
-      test every cell on the same questions or windows, and mark what is not distinguishable (≈);
-      --against takes the id of a record too, or its beginning; csv has the interval, p and the flip rate
+      test every cell on the same questions or windows, and mark what is not distinguishable (≈),
+      not compared (?) or the run itself (≡); --against takes the id of a record too, or its beginning;
+      csv has the interval, p and the flip rate
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
 gone. Runs that differ in more than their seeds do not share a cell, unless --average averages them, and a

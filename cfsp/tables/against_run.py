@@ -16,9 +16,12 @@ from cfsp.records.outcomes import Outcomes
 from cfsp.records.protocols import differing
 from cfsp.records.record import Record
 from cfsp.tables.compare import Comparison
-from cfsp.tables.paired import LEVEL, MARK, Paired, paired, several
+from cfsp.tables.paired import LEVEL, Paired, paired
 
 DENSE = "dense"
+ALIKE, ITSELF, NOT_COMPARED = "≈", "≡", "?"
+"""Marks beside a cell: it cannot be distinguished from the run that it is compared with; it is that run; or
+it could not be compared."""
 
 
 class MetricOutcomes(NamedTuple):
@@ -74,10 +77,12 @@ def against_run(one: Comparison, records: Mapping[Path, Record], run: str) -> Co
         runs = one.runs[tuple(cell[name] for name in (*one.rows, *one.columns))]
         found = [pair_of(outcomes, run, other, one.metric) for other in runs if other != run]
         missed.update(reason for reason in found if isinstance(reason, str))
-        columns.append(figures([pair for pair in found if isinstance(pair, Paired)]))
+        pairs = [pair for pair in found if isinstance(pair, Paired)]
+        said = marks(pairs, itself=run in runs, missed=len(found) - len(pairs))
+        columns.append({**figures(pairs if len(runs) == 1 else []), "mark": said})
     cells = pd.concat([one.cells, pd.DataFrame(columns, index=one.cells.index)], axis=1)
     why = [f"careful: {number} not compared: {reason}" for reason, number in missed.items()]
-    return replace(one, cells=cells, notes=(*one.notes, note(run), *why))
+    return replace(one, cells=cells, notes=(*one.notes, *notes_on_marks(cells, run), *why))
 
 
 def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | str:
@@ -95,23 +100,37 @@ def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | s
         raise ValueError(f"{metric} of {run} and {other}: {error}") from error
 
 
-def figures(pairs: list[Paired]) -> dict[str, object]:
-    """Return the columns of a cell. Several runs have a mark only: a test is of one run."""
-    blank: dict[str, object] = dict.fromkeys(("difference", "low", "high", "p", "flips"), math.nan)
-    if len(pairs) == 1:
-        (pair,) = pairs
-        found = {name: getattr(pair, name) for name in blank}
-        blank |= {name: value for name, value in found.items() if value is not None}
-    return blank | {"mark": several(pairs) if pairs else ""}
+def figures(pairs: list[Paired]) -> dict[str, float]:
+    """Return the figures of a test; NaN unless there is one, because a test is of one run."""
+    found = dict.fromkeys(("difference", "low", "high", "p", "flips"), math.nan)
+    for pair in pairs:
+        known = {name: getattr(pair, name) for name in found}
+        found |= {name: value for name, value in known.items() if value is not None}
+    return found
+
+
+def marks(pairs: list[Paired], itself: bool, missed: int) -> str:
+    """Return the marks of a cell; "" if all of its runs were compared and are distinguishable."""
+    alike = not all(pair.distinguishable for pair in pairs)
+    return ALIKE * alike + NOT_COMPARED * bool(missed) + ITSELF * itself
 
 
 def run_words(run: str) -> str:
     return "the dense model" if run == DENSE else run
 
 
-def note(run: str) -> str:
-    """Return what the mark means."""
-    return (
-        f"{MARK}: not distinguishable from {run_words(run)} on the same questions or windows (McNemar's exact "
-        f"test, p ≥ {LEVEL:g}; or the {1 - LEVEL:.0%} interval of the mean difference over windows holds 0)"
-    )
+def notes_on_marks(cells: pd.DataFrame, run: str) -> list[str]:
+    """Return what the marks of a table mean."""
+    other, there = run_words(run), "".join(cells["mark"])
+    notes = [
+        f"{ALIKE}: not distinguishable from {other} on the same questions or windows (McNemar's exact test, "
+        f"p ≥ {LEVEL:g}; or the {1 - LEVEL:.0%} interval of the mean difference over windows holds 0); "
+        "no mark: distinguishable"
+    ]
+    if ITSELF in there:
+        notes.append(f"{ITSELF}: {other} itself")
+    if NOT_COMPARED in there:
+        notes.append(f"{NOT_COMPARED}: not compared")
+    if cells["n"].gt(1).any():
+        notes.append("in a cell of several runs, a mark is of one of them at least")
+    return notes
