@@ -12,8 +12,11 @@ import pytest
 import tabled
 
 from cfsp.cli.tables import main
+from cfsp.cli.terminal import show_sections
 from cfsp.records.outcome_file import named_outcomes, write_outcomes
 from cfsp.records.outcomes import Outcomes
+from cfsp.records.record import Metric
+from cfsp.report.paired_runs import paired_section
 from cfsp.tables.paired import bootstrap, paired
 
 
@@ -185,6 +188,8 @@ def test_csv_has_the_figures_of_the_test(results, capsys):
     ("arguments", "message"),
     [
         (["--paired"], "--paired: expected --against RUN"),
+        (["--against", "dense"], "--against 'dense': expected --paired beside the id of a record or dense"),
+        (["--against", "far0.20"], "--against 'far0.20': expected --paired"),
         (["--against", "nothing", "--paired"], "--against 'nothing': 0 records; expected dense, or the id"),
     ],
 )
@@ -213,10 +218,32 @@ def test_records_are_compared_without_their_models(results, capsys, monkeypatch)
     assert "not distinguishable" in capsys.readouterr().out
 
 
+def test_the_terminal_says_what_a_difference_is_of(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    losses = {"A": [3.4, 3.5, 3.6], "B": [3.5, 3.65, 3.75]}
+    sides = []
+    for name, values in losses.items():
+        metric = Metric(math.exp(sum(values) / 3), None, 3, "lower", {"window": 8, "text": "x"})
+        sides.append((name, {"perplexity/x": metric}, {"perplexity/x": Outcomes("nats", [*"abc"], values)}))
+    section = paired_section(*sides)
+    show_sections([section])
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "perplexity/x" in line]
+    cells = [cell.strip() for cell in line.split("│")[1:-1]]
+    assert float(cells[4]) == pytest.approx(math.log(float(cells[3]) / float(cells[2])), abs=1e-4)
+    assert "\nB − A: difference; of perplexities the difference of their natural logarithms" in out
+    assert "\nverdict: differ: p < 0.05, or without a p an interval that leaves out 0" in out
+    for table in section.tables:
+        assert table.caption in out
+        assert all(meaning in out for meaning in table.columns.values())
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
         (["far0.20.json", "old0.20.json"], "keeps no outcomes of single questions"),
+        (["far0.20.json", "lost.json"], "lost.json: no such file; expected a record"),
+        (["dense", "lost.json"], "lost.json: no such file; expected a record"),
         (["far0.20.json", "reference"], "is a record and .*reference is not; expected two records"),
         (["far0.20.json", "other.json"], "acc/x: outcomes of different questions or windows: 51 and 1"),
     ],

@@ -146,7 +146,12 @@ def paired_tables(
 
 
 def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) -> list[Comparison]:
-    """Return the tables that the options ask for."""
+    """Return the tables that the options ask for. Raises ValueError for a run without --paired."""
+    if options.against and "=" not in options.against:
+        raise ValueError(
+            f"--against {options.against!r}: expected --paired beside the id of a record or dense, or "
+            "ROW=METHOD for papers' figures"
+        )
     made = compared(table, options)
     if options.papers is None and options.against is None:
         return made
