@@ -102,7 +102,7 @@ def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | s
 
 def figures(pairs: list[Paired]) -> dict[str, float]:
     """Return the figures of a test; NaN unless there is one, because a test is of one run."""
-    found = dict.fromkeys(("difference", "low", "high", "p", "flips"), math.nan)
+    found: dict[str, float] = dict.fromkeys(("difference", "low", "high", "p", "flips"), math.nan)
     for pair in pairs:
         known = {name: getattr(pair, name) for name in found}
         found |= {name: value for name, value in known.items() if value is not None}
