@@ -99,6 +99,7 @@ class State:
             samples=self.samples,
             overlaps=self.overlaps,
             dequantised=dequantised(str(self.cfg.model.path)),
+            routes={edit.site: edit.routing for edit in self.planned.plan.edits if edit.routing} or None,
         )
         return named_outcomes(made)
 

@@ -11,12 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from cfsp.records.identity import NOT_IDENTITY, part_name
+from cfsp.records.identity import NOT_IDENTITY, method_name, part_name
 from cfsp.records.record import Record
-from cfsp.records.wanted import wanted_of
 
 FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
-MEASURED = ("removed", "parameters", "density")
+MEASURED = ("removed", "parameters", "density", "active")
 """Both: columns of a frame that hold results; the others hold the run's config."""
 
 
@@ -24,10 +23,12 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return a row per record and metric of the pruned model.
 
     Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
-    (`criterion`, or the schedule that learns its scores; `recovery.parameters`), and under `recovery` what it
-    trains and learns from; `model`, the last part of its path; `sparsity`, or a target in words;
+    (`recovery.parameters`), under `criterion` the method (`method_name`), and under `recovery` what it
+    trains and learns from; `model`, the last part of its path; `sparsity`, or a target or an active share
+    in words;
     `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned model,
-    `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`,
+    `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `active`,
+    the measured share of their units that tokens use, 1 if nothing is routed; `metric`,
     `value`, `stderr`, `dense` (the dense model's value), `better`, `protocol` (JSON) and `overlaps`. Lists
     are written `a+b`; null, true and false as in YAML.
     """
@@ -40,12 +41,12 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             **flat(record.parameters.get("pruned", {}), "parameters."),
             **flat(record.parameters.get("dense", {}), "parameters.dense."),
             "density": record.density,
+            "active": record.active,
             "overlaps": "\n".join(record.overlaps or []),
         }
-        if (wanted := wanted_of(record.config)).kind != "sparsity":
+        if (wanted := record.wanted).kind != "sparsity":
             run |= {"sparsity": wanted.text, **flat(wanted.data, "target.")}
-        if run["criterion"] == "learned":
-            run["criterion"] = run["schedule"]
+        run["criterion"] = method_name(record.config)
         for name, metric in record.metrics["pruned"].items():
             found = {
                 "metric": name,

@@ -21,7 +21,6 @@ from cfsp.records.outcome_file import read_outcomes
 from cfsp.records.protocols import counted, in_words
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
-from cfsp.records.wanted import wanted_of
 from cfsp.report.names import IDLE, PARTS, joined_name, part_texts, short_name
 from cfsp.report.paths import hide_paths, model_names
 from cfsp.storage.atomic import replacing
@@ -207,7 +206,7 @@ def seeds_of(record: Record) -> tuple[object, ...]:
 
 def asked_of(record: Record) -> str:
     """Return what the run was asked for: a share and of what it is one, or a size."""
-    wanted = wanted_of(record.config)
+    wanted = record.wanted
     base = f" of {record.config['sparsity_of']}" if wanted.kind == "sparsity" else ""
     return f"{wanted.text}{base}"
 

@@ -9,7 +9,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cfsp.records.record import Record
-from cfsp.records.wanted import wanted_of
 from cfsp.report.plots.base import Look, add_legend, empty_panels, method_handles, styled
 
 Points = tuple[list[int], list[float]]
@@ -56,7 +55,7 @@ def curves(
     curve_of: Callable[[Record, str], Points],
 ) -> Figure:
     """Draw a panel per asked sparsity and curve, with a thin line per record in its method's colour."""
-    shares = sorted({wanted_of(record.config) for record in records})
+    shares = sorted({record.wanted for record in records})
     trained = {names[record.id] for record in records}
     methods = [method for method in dict.fromkeys(names.values()) if method in trained]
     kinds = [kind for kind in titles if any(curve_of(record, kind)[0] for record in records)]
@@ -65,7 +64,7 @@ def curves(
     for axes, (share, kind) in zip(panels, places, strict=True):
         for record in records:
             steps, values = curve_of(record, kind)
-            if wanted_of(record.config) == share and steps:
+            if record.wanted == share and steps:
                 look = styles[names[record.id]]
                 few = look.marker if len(steps) < 30 else ""
                 style: dict[str, Any] = {**look.line, "marker": few}
