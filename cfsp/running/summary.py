@@ -13,7 +13,7 @@ from rich.text import Text
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
-from cfsp.records.wanted import wanted_of
+from cfsp.records.routed_words import asked_share, experts_text, measured_share, routed_method
 from cfsp.report.paths import model_names
 from cfsp.running.sweeps import Outcome, count_of
 
@@ -28,8 +28,13 @@ WIDTH = 110
 
 
 def summary(record: Record) -> Group:
-    """Return a record's tables: before and after, a bar of the kept width per site, recovery, samples."""
-    parts = [before_and_after(record), widths_table(record)]
+    """Return a record's tables: before and after, a bar of the kept width per site, recovery, samples.
+
+    Where routers choose the units for every token, all are kept, and there are no bars.
+    """
+    parts = [before_and_after(record)]
+    if record.widths and not record.routed:
+        parts.append(widths_table(record))
     for title, training in (("Schedule", record.schedule_training), ("Recovery", record.training)):
         if training:
             parts.append(training_summary(title, training))
@@ -39,20 +44,10 @@ def summary(record: Record) -> Group:
 
 
 def before_and_after(record: Record) -> Table:
-    config, path = record.config, str(record.config["model"]["path"])
-    names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
-    if (schedule := part_name(config.get("schedule", ONCE))) != part_name(ONCE):
-        names = {"schedule": schedule} | names
-    title = ", ".join(f"{part} {name}" for part, name in names.items())
-    table = Table(
-        "",
-        "dense",
-        "pruned",
-        "change",
-        title=escape(f"{model_names([path])[path]}: {title}"),
-        title_justify="left",
-    )
-    for row in size_rows_of(record):
+    path = str(record.config["model"]["path"])
+    title = escape(f"{model_names([path])[path]}: {parts_of(record)}")
+    table = Table("", "dense", record.made, "change", title=title, title_justify="left")
+    for row in [*size_rows_of(record), *(routed_rows(record) if record.routed else ())]:
         table.add_row(*row)
     if record.density is not None and record.density < FULL:
         table.add_row("weights of the blocks that are not zero", "", f"{record.density:.1%}", "")
@@ -72,13 +67,32 @@ def before_and_after(record: Record) -> Table:
     return table
 
 
+def parts_of(record: Record) -> str:
+    """Return the parts that decided, as a title."""
+    if record.routed:
+        return routed_method(record)
+    config = record.config
+    names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
+    if (schedule := part_name(config.get("schedule", ONCE))) != part_name(ONCE):
+        names = {"schedule": schedule} | names
+    return ", ".join(f"{part} {name}" for part, name in names.items())
+
+
+def routed_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a table on what tokens use of routed MLPs, with what was asked for."""
+    asked, used = asked_share(record), measured_share(record) or "not measured"
+    yield "units that a token uses", "100.0%", used, f"(asked {asked})" if asked else ""
+    if record.routes:
+        yield "routed MLPs", "0", str(len(record.routes)), f"{experts_text(record)} units each"
+
+
 def size_rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the rows of a table on what was removed, with what was asked for."""
-    wanted = wanted_of(record.config)
+    """Yield the rows of a table on what was removed, with what was asked for. Routers add parameters."""
+    wanted = record.wanted
     for base, dense in record.parameters["dense"].items():
         share = wanted.kind == "sparsity" and base == record.config["sparsity_of"]
         asked = f" (asked {wanted.amount:.1%})" if share else ""
-        change = f"{-record.sparsity[base]:+.2%}{asked}"
+        change = f"{-record.sparsity[base] + 0:+.2%}{asked}"  # minus zero becomes zero
         yield f"parameters of the {base}", f"{dense:,}", f"{record.parameters['pruned'][base]:,}", change
     if (target := record.target) is not None:
         change, table = target["reached"] / target["dense"] - 1, target.get("table")
@@ -116,7 +130,7 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 def side_by_side(record: Record) -> Table:
     """Return both models' continuations of the prompts."""
-    table = Table("prompt", "dense", "pruned", title="Samples", title_justify="left", show_lines=True)
+    table = Table("prompt", "dense", record.made, title="Samples", title_justify="left", show_lines=True)
     for prompt, said in (record.samples or {}).items():
         table.add_row(*(Text(text) for text in (prompt, said["dense"], said["pruned"])))
     return table
@@ -159,6 +173,7 @@ def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
         state="made" if made else "read",
         file=str(path),
         removed=record.sparsity["model"],
+        active=record.active if record.routed else None,
         metric=name,
         dense=None if name is None else record.metrics["dense"][name].value,
         pruned=None if name is None else record.metrics["pruned"][name].value,
@@ -172,9 +187,8 @@ def sweep_summary(found: Sequence[Outcome], results: str) -> Group:
         "job", "removed", *metrics, "", title=f"{len(found)} jobs: {count_of(found)}", title_justify="left"
     )
     for one in found:
-        removed = "-" if one.removed is None else f"{one.removed:.1%}"
         values = (f"{one.pruned:.4g}" if one.metric == metric else "-" for metric in metrics)
-        table.add_row(Text(one.name), removed, *values, one.state)
+        table.add_row(Text(one.name), one.size, *values, one.state)
     dense = {one.metric: f"{one.dense:.4g}" for one in found if one.metric}
     if dense:
         table.caption = "dense: " + ", ".join(f"{metric} {value}" for metric, value in dense.items())

@@ -15,7 +15,6 @@ Points = tuple[list[int], list[float]]
 """Steps, and the value at each."""
 
 CURVES = {"curve": "training loss", "held_out_curve": "held-out loss"}
-OF_SCHEDULE = {**CURVES, "removed": "share removed"}
 
 
 def loss_curve(record: Record, kind: str) -> Points:
@@ -40,10 +39,13 @@ def recovery_curves(
 
 
 def schedule_curves(
-    records: Sequence[Record], names: Mapping[str, str], styles: Mapping[str, Look]
+    records: Sequence[Record], names: Mapping[str, str], styles: Mapping[str, Look], removed: str
 ) -> Figure:
-    """Draw a row of panels per asked sparsity: the losses while masks close, and the share they remove."""
-    return curves(records, names, styles, OF_SCHEDULE, schedule_curve)
+    """Draw a row of panels per asked share: the losses, and what masks remove or routers leave out.
+
+    removed: the title of the second.
+    """
+    return curves(records, names, styles, {**CURVES, "removed": removed}, schedule_curve)
 
 
 @styled
