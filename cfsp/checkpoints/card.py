@@ -62,7 +62,7 @@ def what_was_routed(record: Record) -> str:
     known = [f"{asked} asked" if asked else "", f"{measured} measured" if measured else ""]
     shares = ", ".join(one for one in known if one) or "not measured"
     experts = experts_text(record)
-    among = f" Each of {len(record.routes or ())} routers chooses among {experts} units." if experts else ""
+    among = f" Each of {len(record.routes or ())} routers chooses among {experts}." if experts else ""
     return (
         f"with routed MLPs, by cfsp: {routed_method(record)}. No unit is removed: for every token a router "
         f"chooses the units that an MLP uses (active share: {shares}).{among} The routers are parameters "

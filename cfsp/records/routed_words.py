@@ -19,7 +19,9 @@ def experts_text(record: Record) -> str:
     """Return among how many experts the routers choose; "" if the record does not say."""
     routes = (record.routes or {}).values()
     found = dict.fromkeys((one["experts"], one["size"]) for one in routes)
-    return " or ".join(f"{experts} experts of {size}" for experts, size in found)
+    return " or ".join(
+        f"{experts} experts of {size} units" if size > 1 else f"{experts} units" for experts, size in found
+    )
 
 
 def measured_share(record: Record) -> str:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cfsp.records.identity import part_name
+from cfsp.records.identity import method_name, part_name
 from cfsp.records.record import Record
 from cfsp.records.routed_words import asked_share, experts_text, measured_share, routed_method
 from cfsp.report.paths import model_names
@@ -22,6 +22,9 @@ FULL = 0.9995
 
 ONCE = {"_target_": "cfsp.schedules.one_shot.OneShot"}
 """The schedule that a table's title does not name."""
+
+UNCHANGED = "unchanged"
+"""The method of a model that is measured as it is."""
 
 WIDTH = 110
 """Characters per line if stdout is not a terminal."""
@@ -46,18 +49,11 @@ def summary(record: Record) -> Group:
 def before_and_after(record: Record) -> Table:
     path = str(record.config["model"]["path"])
     title = escape(f"{model_names([path])[path]}: {parts_of(record)}")
-    table = Table("", "dense", record.made, "change", title=title, title_justify="left")
-    for row in [*size_rows_of(record), *(routed_rows(record) if record.routed else ())]:
-        table.add_row(*row)
-    if record.density is not None and record.density < FULL:
-        table.add_row("weights of the blocks that are not zero", "", f"{record.density:.1%}", "")
-    for name, metric in record.metrics["pruned"].items():
-        dense = record.metrics["dense"][name].value
-        change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
-        mark = " *" if metric.protocol.get("papers") else ""
-        table.add_row(escape(name) + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
-    for warning in record.overlaps or []:
-        table.add_row(f"[bold]careful:[/bold] {escape(warning)}", "", "", "")
+    alone = parts_of(record) == UNCHANGED  # nothing to compare it with
+    head = ("", "dense", UNCHANGED if alone else record.made, "change")
+    table = Table(*(head[::2] if alone else head), title=title, title_justify="left")
+    for row in rows_of(record):
+        table.add_row(*(row[::2] if alone else row))
     spent = {stage: seconds for stage, seconds in record.seconds.items() if seconds >= 0.05}
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items())
     peaks = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in record.peak_bytes.items())
@@ -67,8 +63,26 @@ def before_and_after(record: Record) -> Table:
     return table
 
 
+def rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a table on sizes and metrics: name, dense, after it, change."""
+    yield from size_rows_of(record)
+    if record.routed:
+        yield from routed_rows(record)
+    if record.density is not None and record.density < FULL:
+        yield "weights of the blocks that are not zero", "", f"{record.density:.1%}", ""
+    for name, metric in record.metrics["pruned"].items():
+        dense = record.metrics["dense"][name].value
+        change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
+        mark = " *" if metric.protocol.get("papers") else ""
+        yield escape(name) + mark, f"{dense:.4g}", f"{metric.value:.4g}", change
+    for warning in record.overlaps or []:
+        yield f"[bold]careful:[/bold] {escape(warning)}", "", "", ""
+
+
 def parts_of(record: Record) -> str:
     """Return the parts that decided, as a title."""
+    if method_name(record.config) == UNCHANGED:
+        return f"{UNCHANGED}; dense is the model without its routers" if record.routed else UNCHANGED
     if record.routed:
         return routed_method(record)
     config = record.config
@@ -83,7 +97,7 @@ def routed_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
     asked, used = asked_share(record), measured_share(record) or "not measured"
     yield "units that a token uses", "100.0%", used, f"(asked {asked})" if asked else ""
     if record.routes:
-        yield "routed MLPs", "0", str(len(record.routes)), f"{experts_text(record)} units each"
+        yield "routed MLPs", "0", str(len(record.routes)), f"{experts_text(record)} each"
 
 
 def size_rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:

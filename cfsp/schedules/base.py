@@ -72,6 +72,13 @@ class Schedule(Checked, ABC):
     routes: ClassVar[bool] = False
     """Whether its plan holds routes, which no export can express."""
 
+    calibrates: ClassVar[bool] = True
+    """Whether it reads calibration batches."""
+
+    def will_route(self, prepared: Any) -> bool:
+        """Return whether the plan will hold routes. prepared: what `prepare` returned."""
+        return self.routes
+
     @property
     def trains_head(self) -> bool:
         """Whether it trains a head that the checkpoint lacks."""
