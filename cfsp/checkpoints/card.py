@@ -157,7 +157,7 @@ def metric_rows(record: Record) -> str:
     return "\n".join(rows)
 
 
-def load_example(head: str, needs_remote_code: bool, routed: bool) -> str:
+def load_example(head: str, needs_remote_code: bool, routed: bool = False) -> str:
     """Return Python code that loads the model with transformers alone."""
     auto = {
         "causal_lm": "AutoModelForCausalLM",
