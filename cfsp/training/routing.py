@@ -25,9 +25,9 @@ class Routing(RoutingOptions, Pruner):
 
     Differs from the paper: eta follows a controller that leads to the asked share of active units; routers
     begin as predictors of the most active experts, with high scores, so that the model begins nearly as the
-    dense one; they have a learning rate of their own; lambda comes after eta; the guard bounds the term at its
-    pole. Between the stages one shift of all routers' biases makes the share exact on the last batches, to
-    within 0.2 points, and keeps it while the inputs of the frozen routers change.
+    dense one; they have a learning rate of their own; lambda comes after eta; the guard bounds the term at
+    its pole. Between the stages one shift of all routers' biases makes the share exact on the last batches,
+    to within 0.2 points, and keeps it while the inputs of the frozen routers change.
     """
 
     @property
