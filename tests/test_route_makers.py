@@ -136,7 +136,5 @@ def test_a_share_that_whole_experts_do_not_make_is_told(active, told, capsys):
 def test_a_share_that_whole_experts_miss_by_half_is_refused():
     options = {"criterion": "learned", "allocator": "uniform", "sparsity": 0.0, "active": 0.03}
     options |= {"schedule": "routed_once"}
-    with pytest.raises(
-        ValueError, match="active=0.03: whole experts make 10.0% of model"
-    ):
+    with pytest.raises(ValueError, match="active=0.03: whole experts make 10.0% of model"):
         planned(make("llama"), batches(2), "oracle", {"maker.expert_size": 4}, options)
