@@ -20,7 +20,7 @@ ROWS = [
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
 ONLY_IN = {
     "hydra": ("running", "cli"),
-    "datasets": ("data/rows.py", "evaluation/harness.py"),
+    "datasets": ("data/rows.py", "evaluation/harness.py", "evaluation/local_splits.py"),
     "pandas": ("tables", "cli/tables.py"),
     "rich": ("running/summary.py", "cli"),
     "wandb": ("loggers/wandb.py",),

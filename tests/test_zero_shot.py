@@ -7,7 +7,8 @@ import datasets
 import pytest
 
 from cfsp.checkpoints.load import load
-from cfsp.evaluation.harness import manager, with_data
+from cfsp.evaluation.harness import manager
+from cfsp.evaluation.local_splits import with_data
 from cfsp.evaluation.local_tasks import read_questions
 from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, task_metrics, with_errors
 

@@ -76,7 +76,6 @@ class Generation(HarnessTasks):
                 check_positions(
                     model, 1 + self.longest(leaf), "generation: a token of the prompt + new_tokens"
                 )
-            self.check_examples(task)
         template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16]
         return found | {
             "chat": self.chat,
@@ -89,17 +88,6 @@ class Generation(HarnessTasks):
         """Return the most new tokens of a task."""
         config = manager().task_index[leaf].cfg or {}
         return self.new_tokens or (config.get("generation_kwargs") or {}).get("max_gen_toks") or USUAL
-
-    def check_examples(self, task: str) -> None:
-        """Raise ValueError if a task from a file has no examples to show before its questions."""
-        config = manager().task_index[task].cfg or {}
-        shots = config.get("num_fewshot") or 0 if self.shots is None else self.shots
-        splits = self.splits(task)
-        if splits and shots and not {"train", "dev", "validation"} & {*splits}:
-            raise ValueError(
-                f"generation task {task!r}: {shots} examples before each question, and no file of them; "
-                f"expected shots=0, or files.{task}={{test: FILE, train: FILE}}"
-            )
 
     def figures(
         self, task: str, outcome: Mapping[str, Any], wrapped: HarnessModel, protocol: Mapping[str, Any]

@@ -23,10 +23,19 @@ from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
+from cfsp.data.rows import Row
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
 from cfsp.evaluation.harness_model import HarnessModel
-from cfsp.evaluation.local_tasks import Questions, columns_of, read_questions
+from cfsp.evaluation.local_splits import (
+    by_subject,
+    check_examples,
+    check_splits,
+    check_subjects,
+    examples_split,
+    with_data,
+)
+from cfsp.evaluation.local_tasks import Questions, columns_of, placed_questions, read_questions
 from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import is_causal
 from cfsp.options import hint
@@ -73,6 +82,9 @@ class HarnessTasks(Evaluator):
                     f"{self.kind} task {task!r}: lm-eval {version('lm_eval')} has none of that name"
                     f"{hint(task, [*self.known, *index])}"
                 )
+        for task, given in (self.files or {}).items():
+            if not isinstance(given, str):
+                check_splits(f"{self.kind} files.{task}", given)
         for task in self.tasks:
             for leaf in leaf_tasks(task):
                 self.check_task(task, leaf)
@@ -103,11 +115,13 @@ class HarnessTasks(Evaluator):
             raise ValueError(f"{self.kind} needs a causal language model, not {type(model).__name__}")
         sums = {}
         for task in self.tasks:
+            rows = {}
             for split, path in self.splits(task).items():
                 if not Path(path).is_file():
                     raise FileNotFoundError(f"{self.kind} file of {task}: {path} is not a file")
-                read_questions(task, Path(path))
+                rows[split] = placed_questions(task, Path(path))
                 sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+            self.check_rows(task, rows)
         return {
             "measure": self.kind,
             "tasks": [*self.tasks],
@@ -119,6 +133,16 @@ class HarnessTasks(Evaluator):
             "attention": model.config._attn_implementation,
             "device": model.device.type,
         }
+
+    def check_rows(self, task: str, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Raise ValueError for an unknown subject, or too few examples. rows: of each local split."""
+        if task == "mmlu":
+            check_subjects([row for some in rows.values() for row in some], [*subjects()])
+        config = manager().task_index[task].cfg or {}
+        shots = config.get("num_fewshot") or 0 if self.shots is None else self.shots
+        own = (config.get("fewshot_config") or {}).get("samples")  # the task's definition has examples
+        if rows and shots and not (own and examples_split(rows) is None):
+            check_examples(f"{self.kind} task {task!r}", shots, self.splits(task), rows)
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
         protocol = self.protocol(model, tokenizer)
@@ -184,15 +208,7 @@ class HarnessTasks(Evaluator):
         rows = {split: read_questions(task, Path(path)) for split, path in splits.items()}
         if task != "mmlu":
             return {"group": f"{task}_local", "task": [with_data(task, rows)]}
-        members = []
-        for name in sorted(name for name, entry in manager().task_index.items() if entry.tags & MMLU_TAGS):
-            subject = name.removeprefix("mmlu_")
-            own = {
-                split: [row for row in all_rows if row["subject"] == subject]
-                for split, all_rows in rows.items()
-            }
-            if any(own.values()):
-                members.append(with_data(name, own))
+        members = [with_data(name, own) for name, own in by_subject(rows, subjects()).items()]
         return {"group": "mmlu_local", "task": members}
 
 
@@ -214,6 +230,12 @@ def manager() -> TaskManager:
     return TaskManager()
 
 
+def subjects() -> dict[str, str]:
+    """Return each subject of MMLU and its task."""
+    tasks = sorted(name for name, entry in manager().task_index.items() if entry.tags & MMLU_TAGS)
+    return {task.removeprefix("mmlu_"): task for task in tasks}
+
+
 def leaf_tasks(task: str) -> list[str]:
     """Return the tasks that a name stands for: itself, or all of a group or a tag."""
     entry = manager().task_index[task]
@@ -229,28 +251,6 @@ def members(given: object) -> list[str]:
     if isinstance(given, Mapping):
         return members(given["task"])
     return leaf_tasks(given) if isinstance(given, str) and given in manager().task_index else []
-
-
-def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return a registered task with its data set replaced. A split without a name is evaluated."""
-
-    def load(**_: Any) -> dict[str, datasets.Dataset]:
-        return {split or "evaluated": datasets.Dataset.from_list(found) for split, found in rows.items()}
-
-    few = next((split for split in ("train", "dev", "validation") if split in rows), None)
-    evaluated = next((split for split in ("", "test", "validation") if split in rows), "")
-    spec = {
-        "task": task,
-        "custom_dataset": load,
-        "training_split": None,
-        "validation_split": None,
-        "test_split": evaluated or "evaluated",
-        "fewshot_split": few,
-    }
-    first = next(iter(next(iter(rows.values()))), {})
-    if task == "hellaswag" and "gold" in first:
-        spec["process_docs"] = None  # these questions are preprocessed already
-    return spec
 
 
 def outcomes_of(
