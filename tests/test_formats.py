@@ -79,6 +79,7 @@ def test_csv_keeps_negative_numbers():
 
 def test_latex():
     assert latex_text("a_b & 5% <x> [y] *\n\nz") == r"a\_b \& 5\% \textless{}x\textgreater{} {[}y{]} {*} z"
+    assert latex_text("± − ≈ ≡ ≥") == r"$\pm$ $-$ $\approx$ $\equiv$ $\geq$"
     page = render([table("a_b|c&d", "f")], "latex")
     assert r"a\_b\textbar{}c\&d & \textbf{5.00 ($-$10.0\%)} \\" in page
     assert r"\toprule" in page

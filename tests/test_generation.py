@@ -21,10 +21,13 @@ def loaded(tiny_checkpoint):
 
 @pytest.fixture
 def files(tmp_path):
-    rows = [{"question": f"the cat sat {'on ' * n}a mat", "answer": f"two #### {n}"} for n in range(1, 6)]
-    path = tmp_path / "gsm8k.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)))
-    return {"gsm8k": {"test": str(path), "train": str(path)}}
+    paths = {split: tmp_path / f"{split}.jsonl" for split in ("test", "train")}
+    for path, name in zip(paths.values(), ("cat", "dog"), strict=True):
+        rows = [
+            {"question": f"the {name} sat {'on ' * n}a mat", "answer": f"two #### {n}"} for n in range(1, 6)
+        ]
+        path.write_text("\n".join(map(json.dumps, rows)))
+    return {"gsm8k": {split: str(path) for split, path in paths.items()}}
 
 
 def evaluator(**options):

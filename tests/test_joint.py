@@ -194,6 +194,12 @@ def test_the_plan_meets_the_budget(schedule, options):
         assert width == site.units or site.block not in options.get("protect", ())
 
 
+def test_a_search_that_makes_no_trial_says_so(capsys):
+    allocator = ErrorCurves(rounds=9, passes=0.1, batches=2)
+    cfsp.plan(make("llama"), batches(), allocator=allocator, kinds=BOTH, sparsity=0.5, **OBS)
+    assert "made no trial: the first takes 0.7 passes; expected at least so many" in capsys.readouterr().err
+
+
 def test_the_passes_are_capped_and_noted():
     model = make("llama")
     notes = []

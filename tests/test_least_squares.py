@@ -261,7 +261,10 @@ def test_relative_tokens_know_no_target():
         LeastSquares(tokens="relative", target="residual")
     with pytest.raises(ValueError, match="expected one of equal, relative"):
         OBS(tokens="other")
+    with pytest.raises(ValueError, match="expected tokens=equal or metric=plain"):
+        OBS(tokens="relative", metric="fisher")
     model = make("llama")
+    model.forward = None  # nothing may pass through it before
     parts = {"criterion": OBS(tokens="relative"), "compensation": LeastSquares(target="dense")}
     with pytest.raises(ValueError, match="expected compensation.target=own, or criterion.tokens=equal"):
         cfsp.plan(model, batches(count=8, tokens=16), schedule="blockwise", sparsity=0.5, **parts)

@@ -1,5 +1,7 @@
 """Paired comparison: exact tests and intervals, on the same questions only."""
 
+import csv
+import io
 import math
 import re
 from dataclasses import replace
@@ -10,8 +12,12 @@ import pytest
 import tabled
 
 from cfsp.cli.tables import main
+from cfsp.cli.terminal import show_sections
 from cfsp.records.outcome_file import named_outcomes, write_outcomes
 from cfsp.records.outcomes import Outcomes
+from cfsp.records.reading import read_records
+from cfsp.records.record import Metric
+from cfsp.report.paired_runs import paired_section
 from cfsp.tables.paired import bootstrap, paired
 
 
@@ -76,27 +82,35 @@ def test_windows_share_their_difficulty():
     assert not alone.distinguishable
 
 
+def keep(folder, method, dense, pruned, protocol="a", seed=0, **config):
+    """Write a record of two models' answers, and the answers themselves."""
+    made = tabled.record(method, 0.2, 0.5, protocol, seed, better="higher", name="acc/x", **config)
+
+    def metric(model, outcomes):
+        mean = sum(outcomes.values) / len(outcomes.values)
+        return {"acc/x": replace(made.metrics[model]["acc/x"], value=mean, outcomes=outcomes)}
+
+    metrics = {"dense": metric("dense", dense), "pruned": metric("pruned", pruned)}
+    made = named_outcomes(replace(made, metrics=metrics))
+    write_outcomes(folder, made)
+    made.save(folder)
+
+
 @pytest.fixture
 def results(tmp_path):
     """Two runs; one is far from the dense model, one near, and one keeps no outcomes."""
-
-    def keep(method, dense, pruned):
-        made = tabled.record(method, 0.2, 0.5, better="higher", name="acc/x")
-
-        def metric(model, outcomes):
-            mean = sum(outcomes.values) / len(outcomes.values)
-            return {"acc/x": replace(made.metrics[model]["acc/x"], value=mean, outcomes=outcomes)}
-
-        metrics = {"dense": metric("dense", dense), "pruned": metric("pruned", pruned)}
-        made = named_outcomes(replace(made, metrics=metrics))
-        write_outcomes(tmp_path, made)
-        made.save(tmp_path)
-
-    keep("far", *split(20, 1))
+    keep(tmp_path, "far", *split(20, 1))
     dense, near = split(4, 3, both=34, neither=10)
-    keep("near", Outcomes("correct", dense.items, split(20, 1)[0].values), near)
+    keep(tmp_path, "near", Outcomes("correct", dense.items, split(20, 1)[0].values), near)
     tabled.record("old", 0.2, 45 / 51, better="higher", name="acc/x").save(tmp_path)
     return tmp_path / "records"
+
+
+def paired_cells(capsys, folder, against, *more):
+    """The rows of the table with a paired test, as CSV: dictionaries."""
+    names = ["--rows", "method", "--metric", "acc/x", "--against", against, "--paired", "--format", "csv"]
+    main([str(folder), *names, *more])
+    return [*csv.DictReader(io.StringIO(capsys.readouterr().out))]
 
 
 def rows(out):
@@ -109,17 +123,103 @@ def test_tables_mark_what_is_not_distinguishable(results, capsys):
     out = capsys.readouterr().out
     assert "≈" not in rows(out)["near"]
     assert "not distinguishable from near0.20 on the same questions" in out
-    assert "1 without outcomes of single questions" in out
+    assert "1 not compared: without outcomes of single questions" in out
     main([str(results), "--metric", "acc/x", "--rows", "method", "--against", "dense", "--paired"])
     marks = {method: cell.endswith("≈") for method, cell in rows(capsys.readouterr().out).items()}
     assert marks["far"] is False
 
 
+def test_runs_of_another_model_or_protocol_stay_out(results, capsys):
+    """A second model in the folder, and one of another protocol, change no figure."""
+    arguments = [
+        str(results),
+        "--rows",
+        "method",
+        "--metric",
+        "acc/x",
+        "--paired",
+        "--format",
+        "csv",
+        "--against",
+    ]
+
+    def told(against):
+        main([*arguments, against])
+        lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
+        found = [dict(zip(lines[0], line, strict=False)) for line in lines[1:]]
+        return {(one["method"], one["mean"]): one["p"] for one in found if "method" in one}
+
+    before = told("dense")
+    found, _ = read_records([results])
+    (far,) = [one for one in found.values() if one.id.startswith("far")]
+
+    def save(name, **changes):
+        metrics = {
+            side: {"acc/x": replace(one["acc/x"], **changes.get(side, {}))}
+            for side, one in far.metrics.items()
+        }
+        replace(far, id=name, metrics=metrics).save(results.parent)
+
+    save("model", dense={"value": 0.9})
+    other = {"protocol": {**far.metrics["pruned"]["acc/x"].protocol, "dtype": "bfloat16"}}
+    save("half", dense=other, pruned=other)
+    after = told("dense")
+    assert before.items() <= after.items()
+    marked = [*arguments[:-3], "--paired", "--against"]
+    main([*marked, "half"])
+    assert "half was measured with another dtype" in capsys.readouterr().out
+
+
+def test_runs_of_another_model_stay_out_of_a_cell(tmp_path, capsys):
+    keep(tmp_path, "m", *split(1, 16))
+    (alone,) = paired_cells(capsys, tmp_path, "dense")
+    assert float(alone["p"]) < 0.05
+    keep(tmp_path, "m", *split(3, 3, both=30), model={"path": "n"})
+    one, other = sorted(paired_cells(capsys, tmp_path, "dense"), key=lambda cell: cell["model"])
+    assert one == alone
+    assert float(other["difference"]) == 0
+
+
+def test_runs_of_another_protocol_are_not_compared(tmp_path, capsys):
+    keep(tmp_path, "m", *split(1, 16))
+    keep(tmp_path, "m", *split(1, 16), seed=1)
+    keep(tmp_path, "m", *split(3, 3, both=31), seed=2, protocol="b")
+    one, other = sorted(paired_cells(capsys, tmp_path, "m0.20"), key=lambda cell: cell["protocol"])
+    assert one["mark"] == "≈≡"
+    assert other["mark"] == "?"
+    assert other["p"] == other["difference"] == ""
+    main([str(tmp_path), "--rows", "method", "--metric", "acc/x", "--against", "m0.20", "--paired"])
+    out = capsys.readouterr().out.partition("window b")
+    assert "not compared" not in out[0]
+    assert "1 not compared: m0.20 was measured with another window" in out[2]
+
+
+def test_every_mark_means_one_thing(results, capsys):
+    cells = paired_cells(capsys, results, "near0.20")
+    assert {cell["method"]: cell["mark"] for cell in cells} == {"near": "≡", "far": "", "old": "?"}
+    cells = paired_cells(capsys, results, "dense")
+    assert {cell["method"]: cell["mark"] for cell in cells} == {"near": "≈", "far": "", "old": "?"}
+    main([str(results), "--rows", "method", "--metric", "acc/x", "--against", "far0.20", "--paired"])
+    out = capsys.readouterr().out
+    assert rows(out)["old"].endswith(" ?")
+    assert rows(out)["far"].endswith(" ≡")
+    for meaning in ("≡: far0.20 itself", "?: not compared", "no mark: distinguishable"):
+        assert meaning in out
+    assert "one of them at least" not in out
+
+
+def test_one_seed_that_is_alike_marks_its_cell(tmp_path, capsys):
+    for seed, others in enumerate([split(1, 16), split(8, 9, both=13, neither=17)]):
+        keep(tmp_path, "m", *others, seed=seed)
+    (cell,) = paired_cells(capsys, tmp_path, "dense")
+    assert cell["mark"] == "≈"
+    assert cell["p"] == ""
+    main([str(tmp_path), "--rows", "method", "--metric", "acc/x", "--against", "dense", "--paired"])
+    assert "in a cell of several runs, a mark is of one of them at least" in capsys.readouterr().out
+
+
 def test_csv_has_the_figures_of_the_test(results, capsys):
-    arguments = ["--rows", "method", "--metric", "acc/x", "--against", "dense", "--paired", "--format", "csv"]
-    main([str(results), *arguments])
-    lines = [line.split(",") for line in capsys.readouterr().out.splitlines()]
-    (far,) = [dict(zip(lines[0], line, strict=False)) for line in lines[1:] if "far" in line]
+    (far,) = [cell for cell in paired_cells(capsys, results, "dense") if cell["method"] == "far"]
     assert float(far["p"]) == pytest.approx(2 * (1 + 21) / 2**21)
     assert float(far["difference"]) == pytest.approx(-19 / 51)
     assert float(far["low"]) < float(far["difference"]) < float(far["high"]) < 0
@@ -130,6 +230,8 @@ def test_csv_has_the_figures_of_the_test(results, capsys):
     ("arguments", "message"),
     [
         (["--paired"], "--paired: expected --against RUN"),
+        (["--against", "dense"], "--against 'dense': expected --paired beside the id of a record or dense"),
+        (["--against", "far0.20"], "--against 'far0.20': expected --paired"),
         (["--against", "nothing", "--paired"], "--against 'nothing': 0 records; expected dense, or the id"),
     ],
 )
@@ -158,10 +260,32 @@ def test_records_are_compared_without_their_models(results, capsys, monkeypatch)
     assert "not distinguishable" in capsys.readouterr().out
 
 
+def test_the_terminal_says_what_a_difference_is_of(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    losses = {"A": [3.4, 3.5, 3.6], "B": [3.5, 3.65, 3.75]}
+    sides = []
+    for name, values in losses.items():
+        metric = Metric(math.exp(sum(values) / 3), None, 3, "lower", {"window": 8, "text": "x"})
+        sides.append((name, {"perplexity/x": metric}, {"perplexity/x": Outcomes("nats", [*"abc"], values)}))
+    section = paired_section(*sides)
+    show_sections([section])
+    out = capsys.readouterr().out
+    (line,) = [line for line in out.splitlines() if "perplexity/x" in line]
+    cells = [cell.strip() for cell in line.split("│")[1:-1]]
+    assert float(cells[4]) == pytest.approx(math.log(float(cells[3]) / float(cells[2])), abs=1e-4)
+    assert "\nB − A: difference; of perplexities the difference of their natural logarithms" in out
+    assert "\nverdict: differ: p < 0.05, or without a p an interval that leaves out 0" in out
+    for table in section.tables:
+        assert table.caption in out
+        assert all(meaning in out for meaning in table.columns.values())
+
+
 @pytest.mark.parametrize(
     ("pair", "message"),
     [
         (["far0.20.json", "old0.20.json"], "keeps no outcomes of single questions"),
+        (["far0.20.json", "lost.json"], "lost.json: no such file; expected a record"),
+        (["dense", "lost.json"], "lost.json: no such file; expected a record"),
         (["far0.20.json", "reference"], "is a record and .*reference is not; expected two records"),
         (["far0.20.json", "other.json"], "acc/x: outcomes of different questions or windows: 51 and 1"),
     ],

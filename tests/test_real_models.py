@@ -16,10 +16,15 @@ from cfsp.running.build import CONF
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "experiments" / "real_models" / "run.sh"
-PARTS = "published mlp both depth calibrations recovery latency zero_shot generation".split()
+FULL = "results/real_models_full/SmolLM2-135M-Instruct"
+PLACES = dict.fromkeys("mlp both depth recovery latency zero_shot generation".split(), FULL) | {
+    "published": "results/real_models/SmolLM2-135M-Instruct",
+    "in_domain": "results/real_models_in_domain/SmolLM2-135M-Instruct",
+}
+"""Part -> where its records go."""
 
 
-def commands(tmp_path, *arguments):
+def commands(tmp_path, *arguments, script=SCRIPT):
     """The arguments of every `cfsp` that a part would run."""
     fake, log = tmp_path / "bin" / "cfsp", tmp_path / "log"
     fake.parent.mkdir()
@@ -27,9 +32,9 @@ def commands(tmp_path, *arguments):
     fake.chmod(0o755)
     (fake.parent / "python").symlink_to(shutil.which("true"))  # the table of runs that never were
     # A copy, because the script prefers the commands of the checkout that it lies in.
-    copy = tmp_path / "experiments" / "real_models" / "run.sh"
+    copy = tmp_path / script.relative_to(ROOT)
     copy.parent.mkdir(parents=True)
-    copy.write_text(SCRIPT.read_text())
+    copy.write_text(script.read_text())
     path = f"{fake.parent}:{os.environ['PATH']}"
     done = subprocess.run(  # noqa: PLW1510  # its exit code is what is tested
         ["bash", str(copy), *arguments], env={**os.environ, "PATH": path}, capture_output=True, text=True
@@ -39,9 +44,21 @@ def commands(tmp_path, *arguments):
 
 
 @pytest.mark.quick_cases(2)
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", PLACES)
 def test_every_command_of_a_part_composes(part, tmp_path):
-    done, found = commands(tmp_path, part, "seed=3")
+    check(commands(tmp_path, part, "seed=3"), PLACES[part])
+
+
+@pytest.mark.quick_cases(1)
+@pytest.mark.parametrize("part", ["sources", "sizes", "written"])
+def test_every_calibration_of_the_study_composes(part, tmp_path):
+    script = ROOT / "experiments" / "calibration" / "run.sh"
+    check(commands(tmp_path, part, "seed=3", script=script), "results/calibration")
+
+
+def check(run, place):
+    """Compose every command, each with the first of its values."""
+    done, found = run
     assert done.returncode == 0, done.stderr
     assert found
     for command in found:
@@ -50,12 +67,13 @@ def test_every_command_of_a_part_composes(part, tmp_path):
         singles = [first_value(one) for one in overrides]
         with initialize_config_dir(str(CONF), version_base="1.3"):
             made = compose("config", singles)
-        place = "results/real_models/" if part == "published" else "results/real_models_full/"
-        assert made.results == f"{place}SmolLM2-135M-Instruct"
+        assert made.results == place
 
 
 def first_value(override):
     """The override with the first of the values that it sweeps over."""
+    if override.startswith("~"):
+        return override
     (parsed,) = OverridesParser.create().parse_overrides([override])
     if not parsed.is_sweep_override():
         return override

@@ -231,6 +231,69 @@ def test_errors_are_those_of_means():
     assert figures["acc_stderr,none"] == pytest.approx((0.6 * 0.4 / 4) ** 0.5)
 
 
+def other(row):
+    return {**row, "goal": "run far away"}
+
+
+def examples(file, rows):
+    """A file of other rows beside the one of the questions."""
+    return str(file("piqa", [LOCAL["piqa"]] * 4)), str(file("examples", rows))
+
+
+@pytest.mark.parametrize(
+    ("splits", "message"),
+    [
+        (["train"], "files.piqa has train; expected test or validation too, the questions to measure"),
+        ([], "files.piqa has no split; expected test or validation too"),
+        (
+            ["tset"],
+            "files.piqa has split 'tset'; expected some of train, dev, validation, test; did you mean",
+        ),
+        (["test", "trian"], "files.piqa has split 'trian'.*did you mean 'train'"),
+    ],
+)
+def test_splits_of_another_name_are_refused(splits, message):
+    with pytest.raises(ValueError, match=message):
+        evaluator(["piqa"], files={"piqa": dict.fromkeys(splits, "a.jsonl")})
+
+
+@pytest.mark.parametrize("splits", [None, ["validation"], ["test"]])
+def test_examples_without_a_file_of_them_are_refused(splits, file, tiny_checkpoint):
+    """Examples from the questions' own file would show the answers."""
+    path = str(file("piqa"))
+    given = dict.fromkeys(splits, path) if splits else path
+    message = "zero_shot task 'piqa': 2 examples before each question, and no file of them; expected shots=0"
+    with pytest.raises(ValueError, match=message):
+        evaluator(["piqa"], files={"piqa": given}, shots=2).protocol(*load(tiny_checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shots", "message"),
+    [
+        ([LOCAL["piqa"], other(LOCAL["piqa"])], 2, "all questions of .*piqa.jsonl are in .*examples.jsonl"),
+        ([other(LOCAL["piqa"])], 2, "examples.jsonl has 1; expected at least 2 rows, or fewer shots"),
+    ],
+)
+@pytest.mark.parametrize("splits", [("test", "train"), ("test", "validation"), ("validation", "dev")])
+def test_examples_that_do_not_do_are_refused(splits, rows, shots, message, file, tiny_checkpoint):
+    paths = dict(zip(splits, examples(file, rows), strict=True))
+    with pytest.raises(ValueError, match=message):
+        evaluator(["piqa"], files={"piqa": paths}, shots=shots).protocol(*load(tiny_checkpoint))
+
+
+def test_questions_as_their_own_examples_are_refused(file, tiny_checkpoint):
+    paths = dict.fromkeys(("test", "train"), str(file("piqa")))
+    with pytest.raises(ValueError, match="so their answers would be among the examples"):
+        evaluator(["piqa"], files={"piqa": paths}, shots=2).protocol(*load(tiny_checkpoint))
+
+
+def test_examples_come_from_their_own_file(file, tiny_checkpoint):
+    paths = dict(zip(("validation", "train"), examples(file, [other(LOCAL["piqa"])] * 2), strict=True))
+    assert evaluator(["piqa"], files={"piqa": paths}, shots=2).protocol(*load(tiny_checkpoint))["shots"] == 2
+    spec = with_data("piqa", {split: [LOCAL["piqa"]] for split in paths})
+    assert (spec["test_split"], spec["fewshot_split"]) == ("validation", "train")
+
+
 @pytest.mark.parametrize(("task", "leaf"), [("gsm8k", "gsm8k"), ("wikitext", "wikitext"), ("glue", "cola")])
 def test_a_task_without_an_accuracy_is_refused(task, leaf):
     with pytest.raises(ValueError, match=f"{task!r}.*{leaf!r} has neither acc nor acc_norm"):

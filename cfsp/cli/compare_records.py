@@ -17,8 +17,11 @@ def are_records(given: Sequence[str]) -> bool:
     """Return whether the arguments are records, or one and "dense".
 
     Raises:
-        ValueError: a record beside a model, whose answers to single questions are not known.
+        ValueError: a .json file that is not there, or a record beside a model, whose answers to single
+            questions are not known.
     """
+    for lost in (one for one in given if one.endswith(".json") and not Path(one).exists()):
+        raise ValueError(f"{lost}: no such file; expected a record, such as results/records/ID.json")
     files = [one for one in given if one.endswith(".json") and Path(one).is_file()]
     if files and len(files) + given.count(DENSE) < len(given):
         (model,) = [one for one in given if one not in (*files, DENSE)]

@@ -37,8 +37,9 @@ examples:
       that tells the row from the others will do: --rows criterion,criterion.order --against first=...
 
   cfsp-tables results/records --metric 'acc*' --against dense --paired
-      test every cell on the same questions or windows, and mark what is not distinguishable (≈);
-      --against takes the id of a record too, or its beginning; csv has the interval, p and the flip rate
+      test every cell on the same questions or windows, and mark what is not distinguishable (≈),
+      not compared (?) or the run itself (≡); --against takes the id of a record too, or its beginning;
+      csv has the interval, p and the flip rate
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
 gone. Runs that differ in more than their seeds do not share a cell, unless --average averages them, and a
@@ -141,11 +142,16 @@ def paired_tables(
     """Return the tables with a paired test of every cell. Raises ValueError for what does not go with it."""
     if not options.against or options.papers is not None:
         raise ValueError("--paired: expected --against RUN, the id of a record or dense, and no --papers")
-    return [against_run(one, table, records, options.against) for one in compared(table, options)]
+    return [against_run(one, records, options.against) for one in compared(table, options)]
 
 
 def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) -> list[Comparison]:
-    """Return the tables that the options ask for."""
+    """Return the tables that the options ask for. Raises ValueError for a run without --paired."""
+    if options.against and "=" not in options.against:
+        raise ValueError(
+            f"--against {options.against!r}: expected --paired beside the id of a record or dense, or "
+            "ROW=METHOD for papers' figures"
+        )
     made = compared(table, options)
     if options.papers is None and options.against is None:
         return made

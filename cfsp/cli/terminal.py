@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -19,9 +19,13 @@ def show_sections(sections: Sequence[Section]) -> None:
 
 
 def section_text(section: Section) -> Group:
-    lines = [Text(section.title, style="bold"), Text(section.intro)]
+    """Return a section with the captions of its tables, and below each what its columns mean."""
+    lines: list[RenderableType] = [Text(section.title, style="bold"), Text(section.intro)]
     lines += [Text(f"careful: {note}", style="bold") for note in section.notes]
-    return Group(*lines, *map(text_grid, section.tables), Text())
+    for table in section.tables:
+        meanings = [Text(f"{heading}: {meaning}") for heading, meaning in table.columns.items() if meaning]
+        lines += [Text(table.caption), text_grid(table), *meanings]
+    return Group(*lines, Text())
 
 
 def text_grid(table: Table) -> Grid:

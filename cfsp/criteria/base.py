@@ -37,3 +37,6 @@ class Criterion(Checked, ABC):
     def refine(self, view: UnitView, stat: Mapping[str, Tensor], keep: Sequence[int]) -> Sequence[int]:
         """Return the units to keep, as many as `keep`, which holds those of the best scores."""
         return keep
+
+    def check_target(self, target: str) -> None:
+        """Raise ValueError if it cannot work with this target of a compensation."""

@@ -38,8 +38,8 @@ class OBS(Criterion):
     every removal.
 
     score_u = highest cost of the removals up to u's own, per parameter of a unit; the units that are
-    removed last score best. Unit: squared output per parameter; by `metric=fisher` nats per token (of a
-    classifier: per label) and parameter.
+    removed last score best. Unit: squared output per parameter, by `tokens=relative` weighted;
+    by `metric=fisher` nats per token (of a classifier: per label) and parameter.
 
     Hassibi and Stork 1993; whole columns and heads: Kurtic et al. 2023 (ZipLM, arXiv:2302.04089),
     Meng et al. 2024 (OSSCAR, arXiv:2403.12983).
@@ -54,7 +54,8 @@ class OBS(Criterion):
     constant: assume that a bias is fitted too (`compensation.constant`), so a channel's mean costs nothing.
     swaps: at most so many exchanges of a kept and a removed unit after the greedy choice, as long as one
         lowers its error; each factorises H again.
-    tokens: as the compensation's: how their errors count.
+    tokens: as the compensation's: how their errors count. With "relative" costs of different sites do not
+        compare.
     """
 
     ridge: float = 1e-2
@@ -72,6 +73,11 @@ class OBS(Criterion):
             raise ValueError("criterion ridge=0: expected a number above 0")
         check_choice("criterion scale", self.scale, SCALES)
         check_choice("criterion tokens", self.tokens, MOMENTS)
+        if self.tokens != "equal" and self.metric != "plain":
+            raise ValueError(
+                f"criterion tokens={self.tokens} with metric={self.metric}: the gradients of the loss know "
+                "already what a norm divides by; expected tokens=equal or metric=plain"
+            )
         if self.share is not None:
             check_number("share", self.share, least=0)
             if self.share > 1:
@@ -83,12 +89,14 @@ class OBS(Criterion):
         of_loss = {"output_gradient_moment"} if self.metric == "fisher" else set()
         return frozenset({MOMENTS[self.tokens], "input_tokens"} | of_loss)
 
-    def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
-        if self.tokens != "equal" and "target_moment" in stat:
+    def check_target(self, target: str) -> None:
+        if self.tokens != "equal" and target != "own":
             raise ValueError(
                 f"criterion tokens={self.tokens} knows no target; expected compensation.target=own, or "
                 "criterion.tokens=equal"
             )
+
+    def score(self, view: UnitView, stat: Mapping[str, Tensor]) -> Tensor:
         moment, penalty = self.damped(stat)
         inverse = torch.cholesky_inverse(cholesky(moment, self.ridge, f"{view.name}: criterion ridge"))
         best = weight = view.consumers()[0].flatten(0, 1).double()  # the optimum without a target

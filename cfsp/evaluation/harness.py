@@ -138,8 +138,8 @@ class HarnessTasks(Evaluator):
         """Raise ValueError for an unknown subject, or too few examples. rows: of each local split."""
         if task == "mmlu":
             check_subjects([row for some in rows.values() for row in some], [*subjects()])
+        shots = self.shown_examples(task)
         config = manager().task_index[task].cfg or {}
-        shots = config.get("num_fewshot") or 0 if self.shots is None else self.shots
         own = (config.get("fewshot_config") or {}).get("samples")  # the task's definition has examples
         if rows and shots and not (own and examples_split(rows) is None):
             check_examples(f"{self.kind} task {task!r}", shots, self.splits(task), rows)
@@ -199,6 +199,13 @@ class HarnessTasks(Evaluator):
         if given is None:
             return {}
         return {"": given} if isinstance(given, str) else dict(given)
+
+    def shown_examples(self, task: str) -> int:
+        """Return the number of examples before each question."""
+        if self.shots is not None:
+            return self.shots
+        configs = [manager().task_index[leaf].cfg or {} for leaf in [task, *leaf_tasks(task)]]
+        return max(config.get("num_fewshot") or 0 for config in configs)
 
     def spec(self, task: str) -> str | dict[str, Any]:
         """Return the task for the harness: its name, or its definition with local data."""

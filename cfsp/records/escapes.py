@@ -19,6 +19,9 @@ LATEX = str.maketrans(
         "|": r"\textbar{}",
         "±": r"$\pm$",
         "−": "$-$",
+        "≈": r"$\approx$",
+        "≡": r"$\equiv$",
+        "≥": r"$\geq$",
     }
 )
 FORMULA = re.compile(r"[=+\-@\t\r\n]")

@@ -93,7 +93,9 @@ def figure_table(one: Side, other: Side) -> Table:
             detail = readable_detail(name.partition("/")[2])
             title = word(f"{label} ({detail})" if detail else label)
             rows.append([title, number(before, form), number(after, form), change])
-    return Table("Size, quality and speed. Less is better, except for tokens per second.", columns, rows)
+    timed = any(name.startswith("decode_tokens_per_s") for name in one.metrics)
+    caption = "Less is better, except for tokens per second." if timed else "Less is better."
+    return Table(caption, columns, rows)
 
 
 def magnitude(value: float) -> int:

@@ -16,11 +16,11 @@ COLUMNS = {
     "n": "questions or windows",
     "A": "",
     "B": "",
-    "B − A": "of perplexities, of their logarithms",
-    "interval": f"{1 - LEVEL:.0%}, paired",
+    "B − A": "difference; of perplexities the difference of their natural logarithms (+0.1 is 10.5% more)",
+    "interval": f"{1 - LEVEL:.0%} interval of B − A over the same questions or windows",
     "flips": "questions whose answer changed between right and wrong",
-    "p": "McNemar's exact test",
-    "verdict": "",
+    "p": "of McNemar's exact test, for right and wrong answers",
+    "verdict": f"differ: p < {LEVEL:g}, or without a p an interval that leaves out 0",
 }
 
 Side = tuple[str, Mapping[str, Metric], Mapping[str, Outcomes]]
@@ -48,7 +48,7 @@ def paired_section(one: Side, other: Side) -> Section:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     intro = f"A is {one[0]}, B is {other[0]}, on the same questions and windows."
-    title = f"Distinguishable: p < {LEVEL:g}, or an interval without 0 where there is no p."
+    title = "The metrics that both keep outcomes of."
     return Section("paired", "Paired comparison", "", intro, {}, tables=[Table(title, COLUMNS, rows)])
 
 

@@ -242,6 +242,7 @@ class Schedule(Checked, ABC):
                 )
             )
         check_kinds(criterion, sites)
+        criterion.check_target(method.compensation.target)
         self.check_probes(sites, method.allocator)
         check_compensation(method.compensation, sites, self.targets, type(self).__name__)
 

@@ -147,6 +147,13 @@ def search_jointly(
     with storing(place) as store, task("exchange units between sites", "trial", None) as work:
         trials = Trials(subject, batches, cutter, search, store, work, log or SearchLog())
         found = exchange_units(start, search.terms, trials, search.rounds)
+    if found.before is None:
+        first = cutter.passes + 2 * trials.each * len(trials.batches)
+        print(
+            f"cfsp: the joint search made no trial: the first takes {first:.1f} passes; expected at least so "
+            f"many, not allocator.passes={search.passes:g}",
+            file=sys.stderr,
+        )
     notes = {name: getattr(found, name) for name in ("before", "after", "moves")}
     return {"widths": found.widths, "notes": notes | {"passes": round(trials.spent, 3)}}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ import pandas as pd
 from cfsp.records.identity import part_name
 from cfsp.records.protocols import counted, differing, in_words
 from cfsp.records.record import Record
-from cfsp.tables.frame import columns_of_a_run, find_fields, frame
+from cfsp.tables.frame import columns_of_a_run, dense_models, find_fields, frame
 from cfsp.tables.ranking import best_of
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
@@ -29,6 +29,7 @@ class Comparison:
         fraction of all parameters), `density` (if a model has zeros), `source` ("" for ours) and `paper`
         (a figure to compare with `mean`).
     differs: keys of the protocol in which the tables of one call differ.
+    runs: the values of a cell's fields -> the ids of its runs.
     """
 
     metric: str
@@ -41,6 +42,7 @@ class Comparison:
     cells: pd.DataFrame
     differs: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    runs: Mapping[tuple[Any, ...], tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def caption(self) -> str:
@@ -89,18 +91,6 @@ def comparisons(
     return [replace(one, notes=(*one.notes, *note)) for one in made]
 
 
-def dense_models(table: pd.DataFrame) -> pd.Series:
-    """Return each row's dense model as its size and the rank of its value, up to rounding differences.
-
-    Paths do not count. For times only the size counts: no two measurements of one model agree.
-    """
-    timed = table["protocol"].map(lambda text: json.loads(str(text)).get("measure") == "latency")
-    ordered = table["dense"].mask(timed, 0.0).sort_values()
-    figure = (ordered.diff() > 1e-4 * ordered.abs()).cumsum().reindex(table.index)
-    sizes = table.get("parameters.dense.model", pd.Series(0, table.index)).fillna(0)
-    return pd.Series([*zip(sizes, figure, strict=True)], table.index, dtype=object)
-
-
 def comparison(
     table: pd.DataFrame,
     protocol: Mapping[str, Any],
@@ -110,7 +100,6 @@ def comparison(
     average: bool,
 ) -> Comparison:
     """Return the table of records with one metric, protocol and dense model."""
-    metric = table["metric"].iloc[0]
     fields = [*rows, *columns]
     known = table[fields].astype(object)
     said = known.where(known.notna(), "-")
@@ -127,9 +116,10 @@ def comparison(
     figures["removed"] = ("removed.model", "mean")
     if (share := pd.to_numeric(table["density"])).lt(FULL).any():
         table, figures["density"] = table.assign(density=share), ("density", "mean")
-    cells = table.groupby(fields, sort=False).agg(**figures)
+    by_cell = table.groupby(fields, sort=False)
+    cells = by_cell.agg(**figures)
     return Comparison(
-        metric=metric,
+        metric=table["metric"].iloc[0],
         model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",
         dense=table["dense"].iloc[0],
         better=table["better"].iloc[0],
@@ -139,6 +129,7 @@ def comparison(
         cells=cells.reset_index().assign(source="", paper=float("nan")),
         differs=differs,
         notes=(*notes, *overlap_warnings(table, protocol)),
+        runs={values: tuple(runs) for values, runs in by_cell["id"]},
     )
 
 
@@ -250,12 +241,12 @@ def label(value: object) -> str:
 def heading(fields: list[str], values: tuple[Any, ...]) -> str:
     """Return a column's heading: numbers with their field's name, a sparsity in percent."""
     names = []
-    for field, value in zip(fields, values, strict=True):
-        if field == "sparsity" and not isinstance(value, str):
+    for name, value in zip(fields, values, strict=True):
+        if name == "sparsity" and not isinstance(value, str):
             names.append(f"{100 * value:g}% removed")
         else:
-            plain = isinstance(value, str) and "." not in field
-            names.append(value if plain else f"{field.split('.')[-1]}={label(value)}")
+            plain = isinstance(value, str) and "." not in name
+            names.append(value if plain else f"{name.split('.')[-1]}={label(value)}")
     return ", ".join(names)
 
 

@@ -89,6 +89,18 @@ def leaf(value: Any) -> str | float:
     return value
 
 
+def dense_models(table: pd.DataFrame) -> pd.Series:
+    """Return each row's dense model as its size and the rank of its value, up to rounding differences.
+
+    Paths do not count. For times only the size counts: no two measurements of one model agree.
+    """
+    timed = table["protocol"].map(lambda text: json.loads(str(text)).get("measure") == "latency")
+    ordered = table["dense"].mask(timed, 0.0).sort_values()
+    figure = (ordered.diff() > 1e-4 * ordered.abs()).cumsum().reindex(table.index)
+    sizes = table.get("parameters.dense.model", pd.Series(0, table.index)).fillna(0)
+    return pd.Series([*zip(sizes, figure, strict=True)], table.index, dtype=object)
+
+
 def columns_of_a_run(columns: Iterable[str]) -> list[str]:
     """Return the columns that say what a run computed, without its seeds and evaluations."""
     where_and_how = {*NOT_IDENTITY, *FOUND, *MEASURED, "evaluation", "id", "model.device"}

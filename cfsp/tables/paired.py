@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,12 +111,3 @@ def student(differences: np.ndarray) -> tuple[float | None, float | None]:
     reach = float(t.ppf(1 - LEVEL / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
     mean = float(differences.mean())
     return mean - reach, mean + reach
-
-
-def several(pairs: Sequence[Paired]) -> str:
-    """Return how runs of one cell compare with another run: "" if all are distinguishable, else a mark."""
-    return "" if all(one.distinguishable for one in pairs) else MARK
-
-
-MARK = "≈"
-"""Stands beside a cell that cannot be distinguished from the run that it is compared with."""

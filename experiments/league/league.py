@@ -8,46 +8,78 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Mapping
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from cfsp.records.escapes import markdown_text
-from cfsp.records.identity import part_name
+import numpy as np
+
+from cfsp.cli.exits import one_line_exits
+from cfsp.records.escapes import code_span, markdown_text
 from cfsp.records.outcome_file import read_outcomes
 from cfsp.records.protocols import counted, in_words
 from cfsp.records.reading import read_records
-from cfsp.records.record import Metric, Record
+from cfsp.records.record import Record
+from cfsp.records.wanted import wanted_of
+from cfsp.report.names import IDLE, PARTS, joined_name, part_texts, short_name
+from cfsp.report.paths import hide_paths, model_names
 from cfsp.storage.atomic import replacing
-from cfsp.tables.paired import paired
+from cfsp.tables.paired import Paired, paired, several
 
 ROOT = Path(__file__).resolve().parents[2]
-PLACES = ("league", "first_look/*", "fidelity/*")
+PLACES = ("league", "first_look/*", "fidelity/*", "real_models/*", "real_models_in_domain/*")
 """Folders of results whose records are published."""
 PAGE = ROOT / "results" / "tables" / "league.md"
 MEASURES = ("perplexity", "acc", "acc_norm", "exact_match", "prompt_level_strict_acc", "kl", "agreement")
+SAME_DENSE = 1e-4
+"""Largest relative difference between figures of one dense model, which rounding explains."""
+HEAD = """| method | asked | gone of all | figure | vs dense | plan minutes | peak GB | runs |
+|---|---|---|---|---|---|---|---|"""
 INTRODUCTION = """# League
 
-Written by `make league` from records. A table is of one dense model, one metric and one protocol; rows are
-sorted by the share of all parameters that is gone, in steps of one per cent, then by the figure. ± is 1.96
-standard errors over questions or windows, of one run; it says nothing about other seeds or calibrations. *vs
-dense* is the paired interval of the difference to the dense model on the same questions or windows (of
-perplexities, of their logarithms); ≈ marks what it does not tell apart, - a record that keeps no outcomes.
+Written by `make league` from records. A table is of one dense model (its path, size and figure), one metric
+and one protocol. Rows are sorted by the share of all parameters that is gone, in steps of one per cent, then
+by the figure.
+
+- *method*: all that differs between the runs of the table, apart from seeds. What all of them share stands
+  above it.
+- *figure*: the mean ± standard deviation over seeds, with their number n. With one seed, ± is 1.96 standard
+  errors over questions or windows; it says nothing about other seeds.
+- *vs dense*: the paired 95 % interval of the difference to the dense model on the same questions or windows
+  (of perplexities, of their logarithms). With several seeds it spans their intervals. ≈ marks a row with a
+  seed that cannot be told from the dense model, - one with a seed that keeps no outcomes.
+- *plan minutes*: the time to measure statistics and choose units, with the training of a schedule that
+  trains; without loading, recovery and evaluation. Of several seeds it is the longest, because a run that
+  finds its statistics in the cache takes none.
+- *peak GB*: the largest of the seeds, of the process or of the GPU, whichever is more.
 
 To add rows, run a command of your own with `results=results/league`, then `make league`.
 """
 
+Rows = Sequence[Record]
+Pairs = Mapping[tuple[str, str], Paired]
+"""File of outcomes, whose name holds its checksum, and metric -> the comparison with the dense model."""
+
 
 def main() -> None:
-    """Write the page."""
+    """Write the page; exit code 1 if something had to be left out."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("places", nargs="*", help="folders or globs of records (those that are published)")
     parser.add_argument("-o", "--output", type=Path, default=PAGE)
     options = parser.parse_args()
-    places = options.places or published()
-    records, faults = read_records(places)
-    with replacing(options.output) as part:
-        part.write_text(page(records, faults))
+    with one_line_exits("league"):
+        places = options.places or published()
+        if not places:
+            raise ValueError(f"no records in {', '.join(PLACES)} of {ROOT / 'results'}; expected some")
+        records, faults = read_records(places)
+        pairs, more = read_pairs(records)
+        with replacing(options.output) as part:
+            part.write_text(page(records.values(), pairs, [*faults, *more]))
     print(options.output)
+    for fault in (*faults, *more):
+        print(f"league: left out: {fault}", file=sys.stderr)
+    sys.exit(1 if faults or more else 0)
 
 
 def published() -> list[Path]:
@@ -56,94 +88,206 @@ def published() -> list[Path]:
     return [path for path in found if any(path.glob("*.json"))]
 
 
-def page(records: Mapping[Path, Record], faults: Iterable[str] = ()) -> str:
-    """Return the page of all metrics of the records that `MEASURES` names."""
-    groups: dict[tuple[str, ...], list[tuple[Path, Record, str]]] = {}
+def read_pairs(records: Mapping[Path, Record]) -> tuple[dict[tuple[str, str], Paired], list[str]]:
+    """Compare each run with its dense model, and return a line for each file of outcomes that fails."""
+    pairs: dict[tuple[str, str], Paired] = {}
+    faults = []
     for path, record in records.items():
-        for name, metric in record.metrics["pruned"].items():
-            if name.split("/")[0] in MEASURES:
-                protocol = json.dumps(metric.protocol, sort_keys=True)
-                dense = f"{record.metrics['dense'][name].value:.4g}"
-                key = (Path(record.config["model"]["path"]).name, name, dense, protocol)
-                groups.setdefault(key, []).append((path, record, name))
-    parts = [INTRODUCTION, *(section(key, groups[key]) for key in sorted(groups)), *(map(left_out, faults))]
-    return "\n".join(parts)
+        if record.outcomes is None:
+            continue
+        try:
+            kept = read_outcomes(path, record)
+            for name in measured(record):
+                dense, pruned = kept.read("dense", name), kept.read("pruned", name)
+                if dense is not None and pruned is not None:
+                    pairs[record.outcomes["file"], name] = paired(dense, pruned)
+        except ValueError as error:
+            faults.append(f"outcomes of {record.id}: {error}")
+    return pairs, faults
+
+
+def measured(record: Record) -> list[str]:
+    """Return the names of the record's metrics that the page shows."""
+    return [name for name in record.metrics["pruned"] if name.split("/")[0] in MEASURES]
+
+
+def page(records: Iterable[Record], pairs: Pairs, faults: Iterable[str] = ()) -> str:
+    """Return the page of all metrics of the records that `MEASURES` names."""
+    records = list(records)
+    names = model_names(str(record.config["model"]["path"]) for record in records)
+    groups: dict[tuple[str, int, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        path, size = str(record.config["model"]["path"]), record.parameters["dense"]["model"]
+        for name in measured(record):
+            protocol = json.dumps(record.metrics["pruned"][name].protocol, sort_keys=True)
+            groups[path, size, name, protocol].append(record)
+    parts = [INTRODUCTION]
+    for (path, size, name, protocol), rows in sorted(groups.items()):
+        title = f"{names[path]}, {size:,} parameters"
+        parts += [section(title, name, json.loads(protocol), some, pairs) for some in one_dense(rows, name)]
+    shown = [record for record in records if measured(record)]
+    return "\n".join([*parts, commands(shown), *map(left_out, faults)])
+
+
+def one_dense(rows: Rows, name: str) -> list[list[Record]]:
+    """Split the rows of a table by the figure of the dense model, up to rounding."""
+    groups: list[list[Record]] = []
+    last = None
+    for record in sorted(rows, key=lambda row: row.metrics["dense"][name].value):
+        dense = record.metrics["dense"][name].value
+        if last is None or dense - last > SAME_DENSE * abs(dense):
+            groups.append([])
+        groups[-1].append(record)
+        last = dense
+    return groups
 
 
 def left_out(fault: str) -> str:
-    return f"\nLeft out: {markdown_text(fault)}\n"
+    return f"\nLeft out: {markdown_text(hide_paths(fault))}\n"
 
 
-def section(key: tuple[str, ...], rows: list[tuple[Path, Record, str]]) -> str:
-    """Return the table of one dense model, metric and protocol, and the commands of its rows."""
-    model, name, dense, protocol = key
-    shown = json.loads(protocol)
-    words = ", ".join(in_words(shown, one) for one in shown if one != "measure" and "sha256" not in one)
-    sign = 1 if rows[0][1].metrics["pruned"][name].better == "lower" else -1
-    order = sorted(
-        rows,
-        key=lambda row: (round(row[1].sparsity["model"], 2), sign * row[1].metrics["pruned"][name].value),
+def commands(records: Rows) -> str:
+    """Return the commands of all runs that keep theirs, and how many do not."""
+    ids = {record.id for record in records}
+    kept = {record.id: record.command for record in records if record.command}
+    without = len(ids) - len(kept)
+    none = f" {counted(without, 'older run keeps', 'older runs keep')} no command." if without else ""
+    return "\n".join(
+        [
+            "\n## Commands\n",
+            f"{counted(len(kept), 'run names its command', 'runs name their commands')}.{none}\n",
+            "<details><summary>Commands</summary>\n",
+            *(f"- `{name}`: {code_span(hide_paths(kept[name]))}" for name in sorted(kept)),
+            "\n</details>\n",
+        ]
     )
+
+
+def section(title: str, name: str, protocol: Mapping[str, object], rows: Rows, pairs: Pairs) -> str:
+    """Return the table of one dense model, metric and protocol."""
+    words = ", ".join(in_words(protocol, one) for one in protocol if one != "measure" and "sha256" not in one)
+    metric = rows[0].metrics["dense"][name]
+    sign = 1 if metric.better == "lower" else -1
+    cells, repeated = folded(rows, name)
+    order = sorted(
+        cells.items(),
+        key=lambda cell: (
+            round(mean_gone(cell[1]), 2),
+            sign * float(np.mean([record.metrics["pruned"][name].value for record in cell[1]])),
+        ),
+    )
+    again = f" {counted(repeated, 'run repeats', 'runs repeat')} another with its seed." if repeated else ""
     lines = [
-        f"\n## {markdown_text(model)}: {markdown_text(name)}, dense {dense}\n",
-        f"{counted(len(rows), 'run', 'runs')}. Protocol: {markdown_text(words)}.\n",
-        "| method | asked | gone of all | figure | vs dense | minutes | peak GB | run |",
-        "|---|---|---|---|---|---|---|---|",
-        *(line(path, record, name) for path, record, _ in order),
-        "\n<details><summary>Commands</summary>\n",
-        *(f"- `{record.id}`: `{record.command or 'not kept'}`" for _, record, _ in order),
-        "\n</details>\n",
+        f"\n## {markdown_text(title)}: {markdown_text(name)}, dense {metric.value:.4g}\n",
+        f"{counted(len(rows), 'run', 'runs')}.{again} Protocol: {markdown_text(hide_paths(words))}. "
+        f"All rows: {markdown_text(shared(rows))}.\n",
+        HEAD,
+        *(line(method, asked, some, name, pairs) for (method, asked), some in order),
     ]
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
-def line(path: Path, record: Record, name: str) -> str:
+def folded(rows: Rows, name: str) -> tuple[dict[tuple[str, str], list[Record]], int]:
+    """Return (method, asked) -> its runs, one for each seed, and how many runs repeat another's seed.
+
+    The newest run of a seed counts.
+    """
+    names = methods(rows)
+    cells: dict[tuple[str, str], dict[tuple[object, ...], Record]] = defaultdict(dict)
+    for record in sorted(rows, key=lambda row: (row.created, row.id)):
+        cells[names[record.id], asked_of(record)][seeds_of(record)] = record
+    found = {key: [runs[seed] for seed in sorted(runs, key=str)] for key, runs in cells.items()}
+    return found, len(rows) - sum(map(len, found.values()))
+
+
+def seeds_of(record: Record) -> tuple[object, ...]:
+    """Return the seeds of the run and of its calibration, which may be set apart."""
+    return record.config["seed"], (record.config.get("calibration") or {}).get("seed")
+
+
+def asked_of(record: Record) -> str:
+    """Return what the run was asked for: a share and of what it is one, or a size."""
+    wanted = wanted_of(record.config)
+    base = f" of {record.config['sparsity_of']}" if wanted.kind == "sparsity" else ""
+    return f"{wanted.text}{base}"
+
+
+def methods(rows: Rows) -> dict[str, str]:
+    """Return record id -> method: the criterion and each other part that differs between the rows.
+
+    Other pages have shorter names, the fewest parts that tell methods apart; here nothing that differs is
+    hidden. Runs that differ in a part have different names.
+    """
+    columns = {part: part_texts([row.config for row in rows], part) for part in method_parts()}
+    varying = [part for part in columns if part == "criterion" or len(set(columns[part])) > 1]
+    texts = [*zip(*(columns[part] for part in varying), strict=True)]
+    names = {text: joined_name(varying, text) for text in texts}
+    if len(set(names.values())) < len(names):
+        names = {text: " / ".join(text) for text in texts}
+    return {row.id: names[text] for row, text in zip(rows, texts, strict=True)}
+
+
+def method_parts() -> list[str]:
+    """Return the parts of a config that make a method; the base of the share stands in a column."""
+    return [part for part in PARTS if part != "sparsity_of"]
+
+
+def shared(rows: Rows) -> str:
+    """Return the parts that all rows have in common, by name, without those that do nothing."""
+    names = {part: {short_name(row.config.get(part), part) for row in rows} for part in method_parts()}
+    same = {part: one for part, (one, *more) in names.items() if not more}
+    told = [f"{part} {one}" for part, one in same.items() if one not in ("none", IDLE.get(part))]
+    return ", ".join(told) or "nothing in common"
+
+
+def mean_gone(runs: Rows) -> float:
+    return float(np.mean([record.sparsity["model"] for record in runs]))
+
+
+def line(method: str, asked: str, runs: Rows, name: str, pairs: Pairs) -> str:
     """Return a row: the method, its sizes, the figure with its interval, its costs."""
-    metric = record.metrics["pruned"][name]
-    peak = max(record.peak_bytes.values(), default=0)
+    plans = [record.seconds["plan"] for record in runs if "plan" in record.seconds]
+    peak = max((size for record in runs for size in record.peak_bytes.values()), default=0)
     cells = [
-        markdown_text(method(record)),
-        f"{record.config['sparsity']:.0%} of {record.config['sparsity_of']}",
-        f"{record.sparsity['model']:.1%}",
-        figure(metric),
-        against_dense(path, record, name),
-        f"{sum(record.seconds.values()) / 60:.1f}",
+        markdown_text(method),
+        asked,
+        f"{mean_gone(runs):.1%}",
+        figure(runs, name),
+        against_dense(
+            [pairs.get((record.outcomes["file"], name)) if record.outcomes else None for record in runs]
+        ),
+        minutes(max(plans)) if plans else "-",
         f"{peak / 1e9:.1f}" if peak else "-",
-        f"`{record.id}`",
+        " ".join(f"`{record.id}`" for record in runs),
     ]
     return f"| {' | '.join(cells)} |"
 
 
-def method(record: Record) -> str:
-    """Return the names of the parts that make the method, without those that do nothing."""
-    config = record.config
-    parts = [config["criterion"], config["allocator"], config["compensation"]]
-    parts += [config[name] for name in ("schedule", "recovery") if name in config]
-    names = [part_name(part) for part in parts]
-    return (
-        " / ".join(one for one in names if one not in ("none", "one_shot"))
-        + f" ({'+'.join(config['sites'])})"
-    )
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.2f}" if seconds >= 0.6 else "<0.01"
 
 
-def figure(metric: Metric) -> str:
-    """Return the value with its 95 % interval."""
-    digits = 4 if metric.value < 2 else 2
-    reach = "" if metric.stderr is None else f" ± {1.96 * metric.stderr:.{digits}f}"
-    return f"{metric.value:.{digits}f}{reach}"
+def figure(runs: Rows, name: str) -> str:
+    """Return the mean over seeds ± its standard deviation; of one seed, the value with its 95 % interval."""
+    metrics = [record.metrics["pruned"][name] for record in runs]
+    values = np.array([metric.value for metric in metrics])
+    mean, (first, *more) = float(values.mean()), metrics
+    digits = 4 if mean < 2 else 2
+    if more:
+        return f"{mean:.{digits}f} ± {values.std(ddof=1):.{digits}f} (n={len(values)})"
+    reach = "" if first.stderr is None else f" ± {1.96 * first.stderr:.{digits}f}"
+    return f"{mean:.{digits}f}{reach}"
 
 
-def against_dense(path: Path, record: Record, name: str) -> str:
-    """Return the paired interval of the difference to the dense model; "-" without outcomes."""
-    if record.outcomes is None:
+def against_dense(pairs: Sequence[Paired | None]) -> str:
+    """Return the interval that spans those of the seeds; "-" if one of them keeps no outcomes."""
+    known = [pair for pair in pairs if pair is not None]
+    if len(known) < len(pairs):
         return "-"
-    kept = read_outcomes(path, record)
-    dense, pruned = kept.read("dense", name), kept.read("pruned", name)
-    if dense is None or pruned is None:
-        return "-"
-    pair = paired(dense, pruned)
-    interval = "one item" if pair.low is None else f"{pair.low:+.4f} to {pair.high:+.4f}"
-    return interval + ("" if pair.distinguishable else " ≈")
+    lows, highs = [pair.low for pair in known], [pair.high for pair in known]
+    ends = [end for end in (*lows, *highs) if end is not None]
+    interval = f"{min(ends):+.4f} to {max(ends):+.4f}" if len(ends) == 2 * len(known) else "one item"
+    return f"{interval} {several(known)}".strip()
 
 
 if __name__ == "__main__":

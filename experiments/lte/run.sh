@@ -2,7 +2,7 @@
 # Perplexity of the embedded model against the share of active neurons: LTE, MoEfication, Deja Vu, TEAL, WINA, static cuts;
 # accuracy of MiniLM-L6 on SST-2; SmolLM2-135M at one share. What of it has been run: README.md.
 #   experiments/lte/run.sh learned once once_trained static ablations [OVERRIDES]
-#   experiments/lte/run.sh encoder [OVERRIDES]      # needs experiments/block_pruning/run.sh dense, and its data
+#   experiments/lte/run.sh encoder encoder_once [OVERRIDES]      # needs experiments/block_pruning/run.sh dense, and its data
 #   experiments/lte/run.sh real [OVERRIDES]         # needs experiments/real_models/fetch.py models smollm2
 #   experiments/lte/run.sh table
 # SEEDS (0,1,2), STEPS (200), SHARES (0.5,0.3,0.2,0.1), MAKERS, MODELS (of once),
@@ -72,16 +72,22 @@ ablations() { # at one share: lambda, which neurons are an expert, where scores 
     for changed in ${ABLATIONS:-$every}; do cfsp -m "${here[@]}" schedule.pruner.$changed "$@"; done
 }
 
-encoder() { # a classifier of GELU, the paper's GLUE case: LTE, and the best experts of a predictor. The share is held on
-    # training rows, which are phrases; test sentences use a little more of the neurons
-    local here=('evaluation=[task,routing_task]' results=$results-encoder cache=results/cache task=sst2 task.window=64
-        task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_validation.jsonl
-        model.path=models/MiniLM-L6-sst2 model.dtype=float32 "sites=[mlp]" sparsity=0 seed=${SEEDS:-0})
-    cfsp -m "${here[@]}" +experiment=moefication schedule.active=0.5,0.2 schedule.maker.expert_size=16 "$@"
-    cfsp -m "${here[@]}" schedule=routing $(with_teacher schedule) schedule.active=0.17 schedule.pruner.expert_size=16 \
+sst2() { # OVERRIDES: what runs of the classifier share
+    cfsp -m 'evaluation=[task,routing_task]' results=$results-encoder cache=results/cache task=sst2 task.window=64 \
+        task.train.paths=data/glue/sst2_train.tsv task.test.paths=data/glue/sst2_validation.jsonl \
+        model.path=models/MiniLM-L6-sst2 model.dtype=float32 "sites=[mlp]" sparsity=0 seed=${SEEDS:-0} "$@"
+}
+
+encoder() { # a classifier of GELU, the paper's GLUE case. The share is held on training rows, which are phrases; test
+    # sentences use a little more of the neurons
+    sst2 schedule=routing $(with_teacher schedule) schedule.active=0.17 schedule.pruner.expert_size=16 \
         schedule.training.max_steps=$steps schedule.training.by_length=true schedule.training.batch_size=32 \
         schedule.training.learning_rate=1e-4 schedule.training.warmup=50 schedule.training.evaluate_every=100 \
         schedule.training.patience=null schedule.data.held_out=320 "$@"
+}
+
+encoder_once() { # the best experts of a predictor, without training
+    sst2 +experiment=moefication schedule.active=0.5,0.2 schedule.maker.expert_size=16 "$@"
 }
 
 real() { # SmolLM2-135M at one share
@@ -99,7 +105,7 @@ real() { # SmolLM2-135M at one share
         $(fine_tuning schedule) schedule.training.learning_rate=1e-4 schedule.training.batch_size=4 "$@"
 }
 
-case ${1:?expected learned, once, once_trained, static, ablations, encoder, real or table} in
+case ${1:?expected learned, once, once_trained, static, ablations, encoder, encoder_once, real or table} in
 table) python experiments/lte/table.py ;;
 *)
     parts=()

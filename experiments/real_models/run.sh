@@ -35,8 +35,10 @@ published() {
   prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
   prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
   prune "$to" "${one[@]}" +experiment=refit
-  prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1
-  prune "$to" "${one[@]}" +experiment=refit allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
+  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
+  [[ $MODEL != gemma* ]] || # it norms what its MLPs give
+    prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1 compensation.tokens=relative
+  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
   prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
   prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
   prune "$to" "${one[@]}" criterion=magnitude,chance allocator=uniform
@@ -53,9 +55,8 @@ in_domain() {
   local to=results/${study}_in_domain/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
-  prune "$to" "${one[@]}" +experiment=refit criterion=cfsp compensation.ridge=1
+  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
-  prune "$to" "${one[@]}" +experiment=obs_fisher schedule=blockwise
   python experiments/real_models/table.py
 }
 
@@ -88,12 +89,13 @@ both() {
 
 depth() { measured criterion=depth allocator=uniform 'sites=[block]'; }
 
-# The same number of training tokens for each: 200 steps of 8 windows of 512.
+# Every weight that learns sees the same number of tokens of the same text: 200 steps of 8 windows.
 recovery() {
   local text=data/c4/sample_c4-rp1.jsonl
   measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=lora,distill \
     recovery/data=text recovery.data.sources.text.text.paths=$text recovery.training.max_steps=200
-  measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=reconstruction
+  measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=reconstruction \
+    recovery/data=text recovery.data.sources.text.text.paths=$text recovery.steps=200
 }
 
 latency() {
