@@ -157,6 +157,28 @@ def test_mmlu_goes_by_subject(file):
 
 
 @pytest.mark.parametrize(
+    ("subjects", "message"),
+    [
+        (["anatomy", "virolgy"], r"line 2: subject='virolgy'; expected .* MMLU; did you mean 'virology'"),
+        (["Anatomy", "Anatomy"], "line 1: subject='Anatomy'; expected one of the 57 of MMLU"),
+        (["anatomy", 7], "line 2: subject=7; expected one of the 57"),
+    ],
+)
+def test_an_unknown_subject_of_mmlu_is_named(subjects, message, file, tiny_checkpoint):
+    path = file("mmlu", [{**HUB["mmlu_anatomy"], "subject": one} for one in subjects])
+    with pytest.raises(ValueError, match=rf"mmlu\.jsonl, {message}"):
+        evaluator(["mmlu"], files={"mmlu": str(path)}).protocol(*load(tiny_checkpoint))
+
+
+def test_examples_of_mmlu_are_counted_by_subject(file, tiny_checkpoint):
+    asked = [{**HUB["mmlu_anatomy"], "subject": subject} for subject in ("anatomy", "virology")]
+    shown = [{**HUB["mmlu_anatomy"], "question": f"Which {n}?"} for n in range(3)]
+    paths = {"test": str(file("asked", asked)), "dev": str(file("shown", shown))}
+    with pytest.raises(ValueError, match="shown.jsonl has 0 of subject virology; expected at least 2 rows"):
+        evaluator(["mmlu"], files={"mmlu": paths}, shots=2).protocol(*load(tiny_checkpoint))
+
+
+@pytest.mark.parametrize(
     ("task", "hint"), [("hellaswg", "hellaswag"), ("arc_esy", "arc_easy"), ("winogrand", "winogrande")]
 )
 def test_an_unknown_task_suggests_the_nearest(task, hint):
