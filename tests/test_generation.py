@@ -145,6 +145,27 @@ def test_what_the_model_cannot_do_is_refused_before_anything_runs(loaded, files,
         evaluator(files=alone, shots=None).protocol(model, tokenizer)
 
 
+@pytest.fixture
+def ifeval(tmp_path, monkeypatch):
+    """The task's evaluation, from a file, wherever its packages are installed."""
+    pytest.importorskip("nltk")
+    monkeypatch.setattr("cfsp.evaluation.generation.NEEDS", {})
+    row = {"key": 1, "prompt": "say yes", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    path = tmp_path / "ifeval.jsonl"
+    path.write_text(json.dumps(row))
+    return evaluator(tasks=["ifeval"], files={"ifeval": str(path)})
+
+
+def test_data_of_nltk_that_are_not_here_are_asked_for_before_anything_is_written(
+    loaded, ifeval, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    with pytest.raises(ValueError, match="'ifeval': NLTK has no punkt_tab.*python -m nltk.downloader punkt"):
+        ifeval.protocol(*loaded)
+    (tmp_path / "tokenizers" / "punkt_tab").mkdir(parents=True)
+    assert ifeval.protocol(*loaded)["tasks"] == ["ifeval"]
+
+
 def test_parts_of_a_question_are_a_cluster():
     value, error, n = mean_of_parts([[1, 1], [0], [1]])
     assert (value, n) == (0.75, 4)

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import mean, stdev
 from typing import Any, ClassVar, Literal
@@ -22,6 +23,8 @@ from cfsp.records.record import Metric
 
 NEEDS = {"ifeval": ("langdetect", "immutabledict", "nltk")}
 """Task -> packages that the harness checks its answers with."""
+NLTK_DATA = {"ifeval": "tokenizers/punkt_tab"}
+"""Task -> data of NLTK that the harness checks its answers with, which no package holds."""
 USUAL = 256
 """New tokens of a task that names no number; the harness's own."""
 
@@ -73,6 +76,7 @@ class Generation(HarnessTasks):
             )
         for task in self.tasks:
             for leaf in leaf_tasks(task):
+                check_nltk(task, leaf)
                 check_positions(
                     model, 1 + self.longest(leaf), "generation: a token of the prompt + new_tokens"
                 )
@@ -112,6 +116,20 @@ class Generation(HarnessTasks):
                 told = f"cfsp: generation {task}: {sum(values):.0f} of {len(values)} {what} were cut"
                 speak(told, to_stderr=True)
         return found
+
+
+def check_nltk(task: str, leaf: str) -> None:
+    """Raise ValueError if NLTK lacks data that checks the answers, which would be written in vain."""
+    if leaf not in NLTK_DATA:
+        return
+    try:
+        import_module("nltk").data.find(NLTK_DATA[leaf])
+    except LookupError as error:
+        name = NLTK_DATA[leaf].split("/")[-1]
+        raise ValueError(
+            f"generation task {task!r}: NLTK has no {name}, which checks the answers; expected python -m "
+            f"nltk.downloader {name} before, with a network, or NLTK_DATA=FOLDER that holds {NLTK_DATA[leaf]}"
+        ) from error
 
 
 def score_metrics(
