@@ -113,6 +113,7 @@ def test_figures_are_kept_with_all_that_they_depend_on(rank, file, tiny_checkpoi
     files = {task: str(file(task)) for task in ("piqa", "openbookqa")}
     whole = evaluator(["piqa", "openbookqa"], files=files)
     found = {name: one for part in whole.parts() for name, one in part.run(model, tokenizer).items()}
+    assert [found.pop(f"cut_prompts/{task}").value for task in files] == [0, 0]
     assert set(found) == {"acc/piqa", "acc_norm/piqa", "acc/openbookqa", "acc_norm/openbookqa"}
     for name, metric in found.items():
         assert metric.n == 4
@@ -224,7 +225,7 @@ def test_a_task_with_other_metrics_too_gives_its_accuracy(file, tiny_checkpoint,
     rows = [{"text": "the cat sat on a mat"}, {"text": "two dogs ran far away"}]
     task = evaluator(["lambada_openai"], files={"lambada_openai": str(file("lambada_openai", rows))})
     found = task.run(model, tokenizer)
-    assert set(found) == {"acc/lambada_openai"}
+    assert set(found) == {"acc/lambada_openai", "cut_prompts/lambada_openai"}
     assert found["acc/lambada_openai"].stderr is not None
     assert "bootstrapping" not in capfd.readouterr().out
 
@@ -243,7 +244,9 @@ def test_a_data_set_out_of_reach_is_named_with_the_file_that_it_would_take(tiny_
 def test_questions_beyond_the_window_are_counted(file, tiny_checkpoint, capsys):
     model, tokenizer = load(tiny_checkpoint)
     rows = [LOCAL["piqa"], {**LOCAL["piqa"], "goal": "the cat sat on a mat " * 20}]
-    evaluator(["piqa"], files={"piqa": str(file("piqa", rows))}).run(model, tokenizer)
+    found = evaluator(["piqa"], files={"piqa": str(file("piqa", rows))}).run(model, tokenizer)
+    cut = found["cut_prompts/piqa"]
+    assert (cut.value, cut.n, cut.better, cut.protocol["papers"]) == (0.5, 4, "lower", False)
     assert "zero_shot piqa: 2 of 4 answers do not fit into 64 tokens" in capsys.readouterr().err
 
 
