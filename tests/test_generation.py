@@ -1,13 +1,15 @@
 """Generation: written answers, their lengths and their scores, from local files."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cfsp.checkpoints.load import load
-from cfsp.evaluation.answers import write_answers
+from cfsp.evaluation.answers import Answer, write_answers
 from cfsp.evaluation.generation import Generation, mean_of_parts
+from cfsp.evaluation.harness_model import HarnessModel
 
 TEMPLATE = "{% for turn in messages %}{{ turn['role'] }} {{ turn['content'] }} {% endfor %}"
 
@@ -95,8 +97,6 @@ def test_scores_and_lengths_are_kept(loaded, files, capsys):
 
 
 def test_a_right_answer_is_one(loaded, files, monkeypatch):
-    from cfsp.evaluation.answers import Answer
-
     said = [Answer(f"it is #### {n}", 4, True, True) for n in (1, 9, 3, 9, 5)]
     monkeypatch.setattr("cfsp.evaluation.harness_model.write_answers", lambda *_: said)
     found = evaluator(files=files).run(*loaded)["exact_match/gsm8k@strict-match"]
@@ -118,6 +118,35 @@ def test_examples_are_turns_of_a_chat(loaded, files, monkeypatch):
     (prompt,) = asked
     assert (prompt.count("user "), prompt.count("assistant ")) == (3, 2)
     assert prompt.index("assistant ") < prompt.index("####")
+
+
+@pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({"max_gen_toks": 5, "max_new_tokens": 7}, 5),
+        ({"max_new_tokens": 7, "until": ["x"]}, 7),
+        ({"max_tokens": 8}, 8),
+        ({}, 256),
+    ],
+)
+def test_an_answer_is_as_long_as_its_task_allows_by_any_name(options, most, loaded, monkeypatch):
+    asked = []
+
+    def write(model, tokenizer, prompts, stops, new_tokens, *_):
+        asked.append(new_tokens)
+        return [Answer("a cat", 2, True, True)] * len(prompts)
+
+    monkeypatch.setattr("cfsp.evaluation.harness_model.write_answers", write)
+    model, tokenizer = loaded
+    wrapped = HarnessModel(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=2)
+    wrapped.generate_until([SimpleNamespace(args=("the cat", options))])
+    assert asked == [most]
+
+
+@pytest.mark.parametrize(("new_tokens", "most"), [(None, 150), (6, 6)])
+def test_room_is_asked_for_answers_as_long_as_the_task_allows(new_tokens, most):
+    """terretaqa names its most tokens max_new_tokens, not max_gen_toks."""
+    assert evaluator(tasks=["terretaqa"], new_tokens=new_tokens).longest("terretaqa") == most
 
 
 @pytest.mark.parametrize(

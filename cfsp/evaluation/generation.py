@@ -17,7 +17,7 @@ from cfsp.bars import speak
 from cfsp.checks import check_integer
 from cfsp.data.chats import has_template
 from cfsp.evaluation.harness import HarnessTasks, leaf_tasks, manager, outcomes_of
-from cfsp.evaluation.harness_model import HarnessModel
+from cfsp.evaluation.harness_model import HarnessModel, longest_of
 from cfsp.model.blocks import check_positions
 from cfsp.records.record import Metric
 
@@ -91,7 +91,7 @@ class Generation(HarnessTasks):
     def longest(self, leaf: str) -> int:
         """Return the most new tokens of a task."""
         config = manager().task_index[leaf].cfg or {}
-        return self.new_tokens or (config.get("generation_kwargs") or {}).get("max_gen_toks") or USUAL
+        return self.new_tokens or longest_of(config.get("generation_kwargs") or {}) or USUAL
 
     def figures(
         self, task: str, outcome: Mapping[str, Any], wrapped: HarnessModel, protocol: Mapping[str, Any]
