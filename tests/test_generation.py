@@ -167,8 +167,9 @@ def test_what_the_model_cannot_do_is_refused_before_anything_runs(loaded, files,
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="has no chat template; expected chat=false"):
         evaluator(files=files, chat=True).protocol(model, tokenizer)
-    with pytest.raises(ValueError, match="the model has 256 positions"):
+    with pytest.raises(ValueError, match="'gsm8k': new_tokens=256: the model has 256 .*at most 255"):
         evaluator(files=files, new_tokens=256).protocol(model, tokenizer)
+    assert evaluator(files=files, new_tokens=255).protocol(model, tokenizer)["new_tokens"] == 255
     alone = {"gsm8k": files["gsm8k"]["test"]}
     with pytest.raises(ValueError, match="5 examples before each question, and no file of them"):
         evaluator(files=alone, shots=None).protocol(model, tokenizer)

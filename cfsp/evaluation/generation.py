@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.bars import speak
 from cfsp.checks import check_integer
 from cfsp.data.chats import has_template
+from cfsp.evaluation.answers import check_room
 from cfsp.evaluation.harness import HarnessTasks, leaf_tasks, manager, outcomes_of
 from cfsp.evaluation.harness_model import HarnessModel, longest_of
-from cfsp.model.blocks import check_positions
 from cfsp.records.record import Metric
 
 NEEDS = {"ifeval": ("langdetect", "immutabledict", "nltk")}
@@ -77,9 +77,7 @@ class Generation(HarnessTasks):
         for task in self.tasks:
             for leaf in leaf_tasks(task):
                 check_nltk(task, leaf)
-                check_positions(
-                    model, 1 + self.longest(leaf), "generation: a token of the prompt + new_tokens"
-                )
+                check_room(model, self.longest(leaf), f"generation task {leaf!r}: new_tokens")
         template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16]
         return found | {
             "chat": self.chat,
