@@ -1,13 +1,15 @@
 """Zero-shot tasks: local files give the harness's own prompts, answers and figures."""
 
 import json
+import logging
 from unittest.mock import patch
 
 import datasets
 import pytest
 
 from cfsp.checkpoints.load import load
-from cfsp.evaluation.harness import manager
+from cfsp.evaluation.harness_names import manager
+from cfsp.evaluation.harness_noise import SPEAKING, without_noise
 from cfsp.evaluation.local_splits import with_data
 from cfsp.evaluation.local_tasks import read_questions
 from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, task_metrics, with_errors
@@ -239,6 +241,27 @@ def test_a_data_set_out_of_reach_is_named_with_the_file_that_it_would_take(tiny_
     )
     with lost, pytest.raises(ValueError, match=message):
         evaluator(["piqa"]).run(model, tokenizer)
+
+
+@pytest.mark.parametrize("task", ["piqa", "hellaswag"])
+def test_the_harness_says_nothing(task, file, tiny_checkpoint, tmp_path, monkeypatch, capfd, caplog):
+    """Neither warnings about a model in memory, nor bars, nor git's complaint about the folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    model, tokenizer = load(tiny_checkpoint)
+    capfd.readouterr()
+    evaluator([task], files={task: str(file(task, [HUB[task]] * 4))}).run(model, tokenizer)
+    assert capfd.readouterr().err == ""
+    assert not caplog.records
+
+
+def test_the_harness_speaks_again_afterwards():
+    before = [getattr(module, name) for module, name, _ in SPEAKING]
+    with without_noise():
+        assert all(getattr(module, name) is other for module, name, other in SPEAKING)
+        assert not logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)
+    assert [getattr(module, name) for module, name, _ in SPEAKING] == before
+    assert logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)
 
 
 def test_questions_beyond_the_window_are_counted(file, tiny_checkpoint, capsys):

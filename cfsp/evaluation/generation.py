@@ -17,8 +17,9 @@ from cfsp.bars import speak
 from cfsp.checks import check_integer
 from cfsp.data.chats import has_template
 from cfsp.evaluation.answers import check_room
-from cfsp.evaluation.harness import HarnessTasks, leaf_tasks, manager, outcomes_of
+from cfsp.evaluation.harness import HarnessTasks, outcomes_of
 from cfsp.evaluation.harness_model import HarnessModel, longest_of
+from cfsp.evaluation.harness_names import leaf_tasks, manager
 from cfsp.records.record import Metric
 
 NEEDS = {"ifeval": ("langdetect", "immutabledict", "nltk")}

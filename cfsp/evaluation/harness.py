@@ -7,19 +7,15 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import datasets
 from lm_eval import simple_evaluate
-from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
@@ -27,6 +23,8 @@ from cfsp.data.rows import Row
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
 from cfsp.evaluation.harness_model import HarnessModel
+from cfsp.evaluation.harness_names import leaf_tasks, manager, subjects
+from cfsp.evaluation.harness_noise import without_noise
 from cfsp.evaluation.local_splits import (
     by_subject,
     check_examples,
@@ -41,8 +39,6 @@ from cfsp.model.blocks import is_causal
 from cfsp.options import hint
 from cfsp.records.outcomes import Outcomes, item_name
 from cfsp.records.record import Metric
-
-MMLU_TAGS = {f"mmlu_{part}_tasks" for part in ("stem", "other", "social_sciences", "humanities")}
 
 
 @dataclass(frozen=True)
@@ -148,14 +144,16 @@ class HarnessTasks(Evaluator):
         protocol = self.protocol(model, tokenizer)
         found = {}
         for task in self.tasks:
-            # A copy: the harness adds a missing pad token to the tokenizer.
-            wrapped = HarnessModel(
-                pretrained=model,
-                tokenizer=copy.deepcopy(tokenizer),
-                backend="causal",
-                batch_size=self.batch_size,
-            )
-            found |= self.figures(task, self.outcome(task, wrapped), wrapped, protocol)
+            with without_noise():
+                # A copy: the harness adds a missing pad token to the tokenizer.
+                wrapped = HarnessModel(
+                    pretrained=model,
+                    tokenizer=copy.deepcopy(tokenizer),
+                    backend="causal",
+                    batch_size=self.batch_size,
+                )
+                outcome = self.outcome(task, wrapped)
+            found |= self.figures(task, outcome, wrapped, protocol)
         return found
 
     def outcome(self, task: str, wrapped: HarnessModel) -> Mapping[str, Any]:
@@ -163,7 +161,7 @@ class HarnessTasks(Evaluator):
         if not self.splits(task):
             self.check_reachable(task)
         # The harness returns results only where LOCAL_RANK is 0.
-        with environment_kept(LOCAL_RANK="0"), errors_alone("lm_eval"):
+        with environment_kept(LOCAL_RANK="0"):
             outcome = simple_evaluate(
                 model=wrapped,
                 tasks=[self.spec(task)],
@@ -217,47 +215,6 @@ class HarnessTasks(Evaluator):
             return {"group": f"{task}_local", "task": [with_data(task, rows)]}
         members = [with_data(name, own) for name, own in by_subject(rows, subjects()).items()]
         return {"group": "mmlu_local", "task": members}
-
-
-@contextmanager
-def errors_alone(name: str) -> Iterator[None]:
-    """Let a logger report errors only."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@cache
-def manager() -> TaskManager:
-    """Return the harness's index of tasks; cached, because reading it takes seconds."""
-    return TaskManager()
-
-
-def subjects() -> dict[str, str]:
-    """Return each subject of MMLU and its task."""
-    tasks = sorted(name for name, entry in manager().task_index.items() if entry.tags & MMLU_TAGS)
-    return {task.removeprefix("mmlu_"): task for task in tasks}
-
-
-def leaf_tasks(task: str) -> list[str]:
-    """Return the tasks that a name stands for: itself, or all of a group or a tag."""
-    entry = manager().task_index[task]
-    if task in manager().all_tags:
-        return sorted(entry.tags)
-    return members((entry.cfg or {})["task"]) if task in manager().all_groups else [task]
-
-
-def members(given: object) -> list[str]:
-    """Return the tasks in a group's list, whose items are names, or tasks and groups as mappings."""
-    if isinstance(given, list):
-        return [name for one in given for name in members(one)]
-    if isinstance(given, Mapping):
-        return members(given["task"])
-    return leaf_tasks(given) if isinstance(given, str) and given in manager().task_index else []
 
 
 def outcomes_of(

@@ -9,8 +9,9 @@ from statistics import stdev
 from typing import Any, ClassVar
 
 from cfsp.bars import speak
-from cfsp.evaluation.harness import HarnessTasks, manager, outcomes_of
+from cfsp.evaluation.harness import HarnessTasks, outcomes_of
 from cfsp.evaluation.harness_model import HarnessModel
+from cfsp.evaluation.harness_names import manager
 from cfsp.records.record import Metric
 
 PAPERS = {
