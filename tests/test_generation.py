@@ -175,6 +175,17 @@ def test_what_the_model_cannot_do_is_refused_before_anything_runs(loaded, files,
         evaluator(files=alone, shots=None).protocol(model, tokenizer)
 
 
+def test_a_task_with_examples_of_its_own_needs_no_file_of_them(loaded, files):
+    path = files["gsm8k"]["test"]
+    cot = {"tasks": ["gsm8k_cot"], "files": {"gsm8k_cot": path}}
+    assert evaluator(**cot, shots=8).protocol(*loaded)["shots"] == 8
+    message = "'gsm8k_cot': 9 examples before each question, and the task has 8 of its own; expected shots=8"
+    with pytest.raises(ValueError, match=message):
+        evaluator(**cot, shots=9).protocol(*loaded)
+    made = "minerva_math_algebra"  # by a function
+    assert evaluator(tasks=[made], files={made: path}, shots=4).protocol(*loaded)["shots"] == 4
+
+
 @pytest.fixture
 def ifeval(tmp_path, monkeypatch):
     """The task's evaluation, from a file, wherever its packages are installed."""

@@ -181,6 +181,20 @@ def test_examples_of_mmlu_are_counted_by_subject(file, tiny_checkpoint):
         evaluator(["mmlu"], files={"mmlu": paths}, shots=2).protocol(*load(tiny_checkpoint))
 
 
+@pytest.mark.parametrize("task", ["piqa", "mmlu"])
+def test_too_few_examples_of_a_data_set_are_named(task, file, tiny_checkpoint):
+    """Those of the hub are read only when the task is run: here a file is not checked before."""
+    row = HUB.get(task, HUB["mmlu_anatomy"])
+    paths = {"test": str(file(task, [row] * 2)), "dev": str(file("examples", [row] * 3))}
+    found = evaluator([task], files={task: paths}, shots=4)
+    unchecked = patch("cfsp.evaluation.harness.check_examples")
+    with (
+        unchecked,
+        pytest.raises(ValueError, match=f"{task!r}: its data set has fewer than shots=4 examples"),
+    ):
+        found.run(*load(tiny_checkpoint))
+
+
 @pytest.mark.parametrize(
     ("task", "hint"), [("hellaswg", "hellaswag"), ("arc_esy", "arc_easy"), ("winogrand", "winogrande")]
 )

@@ -23,7 +23,7 @@ from cfsp.data.rows import Row
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
 from cfsp.evaluation.harness_model import HarnessModel
-from cfsp.evaluation.harness_names import leaf_tasks, manager, subjects
+from cfsp.evaluation.harness_names import leaf_tasks, manager, own_examples, subjects
 from cfsp.evaluation.harness_noise import without_noise
 from cfsp.evaluation.local_splits import (
     by_subject,
@@ -39,6 +39,9 @@ from cfsp.model.blocks import is_causal
 from cfsp.options import hint
 from cfsp.records.outcomes import Outcomes, item_name
 from cfsp.records.record import Metric
+
+FEW = ("larger than population", "fewshot samples requested exceeds", "no documents available for sampling")
+"""What the harness says where a data set has too few examples."""
 
 
 @dataclass(frozen=True)
@@ -134,11 +137,14 @@ class HarnessTasks(Evaluator):
         """Raise ValueError for an unknown subject, or too few examples. rows: of each local split."""
         if task == "mmlu":
             check_subjects([row for some in rows.values() for row in some], [*subjects()])
-        shots = self.shown_examples(task)
-        config = manager().task_index[task].cfg or {}
-        own = (config.get("fewshot_config") or {}).get("samples")  # the task's definition has examples
-        if rows and shots and not (own and examples_split(rows) is None):
+        shots, own = self.shown_examples(task), own_examples(task)
+        if rows and shots and (own is None or examples_split(rows)):
             check_examples(f"{self.kind} task {task!r}", shots, self.splits(task), rows)
+        elif own is not None and shots > own:
+            raise ValueError(
+                f"{self.kind} task {task!r}: {shots} examples before each question, and the task has {own} "
+                f"of its own; expected shots={own} at most"
+            )
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
         protocol = self.protocol(model, tokenizer)
@@ -162,16 +168,24 @@ class HarnessTasks(Evaluator):
             self.check_reachable(task)
         # The harness returns results only where LOCAL_RANK is 0.
         with environment_kept(LOCAL_RANK="0"):
-            outcome = simple_evaluate(
-                model=wrapped,
-                tasks=[self.spec(task)],
-                num_fewshot=self.shots,
-                limit=self.limit,
-                task_manager=manager(),
-                bootstrap_iters=0,  # else a pool of processes resamples for unused metrics too
-                log_samples=True,  # for standard errors and outcomes
-                **self.options(),
-            )
+            try:
+                outcome = simple_evaluate(
+                    model=wrapped,
+                    tasks=[self.spec(task)],
+                    num_fewshot=self.shots,
+                    limit=self.limit,
+                    task_manager=manager(),
+                    bootstrap_iters=0,  # else a pool of processes resamples for unused metrics too
+                    log_samples=True,  # for standard errors and outcomes
+                    **self.options(),
+                )
+            except (AssertionError, ValueError) as error:
+                if not any(words in str(error) for words in FEW):
+                    raise
+                raise ValueError(
+                    f"{self.kind} task {task!r}: its data set has fewer than shots="
+                    f"{self.shown_examples(task)} examples; expected fewer shots"
+                ) from error
         assert outcome is not None, "only other processes than the first get none"
         return outcome
 

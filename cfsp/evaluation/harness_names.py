@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import cache
 
@@ -28,6 +29,18 @@ def leaf_tasks(task: str) -> list[str]:
     if task in manager().all_tags:
         return sorted(entry.tags)
     return members((entry.cfg or {})["task"]) if task in manager().all_groups else [task]
+
+
+def own_examples(task: str) -> float | None:
+    """Return the number of examples that a task's definition holds; infinity if a function makes them.
+
+    None: they come from the task's data set.
+    """
+    configs = [
+        (manager().task_index[leaf].cfg or {}).get("fewshot_config") or {} for leaf in leaf_tasks(task)
+    ]
+    given = [config["samples"] for config in configs if config.get("samples")]
+    return min((len(one) if isinstance(one, list) else math.inf for one in given), default=None)
 
 
 def members(given: object) -> list[str]:
