@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from cfsp.checkpoints.load import load
+from cfsp.evaluation.harness_data import look_up
 from cfsp.evaluation.harness_names import manager
 from cfsp.evaluation.harness_noise import SPEAKING, without_noise
 from cfsp.evaluation.local_splits import with_data
@@ -246,15 +247,34 @@ def test_a_task_with_other_metrics_too_gives_its_accuracy(file, tiny_checkpoint,
     assert "bootstrapping" not in capfd.readouterr().out
 
 
-def test_a_data_set_out_of_reach_is_named_with_the_file_that_it_would_take(tiny_checkpoint):
-    model, tokenizer = load(tiny_checkpoint)
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("piqa", "data set baber/piqa cannot be loaded .no route to host.*FILE.* goal, sol1, sol2, label"),
+        (
+            "mmlu",
+            r"data set cais/mmlu cannot be loaded .*\.files\.mmlu=FILE.*question, subject, choices, answer",
+        ),
+        ("arithmetic_1dc", "data set json cannot be loaded .*files.arithmetic_1dc=FILE"),
+    ],
+)
+def test_a_data_set_out_of_reach_is_named_before_anything_runs(task, message, tiny_checkpoint):
     lost = patch("datasets.load_dataset_builder", side_effect=ConnectionError("no route to host"))
-    message = (
-        r"'piqa'.*baber/piqa cannot be loaded \(no route to host\).*evaluation.zero_shot.files.piqa=FILE.*"
-        "goal, sol1, sol2, label"
-    )
     with lost, pytest.raises(ValueError, match=message):
-        evaluator(["piqa"]).run(model, tokenizer)
+        evaluator([task]).protocol(*load(tiny_checkpoint))
+
+
+def test_a_data_set_is_looked_up_once_by_all_that_says_where_it_lies(tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    look_up.cache_clear()
+    with patch("datasets.load_dataset_builder") as asked:
+        for _ in range(2):
+            evaluator(["arithmetic_1dc", "mmlu"]).protocol(model, tokenizer)
+    look_up.cache_clear()
+    (place, name), options = asked.call_args_list[0]
+    assert (place, name) == ("json", None)
+    assert "single_digit" in options["data_files"]["validation"]
+    assert [one.args[0] for one in asked.call_args_list] == ["json", "cais/mmlu"]
 
 
 @pytest.mark.parametrize("task", ["piqa", "hellaswag"])

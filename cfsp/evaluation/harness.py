@@ -14,7 +14,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import datasets
 from lm_eval import simple_evaluate
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -22,6 +21,7 @@ from cfsp.checks import check_integer
 from cfsp.data.rows import Row
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import Evaluator
+from cfsp.evaluation.harness_data import check_data_sets
 from cfsp.evaluation.harness_model import HarnessModel
 from cfsp.evaluation.harness_names import leaf_tasks, manager, own_examples, subjects
 from cfsp.evaluation.harness_noise import without_noise
@@ -33,7 +33,7 @@ from cfsp.evaluation.local_splits import (
     examples_split,
     with_data,
 )
-from cfsp.evaluation.local_tasks import Questions, columns_of, placed_questions, read_questions
+from cfsp.evaluation.local_tasks import Questions, placed_questions, read_questions
 from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import is_causal
 from cfsp.options import hint
@@ -121,6 +121,8 @@ class HarnessTasks(Evaluator):
                 rows[split] = placed_questions(task, Path(path))
                 sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
             self.check_rows(task, rows)
+            if not rows:
+                check_data_sets(self.kind, task)
         return {
             "measure": self.kind,
             "tasks": [*self.tasks],
@@ -163,9 +165,7 @@ class HarnessTasks(Evaluator):
         return found
 
     def outcome(self, task: str, wrapped: HarnessModel) -> Mapping[str, Any]:
-        """Return what the harness finds. Raises ValueError if the task's data set cannot be loaded."""
-        if not self.splits(task):
-            self.check_reachable(task)
+        """Return what the harness finds. Raises ValueError if the data set has too few examples."""
         # The harness returns results only where LOCAL_RANK is 0.
         with environment_kept(LOCAL_RANK="0"):
             try:
@@ -188,22 +188,6 @@ class HarnessTasks(Evaluator):
                 ) from error
         assert outcome is not None, "only other processes than the first get none"
         return outcome
-
-    def check_reachable(self, task: str) -> None:
-        """Raise ValueError if a task of the hub cannot be loaded, with the file that it would take."""
-        for leaf in leaf_tasks(task)[:1]:
-            config = manager().task_index[leaf].cfg or {}
-            place = config.get("dataset_path")
-            try:
-                if isinstance(place, str):
-                    datasets.load_dataset_builder(place, config.get("dataset_name"))
-            except Exception as error:  # of requests, httpx, the hub or datasets
-                reason = " ".join(str(error).split())[:120]
-                raise ValueError(
-                    f"{self.kind} task {task!r}: its data set {place} cannot be loaded ({reason}); expected "
-                    f"a network, or evaluation.{self.kind}.files.{task}=FILE, a .jsonl (.gz) whose rows have "
-                    f"{columns_of(task)}"
-                ) from error
 
     def splits(self, task: str) -> dict[str, str]:
         """Return split -> local file of a task; empty if its data comes from the hub."""
