@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from cfsp.checkpoints.load import load
 from cfsp.evaluation.answers import Answer, write_answers
 from cfsp.evaluation.generation import Generation, mean_of_parts
 from cfsp.evaluation.harness_model import HarnessModel
+from cfsp.evaluation.samples import Samples
 
 TEMPLATE = "{% for turn in messages %}{{ turn['role'] }} {{ turn['content'] }} {% endfor %}"
 
@@ -58,6 +60,26 @@ def test_answers_are_those_of_greedy_decoding_whatever_the_batch(loaded):
             assert answer.text == tokenizer.decode(written, skip_special_tokens=True)
             assert answer.tokens == len(written)
             assert answer.ended == (len(written) < 5)
+
+
+def test_answers_are_greedy_whatever_the_checkpoint_says(loaded):
+    model, tokenizer = loaded
+    prompts = [[5, 6, 7], [9, 4, 11, 12, 13]]
+    before = write_answers(model, tokenizer, prompts, (), 9, 2)
+    said = Samples(["the cat"], 9).say(model, tokenizer)
+    given = GenerationConfig(
+        repetition_penalty=5.0,
+        no_repeat_ngram_size=1,
+        min_new_tokens=9,
+        bad_words_ids=[[token] for token in range(50)],
+        num_beams=2,
+        max_new_tokens=1,
+        return_dict_in_generate=True,
+    )
+    model.generation_config = given
+    assert write_answers(model, tokenizer, prompts, (), 9, 2) == before
+    assert Samples(["the cat"], 9).say(model, tokenizer) == said
+    assert model.generation_config is given
 
 
 def test_an_answer_ends_at_its_stop(loaded):
