@@ -70,7 +70,8 @@ def test_impossible_ridges_are_refused(ridge):
 
 def test_a_ridge_that_leaves_no_weights_is_named():
     with pytest.raises(ValueError, match=r"layers.0.mlp: .* ridge=1e\+300 shrinks all weights to zero"):
-        cfsp.plan(make("llama"), batches(), compensation=LeastSquares(ridge=1e300), allocator="uniform")
+        compensation = LeastSquares(ridge=1e300, towards="zero")
+        cfsp.plan(make("llama"), batches(), compensation=compensation, allocator="uniform")
 
 
 def test_a_ridge_that_is_too_small_is_named():
@@ -80,6 +81,31 @@ def test_a_ridge_that_is_too_small_is_named():
         whose = "compensation" if ridge else "criterion"
         with pytest.raises(ValueError, match=rf"layers.0.mlp: {whose} ridge=1e-30 .* expected a larger one"):
             cfsp.plan(make("llama"), few, criterion=criterion, **parts, **ridge)
+
+
+def test_beside_a_massive_channel_the_defaults_still_refit_the_others():
+    """They keep most of what a refit gains; a ridge relative to the mean, and towards zero, loses it all."""
+    torch.manual_seed(0)
+    model = make("llama")
+    site, view = find_sites(model)[0], UnitView(model, find_sites(model)[0])
+    x = torch.randn(4000, 8).double() @ torch.randn(8, site.units).double()
+    x = x + 0.3 * torch.randn(x.shape).double()
+    x[::500, 5] = 3e4  # the first token of a window
+    weight, keep = view.consumers()[0].flatten(0, 1).double(), [*range(site.units // 2)]
+    given = torch.cat([x, torch.ones(len(x), 1)], 1)
+    stat = {"input_second_moment": given.T @ given / len(x)}
+    small = (x[:, 5].abs() < 1e4).nonzero().flatten()
+
+    def error(consumer):
+        return float((x[:, keep] @ consumer.double() - x @ weight)[small].square().sum(1).mean())
+
+    def fitted(**options):
+        return error(LeastSquares(**options).compensate(view, stat, keep)["consumer"].flatten(0, -2))
+
+    without, best = error(weight[keep]), fitted(ridge=1e-9)
+    assert fitted() - best < 0.2 * (without - best)
+    assert fitted(scale="mean") - best > 0.5 * (without - best)
+    assert fitted(scale="mean", towards="zero", ridge=1e-3) - best > 0.2 * (without - best)
 
 
 def test_a_site_that_gives_nothing_is_cut_like_any_other():

@@ -28,9 +28,9 @@ class LeastSquares(Compensation):
 
     ridge: relative to the mean or the median of H's diagonal (`scale`); or "auto": the best of 1e-5 to 1 on
         every 8th calibration sample; the final fit then uses all samples.
-    towards: what the ridge pulls to: V_0 = 0 ("zero", a plain ridge) or the kept weights as they are
-        ("kept", as the criterion `obs` does). The two are equal within the noise of calibration
-        (`results/tables/beyond_protocol.md`).
+    scale: massive activations, a few channels of real models, make the mean too large for all others.
+    towards: what the ridge pulls to: the kept weights as they are ("kept", as the criterion `obs` does) or
+        V_0 = 0 ("zero", a plain ridge), which a ridge of 0.1 would shrink.
     constant: fit a bias b too (the consumer gets one if it had none).
     target: the output t to fit: "own" (the consumer's present output, on its present inputs), "dense" (its
         output in the dense model) or "residual" (what moves the present residual stream to the dense
@@ -40,9 +40,9 @@ class LeastSquares(Compensation):
         the consumer gives (Gemma, OLMo 2). Only with the target "own".
     """
 
-    ridge: float | Literal["auto"] = 1e-3
-    scale: str = "mean"
-    towards: str = "zero"
+    ridge: float | Literal["auto"] = 0.1
+    scale: str = "median"
+    towards: str = "kept"
     constant: bool = False
     target: str = "own"
     tokens: str = "equal"
