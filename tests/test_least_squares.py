@@ -7,8 +7,11 @@ import torch
 from families import FAMILIES, batches, kinds_of, make
 
 import cfsp
+from cfsp.allocators.error_curves import ErrorCurves
 from cfsp.allocators.uniform import Uniform
+from cfsp.compensation.bridge import Bridge
 from cfsp.compensation.least_squares import LeastSquares
+from cfsp.compensation.scale import Scale
 from cfsp.criteria.obs import OBS
 from cfsp.model.find_sites import find_sites
 from cfsp.model.parameter_count import count_parameters
@@ -63,14 +66,14 @@ def test_sites_that_share_a_consumer_are_refused():
 
 @pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), True, "some"])
 def test_impossible_ridges_are_refused(ridge):
-    for part in (LeastSquares, OBS):
+    for part in (LeastSquares, OBS, Scale, Bridge):
         with pytest.raises(ValueError, match="ridge=.*expected a (finite )?number"):
             part(ridge=ridge)
 
 
 def test_a_ridge_that_leaves_no_weights_is_named():
+    compensation = LeastSquares(ridge=1e300, towards="zero")
     with pytest.raises(ValueError, match=r"layers.0.mlp: .* ridge=1e\+300 shrinks all weights to zero"):
-        compensation = LeastSquares(ridge=1e300, towards="zero")
         cfsp.plan(make("llama"), batches(), compensation=compensation, allocator="uniform")
 
 
@@ -131,8 +134,35 @@ def test_an_automatic_ridge_is_the_best_on_held_out_samples(monkeypatch):
             model, samples, allocator="uniform", compensation="least_squares", ridge="auto", sparsity=0.1
         )
     assert sum(chosen[:2]) > sum(chosen[2:])
-    with pytest.raises(ValueError, match="holds out every 8th calibration sample, and there are 6"):
-        cfsp.plan(model, batches(), allocator="uniform", compensation="least_squares", ridge="auto")
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "fitted"),
+    [
+        (batches(), {"allocator": "uniform"}, "6"),
+        (batches(count=2, size=6), {"allocator": ErrorCurves(batches=1)}, "6 of 12 to fit to"),
+        (
+            batches(count=4, size=5),
+            {"allocator": ErrorCurves(batches=1, rounds=1), "schedule": "blockwise"},
+            "5 of 20 to fit to",
+        ),
+    ],
+)
+def test_an_automatic_ridge_on_too_few_samples_is_refused_before_anything_is_measured(data, options, fitted):
+    """Error curves and a joint search fit to some of the batches."""
+    model = make("llama")
+    model.forward = None
+    parts = {"compensation": LeastSquares(ridge="auto"), "criterion": "wanda_sp", **options}
+    with pytest.raises(ValueError, match=f"every 8th calibration sample, and there are {fitted}; expected 8"):
+        cfsp.plan(model, data, sparsity=0.5, **parts)
+
+
+@pytest.mark.parametrize(
+    ("data", "allocator"),
+    [(batches(count=2, size=8), ErrorCurves(batches=1, shares=[0.5])), (batches(count=1, size=8), "uniform")],
+)
+def test_eight_samples_are_enough_for_an_automatic_ridge(data, allocator):
+    cfsp.plan(make("llama"), data, allocator=allocator, compensation=LeastSquares(ridge="auto"), sparsity=0.5)
 
 
 @pytest.mark.parametrize("criterion", ["obs", "wanda_sp"])

@@ -12,7 +12,7 @@ from torch import Tensor
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation, check_fitted
 from cfsp.model.views import UnitView
-from cfsp.statistics.moments import MOMENTS
+from cfsp.statistics.moments import HELD_OUT, MOMENTS
 from cfsp.statistics.regression import SCALES, channels, own_output, refit, squared_error
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -50,7 +50,7 @@ class LeastSquares(Compensation):
 
     def __post_init__(self) -> None:
         if self.ridge != "auto" and self.ridge <= 0:
-            raise ValueError(f"ridge={self.ridge!r}: expected a number above 0, or auto")
+            raise ValueError(f"compensation ridge={self.ridge!r}: expected a number above 0, or auto")
         check_choice("scale", self.scale, SCALES)
         check_choice("towards", self.towards, ("zero", "kept"))
         check_choice("target", self.target, TARGETS)
@@ -66,6 +66,14 @@ class LeastSquares(Compensation):
         moment = MOMENTS[self.tokens]
         held_out = {f"{moment}_held_out"} if self.ridge == "auto" else set()
         return frozenset({moment, "input_tokens"} | held_out)
+
+    def check_samples(self, count: int, total: int) -> None:
+        if self.ridge == "auto" and count < HELD_OUT:
+            of = "" if count == total else f" of {total} to fit to"
+            raise ValueError(
+                f"compensation ridge=auto holds out every {HELD_OUT}th calibration sample, and there are "
+                f"{count}{of}; expected {HELD_OUT} or more, or a number"
+            )
 
     @property
     def adds(self) -> frozenset[str]:

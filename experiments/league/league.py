@@ -151,12 +151,13 @@ def commands(records: Rows) -> str:
     ids = {record.id for record in records}
     kept = {record.id: record.command for record in records if record.command}
     told = counted(len(kept), "run names its command", "runs name their commands")
+    silent = "What a command leaves out had the default of the run's commit; its record has it."
     without = len(ids) - len(kept)
     none = f" {counted(without, 'older run keeps', 'older runs keep')} no command." if without else ""
     return "\n".join(
         [
             "\n## Commands\n",
-            f"{told}.{none} What a command leaves out had the default of the run's commit; its record has it.\n",
+            f"{told}.{none} {silent}\n",
             "<details><summary>Commands</summary>\n",
             *(f"- `{name}`: {code_span(hide_paths(kept[name]))}" for name in sorted(kept)),
             "\n</details>\n",
