@@ -20,7 +20,7 @@ from cfsp.plans.gates import Gates
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.collect import collect
-from cfsp.statistics.moments import MOMENTS
+from cfsp.statistics.moments import MOMENTS, RelativeSecondMoment
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 
@@ -291,6 +291,32 @@ def test_moments_are_those_of_a_naive_computation(tokens):
     held = (x[eighth].T * weight[eighth]) @ x[eighth] / weight.sum()
     torch.testing.assert_close(found[f"{name}_held_out"], held, rtol=1e-4, atol=1e-7)
     assert found["input_tokens"] == len(x)
+
+
+def test_relative_tokens_count_by_what_the_next_norm_divides_by():
+    model, data = make("gemma2"), batches(4, size=2, tokens=12)
+    site, block, seen = find_sites(model)[1], model.model.layers[1], {}
+    hooks = {"x": block.mlp.down_proj, "y": block.post_feedforward_layernorm}
+    for name, module in hooks.items():
+        module.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].detach().flatten(0, 1))
+        )
+    found = collect(model, [site], data, {"relative_second_moment"})[site.name]["relative_second_moment"]
+    x, y = (torch.cat(seen[name]).double() for name in hooks)
+    weight = 1 / (y.square().mean(1) + block.post_feedforward_layernorm.eps)
+    x = torch.cat([x, torch.ones(len(x), 1)], 1)
+    torch.testing.assert_close(found, (x.T * weight) @ x / weight.sum(), rtol=1e-3, atol=1e-9)
+
+
+def test_relative_tokens_count_by_their_outputs_until_the_norm_adds_more_than_they_have():
+    def weights(output):
+        return torch.cat([*RelativeSecondMoment().factors(output)]).square().flatten()
+
+    torch.manual_seed(0)
+    output = torch.randn(50, 8) * torch.logspace(0, 1, 50)[:, None]
+    large, tiny = weights(output * 1e4), weights(output * 1e-6)
+    torch.testing.assert_close(large * 1e8, weights(output), rtol=1e-4, atol=0)
+    torch.testing.assert_close(tiny, tiny.mean().expand(50), rtol=1e-2, atol=0)
 
 
 def test_relative_tokens_leave_less_error_relative_to_the_outputs():
