@@ -15,6 +15,7 @@ PATH="$PWD/.venv/bin:$PATH"
 results=results/block_pruning
 dense=models/MiniLM-L6-sst2
 steps=${STEPS:-1895}
+# The options of the published rows.
 refit=(compensation=least_squares compensation.ridge=1e-3 compensation.scale=mean compensation.towards=zero)
 seeds=${SEEDS:-0}
 sparsities=${SPARSITIES:-0.4,0.6,0.8}

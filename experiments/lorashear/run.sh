@@ -16,6 +16,7 @@ window=${WINDOW:-512}
 read -ra zero_shot <<< "${ZERO_SHOT:-}"
 export OMP_NUM_THREADS=1
 
+# The options of the published rows.
 refit=(compensation=least_squares compensation.ridge=1e-3 compensation.scale=mean compensation.towards=zero)
 
 cfsp() { "$python" -m cfsp "$@"; }
