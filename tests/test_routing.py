@@ -96,9 +96,22 @@ def test_settling_makes_the_share_exact_and_freezes_the_routers():
     forward(model)
     assert float(found.penalty()) == 0
     shares = [one.chosen.float().mean() for one in found.mlps.values()]
-    assert float(sum(shares) / 2) == pytest.approx(0.3, abs=0.03)
-    assert found.removed() == pytest.approx(0.7, abs=0.03)
+    assert float(sum(shares) / 2) == pytest.approx(0.3, abs=0.02)
+    assert found.removed() == pytest.approx(0.7, abs=0.02)
     assert not any(weight.requires_grad for weight in found.routers())
+
+
+@pytest.mark.parametrize("target", [0.05, 0.31, 0.5, 0.5001, 0.8, 0.9, 0.97])
+def test_the_shift_gives_the_share_of_the_logits_themselves(target):
+    _, found = stages(target=target)
+    drawn = torch.Generator().manual_seed(0)
+    logits = {name: torch.randn(20_000, 10, generator=drawn) + place for place, name in enumerate(found.mlps)}
+    found.logits, found.shown = logits, None
+    found.count()
+    found.shift()
+    scores = torch.cat([one.flatten() for one in logits.values()]) + found.offset
+    assert float((scores > found.line).float().mean()) == pytest.approx(1 - target, abs=2e-3)
+    assert found.removed() == pytest.approx(target, abs=2e-3)
 
 
 @pytest.mark.parametrize(("bias", "told"), [(-99.0, "model.layers.0.mlp 0%"), (99.0, "100%")])

@@ -26,8 +26,8 @@ RAMP = 0.3
 READY = 0.8
 """Fraction of the first stage after which the whole share is due."""
 
-BINS, REACH = 800, 20.0
-"""Bins of the histogram of logits, from -REACH to REACH."""
+BINS, REACH = 8_000, 20.0
+"""Bins of the histogram of logits, from -REACH to REACH: narrow, for they bound how exact the share is."""
 
 MEMORY = 0.9
 """What a step leaves of the histograms' earlier content."""
