@@ -194,7 +194,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_over
 
 
 def test_adapters_may_be_the_second_stage(cli, text_file):
-    """Routers are hard at the end of a short adaptation; a recovery by adapters leaves them as they are."""
+    """Routers are hard at the end of a short adaptation, and a recovery does not count them as trained."""
     words = [*SHORT, *own_text(text_file), "schedule.active=0.4", "schedule.training.max_steps=12"]
     words += ["schedule.pruner.adaptation=0.01", "recovery=lora", "recovery/data=text", "evaluation=[]"]
     words += [f"recovery.data.sources.text.text.paths={text_file}", "recovery.data.window=16"]
@@ -218,6 +218,7 @@ def test_the_teacher_that_the_objective_names_is_imitated(cli, text_file, tiny_c
     [
         (["sparsity=0.2"], "a routed MLP loses no weight; expected sparsity=0"),
         (["schedule.active=1.0"], r"schedule.active=1.0: expected a share of the units"),
+        (["schedule.pruner.start=-1000"], r"start=-1000: scores begin at 0.00, .* start=0.41 or more"),
         (["schedule.pruner.expert_size=7"], "expert_size=7: it does not divide the 64 neurons of"),
         (["schedule.pruner.start=0.0"], "scores begin at 0.50, and the separability term has its pole"),
         (["schedule.pruner.threshold=0.95"], "scores begin at 0.88, .* expected .*: start=3.18 or more"),

@@ -24,6 +24,7 @@ from cfsp.recovery.base import Recovery
 from cfsp.running.build import build
 from cfsp.running.config import chosen
 from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.few_samples import check_samples
 from cfsp.schedules.method import Method
 from cfsp.schedules.size_target_of import size_target_of
 from cfsp.storage.about import About
@@ -94,6 +95,7 @@ class Parts:
         if self.schedule.calibrates:
             self.calibration.check(model, tokenizer)
         prepared = self.schedule.prepare(subject, self.method)
+        check_samples(self.calibration.sizes, self.method, self.schedule.walks)
         self.check_pair(self.schedule.will_route(prepared))
         for evaluator in [*self.evaluators, *self.paired]:
             evaluator.protocol(model, tokenizer)

@@ -49,7 +49,7 @@ def summary(record: Record) -> Group:
 def before_and_after(record: Record) -> Table:
     path = str(record.config["model"]["path"])
     title = escape(f"{model_names([path])[path]}: {parts_of(record)}")
-    alone = parts_of(record) == UNCHANGED  # nothing to compare it with
+    alone = parts_of(record) == UNCHANGED and not record.training  # nothing to compare it with
     head = ("", "dense", UNCHANGED if alone else record.made, "change")
     table = Table(*(head[::2] if alone else head), title=title, title_justify="left")
     for row in rows_of(record):
@@ -72,6 +72,8 @@ def rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
         yield "weights of the blocks that are not zero", "", f"{record.density:.1%}", ""
     for name, metric in record.metrics["pruned"].items():
         dense = record.metrics["dense"][name].value
+        if name.startswith("cut_") and dense == metric.value == 0:
+            continue  # all was read and written in full
         change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
         mark = " *" if metric.protocol.get("papers") else ""
         yield escape(name) + mark, f"{dense:.4g}", f"{metric.value:.4g}", change
