@@ -89,7 +89,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     line = CommandLine.of(arguments)
     for override in parsed.values():
         check_group(override, line.folders)
-    arguments = [*arguments, *without_sparsity(parsed.values()), *as_it_is(parsed.values())]
+    arguments = [*arguments, *without_sparsity(parsed.values()), *left_as_saved(parsed.values())]
     if not line.sweeps:
         return [*arguments]
     swept = [one.key_or_group for one in parsed.values() if one.is_sweep_override()]
@@ -115,7 +115,7 @@ def without_sparsity(overrides: Iterable[Override]) -> list[str]:
     return ["sparsity=null"]
 
 
-def as_it_is(overrides: Iterable[Override]) -> list[str]:
+def left_as_saved(overrides: Iterable[Override]) -> list[str]:
     """Return the overrides for a saved model that is only to be measured; say so on stderr.
 
     That is one that is routed, because its MLPs cannot be cut, if the arguments name nothing that decides or

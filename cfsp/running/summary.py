@@ -48,11 +48,11 @@ def summary(record: Record) -> Group:
 
 def before_and_after(record: Record) -> Table:
     path = str(record.config["model"]["path"])
-    title = escape(f"{model_names([path])[path]}: {parts_of(record)}")
-    alone = parts_of(record) == UNCHANGED and not record.training  # nothing to compare it with
+    title = escape(f"{model_names([path])[path]}: {deciding_parts(record)}")
+    alone = deciding_parts(record) == UNCHANGED and not record.training  # nothing to compare it with
     head = ("", "dense", UNCHANGED if alone else record.made, "change")
     table = Table(*(head[::2] if alone else head), title=title, title_justify="left")
-    for row in rows_of(record):
+    for row in table_rows(record):
         table.add_row(*(row[::2] if alone else row))
     spent = {stage: seconds for stage, seconds in record.seconds.items() if seconds >= 0.05}
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items())
@@ -63,7 +63,7 @@ def before_and_after(record: Record) -> Table:
     return table
 
 
-def rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
+def table_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
     """Yield the rows of a table on sizes and metrics: name, dense, after it, change."""
     yield from size_rows_of(record)
     if record.routed:
@@ -81,7 +81,7 @@ def rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
         yield f"[bold]careful:[/bold] {escape(warning)}", "", "", ""
 
 
-def parts_of(record: Record) -> str:
+def deciding_parts(record: Record) -> str:
     """Return the parts that decided, as a title."""
     if method_name(record.config) == UNCHANGED:
         return f"{UNCHANGED}; dense is the model without its routers" if record.routed else UNCHANGED

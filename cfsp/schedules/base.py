@@ -141,11 +141,7 @@ class Schedule(Checked, ABC):
         method: Method,
         prepared: Any = None,
     ) -> Planned:
-        """Return the plan.
-
-        If the allocator asks, an analysis first says which sites are protected. If the compensation builds
-        bridges, they are in the plan.
-        """
+        """Return the plan, with what an analysis protects and with bridges, if the parts ask for them."""
         batches = list(batches)
         check_samples([len(batch.get("input_ids", ())) for batch in batches], method, self.walks)
         notes: dict[str, Any] = {}

@@ -12,13 +12,10 @@ import pandas as pd
 from cfsp.records.identity import part_name
 from cfsp.records.protocols import counted, differing, in_words
 from cfsp.records.record import Record
-from cfsp.tables.frame import columns_of_a_run, dense_models, find_fields, frame
+from cfsp.tables.frame import FULL, columns_of_a_run, dense_models, figures_of_cells, find_fields, frame
 from cfsp.tables.ranking import best_of
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
-
-FULL = 0.9995
-"""Density from which on a model counts as dense: a few weights are zero by chance."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +110,10 @@ def comparison(
     table = table[~repeats]
     if mixed := unlike(table, fields, run, seeds, average):
         notes.append(f"careful: averaged over {', '.join(mixed)}, not over seeds alone")
-    figures = {"mean": ("value", "mean"), "std": ("value", "std"), "n": ("value", "count")}
-    figures["removed"] = ("removed.model", "mean")
-    if not table["active"].eq(1).all():
-        figures["active"] = ("active", "mean")
     if (share := pd.to_numeric(table["density"])).lt(FULL).any():
-        table, figures["density"] = table.assign(density=share), ("density", "mean")
+        table = table.assign(density=share)
     by_cell = table.groupby(fields, sort=False)
-    cells = by_cell.agg(**figures)
+    cells = by_cell.agg(**figures_of_cells(table))
     return Comparison(
         metric=table["metric"].iloc[0],
         model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",

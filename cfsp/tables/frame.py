@@ -18,6 +18,9 @@ FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
 MEASURED = ("removed", "parameters", "density", "active")
 """Both: columns of a frame that hold results; the others hold the run's config."""
 
+FULL = 0.9995
+"""Density from which on a model counts as dense: a few weights are zero by chance."""
+
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return a row per record and metric of the pruned model.
@@ -100,6 +103,17 @@ def dense_models(table: pd.DataFrame) -> pd.Series:
     figure = (ordered.diff() > 1e-4 * ordered.abs()).cumsum().reindex(table.index)
     sizes = table.get("parameters.dense.model", pd.Series(0, table.index)).fillna(0)
     return pd.Series([*zip(sizes, figure, strict=True)], table.index, dtype=object)
+
+
+def figures_of_cells(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Return column of the cells -> the column of records that it is made from, and how."""
+    found = {"mean": ("value", "mean"), "std": ("value", "std"), "n": ("value", "count")}
+    found["removed"] = ("removed.model", "mean")
+    if not table["active"].eq(1).all():
+        found["active"] = ("active", "mean")
+    if pd.to_numeric(table["density"]).lt(FULL).any():
+        found["density"] = ("density", "mean")
+    return found
 
 
 def columns_of_a_run(columns: Iterable[str]) -> list[str]:
