@@ -76,6 +76,9 @@ def test_a_saved_routed_model_is_measured_beside_its_dense_one(cfsp, only_measur
     assert {*frame([record])["criterion"]} == {"unchanged"}
     assert record.seconds["plan"] < 5
     assert "unchanged; dense is the model without its routers" in out
+    code, _, _, err = only_measured("export=[padded]", "save=again")
+    assert code == 1
+    assert "export: these MLPs are routed" in err
 
 
 def test_a_pruned_model_that_is_only_measured_is_not_calibrated(cfsp, only_measured, text_file, tmp_path):
