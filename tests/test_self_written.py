@@ -218,7 +218,7 @@ def test_what_the_model_wrote_is_compared_with_a_test(tiny, tokenizer, passages,
     ("changes", "message"),
     [
         ({"prompt_tokens": 20}, "prompt_tokens=20 of seqlen=20 leaves no new tokens"),
-        ({"prompt_tokens": 1}, "expected a whole number of at least"),
+        ({"prompt_tokens": 1}, "calibration prompt_tokens=1: expected a whole number of at least 2"),
         ({"temperature": -1.0}, "temperature"),
         ({"chat": True}, "asks nothing; expected instructions, or chat=auto"),
         ({"chat": "yes"}, "chat"),

@@ -24,6 +24,7 @@ from cfsp.recovery.base import Recovery
 from cfsp.running.build import build
 from cfsp.running.config import chosen
 from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.few_samples import check_samples
 from cfsp.schedules.method import Method
 from cfsp.schedules.size_target_of import size_target_of
 from cfsp.storage.about import About
@@ -93,6 +94,7 @@ class Parts:
             raise ValueError("a run measures and samples with a tokenizer; expected the model's own")
         self.calibration.check(model, tokenizer)
         prepared = self.schedule.prepare(subject, self.method)
+        check_samples(self.calibration.sizes, self.method, self.schedule.walks)
         for evaluator in [*self.evaluators, *self.paired]:
             evaluator.protocol(model, tokenizer)
         for sampler in self.samplers:

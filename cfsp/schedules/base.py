@@ -24,12 +24,14 @@ from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import bridged
 from cfsp.schedules.decide import allocate, check_compensation, check_kinds
+from cfsp.schedules.few_samples import check_samples
 from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import warn_of_unmeasured
 from cfsp.schedules.protecting import protect_by_knowledge
 from cfsp.schedules.size_targets import SizeTarget, check_reach, widths_within
+from cfsp.schedules.targets import check_residual
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
 from cfsp.statistics.collect import collect
@@ -111,6 +113,8 @@ class Schedule(Checked, ABC):
             check_dense(subject.model, subject.sites, "removed")
         if self.walks or method.allocator.probes:
             check_one_stack(subject.model, type(self if self.walks else method.allocator).__name__)
+        if method.compensation.leads_stream:
+            check_residual(subject.model, method.compensation)
         if method.allocator.analysis is not None:
             check_one_stack(subject.model, "the knowledge analysis")
             method.allocator.analysis.check(subject.sites)
@@ -136,6 +140,7 @@ class Schedule(Checked, ABC):
         bridges, they are in the plan.
         """
         batches = list(batches)
+        check_samples([len(batch.get("input_ids", ())) for batch in batches], method, self.walks)
         notes: dict[str, Any] = {}
         if method.allocator.analysis is not None:
             allocator, knowledge = protect_by_knowledge(subject, batches, method.allocator)

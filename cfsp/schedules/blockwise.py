@@ -26,7 +26,7 @@ from cfsp.schedules.method import Method
 from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import add_probes
-from cfsp.schedules.targets import check_residual, target_moments
+from cfsp.schedules.targets import target_moments
 from cfsp.statistics.base import STATISTICS, Stats
 
 
@@ -92,8 +92,6 @@ class Blockwise(Schedule):
             dense = None
             if target != "own":
                 dense = stack.enter_context(walking(model, batches, self.hidden_states))
-            if target == "residual":
-                check_residual(pruned)
             last = max(site.block for site in sites if site.block is not None)
             for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]

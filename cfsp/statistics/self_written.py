@@ -91,8 +91,8 @@ class SelfWritten(Calibration):
     bos: bool = False
 
     def __post_init__(self) -> None:
-        _ = self.passages  # it checks the rest
         check_integer("calibration prompt_tokens", self.prompt_tokens, least=2)
+        _ = self.passages  # it checks the rest
         check_number("calibration temperature", self.temperature, least=0)
         if self.prompt_tokens >= self.seqlen:
             raise ValueError(

@@ -25,7 +25,7 @@ from cfsp.records.wanted import wanted_of
 from cfsp.report.names import IDLE, PARTS, joined_name, part_texts, short_name
 from cfsp.report.paths import hide_paths, model_names
 from cfsp.storage.atomic import replacing
-from cfsp.tables.paired import Paired, paired, several
+from cfsp.tables.paired import Paired, paired
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("league", "first_look/*", "fidelity/*", "real_models/*", "real_models_in_domain/*")
@@ -150,12 +150,14 @@ def commands(records: Rows) -> str:
     """Return the commands of all runs that keep theirs, and how many do not."""
     ids = {record.id for record in records}
     kept = {record.id: record.command for record in records if record.command}
+    told = counted(len(kept), "run names its command", "runs name their commands")
+    silent = "What a command leaves out had the default of the run's commit; its record has it."
     without = len(ids) - len(kept)
     none = f" {counted(without, 'older run keeps', 'older runs keep')} no command." if without else ""
     return "\n".join(
         [
             "\n## Commands\n",
-            f"{counted(len(kept), 'run names its command', 'runs name their commands')}.{none}\n",
+            f"{told}.{none} {silent}\n",
             "<details><summary>Commands</summary>\n",
             *(f"- `{name}`: {code_span(hide_paths(kept[name]))}" for name in sorted(kept)),
             "\n</details>\n",
@@ -287,7 +289,7 @@ def against_dense(pairs: Sequence[Paired | None]) -> str:
     lows, highs = [pair.low for pair in known], [pair.high for pair in known]
     ends = [end for end in (*lows, *highs) if end is not None]
     interval = f"{min(ends):+.4f} to {max(ends):+.4f}" if len(ends) == 2 * len(known) else "one item"
-    return f"{interval} {several(known)}".strip()
+    return interval if all(pair.distinguishable for pair in known) else f"{interval} ≈"
 
 
 if __name__ == "__main__":
