@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cfsp.records.protocols import comparable
 from cfsp.records.record import Metric, Record
 from cfsp.records.wanted import wanted_of
 from cfsp.report.base import MISSING, Cell, Section, Table, asked, details, finite, number, share, word
@@ -36,7 +37,7 @@ def runs_section(records: Sequence[Record], model: str, section_id: str, names: 
 def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
     """Return (metric, protocol) -> heading: the metric's name, numbered if it has several protocols."""
     keys = {
-        (name, key_of(metric.protocol)): None
+        (name, key_of(comparable(metric.protocol))): None
         for record in records
         for name, metric in record.metrics["pruned"].items()
     }
@@ -52,7 +53,7 @@ def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
 
 def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str]) -> list[Cell]:
     config = record.config
-    own = {(name, key_of(one.protocol)): one for name, one in record.metrics["pruned"].items()}
+    own = {(name, key_of(comparable(one.protocol))): one for name, one in record.metrics["pruned"].items()}
     return [
         word(record.id),
         word(method),

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cfsp.records.identity import NOT_IDENTITY, part_name
+from cfsp.records.protocols import comparable
 from cfsp.records.record import Record
 from cfsp.records.wanted import wanted_of
 
@@ -53,7 +54,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
                 "stderr": metric.stderr,
                 "dense": record.metrics["dense"][name].value,
                 "better": metric.better,
-                "protocol": json.dumps(metric.protocol, sort_keys=True),
+                "protocol": json.dumps(comparable(metric.protocol), sort_keys=True),
             }
             rows.append(run | found)
     return pd.DataFrame(rows)
