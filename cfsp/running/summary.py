@@ -58,6 +58,8 @@ def before_and_after(record: Record) -> Table:
         table.add_row("weights of the blocks that are not zero", "", f"{record.density:.1%}", "")
     for name, metric in record.metrics["pruned"].items():
         dense = record.metrics["dense"][name].value
+        if name.startswith("cut_") and dense == metric.value == 0:
+            continue  # all was read and written in full
         change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
         mark = " *" if metric.protocol.get("papers") else ""
         table.add_row(escape(name) + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
