@@ -111,6 +111,7 @@ def test_scores_and_lengths_are_kept(loaded, files, capsys):
     assert sum(score.outcomes.values) / 5 == score.value
     assert score.stderr is not None
     assert (score.protocol["shots"], score.protocol["chat"], score.protocol["new_tokens"]) == (0, False, 6)
+    assert score.protocol["ends"] == [0, 2]  # the tokenizer's, and the generation config's
     length, cut = found["answer_tokens/gsm8k"], found["cut_answers/gsm8k"]
     assert 0 < length.value <= 6
     assert length.n == 5

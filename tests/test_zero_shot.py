@@ -298,6 +298,22 @@ def test_the_harness_speaks_again_afterwards():
     assert logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)
 
 
+def test_the_protocol_knows_the_tokenizer(file, tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    asked = evaluator(["piqa"], files={"piqa": str(file("piqa"))})
+
+    def name():
+        return asked.protocol(model, tokenizer)["tokenizer_sha256"]
+
+    first = name()
+    tokenizer(["a", "a cat"], padding=True, truncation=True, max_length=4)  # leaves settings behind
+    assert name() == first == asked.protocol(model, load(tiny_checkpoint)[1])["tokenizer_sha256"]
+    tokenizer.add_tokens(["zyx"])
+    second = name()
+    tokenizer.eos_token = "zyx"
+    assert len({first, second, name()}) == 3
+
+
 def test_questions_beyond_the_window_are_counted(file, tiny_checkpoint, capsys):
     model, tokenizer = load(tiny_checkpoint)
     rows = [LOCAL["piqa"], {**LOCAL["piqa"], "goal": "the cat sat on a mat " * 20}]

@@ -20,6 +20,7 @@ from cfsp.evaluation.answers import check_room
 from cfsp.evaluation.harness import HarnessTasks, outcomes_of
 from cfsp.evaluation.harness_model import HarnessModel, longest_of
 from cfsp.evaluation.harness_names import leaf_tasks, manager
+from cfsp.passes.writing import ends_of
 from cfsp.records.record import Metric
 
 NEEDS = {"ifeval": ("langdetect", "immutabledict", "nltk")}
@@ -85,6 +86,7 @@ class Generation(HarnessTasks):
             "template_sha256": template if self.chat else None,
             "new_tokens": self.new_tokens,
             "decoding": "greedy",
+            "ends": sorted(ends_of(model, tokenizer)),
         }
 
     def longest(self, leaf: str) -> int:

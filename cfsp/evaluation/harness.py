@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.checks import check_integer
 from cfsp.data.rows import Row
 from cfsp.data.texts import Text
+from cfsp.data.tokens import tokenizer_hash
 from cfsp.evaluation.base import Evaluator
 from cfsp.evaluation.harness_data import check_data_sets
 from cfsp.evaluation.harness_model import HarnessModel
@@ -130,6 +131,7 @@ class HarnessTasks(Evaluator):
             "shots": self.shots,
             "limit": self.limit,
             "files_sha256": sums,
+            "tokenizer_sha256": tokenizer_hash(tokenizer),
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "device": model.device.type,

@@ -22,6 +22,7 @@ from cfsp.evaluation.answers import Answer, check_room, write_answers
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import is_causal
 from cfsp.passes.modes import evaluating
+from cfsp.passes.writing import ends_of
 from cfsp.records.outcomes import Outcomes, item_name
 from cfsp.records.record import Metric
 
@@ -106,6 +107,7 @@ class References(Evaluator):
             "stops": [*self.stops],
             "limit": self.limit,
             "decoding": "greedy",
+            "ends": sorted(ends_of(model, tokenizer)),
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "device": model.device.type,

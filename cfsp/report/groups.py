@@ -10,6 +10,7 @@ from math import inf, isfinite, isnan
 from statistics import fmean, median, stdev
 from typing import Any
 
+from cfsp.records.protocols import comparable
 from cfsp.records.record import Record
 from cfsp.records.wanted import Wanted
 from cfsp.tables.ranking import ALIKE, best_of, why_no_best
@@ -207,7 +208,7 @@ def perplexities(records: Iterable[Record]) -> list[Measure]:
         for name, metric in record.metrics["pruned"].items():
             if name.startswith("perplexity/"):
                 dense = record.metrics["dense"][name].value
-                groups[name, key_of(metric.protocol), f"{dense:.5g}"].append(record)
+                groups[name, key_of(comparable(metric.protocol)), f"{dense:.5g}"].append(record)
     found = []
     for (name, *_), members in sorted(groups.items()):
         dense = members[0].metrics["dense"][name]
@@ -224,7 +225,7 @@ def latencies(records: Iterable[Record], stage: str) -> list[Measure]:
     for record in records:
         for name, metric in record.metrics["pruned"].items():
             if name.startswith(f"{stage}_ms/"):
-                groups[name, key_of(metric.protocol)].append(record)
+                groups[name, key_of(comparable(metric.protocol))].append(record)
     found = []
     for (name, _), members in sorted(groups.items()):
         dense = median(record.metrics["dense"][name].value for record in members)
@@ -240,7 +241,7 @@ def zero_shots(records: Iterable[Record]) -> list[Measure]:
     for record in records:
         chosen = {name: one for name, one in record.metrics["pruned"].items() if one.protocol.get("papers")}
         key = tuple(
-            (name, key_of(metric.protocol), f"{record.metrics['dense'][name].value:.5g}")
+            (name, key_of(comparable(metric.protocol)), f"{record.metrics['dense'][name].value:.5g}")
             for name, metric in sorted(chosen.items())
         )
         if key:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cfsp.records.protocols import comparable
 from cfsp.records.record import Metric, Record
 from cfsp.report.base import (
     ACTIVE,
@@ -50,7 +51,7 @@ def runs_section(records: Sequence[Record], model: str, section_id: str, names: 
 def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
     """Return (metric, protocol) -> heading: the metric's name, numbered if it has several protocols."""
     keys = {
-        (name, key_of(metric.protocol)): None
+        (name, key_of(comparable(metric.protocol))): None
         for record in records
         for name, metric in record.metrics["pruned"].items()
     }
@@ -66,7 +67,7 @@ def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
 
 def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str], routed: bool) -> list[Cell]:
     config = record.config
-    own = {(name, key_of(one.protocol)): one for name, one in record.metrics["pruned"].items()}
+    own = {(name, key_of(comparable(one.protocol))): one for name, one in record.metrics["pruned"].items()}
     return [
         word(record.id),
         word(method),

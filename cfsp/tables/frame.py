@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cfsp.records.identity import NOT_IDENTITY, method_name, part_name
+from cfsp.records.protocols import comparable
 from cfsp.records.record import Record
 
 FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
@@ -57,7 +58,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
                 "stderr": metric.stderr,
                 "dense": record.metrics["dense"][name].value,
                 "better": metric.better,
-                "protocol": json.dumps(metric.protocol, sort_keys=True),
+                "protocol": json.dumps(comparable(metric.protocol), sort_keys=True),
             }
             rows.append(run | found)
     return pd.DataFrame(rows)

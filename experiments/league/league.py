@@ -18,7 +18,7 @@ import numpy as np
 from cfsp.cli.exits import one_line_exits
 from cfsp.records.escapes import code_span, markdown_text
 from cfsp.records.outcome_file import read_outcomes
-from cfsp.records.protocols import counted, in_words
+from cfsp.records.protocols import comparable, counted, in_words
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
 from cfsp.report.names import IDLE, PARTS, joined_name, part_texts, short_name
@@ -118,7 +118,7 @@ def page(records: Iterable[Record], pairs: Pairs, faults: Iterable[str] = ()) ->
     for record in records:
         path, size = str(record.config["model"]["path"]), record.parameters["dense"]["model"]
         for name in measured(record):
-            protocol = json.dumps(record.metrics["pruned"][name].protocol, sort_keys=True)
+            protocol = json.dumps(comparable(record.metrics["pruned"][name].protocol), sort_keys=True)
             groups[path, size, name, protocol].append(record)
     parts = [INTRODUCTION]
     for (path, size, name, protocol), rows in sorted(groups.items()):
