@@ -14,8 +14,8 @@ from cfsp.allocators.exchanges import Terms, best_exchanges, exchange_units
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
 from cfsp.schedules import joint
+from cfsp.schedules.dense_answers import log_probabilities
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.schedules.probes import log_probabilities
 
 BOTH = ["mlp", "attention"]
 OBS = {"criterion": "obs", "compensation": "least_squares"}

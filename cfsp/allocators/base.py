@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from cfsp.allocators.compared import Compared
 from cfsp.allocators.exchanges import Search
 from cfsp.allocators.protection import BLOCKS, Protected
 from cfsp.checks import check_integer
@@ -28,12 +29,14 @@ class Probes:
 
     shares: fractions of a site's units to keep. batches: calibration batches to read. cost: of a unit:
     "parameters" (not measured), "macs" or "latency". empty: also measure the removal of a whole site.
+    compared: what of the answers is compared.
     """
 
     shares: tuple[float, ...]
     batches: int
     cost: str
     empty: bool = False
+    compared: Compared = field(default_factory=Compared)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Budget, Probes, Scores
+from cfsp.allocators.compared import Compared
 from cfsp.allocators.exchanges import Search, Terms
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.sites import Site
@@ -62,6 +63,11 @@ class ErrorCurves(Allocator):
     rounds: of the joint search, at most; 0: none.
     passes: of all calibration batches that the joint search may cost, at most. Passes over some batches,
         and those that begin at a later block, count by their share.
+    top: the dense model's likeliest tokens that are compared at each position; all others together count as
+        one more. 0: the whole vocabulary; null: the whole if the dense model's log probabilities take at most
+        4 GiB (4 bytes x positions x vocabulary), else 256.
+    positions: of each window that are compared, drawn once by chance; the head reads no others. 0: all;
+        null: all in the same case, else 128.
     """
 
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -69,6 +75,8 @@ class ErrorCurves(Allocator):
     budget: str = "parameters"
     rounds: int = 0
     passes: float = 100
+    top: int | None = None
+    positions: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,10 +86,16 @@ class ErrorCurves(Allocator):
         check_choice("budget", self.budget, COSTS)
         check_integer("rounds", self.rounds, least=0)
         check_number("passes", self.passes, least=0)
+        _ = self.compared  # it checks the options
+
+    @property
+    def compared(self) -> Compared:
+        """What of the model's answers is compared."""
+        return Compared(self.top, self.positions)
 
     @property
     def probes(self) -> Probes:
-        return Probes(tuple(self.shares), self.batches, self.budget, self.allow_empty)
+        return Probes(tuple(self.shares), self.batches, self.budget, self.allow_empty, self.compared)
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
         self.check(sites, budget)
@@ -121,7 +135,7 @@ class ErrorCurves(Allocator):
         rungs = {site.name: self.rungs(site) for site in sites if site.name not in protected}
         # A site of one width may have the price 0, which no step can be divided by.
         rungs = {name: widths for name, widths in rungs.items() if len(widths) > 1}
-        return Search(Terms(rungs, prices, limit), self.rounds, self.passes, self.batches)
+        return Search(Terms(rungs, prices, limit), self.rounds, self.passes, self.batches, self.compared)
 
     def rungs(self, site: Site) -> list[int]:
         """Return the widths that a site may take, ascending."""

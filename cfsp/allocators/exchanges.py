@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol
 
+from cfsp.allocators.compared import Compared
+
 Widths = Mapping[str, int]
 """Site name -> units kept."""
 
@@ -68,12 +70,14 @@ class Search:
     """A joint search that an allocator asks for (`cfsp.schedules.joint`).
 
     rounds: most rounds. passes: most passes over the calibration. batches: of the calibration, to measure on.
+    compared: what of the answers is compared.
     """
 
     terms: Terms
     rounds: int
     passes: float
     batches: int
+    compared: Compared = field(default_factory=Compared)
 
     def staying(self, names: Collection[str]) -> Search:
         """Return the search in which these sites keep their widths."""

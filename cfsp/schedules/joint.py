@@ -26,8 +26,8 @@ from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut
 from cfsp.plans.subject import Subject
 from cfsp.schedules.decide import overlap
+from cfsp.schedules.dense_answers import DenseAnswers, dense_answers, divergence
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.schedules.probes import divergence, log_probabilities
 from cfsp.schedules.size_targets import SizeTarget
 from cfsp.statistics.cached import origin_of_statistics
 from cfsp.storage.atomic import write_json
@@ -178,6 +178,7 @@ class Trials:
         self.model, self.sites, self.cutter, self.store = subject.model, subject.sites, cutter, store
         self.batches, self.each = batches[-max(1, search.batches // 2) :], 1 / len(batches)
         self.most, self.spent, self.work, self.log = search.passes, 0.0, work, log
+        self.compared = search.compared
 
     def error(self, widths: Widths) -> float | None:
         """Return the error on all of the search's batches; None if the passes are spent."""
@@ -202,13 +203,10 @@ class Trials:
         return {name: {int(width): value for width, value in own.items()} for name, own in stored.items()}
 
     @cached_property
-    def dense(self) -> list[Tensor]:
-        """The dense model's log probabilities on all of the search's batches. [answers, choices] each"""
+    def dense(self) -> list[DenseAnswers]:
+        """The dense model's answers to all of the search's batches."""
         with walking(self.model, self.batches, self.store.place):
-            return [
-                self.store.keep(log_probabilities(self.model, batch), f"dense.{number}")
-                for number, batch in enumerate(self.batches)
-            ]
+            return dense_answers(self.model, self.batches, self.compared, self.store)
 
     @torch.no_grad()
     def measured_error(self, widths: Widths) -> float | None:

@@ -15,17 +15,14 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from cfsp.bars import bar
-from cfsp.model.model_inputs import arguments_of
 from cfsp.model.sites import Site
-from cfsp.passes.forward import counted_tokens
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut
 from cfsp.plans.subject import Subject
+from cfsp.schedules.dense_answers import DenseAnswers, dense_answers, divergence
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.prices import prices_of
@@ -122,8 +119,7 @@ def probe(
         batches = batches[:count]  # nothing needs the others
     stats: Stats = {}
     with walking(model, batches, place) as walk:
-        given = enumerate(log_probabilities(model, one) for one in batches[:count])
-        dense = [walk.store.keep(one, f"dense.{number}") for number, one in given]
+        dense = dense_answers(model, batches[:count], probes.compared, walk.store)
         for block in bar(range(len(walk.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
                 stats[site.name] = probe_site(walk, site, method, known[site.name], dense)
@@ -133,11 +129,11 @@ def probe(
 
 
 def probe_site(
-    walk: Walk, site: Site, method: Method, known: Mapping[str, Tensor], dense: Sequence[Tensor]
+    walk: Walk, site: Site, method: Method, known: Mapping[str, Tensor], dense: Sequence[DenseAnswers]
 ) -> dict[str, Tensor]:
     """Return `error_probes` [points, 2] and `error_curve` [widths, 2] of one site in the walk's block.
 
-    known: the site's statistics. dense: the dense model's log probabilities on the first batches.
+    known: the site's statistics. dense: the dense model's answers to the first batches.
     """
     probes = method.allocator.probes
     assert probes is not None, "the allocator wants them"
@@ -257,28 +253,3 @@ def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
     most = site.units // step - 1
     found = {min(max(1, round(share * site.units / step)), most) * step for share in shares} - {0}
     return sorted(found | ({0} if empty and site.may_go else set()))
-
-
-def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return log probabilities, for each token that counts or for each text. [answers, choices]"""
-    inputs = {name: tensor.to(model.device) for name, tensor in arguments_of(batch).items()}
-    logits = getattr(model(**inputs), "logits", None)
-    if logits is None:
-        raise ValueError(
-            f"error curves compare what models answer, and {type(model).__name__} gives no logits; expected "
-            "a model with a head, or another allocator"
-        )
-    if logits.dim() == 3:  # one answer per token, not per text
-        logits = logits[counted_tokens(batch).to(logits.device)]
-    return logits.float().log_softmax(-1)
-
-
-def divergence(walk: Walk, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[Tensor]) -> float:
-    """Return KL(dense || present model), mean over tokens, in nats."""
-    total, count = 0.0, 0
-    for number, (batch, wanted) in enumerate(zip(batches, dense, strict=True)):
-        with walk.resumed(number):
-            given = log_probabilities(walk.model, batch)
-        total += F.kl_div(given, wanted.to(given.device), log_target=True, reduction="sum").item()
-        count += len(wanted)
-    return total / count
