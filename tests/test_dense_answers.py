@@ -7,15 +7,15 @@ from families import DECODERS, FAMILIES, batches, make
 from torch.nn import functional as F
 
 import cfsp
-from cfsp.allocators import compared
-from cfsp.allocators.compared import Compared, kept_bytes
+from cfsp.allocators import compared_answers
+from cfsp.allocators.compared_answers import ComparedAnswers, kept_bytes
 from cfsp.allocators.error_curves import ErrorCurves
 from cfsp.data.calibration import RandomWindows
 from cfsp.data.texts import Stdlib
 from cfsp.passes.forward import counted_tokens
 from cfsp.passes.hidden_states import Store
 from cfsp.schedules import dense_answers as module
-from cfsp.schedules.dense_answers import dense_answers, drawn_positions, logits_of, of_tokens
+from cfsp.schedules.dense_answers import answers_at, dense_answers, drawn_positions, of_tokens
 
 STORE = Store("memory")
 
@@ -36,7 +36,7 @@ def test_the_head_reads_the_positions_that_are_compared_and_no_others(family):
     handle = model.get_output_embeddings().register_forward_hook(
         lambda head, inputs, output: read.append(inputs[0].shape[:-1])
     )
-    found = logits_of(model, batch, shown)
+    found = answers_at(model, batch, shown)
     handle.remove()
     assert read == [(1, int(shown.sum()))]
     torch.testing.assert_close(found, model(**batch).logits[shown], rtol=1e-4, atol=1e-5)
@@ -61,7 +61,7 @@ def test_all_tokens_but_the_likeliest_are_one_class():
 @torch.no_grad()
 def test_the_divergence_is_that_at_the_drawn_positions():
     model, other, data = make("llama"), make("llama", seed=1), batches(2, size=3)
-    answers = dense_answers(model, data, Compared(0, 4), STORE)
+    answers = dense_answers(model, data, ComparedAnswers(0, 4), STORE)
     for batch, one in zip(data, answers, strict=True):
         assert one.shown.sum(1).tolist() == [4, 4, 4]
         p, q = log_softmax(model, batch)[one.shown], log_softmax(other, batch)[one.shown]
@@ -85,7 +85,7 @@ def test_positions_do_not_depend_on_how_windows_are_batched():
 @torch.no_grad()
 def test_what_is_kept_takes_as_many_bytes_as_counted(top, positions):
     data = batches(2, size=3)
-    answers = dense_answers(make("llama"), data, Compared(top, positions), STORE)
+    answers = dense_answers(make("llama"), data, ComparedAnswers(top, positions), STORE)
     count = 6 * (positions or data[0]["input_ids"].shape[1])
     assert sum(one.nbytes for one in answers) == kept_bytes(count, 61, top)
 
@@ -93,15 +93,15 @@ def test_what_is_kept_takes_as_many_bytes_as_counted(top, positions):
 @torch.no_grad()
 def test_by_default_all_is_compared_if_it_fits(monkeypatch):
     model, data = make("llama"), batches(2, size=3)
-    (one, _) = dense_answers(model, data, Compared(), STORE)
+    (one, _) = dense_answers(model, data, ComparedAnswers(), STORE)
     assert one.tokens is None
     assert one.shown.all()
-    monkeypatch.setattr(compared, "WHOLE", kept_bytes(2 * data[0]["input_ids"].numel(), 61) - 1)
-    monkeypatch.setattr(compared, "TOP", 7)
-    monkeypatch.setattr(compared, "POSITIONS", 4)
-    (one, _) = dense_answers(model, data, Compared(), STORE)
+    monkeypatch.setattr(compared_answers, "WHOLE", kept_bytes(2 * data[0]["input_ids"].numel(), 61) - 1)
+    monkeypatch.setattr(compared_answers, "TOP", 7)
+    monkeypatch.setattr(compared_answers, "POSITIONS", 4)
+    (one, _) = dense_answers(model, data, ComparedAnswers(), STORE)
     assert one.values.shape == (12, 8)
-    (one, _) = dense_answers(model, data, Compared(top=0), STORE)
+    (one, _) = dense_answers(model, data, ComparedAnswers(top=0), STORE)
     assert one.values.shape == (12, 61)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar
 
 from torch import Tensor
 
-from cfsp.allocators.compared import Compared
+from cfsp.allocators.compared_answers import ComparedAnswers
 from cfsp.allocators.exchanges import Search
 from cfsp.allocators.protection import BLOCKS, Protected
 from cfsp.checks import check_integer
@@ -36,7 +36,7 @@ class Probes:
     batches: int
     cost: str
     empty: bool = False
-    compared: Compared = field(default_factory=Compared)
+    compared: ComparedAnswers = field(default_factory=ComparedAnswers)
 
 
 @dataclass(frozen=True)

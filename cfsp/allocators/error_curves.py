@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Budget, Probes, Scores
-from cfsp.allocators.compared import Compared
+from cfsp.allocators.compared_answers import ComparedAnswers
 from cfsp.allocators.exchanges import Search, Terms
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.sites import Site
@@ -89,9 +89,9 @@ class ErrorCurves(Allocator):
         _ = self.compared  # it checks the options
 
     @property
-    def compared(self) -> Compared:
+    def compared(self) -> ComparedAnswers:
         """What of the model's answers is compared."""
-        return Compared(self.top, self.positions)
+        return ComparedAnswers(self.top, self.positions)
 
     @property
     def probes(self) -> Probes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, Protocol
 
-from cfsp.allocators.compared import Compared
+from cfsp.allocators.compared_answers import ComparedAnswers
 
 Widths = Mapping[str, int]
 """Site name -> units kept."""
@@ -77,7 +77,7 @@ class Search:
     rounds: int
     passes: float
     batches: int
-    compared: Compared = field(default_factory=Compared)
+    compared: ComparedAnswers = field(default_factory=ComparedAnswers)
 
     def staying(self, names: Collection[str]) -> Search:
         """Return the search in which these sites keep their widths."""

@@ -28,6 +28,7 @@ from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import add_probes
 from cfsp.schedules.targets import check_residual, target_moments
 from cfsp.statistics.base import STATISTICS, Stats
+from cfsp.statistics.cached import collect_of_dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +85,7 @@ class Blockwise(Schedule):
         -> site name -> a cut per width
         """
         model, sites, target = subject.model, subject.sites, method.compensation.target
-        of_dense = {need for need in needed(method) if STATISTICS[need].of_dense}
-        measured = self.collect(subject, PartlyCut(model, sites), sites, batches, of_dense)
+        measured = collect_of_dense(subject, sites, batches, needed(method), self.checkpointing)
         cuts: dict[str, list[Cut]] = {}
         with ExitStack() as stack:
             pruned = stack.enter_context(walking(model, batches, self.hidden_states))

@@ -11,7 +11,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from cfsp.allocators.compared import Compared, kept_bytes
+from cfsp.allocators.compared_answers import ComparedAnswers, kept_bytes
 from cfsp.model.model_inputs import arguments_of
 from cfsp.model.weights import weight_of
 from cfsp.passes.forward import counted_tokens
@@ -40,12 +40,12 @@ class DenseAnswers:
 
     def divergence(self, model: PreTrainedModel, batch: Mapping[str, Tensor]) -> float:
         """Return KL(dense || model) on the batch, the sum over its answers, in nats."""
-        given = of_tokens(logits_of(model, batch, self.shown), self.tokens)
+        given = of_tokens(answers_at(model, batch, self.shown), self.tokens)
         return F.kl_div(given, self.values.to(given.device), log_target=True, reduction="sum").item()
 
 
 def dense_answers(
-    model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], compared: Compared, store: Store
+    model: PreTrainedModel, batches: Sequence[Mapping[str, Tensor]], compared: ComparedAnswers, store: Store
 ) -> list[DenseAnswers]:
     """Return the model's answers to each batch. The same positions are drawn however windows are batched."""
     head = model.get_output_embeddings()
@@ -55,7 +55,7 @@ def dense_answers(
     chance, found = Generator().manual_seed(0), []
     for number, batch in enumerate(batches):
         shown = drawn_positions(counted_tokens(batch), most, chance)
-        logits = logits_of(model, batch, shown)
+        logits = answers_at(model, batch, shown)
         tokens = None
         if 0 < top < logits.shape[-1]:
             tokens = store.keep(logits.topk(top, dim=-1).indices.int(), f"tokens.{number}")
@@ -74,7 +74,7 @@ def drawn_positions(counted: Tensor, most: int, chance: Generator) -> Tensor:
     return shown
 
 
-def logits_of(model: PreTrainedModel, batch: Mapping[str, Tensor], shown: Tensor) -> Tensor:
+def answers_at(model: PreTrainedModel, batch: Mapping[str, Tensor], shown: Tensor) -> Tensor:
     """Return logits in float32, for each position that is shown or for each text. [answers, choices]"""
     inputs = {name: tensor.to(model.device) for name, tensor in arguments_of(batch).items()}
     with head_reading(model, shown):
@@ -128,7 +128,7 @@ def of_tokens(logits: Tensor, tokens: Tensor | None) -> Tensor:
 
 def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
     """Return log probabilities, for each token that counts or for each text. [answers, choices]"""
-    return of_tokens(logits_of(model, batch, counted_tokens(batch)), None)
+    return of_tokens(answers_at(model, batch, counted_tokens(batch)), None)
 
 
 def divergence(walk: Walk, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[DenseAnswers]) -> float:

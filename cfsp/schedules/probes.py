@@ -27,7 +27,7 @@ from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.prices import prices_of
 from cfsp.statistics.base import Stats
-from cfsp.statistics.cached import origin_of_statistics
+from cfsp.statistics.cached import collect_of_dense, origin_of_statistics
 from cfsp.statistics.collect import collect
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
@@ -107,7 +107,7 @@ def probe(
 
     Cost: `len(sites) * len(shares)` passes over the measured batches, each from the site's block on, plus
     one pass. With a compensation, or if statistics are missing, that pass reads all batches, and each site
-    takes another pass through its block (for missing gradients: forward and backward through the model).
+    takes another pass through its block (for missing gradients of weights: through the model, and back).
     """
     model, sites, probes = subject.model, subject.sites, method.allocator.probes
     if probes is None:
@@ -115,14 +115,16 @@ def probe(
             f"allocator {type(method.allocator).__name__} probes nothing; expected one that does"
         )
     count = held_out(batches, method, probes.batches)
-    if all(not missing(method, known[site.name]) for site in sites):
-        batches = batches[:count]  # nothing needs the others
+    lacking = frozenset().union(*(missing(method, known[site.name]) for site in sites))
+    batches = batches if lacking else batches[:count]  # nothing needs the others
+    measured = collect_of_dense(subject, sites, fitted(batches, count), lacking)
     stats: Stats = {}
     with walking(model, batches, place) as walk:
         dense = dense_answers(model, batches[:count], probes.compared, walk.store)
         for block in bar(range(len(walk.blocks)), "probe widths", "block"):
             for site in (site for site in sites if site.block == block):
-                stats[site.name] = probe_site(walk, site, method, known[site.name], dense)
+                stat = measured[site.name] | known[site.name]
+                stats[site.name] = probe_site(walk, site, method, stat, dense)
             if block < len(walk.blocks) - 1:
                 walk.advance()
     return stats
@@ -163,6 +165,11 @@ def held_out(batches: Sequence[Mapping[str, Tensor]], method: Method, count: int
     return max(1, min(count, len(batches) // 2))
 
 
+def fitted(batches: Sequence[Mapping[str, Tensor]], measured: int) -> Sequence[Mapping[str, Tensor]]:
+    """Return the batches that statistics are of: those that are not measured; all, if there are none."""
+    return batches[measured:] or batches
+
+
 def missing(method: Method, known: Mapping[str, Tensor]) -> frozenset[str]:
     """Return the statistics to measure: those not known, and all that a compensation is fitted to."""
     return (method.criterion.needs - known.keys()) | method.compensation.needs
@@ -181,9 +188,9 @@ def judged(
     """
     needs, stat = missing(method, known), known
     if needs:
-        first = measured if measured < len(walk.batches) else 0
-        with walk.resumed(first):
-            found = collect(walk.model, [site], walk.batches[first:], needs, site.blocks[0])
+        own = fitted(walk.batches, measured)
+        with walk.resumed(len(walk.batches) - len(own)):
+            found = collect(walk.model, [site], own, needs, site.blocks[0])
         stat = {**known, **found[site.name]}
     return method.criterion.score(PartlyCut(walk.model, [site]).view(site), stat), stat
 

@@ -1,4 +1,4 @@
-"""Compared: which of a model's answers are compared with the dense model's."""
+"""Compared answers: which of a model's answers are compared with the dense model's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TOP, POSITIONS = 256, 128
 
 
 @dataclass(frozen=True)
-class Compared:
+class ComparedAnswers:
     """What of a model's answers is compared; 0: all. None: all if that takes at most `WHOLE` bytes.
 
     top: for each position, the dense model's likeliest tokens. All others together are one more.
