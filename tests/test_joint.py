@@ -10,7 +10,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import cfsp
 from cfsp.allocators.base import Budget
 from cfsp.allocators.error_curves import ErrorCurves
-from cfsp.allocators.exchanges import Terms, best_exchanges, exchange_units
+from cfsp.allocators.exchange_units import exchange_units
+from cfsp.allocators.exchanges import Terms, best_exchanges
 from cfsp.criteria.obs import OBS as Surgeon
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost

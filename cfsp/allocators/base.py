@@ -29,7 +29,7 @@ class Probes:
 
     shares: fractions of a site's units to keep. batches: calibration batches to read. cost: of a unit:
     "parameters" (not measured), "macs" or "latency". empty: also measure the removal of a whole site.
-    compared: what of the answers is compared.
+    compared: what of the answers is compared. blocks: also measure the model without each block.
     """
 
     shares: tuple[float, ...]
@@ -37,6 +37,7 @@ class Probes:
     cost: str
     empty: bool = False
     compared: ComparedAnswers = field(default_factory=ComparedAnswers)
+    blocks: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,11 @@ class Allocator(Checked, ABC):
     def probes(self) -> Probes | None:
         """Measurements to make before; their results are added to the statistics."""
         return None
+
+    @property
+    def drops(self) -> bool:
+        """Whether blocks that lose all of their units are to be dropped."""
+        return self.probes is not None and self.probes.blocks
 
     @property
     def exchanges(self) -> bool:

@@ -24,6 +24,7 @@ from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import bridged
 from cfsp.schedules.decide import allocate, check_compensation, check_kinds
+from cfsp.schedules.dropped_blocks import check_droppable, check_empty_blocks, with_dropped_blocks
 from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
@@ -114,6 +115,7 @@ class Schedule(Checked, ABC):
         if method.allocator.analysis is not None:
             check_one_stack(subject.model, "the knowledge analysis")
             method.allocator.analysis.check(subject.sites)
+        check_droppable(subject, method)
         self.check_budget(subject, method)
 
     def check_budget(self, subject: Subject, method: Method) -> None:
@@ -141,13 +143,21 @@ class Schedule(Checked, ABC):
             allocator, knowledge = protect_by_knowledge(subject, batches, method.allocator)
             method, notes = replace(method, allocator=allocator), {"knowledge": knowledge}
             self.check_budget(subject, method)
+        if method.allocator.drops:
+            check_empty_blocks(subject.model, subject.sites, batches[0])
         target = self.size_target and self.size_target.known_for(subject, method.allocator)
         planned = replace(self, size_target=target).plan(subject, batches, method, prepared)
         notes |= target.notes(planned.plan.edits, subject.sites) if target else {}
         plan = PrunePlan(planned.plan.edits, planned.plan.notes | notes)
-        if method.compensation.bridges:
-            plan = bridged(plan, subject.model, batches, method.compensation)
+        if method.allocator.drops:
+            plan = with_dropped_blocks(plan, subject)
+        if method.compensation.bridges and not self.builds_bridges(method):
+            plan = bridged(plan, subject.model, batches, method.compensation, sites=subject.sites)
         return replace(planned, plan=plan)
+
+    def builds_bridges(self, method: Method) -> bool:
+        """Whether `plan` builds the bridges, if the compensation wants any."""
+        return False
 
     @abstractmethod
     def plan(

@@ -1,8 +1,8 @@
-"""Bridges: cuts of the MLPs before dropped blocks that keep all neurons and refit their consumers."""
+"""Bridges: cuts of the MLPs before dropped blocks that refit their consumers to what the blocks added."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 
 from torch import Tensor
@@ -28,17 +28,18 @@ def bridged(
     batches: Sequence[Mapping[str, Tensor]],
     compensation: Compensation,
     place: str = "memory",
+    sites: Sequence[Site] = (),
 ) -> PrunePlan:
-    """Return the plan with a bridge for each run of dropped blocks that has a block before it.
+    """Return the plan with a bridge for each run of dropped blocks that has an MLP before it.
 
-    place: where to store hidden states (`cfsp.passes.hidden_states`).
+    place: where to store hidden states (`cfsp.passes.hidden_states`). sites: those in the blocks.
     Cost: two passes over the batches, and three more through the block before each run.
 
     Raises ValueError if the blocks do not add what their MLPs give to the residual stream.
     """
-    gone = {unit for edit in plan.edits if isinstance(edit, Cut) for unit in edit.removed}
-    sites = {site.block: site for site in find_sites(model, ["mlp"])}
-    made: list[Cut] = []
+    cuts = {edit.site: edit for edit in plan.edits if isinstance(edit, Cut)}
+    gone = {unit for cut in cuts.values() if cut.units_are_blocks for unit in cut.removed}
+    runs, mlps = runs_after(gone), {site.block: site for site in find_sites(model, ["mlp"])}
     with ExitStack() as stack:
         dense, pruned = (stack.enter_context(walking(model, batches, place)) for _ in range(2))
         check_residual(dense)
@@ -46,21 +47,40 @@ def bridged(
             if block in gone:
                 pruned.skip()
                 continue
-            last = next(one for one in range(block, len(dense.blocks)) if one + 1 not in gone)
-            while dense.at < last:
-                dense.advance()
-            own = [bridge(dense, pruned, sites[block], compensation)] if last > block else []
-            with PartlyCut(model, [sites[block]], own).gates():
+            own = {site.name: site for site in [mlps.get(block), *sites] if site and site.block == block}
+            state = PartlyCut(model, [*own.values()], [cuts[name] for name in own if name in cuts])
+            if block in runs and block in mlps and state.has_units(site := mlps[block]):
+                while dense.at < runs[block]:
+                    dense.advance()
+                cuts[site.name] = bridge(dense, pruned, state, site, compensation)
+                state = PartlyCut(model, [*own.values()], [cuts[name] for name in own if name in cuts])
+            with state.gates():
                 pruned.advance()
-            made += own
-    return PrunePlan((*plan.edits, *made), plan.notes)
+    others = (edit for edit in plan.edits if edit.site not in cuts)
+    return PrunePlan((*cuts.values(), *others), plan.notes)
 
 
-def bridge(dense: Walk, pruned: Walk, site: Site, compensation: Compensation) -> Cut:
-    """Return the cut that refits the MLP in the pruned walk's block to the output of the dense walk's."""
-    state = PartlyCut(pruned.model, [site])
-    with pruned.resumed():
-        found = collect(pruned.model, [site], pruned.batches, NEEDS, site.blocks[0])[site.name]
-    stat = found | target_moments(dense, pruned, site, "residual", state.gates())
-    keep = range(site.units)
-    return state.cut(site, keep, **compensation.compensate(state.view(site), stat, keep))
+def runs_after(gone: Collection[int]) -> dict[int, int]:
+    """Return each block that stays before a run of dropped ones -> the last block of the run."""
+    runs: dict[int, int] = {}
+    for block in sorted(gone):
+        first = next(one for one in range(block, -1, -1) if one - 1 not in gone)
+        if first:
+            runs[first - 1] = block
+    return runs
+
+
+def bridge(dense: Walk, pruned: Walk, state: PartlyCut, site: Site, compensation: Compensation) -> Cut:
+    """Return the cut that refits the MLP in the pruned walk's block to the output of the dense walk's.
+
+    state: the cuts of the pruned walk's block. The MLP keeps the units that it has.
+    """
+    with pruned.resumed(), state.gates():
+        needs = NEEDS | compensation.needs
+        found = collect(pruned.model, [site], pruned.batches, needs, site.blocks[0])[site.name]
+    left = next(one for one in state.sites if one.name == site.name)
+    rows = [*left.numbers, site.units]  # and the constant's
+    moments = target_moments(dense, pruned, site, "residual", state.gates())
+    stat = state.stat(left, found) | {name: moment[rows] for name, moment in moments.items()}
+    keep = range(left.units)
+    return state.cut(left, keep, **compensation.compensate(state.view(left), stat, keep))

@@ -98,7 +98,8 @@ def probe(
     """Measure the whole model's loss at some widths of each site.
 
     -> site name -> `error_probes` [points, 2]: units kept (ascending, the last all), and KL(dense || model)
-    per token in nats; `error_curve` [widths, 2]: the same at every width.
+    per token in nats; `error_curve` [widths, 2]: the same at every width. Where blocks may go, the first site
+    of each has `block_error` []: that of the model without it.
 
     known: the dense model's statistics measured so far. place: where to store the hidden states and the dense
     model's outputs (`cfsp.passes.hidden_states`).
@@ -118,15 +119,25 @@ def probe(
     lacking = frozenset().union(*(missing(method, known[site.name]) for site in sites))
     batches = batches if lacking else batches[:count]  # nothing needs the others
     measured = collect_of_dense(subject, sites, fitted(batches, count), lacking)
+    known = {name: measured[name] | stat for name, stat in known.items()}
     stats: Stats = {}
     with walking(model, batches, place) as walk:
         dense = dense_answers(model, batches[:count], probes.compared, walk.store)
         for block in bar(range(len(walk.blocks)), "probe widths", "block"):
-            for site in (site for site in sites if site.block == block):
-                stat = measured[site.name] | known[site.name]
-                stats[site.name] = probe_site(walk, site, method, stat, dense)
+            stats |= probe_block(walk, [one for one in sites if one.block == block], method, known, dense)
             if block < len(walk.blocks) - 1:
                 walk.advance()
+    return stats
+
+
+def probe_block(
+    walk: Walk, sites: Sequence[Site], method: Method, known: Stats, dense: Sequence[DenseAnswers]
+) -> Stats:
+    """Return what `probe` measures at the sites of the walk's block."""
+    probes = method.allocator.probes
+    stats = {site.name: probe_site(walk, site, method, known[site.name], dense) for site in sites}
+    if probes is not None and probes.blocks and sites:
+        stats[sites[0].name]["block_error"] = error_without(walk, sites, dense)
     return stats
 
 
@@ -150,6 +161,14 @@ def probe_site(
         "error_probes": torch.tensor([*points.items()], dtype=torch.float64),
         "error_curve": curve(points, score, site.groups),
     }
+
+
+def error_without(walk: Walk, sites: Sequence[Site], dense: Sequence[DenseAnswers]) -> Tensor:
+    """Return KL(dense || model without the walk's block) per token, float64 []. sites: all of the block"""
+    state = PartlyCut(walk.model, sites)
+    with PartlyCut(walk.model, sites, [state.cut(site, ()) for site in sites]).gates():
+        error = divergence(walk, walk.batches[: len(dense)], dense)
+    return torch.tensor(error, dtype=torch.float64)
 
 
 def held_out(batches: Sequence[Mapping[str, Tensor]], method: Method, count: int) -> int:
