@@ -119,6 +119,14 @@ def test_a_choice_of_ones_own_is_described_wherever_its_folder_is_named(typed, t
         (["criterion=flap", "criterion.metrc=ifv"], "\n  cfsp describe criterion=flap shows its options"),
         (["allocator.roundto=8"], "did you mean allocator.round_to?\n  cfsp describe allocator=cfsp shows"),
         (["evaluation.perplexity.windw=8"], "\n  cfsp describe evaluation=perplexity shows its options"),
+        (
+            ["+experiment=moefication", "schedule/maker=teal", "schedule.maker.expert_size=4"],
+            "\n  cfsp describe schedule/maker=teal shows its options",
+        ),
+        (
+            ["+experiment=moefication", "schedule.maker.experts=4"],
+            "\n  cfsp describe experiment=moefication shows its options",
+        ),
         (["criterion=flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["-m", "criterion=cfsp,flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["evaluation=[perplexty]"], "evaluation=perplexty: no such choice; did you mean perplexity"),

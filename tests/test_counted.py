@@ -15,7 +15,7 @@ from cfsp.compensation.least_squares import LeastSquares
 from cfsp.model.find_sites import find_sites
 from cfsp.passes.walk import walking
 from cfsp.schedules.dense_answers import log_probabilities
-from cfsp.schedules.hearing import hear
+from cfsp.schedules.mlp_samples import sample_mlps
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import target_moments
 from cfsp.statistics.collect import collect
@@ -157,10 +157,10 @@ def test_probes_and_the_analysis_compare_the_answers_alone():
             torch.testing.assert_close(Judge(walk, "kl").dense[0], expected)
 
 
-def test_routers_hear_the_answers_alone():
+def test_routers_are_made_of_the_answers_alone():
     model, data = make("llama"), answered()
     sites = find_sites(model, ["mlp"])
-    for site, found in hear(model, sites, data):
+    for site, found in sample_mlps(model, sites, data):
         x, _ = heard(model, site.consumers[0].module, data)
         torch.testing.assert_close(found.activations.double(), x, rtol=1e-5, atol=1e-6)
 

@@ -1,4 +1,4 @@
-"""Routers from calibration texts alone, and what calibration hears of MLPs."""
+"""Routers from calibration texts alone, and what calibration shows of MLPs."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from cfsp.model.find_sites import find_sites
 from cfsp.model.modeling_routed import routed_mlps
 from cfsp.model.routers import LearnedRouter, most
 from cfsp.plans.routes import layer_paths
-from cfsp.schedules.hearing import channel_norms, hear, predictors
-from cfsp.schedules.route_makers import Heard, Predictor, Threshold, most_active
+from cfsp.schedules.mlp_samples import channel_norms, predictors, sample_mlps
+from cfsp.schedules.route_makers import MLPSamples, Predictor, Threshold, most_active
 
 
 @pytest.mark.parametrize("count", [5, 2])
@@ -20,16 +20,16 @@ def test_routers_begin_as_predictors_of_the_most_active_experts(count):
     model, data = make("llama"), batches(6, size=4, tokens=20)
     sites = find_sites(model)
     initial = predictors(model, sites, data, 4, count / 10, seed=0)
-    for site, heard in hear(model, sites, data):
+    for site, samples in sample_mlps(model, sites, data):
         router = LearnedRouter(32, 10, 4)
         router.load_state_dict(initial[site.name])
-        logits = router.logits(heard.inputs).detach()
+        logits = router.logits(samples.inputs).detach()
         assert float(logits.std()) == pytest.approx(1, abs=1e-3)
         assert float(logits.mean()) == pytest.approx(0, abs=1e-3)
-        wanted = most_active(heard, 4, count / 10)
+        wanted = most_active(samples, 4, count / 10)
         right = float((most(logits, count) & wanted.bool()).float().sum(1).mean())
         assert right > 1.2 * count * count / 10  # of chance
-        sums = (heard.activations.abs() * heard.norms[-1]).view(len(wanted), 10, 4).sum(2)
+        sums = (samples.activations.abs() * samples.norms[-1]).view(len(wanted), 10, 4).sum(2)
         assert bool(
             (
                 sums[wanted.bool()].view(-1, count).amin(1)
@@ -52,37 +52,38 @@ def test_routers_without_training_use_the_asked_share(maker):
         model(**data[0])
     for one in routed_mlps(model).values():
         assert float(one.shares().mean()) == pytest.approx(0.5, abs=0.1)
+        assert not any(weight.requires_grad for weight in one.router.parameters())
 
 
-def heard_of(x, gate):
-    """What is heard of an MLP of ReLU with these inputs and weights."""
-    return Heard(x, (x @ gate.T).relu(), [gate.norm(dim=0), torch.ones(len(gate))], gate)
+def samples_of(x, gate):
+    """What is samples of an MLP of ReLU with these inputs and weights."""
+    return MLPSamples(x, (x @ gate.T).relu(), [gate.norm(dim=0), torch.ones(len(gate))], gate)
 
 
 def test_deja_vu_does_not_want_neurons_that_are_idle():
     torch.manual_seed(0)
-    heard = heard_of(torch.randn(300, 16) - 1.0, torch.randn(40, 16).abs())  # few are positive
-    assert float((heard.activations > 0).float().mean()) < 0.3
+    samples = samples_of(torch.randn(300, 16) - 1.0, torch.randn(40, 16).abs())  # few are positive
+    assert float((samples.activations > 0).float().mean()) < 0.3
     maker = Predictor(expert_size=1, hidden=8, signs=True)
-    wanted = maker.targets(heard.activations, 20)
-    assert torch.equal(wanted.bool(), heard.activations > 0)
+    wanted = maker.targets(samples.activations, 20)
+    assert torch.equal(wanted.bool(), samples.activations > 0)
 
 
 def test_moefications_predictor_begins_with_the_experts_mean_directions():
-    heard = heard_of(torch.randn(8, 16), torch.randn(12, 16))
-    router = Predictor(expert_size=4, epochs=1, learning_rate=0.0).make(heard, 0.5, seed=0)
-    torch.testing.assert_close(router.first.weight, F.normalize(heard.weights).view(3, 4, 16).mean(1))
+    samples = samples_of(torch.randn(8, 16), torch.randn(12, 16))
+    router = Predictor(expert_size=4, epochs=1, learning_rate=0.0).make(samples, 0.5, seed=0)
+    torch.testing.assert_close(router.first.weight, F.normalize(samples.weights).view(3, 4, 16).mean(1))
     assert torch.equal(router.last.weight, torch.eye(3))
     order = torch.randperm(12)
-    assert torch.equal(heard.ordered(order).activations, (heard.inputs @ heard.weights[order].T).relu())
+    assert torch.equal(samples.ordered(order).activations, (samples.inputs @ samples.weights[order].T).relu())
 
 
 def test_wina_takes_the_same_number_of_inputs_for_every_token():
     torch.manual_seed(0)
-    heard = heard_of(torch.randn(50, 16), torch.randn(12, 16))
-    router = Threshold(weighted=True, per_token=True).make(heard, 0.25, seed=0)
-    found = router.thin(heard.inputs, 0)
-    scores = heard.inputs.abs() * heard.norms[0]
+    samples = samples_of(torch.randn(50, 16), torch.randn(12, 16))
+    router = Threshold(weighted=True, per_token=True).make(samples, 0.25, seed=0)
+    found = router.thin(samples.inputs, 0)
+    scores = samples.inputs.abs() * samples.norms[0]
     assert bool((found.sum(1) == 4).all())
     used, left = scores.masked_fill(~found, torch.inf).amin(1), scores.masked_fill(found, 0).amax(1)
     assert bool((used >= left).all())
@@ -103,9 +104,9 @@ def planned(model, data, maker, size, options):
     return cfsp.plan(model, data, criterion="learned", allocator="uniform", schedule=schedule)
 
 
-def test_what_is_heard_are_the_inputs_of_the_layers():
+def test_samples_are_the_inputs_of_the_layers():
     model, data = make("llama"), batches(3, padded=True)
-    found = {site.name: heard for site, heard in hear(model, find_sites(model), data)}
+    found = {site.name: samples for site, samples in sample_mlps(model, find_sites(model), data)}
     rows = []
     site = find_sites(model)[1]
     handle = model.get_submodule(layer_paths(site)[1]).register_forward_pre_hook(
@@ -123,10 +124,17 @@ def test_what_is_heard_are_the_inputs_of_the_layers():
     assert [len(one) for one in norms] == [32, 32, 40]
 
 
-@pytest.mark.parametrize(("active", "told"), [(0.5, False), (0.03, True)])
+@pytest.mark.parametrize(("active", "told"), [(0.5, False), (0.07, True)])
 def test_a_share_that_whole_experts_do_not_make_is_told(active, told, capsys):
     """One of ten experts of four neurons is a tenth."""
     model, data = make("llama"), batches(2)
     options = {"criterion": "learned", "allocator": "uniform", "sparsity": 0.0, "active": active}
     planned(model, data, "oracle", {"maker.expert_size": 4}, {"schedule": "routed_once", **options})
-    assert ("make 10.0% of model.layers.0.mlp active, not 3.0%" in capsys.readouterr().err) is told
+    assert ("make 10.0% of model.layers.0.mlp active, not 7.0%" in capsys.readouterr().err) is told
+
+
+def test_a_share_that_whole_experts_miss_by_half_is_refused():
+    options = {"criterion": "learned", "allocator": "uniform", "sparsity": 0.0, "active": 0.03}
+    options |= {"schedule": "routed_once"}
+    with pytest.raises(ValueError, match="active=0.03: whole experts make 10.0% of model"):
+        planned(make("llama"), batches(2), "oracle", {"maker.expert_size": 4}, options)

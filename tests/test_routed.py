@@ -1,7 +1,12 @@
 """Routed MLPs: every regime equals the dense computation times the mask, on every family."""
 
 import copy
+import os
 import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -63,6 +68,15 @@ def test_every_regime_equals_the_masked_dense_model(family, rows, use_compiled):
     shares = torch.cat([one.shares() for one in routed_mlps(model).values()])
     assert 0.2 < shares.mean() < 0.8
     assert all((one.union is not None) == (rows <= one.few) for one in routed_mlps(model).values())
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="needs triton, which comes with torch for GPUs")
+def test_the_kernels_of_a_gpu_compute_the_masked_product():
+    """In Triton's interpreter, which shows that they are right and not that they compile."""
+    script = Path(__file__).with_name("triton_interpreted.py")
+    options = {"env": os.environ | {"TRITON_INTERPRET": "1"}, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, str(script)], check=False, **options)
+    assert done.stdout == "equal", done.stderr[-2000:]
 
 
 def test_the_mask_matters():

@@ -96,9 +96,22 @@ def test_settling_makes_the_share_exact_and_freezes_the_routers():
     forward(model)
     assert float(found.penalty()) == 0
     shares = [one.chosen.float().mean() for one in found.mlps.values()]
-    assert float(sum(shares) / 2) == pytest.approx(0.3, abs=0.03)
-    assert found.removed() == pytest.approx(0.7, abs=0.03)
+    assert float(sum(shares) / 2) == pytest.approx(0.3, abs=0.02)
+    assert found.removed() == pytest.approx(0.7, abs=0.02)
     assert not any(weight.requires_grad for weight in found.routers())
+
+
+@pytest.mark.parametrize("target", [0.05, 0.31, 0.5, 0.5001, 0.8, 0.9, 0.97])
+def test_the_shift_gives_the_share_of_the_logits_themselves(target):
+    _, found = stages(target=target)
+    drawn = torch.Generator().manual_seed(0)
+    logits = {name: torch.randn(20_000, 10, generator=drawn) + place for place, name in enumerate(found.mlps)}
+    found.logits, found.shown = logits, None
+    found.count()
+    found.shift()
+    scores = torch.cat([one.flatten() for one in logits.values()]) + found.offset
+    assert float((scores > found.line).float().mean()) == pytest.approx(1 - target, abs=2e-3)
+    assert found.removed() == pytest.approx(target, abs=2e-3)
 
 
 @pytest.mark.parametrize(("bias", "told"), [(-99.0, "model.layers.0.mlp 0%"), (99.0, "100%")])
@@ -181,7 +194,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_nothing_had_happened(tiny_over
 
 
 def test_adapters_may_be_the_second_stage(cli, text_file):
-    """Routers are hard at the end of a short adaptation; a recovery by adapters leaves them as they are."""
+    """Routers are hard at the end of a short adaptation, and a recovery does not count them as trained."""
     words = [*SHORT, *own_text(text_file), "schedule.active=0.4", "schedule.training.max_steps=12"]
     words += ["schedule.pruner.adaptation=0.01", "recovery=lora", "recovery/data=text", "evaluation=[]"]
     words += [f"recovery.data.sources.text.text.paths={text_file}", "recovery.data.window=16"]
@@ -205,6 +218,7 @@ def test_the_teacher_that_the_objective_names_is_imitated(cli, text_file, tiny_c
     [
         (["sparsity=0.2"], "a routed MLP loses no weight; expected sparsity=0"),
         (["schedule.active=1.0"], r"schedule.active=1.0: expected a share of the units"),
+        (["schedule.pruner.start=-1000"], r"start=-1000: scores begin at 0.00, .* start=0.41 or more"),
         (["schedule.pruner.expert_size=7"], "expert_size=7: it does not divide the 64 neurons of"),
         (["schedule.pruner.start=0.0"], "scores begin at 0.50, and the separability term has its pole"),
         (["schedule.pruner.threshold=0.95"], "scores begin at 0.88, .* expected .*: start=3.18 or more"),

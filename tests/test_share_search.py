@@ -10,7 +10,7 @@ from cfsp.model.find_sites import find_sites
 from cfsp.model.modeling_routed import routed_mlps
 from cfsp.model.routers import ThresholdRouter
 from cfsp.plans.plan import PrunePlan
-from cfsp.schedules.hearing import hear
+from cfsp.schedules.mlp_samples import sample_mlps
 from cfsp.schedules.route_makers import Threshold
 from cfsp.schedules.routed import RoutedOnce
 from cfsp.schedules.share_search import BlockTrial, greedy_shares
@@ -35,9 +35,9 @@ def test_a_step_takes_weights_where_the_error_grows_least():
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt", "bert"])
 def test_the_error_is_that_of_the_routed_block_without_padding(family):
     model, data = make(family), batches(3, padded=True)
-    site, heard = next(iter(hear(model, find_sites(model), data)))
-    router = Threshold().make(heard, 0.4, seed=0)
-    found = heard.trial.error(router)
+    site, samples = next(iter(sample_mlps(model, find_sites(model), data)))
+    router = Threshold().make(samples, 0.4, seed=0)
+    found = samples.trial.error(router)
     dense = first_block(model, data)
     install_thresholds(model, site, router)
     routed = first_block(model, data)
@@ -68,15 +68,15 @@ def planted():
 @pytest.mark.parametrize("maker", [{}, {"per_token": True}])
 def test_a_matrix_whose_small_inputs_do_not_matter_reads_fewer(maker):
     model, data = planted(), batches(4, size=4, tokens=20)
-    heard = next(iter(hear(model, find_sites(model)[:1], data)))[1]
-    router = Threshold(search="greedy", **maker).make(heard, 0.8, seed=0)
-    gate, up = (float(router.thin(heard.inputs, part).float().mean()) for part in (0, 1))
-    down = float(router.close(heard.activations).float().mean())
+    samples = next(iter(sample_mlps(model, find_sites(model)[:1], data)))[1]
+    router = Threshold(search="greedy", **maker).make(samples, 0.8, seed=0)
+    gate, up = (float(router.thin(samples.inputs, part).float().mean()) for part in (0, 1))
+    down = float(router.close(samples.activations).float().mean())
     assert gate < 0.6
     assert min(up, down) > 0.8
     assert (gate + up + down) / 3 == pytest.approx(0.8, abs=0.02)
-    same = Threshold(**maker).make(heard, 0.8, seed=0)
-    assert heard.trial.error(router) < 0.5 * heard.trial.error(same)
+    same = Threshold(**maker).make(samples, 0.8, seed=0)
+    assert samples.trial.error(router) < 0.5 * samples.trial.error(same)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -101,20 +101,22 @@ def test_a_searched_plan_has_the_asked_share_and_survives_the_disk(family, weigh
 
 def test_a_share_of_one_reads_everything():
     model = make("llama")
-    heard = next(iter(hear(model, find_sites(model), batches(1))))[1]
-    router = Threshold().router(heard, [1.0, 1.0, 1.0])
+    samples = next(iter(sample_mlps(model, find_sites(model), batches(1))))[1]
+    router = Threshold().router(samples, [1.0, 1.0, 1.0])
     assert isinstance(router, ThresholdRouter)
-    full = Threshold(search="greedy").make(heard, 1 - 1e-12, seed=0)
-    assert bool(full.thin(heard.inputs, 0).all())
+    full = Threshold(search="greedy").make(samples, 1 - 1e-12, seed=0)
+    assert bool(full.thin(samples.inputs, 0).all())
     assert bool(full.close(torch.zeros(1, 40)).all())
-    assert heard.trial.error(full) == 0
+    assert samples.trial.error(full) == 0
 
 
 def test_only_the_first_batches_are_computed_again(monkeypatch):
     monkeypatch.setattr("cfsp.schedules.share_search.TRIED", 25)
-    heard = next(iter(hear(make("llama"), find_sites(make("llama")), batches(5, size=2, tokens=10))))[1]
-    assert isinstance(heard.trial, BlockTrial)
-    assert (len(heard.trial.calls), heard.trial.tokens) == (2, 40)
+    samples = next(
+        iter(sample_mlps(make("llama"), find_sites(make("llama")), batches(5, size=2, tokens=10)))
+    )[1]
+    assert isinstance(samples.trial, BlockTrial)
+    assert (len(samples.trial.calls), samples.trial.tokens) == (2, 40)
 
 
 def test_an_unknown_search_is_refused():

@@ -81,7 +81,7 @@ def test_long_texts_are_cut_and_a_prefix_comes_first(task):
 
 
 def test_rouge_is_its_closed_form_and_the_stemmer_matters():
-    said, right = ["the cat sat by a tree"], ["the cat was by the tree"]
+    said, right = ["the cat sat by a tree"], [["the cat was by the tree"]]
     names = ["rouge1", "rouge2", "rougeL"]
     found = rouge(names, right, said, stemmer=False)
     # shared words: the, cat, by, tree; pairs: the cat; subsequence: the cat by tree
@@ -90,7 +90,9 @@ def test_rouge_is_its_closed_form_and_the_stemmer_matters():
         pytest.approx([1 / 5]),
         pytest.approx([4 / 6]),
     ]
-    stems = [rouge(["rougeL"], ["cats running"], ["cat run"], stemmer)["rougeL"] for stemmer in (True, False)]
+    stems = [
+        rouge(["rougeL"], [["cats running"]], ["cat run"], stemmer)["rougeL"] for stemmer in (True, False)
+    ]
     assert stems == [[1.0], [0.0]]
 
 
@@ -114,7 +116,7 @@ def test_what_is_measured_is_what_the_model_writes(task, family, beams):
         ids = tokenizer(item.source, return_tensors="pt", return_token_type_ids=False)
         made = model.generate(**ids, num_beams=beams, max_new_tokens=8, min_length=0, do_sample=False)
         said.append(tokenizer.decode(made[0], skip_special_tokens=True))
-    expected = rouge(["rougeL"], [item.target for item in task.items(task.test)], said, True)["rougeL"]
+    expected = rouge(["rougeL"], [[item.target] for item in task.items(task.test)], said, True)["rougeL"]
     found = TaskScores(task, batch_size=3).run(model, tokenizer)
     assert found["rougeL/toy"].value == pytest.approx(sum(expected) / len(expected))
     assert found["length/toy"].value == pytest.approx(sum(len(one.split()) for one in said) / 7)

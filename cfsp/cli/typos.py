@@ -157,13 +157,16 @@ def unknown_key(key: str, line: CommandLine) -> str:
 
 def what_shows(key: str, line: CommandLine) -> str:
     """Return which command shows the options beside a key."""
-    group, _, below = key.partition(".")
     given = dict(one.lstrip("+").split("=", 1) for one in line.overrides if "=" in one)
     usual = {found["group"]: found["choice"] for found in map(DEFAULT.search, main_config()) if found}
-    there = {choice.name for choice in choices_of(group, line.folders)}
-    names = (given.get(group), below.partition(".")[0], usual.get(group))
-    for name in names if below else ():
-        if name in there:
+    parts = key.split(".")
+    groups_of_key = ["/".join(parts[:count]) for count in range(len(parts) - 1, 0, -1)]
+    ways = [(group, given.get(group)) for group in groups_of_key]
+    ways += [(group, parts[1]) for group in groups_of_key[-1:]]  # evaluation.perplexity.window
+    experiments = [(name, choice) for name, choice in given.items() if name.startswith("experiment")]
+    ways += experiments or [(group, usual.get(group)) for group in groups_of_key[-1:]]
+    for group, name in ways if groups_of_key else ():
+        if name in {choice.name for choice in choices_of(group, line.folders)}:
             return f"cfsp describe {group}={name} shows its options"
     return "cfsp --help shows all options"
 

@@ -100,6 +100,11 @@ class Conversations(Text):
         ask = {"alpaca": alpaca_question, "pairs": pair_question, "chat": chat_question}[self.form]
         return [*self._each(lambda row: ask(row, template))]
 
+    def answers(self) -> list[str]:
+        """Return the first answer of each row."""
+        answer = {"alpaca": alpaca_answer, "pairs": pair_answer, "chat": chat_answer}[self.form]
+        return [*self._each(answer)]
+
     def _each(self, read: Callable[[Mapping[str, Any]], Made]) -> Iterator[Made]:
         """Yield what `read` makes of each row. Raises ValueError that names the row."""
         for where, row in self.rows():
@@ -136,6 +141,22 @@ def chat_question(row: Mapping[str, Any], template: bool) -> list[Message]:
     if not any(message["role"] == "user" for message in asked):
         raise ValueError("no message of a user before the first answer; expected a question")
     return asked
+
+
+def alpaca_answer(row: Mapping[str, Any]) -> str:
+    return row["output"]
+
+
+def pair_answer(row: Mapping[str, Any]) -> str:
+    return row["response"]
+
+
+def chat_answer(row: Mapping[str, Any]) -> str:
+    """Return the assistant's first message. Raises ValueError if there is none."""
+    said = (message["content"] for message in messages_of(row) if message["role"] == "assistant")
+    if (first := next(said, None)) is None:
+        raise ValueError("no message of the assistant; expected an answer")
+    return first
 
 
 def messages_of(row: Mapping[str, Any]) -> list[Message]:

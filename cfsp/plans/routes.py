@@ -20,7 +20,7 @@ def layer_paths(site: Site) -> tuple[list[str], str]:
 
 
 def route_units(pairs: Sequence[tuple[Route, Site]], model: PreTrainedModel) -> None:
-    """Carry out all routes of a plan. The routers get the dtype of the weights."""
+    """Carry out all routes of a plan. The routers get the dtype of the weights, and do not learn."""
     for route, site in pairs:
         check_dense(model, [site], "routed")
         if route.order is not None:
@@ -29,6 +29,7 @@ def route_units(pairs: Sequence[tuple[Route, Site]], model: PreTrainedModel) -> 
         routed.router.load_state_dict(
             {name: tensor.to(model.dtype) for name, tensor in route.weights.items()}
         )
+        routed.router.requires_grad_(False)  # hard choices give them no gradient
 
 
 def install_router(route: Route, site: Site, model: nn.Module) -> RoutedMLP:

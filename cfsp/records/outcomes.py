@@ -18,7 +18,7 @@ class Outcomes:
     """One value per item, so that two models can be compared item by item.
 
     kind: "correct", 1 for a right answer and 0 for a wrong one; "nats", a mean per token of a window;
-        "share", a fraction of the tokens of a window.
+        "share", a fraction, such as of the tokens of a window.
     items: what was asked, as `item_name` names it. values: in the order of the items.
     """
 

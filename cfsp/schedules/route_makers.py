@@ -22,8 +22,8 @@ SEARCHES = ("none", "greedy")
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What calibration heard of one MLP. inputs: [tokens, hidden]. activations: [tokens, neurons].
+class MLPSamples:
+    """What calibration shows of one MLP. inputs: [tokens, hidden]. activations: [tokens, neurons].
 
     norms: of the weights that read each channel, for every producer [hidden] and the consumer [neurons].
     weights: of the first producer, a row per neuron [neurons, hidden]. trial: computes the block with masks.
@@ -35,7 +35,7 @@ class Heard:
     weights: Tensor
     trial: BlockTrial | None = None
 
-    def ordered(self, order: Tensor) -> Heard:
+    def ordered(self, order: Tensor) -> MLPSamples:
         """Return the same of an MLP whose neurons are in another order. order: [neurons]"""
         norms = [*self.norms[:-1], self.norms[-1][order]]
         activations, weights = self.activations[:, order], self.weights[order]
@@ -52,7 +52,7 @@ class RouteMaker(Checked, ABC):
         check_integer("expert_size", self.expert_size, least=1)
 
     @abstractmethod
-    def make(self, heard: Heard, active: float, seed: int) -> Router:
+    def make(self, samples: MLPSamples, active: float, seed: int) -> Router:
         """Return a router that uses about this share of the units."""
 
     def top(self, neurons: int, active: float) -> int:
@@ -67,8 +67,8 @@ class Oracle(RouteMaker):
     It saves only what the consumer reads, and shows what a perfect predictor of these experts would reach.
     """
 
-    def make(self, heard: Heard, active: float, seed: int) -> Router:
-        return OracleRouter(self.expert_size, self.top(heard.activations.shape[1], active))
+    def make(self, samples: MLPSamples, active: float, seed: int) -> Router:
+        return OracleRouter(self.expert_size, self.top(samples.activations.shape[1], active))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,38 +95,38 @@ class Threshold(RouteMaker):
         if self.expert_size != 1:
             raise ValueError(f"expert_size={self.expert_size}: thresholds choose single inputs; expected 1")
 
-    def make(self, heard: Heard, active: float, seed: int) -> Router:
+    def make(self, samples: MLPSamples, active: float, seed: int) -> Router:
         @cache  # a candidate that loses is one of the next step too
         def threshold(place: int, share: float) -> float:
-            return upper_part(self.scores(heard, place), share)
+            return upper_part(self.scores(samples, place), share)
 
         def reading(shares: Sequence[float]) -> ThresholdRouter:
-            found = self.router(heard, shares)
+            found = self.router(samples, shares)
             if not self.per_token:
                 values = [threshold(place, share) for place, share in enumerate(shares)]
                 found.thresholds.copy_(torch.tensor(values))
             return found
 
-        shares = [active] * len(heard.norms)
+        shares = [active] * len(samples.norms)
         if self.search == "greedy":
-            trial = heard.trial
-            assert trial is not None, "a walk hears the block"
+            trial = samples.trial
+            assert trial is not None, "a walk runs the block"
             shares = greedy_shares(trial.sizes, active, lambda shares: trial.error(reading(shares)))
         return reading(shares)
 
-    def scores(self, heard: Heard, place: int) -> Tensor:
+    def scores(self, samples: MLPSamples, place: int) -> Tensor:
         """Return what a matrix's threshold is compared with. [tokens, channels]"""
-        values = heard.activations if place == len(heard.norms) - 1 else heard.inputs
-        return values.abs().float() * (heard.norms[place].float() if self.weighted else 1)
+        values = samples.activations if place == len(samples.norms) - 1 else samples.inputs
+        return values.abs().float() * (samples.norms[place].float() if self.weighted else 1)
 
-    def router(self, heard: Heard, shares: Sequence[float]) -> ThresholdRouter:
+    def router(self, samples: MLPSamples, shares: Sequence[float]) -> ThresholdRouter:
         """Return a router in which each matrix reads its share. Its thresholds are 0."""
-        hidden, neurons = heard.inputs.shape[1], heard.activations.shape[1]
+        hidden, neurons = samples.inputs.shape[1], samples.activations.shape[1]
         share = [*shares] if self.per_token else None
         router = ThresholdRouter(hidden, neurons, len(shares) - 1, weighted=self.weighted, share=share)
-        for own, norms in zip(router.norms, heard.norms, strict=False):  # there are none without weights
+        for own, norms in zip(router.norms, samples.norms, strict=False):  # there are none without weights
             own.copy_(norms)
-        return router.to(heard.inputs.device)
+        return router.to(samples.inputs.device)
 
 
 def upper_part(scores: Tensor, share: float) -> float:
@@ -162,8 +162,8 @@ class Predictor(RouteMaker):
             check_integer("hidden", self.hidden, least=1)
         check_number("learning_rate", self.learning_rate, least=0)
 
-    def make(self, heard: Heard, active: float, seed: int) -> Router:
-        x, h = heard.inputs.float(), heard.activations.float()
+    def make(self, samples: MLPSamples, active: float, seed: int) -> Router:
+        x, h = samples.inputs.float(), samples.activations.float()
         sums = h.abs().view(len(h), -1, self.expert_size).sum(2)  # [tokens, experts]
         top, experts = self.top(h.shape[1], active), sums.shape[1]
         with torch.random.fork_rng(devices=[]):
@@ -173,7 +173,7 @@ class Predictor(RouteMaker):
                 x.shape[1], experts, self.expert_size, normalised=not self.signs, top=top, **options
             ).to(x.device)
             if self.hidden is None and router.first is not None:
-                rows = F.normalize(heard.weights.float(), dim=1)
+                rows = F.normalize(samples.weights.float(), dim=1)
                 router.first.weight.data = rows.view(experts, -1, x.shape[1]).mean(1)
                 router.last.weight.data = torch.eye(experts, device=x.device)
             self.train(router, x, self.targets(sums, top))
@@ -219,12 +219,12 @@ def fit_router(
     router.requires_grad_(False)
 
 
-def most_active(heard: Heard, size: int, active: float) -> Tensor:
+def most_active(samples: MLPSamples, size: int, active: float) -> Tensor:
     """Return which experts are among the asked share by what they add to the output. [tokens, experts]
 
     An expert adds about the sum of |activation| times the norm of the weights that read it. Tokens of all
     magnitudes count alike.
     """
-    weight = heard.norms[-1].to(heard.activations.device)
-    sums = (heard.activations.float().abs() * weight).view(len(heard.activations), -1, size).sum(2)
+    weight = samples.norms[-1].to(samples.activations.device)
+    sums = (samples.activations.float().abs() * weight).view(len(samples.activations), -1, size).sum(2)
     return most(sums, max(1, round(active * sums.shape[1]))).float()

@@ -21,8 +21,8 @@ from cfsp.plans.routes import check_dense, permute_units
 from cfsp.plans.subject import Subject
 from cfsp.recovery.distilled_from import with_teacher
 from cfsp.schedules.base import Planned, Schedule
-from cfsp.schedules.hearing import group_neurons, hear, predictors
 from cfsp.schedules.method import Method
+from cfsp.schedules.mlp_samples import group_neurons, predictors, sample_mlps
 from cfsp.schedules.route_makers import RouteMaker
 from cfsp.schedules.trained import NEAR, TrainedSchedule, check_one_process
 from cfsp.training.routing import Routing
@@ -101,13 +101,14 @@ class RoutedOnce(Routes):
             check_experts(site.units, size, site.name)
             shares[site.name] = self.maker.top(site.units, self.active) * size / site.units
         far = {name: share for name, share in shares.items() if abs(share - self.active) > NEAR}
-        if far and is_main():
-            name = next(iter(far))
-            print(
-                f"cfsp: routing: whole experts make {far[name]:.1%} of {name} active, not {self.active:.1%}; "
-                "expected a smaller schedule.maker.expert_size",
-                file=sys.stderr,
-            )
+        for name, share in far.items():
+            told = f"whole experts make {share:.1%} of {name} active, not {self.active:.1%}"
+            hint = "expected a smaller schedule.maker.expert_size"
+            if not 0.5 < share / self.active < 2:
+                raise ValueError(f"schedule.active={self.active:g}: {told}; {hint}")
+            if is_main():
+                print(f"cfsp: routing: {told}; {hint}", file=sys.stderr)
+            break
 
     @torch.no_grad()
     def plan(
@@ -120,9 +121,9 @@ class RoutedOnce(Routes):
         model, sites, maker, batches = subject.model, subject.sites, self.maker, list(batches)
         orders = group_neurons(model, sites, batches, self.grouping, maker.expert_size, self.seed)
         routes = []
-        for site, heard in hear(model, sites, batches):
+        for site, samples in sample_mlps(model, sites, batches):
             order = orders[site.name]
-            router = maker.make(heard.ordered(order), self.active, self.seed)
+            router = maker.make(samples.ordered(order), self.active, self.seed)
             weights = {name: weight.cpu() for name, weight in router.state_dict().items()}
             described = router.describe()
             route = Route(site.name, site.units, described, self.few, order, weights)

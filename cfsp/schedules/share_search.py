@@ -16,7 +16,7 @@ STEP = 0.05
 """Part of an MLP's weights that one step leaves out, as in TEAL's release. Less is finer, and slower."""
 
 TRIED = 4096
-"""Tokens after which a trial hears no further batch. Each candidate of a step computes the block on them."""
+"""Tokens after which a trial keeps no further batch. Each candidate of a step computes the block on them."""
 
 CRUMB = 1e-9
 """Parts of the weights below this are rounding."""
@@ -48,7 +48,7 @@ def greedy_shares(
 class BlockTrial:
     """Computes a block again on what it read of the first batches, with masks in its MLP.
 
-    layers: the MLP's producers, then its consumer. `hear` is a forward hook for the block, with keyword
+    layers: the MLP's producers, then its consumer. `keep` is a forward hook for the block, with keyword
     arguments; it takes the batches in order.
     """
 
@@ -59,7 +59,7 @@ class BlockTrial:
         self.calls: list[tuple[tuple, Mapping[str, Any], Tensor]] = []
         self.tokens = 0
 
-    def hear(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    def keep(self, module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
         """Remember the arguments and the output of the dense block."""
         if self.tokens < TRIED:
             states = states_out(output).detach().clone()

@@ -57,7 +57,7 @@ class RoutingOptions(Checked):
             raise ValueError(
                 f"most={self.most:g} is below efficiency={self.efficiency:g}; expected at least that"
             )
-        first = 1 / (1 + math.exp(-self.start))
+        first = (1 + math.tanh(self.start / 2)) / 2
         well_above = self.threshold + 0.2 * (1 - self.threshold)
         if first < well_above:
             least = math.log(well_above / (1 - well_above))

@@ -26,8 +26,8 @@ RAMP = 0.3
 READY = 0.8
 """Fraction of the first stage after which the whole share is due."""
 
-BINS, REACH = 800, 20.0
-"""Bins of the histogram of logits, from -REACH to REACH."""
+BINS, REACH = 8_000, 20.0
+"""Bins of the histogram of logits, from -REACH to REACH: narrow, for they bound how exact the share is."""
 
 MEMORY = 0.9
 """What a step leaves of the histograms' earlier content."""
@@ -80,9 +80,9 @@ class RoutingStages(Pruning):
         self.logits: dict[str, Tensor] = {}
         self.histogram = torch.zeros(len(sites), BINS, dtype=torch.float64)  # of each MLP's logits
         self.uses = {name: torch.zeros(one.router.last.out_features) for name, one in self.mlps.items()}
-        self.handles = [model.register_forward_pre_hook(self.hear_mask, with_kwargs=True)]
+        self.handles = [model.register_forward_pre_hook(self.keep_mask, with_kwargs=True)]
         for name, one in self.mlps.items():
-            self.handles.append(one.router.last.register_forward_hook(self.hear_logits(name)))
+            self.handles.append(one.router.last.register_forward_hook(self.keep_logits(name)))
 
     def route(self, site: Site, order: Tensor | None = None) -> Route:
         """Return the route of a site, without weights."""
@@ -94,18 +94,18 @@ class RoutingStages(Pruning):
         router = {"class": "LearnedRouter", **options, "size": pruner.expert_size}
         return Route(site.name, site.units, router | {"threshold": pruner.threshold}, pruner.few, order)
 
-    def hear_mask(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+    def keep_mask(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
         """Remember which tokens of a batch are padding."""
         mask = kwargs.get("attention_mask")
         self.shown = mask.flatten().bool() if isinstance(mask, Tensor) and mask.dim() == 2 else None
 
-    def hear_logits(self, name: str) -> Callable:
+    def keep_logits(self, name: str) -> Callable:
         """Return a hook that remembers the logits of a router."""
 
-        def hear(module: nn.Module, inputs: tuple, logits: Tensor) -> None:
+        def keep(module: nn.Module, inputs: tuple, logits: Tensor) -> None:
             self.logits[name] = logits.detach()
 
-        return hear
+        return keep
 
     def real(self, values: Tensor) -> Tensor:
         """Return the rows that are no padding. [rows, experts] -> [fewer rows, experts]"""
@@ -130,7 +130,7 @@ class RoutingStages(Pruning):
         elif self.settled:
             self.shift()
         elif self.histogram.any():
-            self.control.step(self.closed(), cubic(self.stage, 0.0, 1 - READY), progress)
+            self.control.step(self.mean_closed(), cubic(self.stage, 0.0, 1 - READY), progress)
 
     def settle(self) -> None:
         """Begin the second stage: hard thresholds, routers that do not learn.
@@ -200,7 +200,7 @@ class RoutingStages(Pruning):
             found = torch.histc(raw, BINS, -REACH, REACH).double()
             self.histogram[place] += found * routed.width / found.sum()
 
-    def closed(self) -> float:
+    def mean_closed(self) -> float:
         """Return 1 - the mean score on the last batches, a smooth measure of what is not used."""
         middles = (torch.arange(BINS) + 0.5) / BINS * 2 * REACH - REACH + self.offset
         return 1 - float((self.histogram.sum(0) * torch.sigmoid(middles)).sum() / self.histogram.sum())

@@ -209,7 +209,7 @@ def main() -> None:
     for dtype in (getattr(torch, name) for name in options.dtypes):
         if "decode" in options.parts:
             measure_decoding(options, dtype)
-        for active in (0.5, 0.2) if "kernel" in options.parts else ():
+        for active in (1.0, 0.5, 0.2) if "kernel" in options.parts else ():
             measure_kernel(options.device, dtype, active, options.rounds)
 
 

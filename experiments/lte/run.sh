@@ -65,11 +65,11 @@ static() { # cut the MLPs to the share (0: the dense model), then the same steps
         sparsity=${SPARSITIES:-0,0.5,0.7,0.8,0.9} recovery=full $(with_teacher recovery) $(fine_tuning recovery) "$@"
 }
 
-ablations() { # at one share: lambda, which neurons are an expert, where scores begin
-    local here=(+experiment=lte "${base[@]}" $(with_teacher schedule) seed=$seeds schedule.active=0.2 \
-        schedule.pruner.expert_size=$experts $(fine_tuning schedule))
-    local every="separability=0,0.3,1.0 grouping=co_activation,random start=0.5 initial=random"
-    for changed in ${ABLATIONS:-$every}; do cfsp -m "${here[@]}" schedule.pruner.$changed "$@"; done
+ablations() { # at one share: lambda, which neurons are an expert, where scores begin, no teacher
+    local here=(+experiment=lte "${base[@]}" seed=$seeds schedule.active=0.2 $(fine_tuning schedule)) lte=schedule.pruner
+    local every="$lte.separability=0,0.3,1.0 $lte.grouping=co_activation,random $lte.start=0.5 $lte.initial=random"
+    every+=" recovery/objective@schedule.objective=next_token"
+    for changed in ${ABLATIONS:-$every}; do cfsp -m "${here[@]}" "$changed" "$@"; done
 }
 
 sst2() { # OVERRIDES: what runs of the classifier share

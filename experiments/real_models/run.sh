@@ -3,9 +3,9 @@
 #   pip install gguf && python experiments/real_models/fetch.py models smollm2 gemma3     # once
 #   experiments/real_models/run.sh [PART ...] [OVERRIDES]          # without a part: published
 #   MODEL=gemma-3-270m experiments/real_models/run.sh mlp zero_shot
-# Parts: published and in_domain (the tables and the figure of this repository), mlp, both, depth, recovery,
-# latency, zero_shot, generation, all (every one but these two). README.md says what each measures and where
-# the texts come from.
+# Parts: published, in_domain and with_attention (the tables and the figure of this repository), mlp, both, depth,
+# recovery, latency, zero_shot, generation, all (every one but these three). README.md says what each measures and
+# where the texts come from.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -27,9 +27,10 @@ prune() { # RESULTS OVERRIDES: what all runs share
 
 wikitext2=(evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt evaluation.perplexity_text.batch_size=2)
 
+short=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024 evaluation.perplexity_text.windows=8)
+
 published() {
-  local one=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024
-    evaluation.perplexity_text.windows=8)
+  local one=("${short[@]}")
   local to=results/$study/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
@@ -49,14 +50,25 @@ published() {
 
 # The released CFSP and the best of ours, calibrated on the kind of text that is tested.
 in_domain() {
-  local one=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024
-    evaluation.perplexity_text.windows=8 calibration.text.paths=data/wikitext2/raw_validation.txt
+  local one=("${short[@]}" calibration.text.paths=data/wikitext2/raw_validation.txt
     calibration.within_documents=false calibration.samples=64)
   local to=results/${study}_in_domain/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
+  python experiments/real_models/table.py
+}
+
+# MLPs and attention, and whole blocks, which are both: equal sizes.
+with_attention() {
+  local one=("${short[@]}" 'sites=[mlp,attention]') to=results/${study}_with_attention/$MODEL
+  prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform
+  prune "$to" "${short[@]}" criterion=depth allocator=uniform 'sites=[block]' compensation=none,bridge
+  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
+  prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean
+  prune "$to" "${one[@]}" criterion=taylor,magnitude allocator=uniform
+  prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
   python experiments/real_models/table.py
 }
 
@@ -121,11 +133,11 @@ generation() {
 every=(mlp both depth recovery latency zero_shot generation)
 for argument in "$@"; do
   case $argument in
-    published | in_domain | mlp | both | depth | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
+    published | in_domain | with_attention | mlp | both | depth | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
     all) parts+=("${every[@]}") ;;
     *=*) overrides+=("$argument") ;;
     *)
-      echo "run.sh: no part $argument; expected published, in_domain, all or some of ${every[*]}, then KEY=VALUE" >&2
+      echo "run.sh: no part $argument; expected published, in_domain, with_attention, all or some of ${every[*]}, then KEY=VALUE" >&2
       exit 1
       ;;
   esac

@@ -33,6 +33,13 @@ Written by `MODEL={model} experiments/real_models/run.sh in_domain`: 64 windows 
 split instead of 32 of C4; all else is the same.
 
 """
+WITH_ATTENTION = """
+## MLPs and attention, and whole blocks
+
+Written by `MODEL={model} experiments/real_models/run.sh with_attention`: 20, 30 and 50 % of the weights
+of both go; a whole block is both. Calibrated on C4 as above.
+
+"""
 RATIOS = """
 **Increase of the perplexity, divided by that of CFSP's released code at the same size**; then the mean
 minutes of the plan and the most memory of a run. In brackets: runs of another size than the released code's.
@@ -98,18 +105,17 @@ def compared(found: Sequence[Record], form: str) -> str:
     return render([one], form)
 
 
-def write(model: str, found: Sequence[Record], in_domain: Sequence[Record]) -> None:
-    """Write the tables and the figure of one model.
-
-    in_domain: runs that were calibrated on the kind of text that is tested; maybe none.
-    """
+def write(model: str, found: Sequence[Record]) -> None:
+    """Write the tables and the figure of one model."""
     names = {record.id: method(record) for record in found}
     (measure,) = perplexities([*found])
     good = [record for record in found if measure.read(record) < WORST * measure.dense]
     figure = quality_by_size(replace(measure, records=good), names, looks(names.values()))
     text = INTRODUCTION.format(model=model) + tables(found) + "\n"
-    if in_domain:
+    if in_domain := further("in_domain", model):
         text += IN_DOMAIN.format(model=model) + tables(in_domain) + "\n"
+    if with_attention := further("with_attention", model):
+        text += WITH_ATTENTION.format(model=model) + compared(with_attention, "markdown") + "\n"
     name = "real_models" if model.startswith("SmolLM2") else f"real_models_{model}"
     with rc_context(STYLE), replacing(RESULTS / "figures" / f"{name}.png") as part:
         figure.savefig(part, format="png", dpi=160, metadata={"Software": None})
@@ -118,11 +124,15 @@ def write(model: str, found: Sequence[Record], in_domain: Sequence[Record]) -> N
             part.write_text(content)
 
 
+def further(part: str, model: str) -> list[Record]:
+    """Return the runs of another part of the study; maybe none."""
+    return [*records(RESULTS / f"real_models_{part}" / model / "records")]
+
+
 def main() -> None:
     """Write results/tables/real_models*.md and .csv, and results/figures/real_models*.png."""
     for folder in sorted((RESULTS / "real_models").glob("*/records")):
-        model = folder.parent.name
-        write(model, [*records(folder)], [*records(RESULTS / "real_models_in_domain" / model / "records")])
+        write(folder.parent.name, [*records(folder)])
 
 
 if __name__ == "__main__":

@@ -11,9 +11,12 @@ ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def rouge(
-    names: Sequence[str], right: Sequence[str], said: Sequence[str], stemmer: bool
+    names: Sequence[str], references: Sequence[Sequence[str]], said: Sequence[str], stemmer: bool
 ) -> dict[str, list[float]]:
-    """Return name -> the F-measure of each text. stemmer: compare words by their Porter stems."""
+    """Return name -> the F-measure of each text with the best of its references.
+
+    stemmer: compare words by their Porter stems.
+    """
     scorer = RougeScorer([*names], use_stemmer=stemmer)
-    found = [scorer.score(*pair) for pair in zip(right, said, strict=True)]
+    found = [scorer.score_multi(*pair) for pair in zip(references, said, strict=True)]
     return {name: [one[name].fmeasure for one in found] for name in names}

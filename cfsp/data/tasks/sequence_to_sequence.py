@@ -189,7 +189,7 @@ class SequenceToSequence(LabelledTask):
 
     def scores(self, answers: Sequence[Written], items: Sequence[Pair]) -> dict[str, Score]:
         names = [name for name in self.metrics if name != "length"]
-        said, right = [one.text for one in answers], [item.target for item in items]
+        said, right = [one.text for one in answers], [[item.target] for item in items]
         found = {name: mean(values) for name, values in rouge(names, right, said, self.stemmer).items()}
         lengths = replace(mean([float(one.tokens) for one in answers]), better="lower")
         return {name: lengths if name == "length" else found[name] for name in self.metrics}

@@ -1,4 +1,4 @@
-"""Hearing: the inputs and activations of MLPs on calibration batches, one block at a time."""
+"""Samples of MLPs: their inputs and activations on calibration batches, one block at a time."""
 
 from __future__ import annotations
 
@@ -16,39 +16,39 @@ from cfsp.passes.forward import shown_tokens
 from cfsp.passes.walk import walking
 from cfsp.plans.grouping import order_of
 from cfsp.plans.routes import layer_paths
-from cfsp.schedules.route_makers import Heard, fit_router, most_active
+from cfsp.schedules.route_makers import MLPSamples, fit_router, most_active
 from cfsp.schedules.share_search import BlockTrial
 
 TOKENS = 16384
 """At most so many tokens of each block are kept, evenly spread: activations are wide."""
 
 
-def hear(
+def sample_mlps(
     model: PreTrainedModel, sites: Sequence[Site], batches: Sequence[Mapping[str, Tensor]]
-) -> Iterator[tuple[Site, Heard]]:
-    """Yield the MLPs in the order of the blocks, with what was heard of each. Padding is left out."""
+) -> Iterator[tuple[Site, MLPSamples]]:
+    """Yield the MLPs in the order of the blocks, with the samples of each. Padding is left out."""
     by_block = {site.block: site for site in sites}
     total = sum(batch["input_ids"].numel() for batch in batches)
     every = max(1, -(-total // TOKENS))
     with walking(model, batches) as walk:
-        for block in bar(range(len(walk.blocks)), "hear the MLPs", "block"):
+        for block in bar(range(len(walk.blocks)), "sample the MLPs", "block"):
             site = by_block.get(block)
-            heard: tuple[list[Tensor], list[Tensor]] = ([], [])
+            samples: tuple[list[Tensor], list[Tensor]] = ([], [])
             handles = []
             trial = None
             if site is not None:
                 producers, consumer = layer_paths(site)
-                for path, kept in zip((producers[0], consumer), heard, strict=True):
+                for path, kept in zip((producers[0], consumer), samples, strict=True):
                     module = model.get_submodule(path)
                     handles.append(module.register_forward_pre_hook(keeping(kept, batches, every)))
                 trial = trial_of(model, site, walk.block, batches)
-                handles.append(walk.block.register_forward_hook(trial.hear, with_kwargs=True))
+                handles.append(walk.block.register_forward_hook(trial.keep, with_kwargs=True))
             walk.advance()
             for handle in handles:
                 handle.remove()
             if site is not None:
-                found = torch.cat(heard[0]), torch.cat(heard[1])
-                yield site, Heard(*found, channel_norms(model, site), neuron_weights(model, site), trial)
+                found = torch.cat(samples[0]), torch.cat(samples[1])
+                yield site, MLPSamples(*found, channel_norms(model, site), neuron_weights(model, site), trial)
 
 
 def trial_of(
@@ -62,7 +62,7 @@ def trial_of(
 
 
 def keeping(kept: list[Tensor], batches: Sequence[Mapping[str, Tensor]], every: int):
-    """Return a hook that keeps every so-manieth row of a module's input. It hears the batches in order."""
+    """Return a hook that keeps every n-th row of a module's input. The batches come in order."""
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         rows = inputs[0].reshape(-1, inputs[0].shape[-1])
@@ -97,8 +97,8 @@ def group_neurons(
         return {site.name: torch.arange(site.units) for site in sites}
     found = {}
     if grouping == "co_activation":
-        for site, heard in hear(model, sites, batches):
-            active = heard.activations.abs().float()
+        for site, samples in sample_mlps(model, sites, batches):
+            active = samples.activations.abs().float()
             features = (active > active.median(dim=1, keepdim=True).values).float().t()
             found[site.name] = order_of(grouping, features, size, seed).cpu()
         return found
@@ -129,12 +129,12 @@ def predictors(
     says where scores begin, whatever the share, and none is so sure that training cannot turn it.
     """
     found = {}
-    for site, heard in hear(model, sites, batches):
-        x = heard.inputs.float()
+    for site, samples in sample_mlps(model, sites, batches):
+        x = samples.inputs.float()
         router = LearnedRouter(x.shape[1], site.units // size, size).to(x.device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fit_router(router, x, most_active(heard, size, active))
+            fit_router(router, x, most_active(samples, size, active))
         logits = router.logits(x)
         router.last.bias.data -= logits.mean()
         spread = logits.std().clamp_min(1e-6)
