@@ -8,6 +8,7 @@ from families import LLAMA, batches, make, words
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import cfsp
+from cfsp.allocators.base import Budget
 from cfsp.allocators.error_curves import ErrorCurves
 from cfsp.allocators.exchange_units import exchange_units
 from cfsp.allocators.exchanges import Terms
@@ -16,6 +17,7 @@ from cfsp.compensation.least_squares import LeastSquares
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
 from cfsp.schedules.bridges import runs_after
+from cfsp.schedules.dropped_blocks import empty_blocks
 
 BOTH = ["mlp", "attention"]
 DROPPING = {"allow_empty": True, "drop_blocks": True, "shares": [0.8, 0.5, 0.3]}
@@ -57,8 +59,60 @@ def test_a_whole_block_competes_with_widths():
     mlp, heads = ladder("mlp", (0, 10.0, 9.0)), ladder("heads", (0, 10.0, 9.0))
     other = ladder("other", *((10 - step, 2.0, 0.2) for step in range(1, 11)))
     for whole, gone in ((1.0, {"block": 1}), (5.0, {"other": 10})):
-        found = descend_ladders({"block": join_ladders([mlp, heads], whole), "other": other}, 20.0)
+        found, _ = descend_ladders({"block": join_ladders([mlp, heads], whole), "other": other}, 20.0)
         assert {name: rung for name, rung in found.items() if rung} == gone
+
+
+def linear(sites, whole):
+    """Statistics by which every site costs as much as any other, unit by unit. whole: block -> its error"""
+    stats = {}
+    for site in sites:
+        widths = torch.arange(site.units + 1, dtype=torch.float64)
+        stats[site.name] = {
+            "error_curve": torch.stack([widths, 1 - widths / site.units], dim=1),
+            "block_error": torch.tensor(whole[site.block]),
+        }
+    return stats
+
+
+@pytest.mark.parametrize("whole", [[0.0] * 4, [0.5] * 4, [1.9] * 4, [3.0] * 4, [0.1, 2.5, 1.0, 2.0]])
+@pytest.mark.parametrize("protect", [[], [0, 1], [1, 2, 3]])
+def test_the_budget_is_met_to_one_unit_where_blocks_are_cheap(whole, protect):
+    sites = find_sites(deep(4), BOTH)
+    cost = {site.name: unit_cost(deep(4), site) for site in sites}
+    total = sum(site.units * cost[site.name] for site in sites)
+    for share in (0.01, 0.1, 0.24, 0.25, 0.3, 0.375, 0.6, 0.9):
+        if share > 1 - len(protect) / 4:
+            continue
+        errors = {}
+        for drop in (False, True):
+            allocator = ErrorCurves(allow_empty=True, drop_blocks=drop, protect=protect)
+            due = round(share * total)
+            widths = allocator.allocate(sites, {}, linear(sites, whole), Budget.of(sites, cost, total - due))
+            gone = sum((site.units - widths[site.name]) * cost[site.name] for site in sites)
+            assert due <= gone < due + min(cost.values())
+            assert all(widths[site.name] == site.units for site in sites if site.block in protect)
+            errors[drop] = error_of(widths, sites, whole)
+        assert errors[True] <= errors[False] + 1e-9
+
+
+def error_of(widths, sites, whole):
+    """The error of these widths, where the curves are linear."""
+    gone = empty_blocks(widths, sites)
+    left = (1 - widths[site.name] / site.units for site in sites if site.block not in gone)
+    return sum(left) + sum(whole[block] for block in gone)
+
+
+def test_a_cheap_block_goes_and_the_rest_is_saved_unit_by_unit():
+    """Of two blocks that cost 0.5 each, 0.375 of four blocks takes one; the other would save too much."""
+    sites = find_sites(deep(4), BOTH)
+    cost = {site.name: unit_cost(deep(4), site) for site in sites}
+    total = sum(site.units * cost[site.name] for site in sites)
+    budget = Budget.of(sites, cost, total - round(0.375 * total))
+    stats = linear(sites, [2.0, 0.5, 0.5, 2.0])
+    widths = ErrorCurves(allow_empty=True, drop_blocks=True).allocate(sites, {}, stats, budget)
+    assert len(empty_blocks(widths, sites)) == 1
+    assert sum(0 < widths[site.name] < site.units for site in sites) > 0
 
 
 @pytest.mark.parametrize("schedule", ["one_shot", "blockwise"])
