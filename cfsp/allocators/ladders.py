@@ -65,7 +65,7 @@ def descend_with_blocks(
     order = sorted(cheap, key=lambda block: joined[block][-1].added / joined[block][-1].spared)
     went = [block for block in order if rungs[block] == len(joined[block]) - 1]
     ends = []
-    for gone in choices(went, order, blocks, ladders, excess) if cheap else ():
+    for gone in choices_near(went, order, blocks, ladders, excess) if cheap else ():
         empty = [name for block in gone for name in blocks[block]]
         others = {name: ladder for name, ladder in ladders.items() if name not in empty}
         found, error = descend_ladders(others, excess - spared_by(empty, ladders))
@@ -78,7 +78,7 @@ def descend_with_blocks(
     return widths
 
 
-def choices(
+def choices_near(
     went: list[str],
     order: Sequence[str],
     blocks: Mapping[str, Sequence[str]],
