@@ -14,9 +14,9 @@ from cfsp.allocators.uniform import Uniform
 from cfsp.compensation.least_squares import LeastSquares
 from cfsp.model.find_sites import find_sites
 from cfsp.passes.walk import walking
+from cfsp.schedules.dense_answers import log_probabilities
 from cfsp.schedules.mlp_samples import sample_mlps
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.schedules.probes import log_probabilities
 from cfsp.schedules.targets import target_moments
 from cfsp.statistics.collect import collect
 from cfsp.statistics.knowledge import Knowledge

@@ -14,7 +14,8 @@ from transformers import (
 
 import cfsp
 from cfsp.allocators.base import Budget
-from cfsp.allocators.error_curves import ErrorCurves, hull
+from cfsp.allocators.error_curves import ErrorCurves
+from cfsp.allocators.ladders import hull
 from cfsp.allocators.uniform import Uniform
 from cfsp.model.sites import Site
 from cfsp.passes.hidden_states import PLACES

@@ -10,12 +10,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import cfsp
 from cfsp.allocators.base import Budget
 from cfsp.allocators.error_curves import ErrorCurves
-from cfsp.allocators.exchanges import Terms, best_exchanges, exchange_units
+from cfsp.allocators.exchange_units import exchange_units
+from cfsp.allocators.exchanges import Terms, best_exchanges
+from cfsp.criteria.obs import OBS as Surgeon
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
+from cfsp.plans.plan import Cut
 from cfsp.schedules import joint
+from cfsp.schedules.dense_answers import log_probabilities
+from cfsp.schedules.one_shot import RememberedCuts
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.schedules.probes import log_probabilities
+from cfsp.statistics import collect as collection
 
 BOTH = ["mlp", "attention"]
 OBS = {"criterion": "obs", "compensation": "least_squares"}
@@ -299,3 +304,41 @@ def test_what_cannot_be_searched_is_refused():
     for options in ({"rounds": -1}, {"passes": -1.0}):
         with pytest.raises(ValueError, match="expected"):
             ErrorCurves(**options)
+
+
+def test_gradients_are_measured_once_for_all_probes_and_once_for_all_trials(monkeypatch):
+    """Without a cache too: of the batches that probes fit on, those that trials cut on, and all."""
+    read = []
+    original = collection.backpropagate
+    monkeypatch.setattr(
+        collection,
+        "backpropagate",
+        lambda model, sites, data, *rest: read.append(len(data)) or original(model, sites, data, *rest),
+    )
+    parts = OBS | {"criterion": Surgeon(metric="fisher"), "kinds": BOTH, "schedule": "blockwise"}
+    data = [*batches(), *batches(seed=1)]
+    for rounds in (1, 4):
+        read.clear()
+        allocator = ErrorCurves(rounds=rounds, batches=2)
+        plan = cfsp.plan(make("llama"), data, allocator=allocator, sparsity=0.5, **parts)
+        assert plan.notes["joint_search"]["before"]
+        assert read == [len(data) - 2, 2, len(data)]
+
+
+def test_remembered_cuts_are_those_that_would_be_made_again():
+    asked = []
+
+    def make_all(widths):
+        asked.append({name: [*own] for name, own in widths.items() if own})
+        return {name: [Cut(name, 9, tuple(range(width))) for width in own] for name, own in widths.items()}
+
+    cut = RememberedCuts(make_all)
+    for widths, new in (
+        ({"a": [3], "b": [4]}, {"a": [3], "b": [4]}),
+        ({"a": [3, 2, 5], "b": [4]}, {"a": [2, 5]}),
+        ({"a": [2], "b": [4]}, {"a": [2]}),  # only present widths are remembered
+        ({"a": [2], "b": [4]}, {}),
+    ):
+        made = cut(widths)
+        assert asked[-1] == new
+        assert {name: [len(one.keep) for one in cuts] for name, cuts in made.items()} == widths

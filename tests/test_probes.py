@@ -24,6 +24,7 @@ from cfsp.model.views import unit_cost
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules import latency_table, prices, probes
+from cfsp.schedules.dense_answers import log_probabilities
 from cfsp.schedules.method import Method
 from cfsp.schedules.one_shot import OneShot
 from cfsp.schedules.partly_cut import PartlyCut
@@ -117,11 +118,11 @@ def test_answers_for_whole_texts_are_compared_too():
     model = BertForSequenceClassification(BertConfig(**ENCODER)).eval()
     plain = [{"input_ids": batch["input_ids"]} for batch in batches()]
     for samples in (batches(padded=True), plain):
-        assert probes.log_probabilities(model, samples[0]).shape == (2, 2)
+        assert log_probabilities(model, samples[0]).shape == (2, 2)
         plan = cfsp.plan(model, samples, criterion="magnitude", allocator="error_curves", sparsity=0.3)
         assert all(loss >= 0 for curve in plan.notes["error_curves"].values() for _, loss in curve)
     with pytest.raises(ValueError, match="BertForQuestionAnswering gives no logits"):
-        probes.log_probabilities(BertForQuestionAnswering(BertConfig(**ENCODER)), plain[0])
+        log_probabilities(BertForQuestionAnswering(BertConfig(**ENCODER)), plain[0])
 
 
 def test_no_statistics_are_kept_for_all_sites_at_once(monkeypatch):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from torch import Tensor
 
+from cfsp.allocators.compared_answers import ComparedAnswers
 from cfsp.allocators.exchanges import Search
 from cfsp.allocators.protection import BLOCKS, Protected
 from cfsp.checks import check_integer
@@ -28,12 +29,15 @@ class Probes:
 
     shares: fractions of a site's units to keep. batches: calibration batches to read. cost: of a unit:
     "parameters" (not measured), "macs" or "latency". empty: also measure the removal of a whole site.
+    compared: what of the answers is compared. blocks: also measure the model without each block.
     """
 
     shares: tuple[float, ...]
     batches: int
     cost: str
     empty: bool = False
+    compared: ComparedAnswers = field(default_factory=ComparedAnswers)
+    blocks: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,11 @@ class Allocator(Checked, ABC):
     def probes(self) -> Probes | None:
         """Measurements to make before; their results are added to the statistics."""
         return None
+
+    @property
+    def drops(self) -> bool:
+        """Whether blocks that lose all of their units are to be dropped."""
+        return self.probes is not None and self.probes.blocks
 
     @property
     def exchanges(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,20 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator, Budget, Probes, Scores
+from cfsp.allocators.compared_answers import ComparedAnswers
 from cfsp.allocators.exchanges import Search, Terms
+from cfsp.allocators.ladders import Rung, descend_with_blocks, hull
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Stats
-
-
-@dataclass(frozen=True)
-class Rung:
-    """A width, and what the step down to it saves of the budget and adds to the error."""
-
-    width: int
-    spared: float
-    added: float
-
 
 COSTS = ("parameters", "macs", "latency")
 
@@ -62,6 +53,15 @@ class ErrorCurves(Allocator):
     rounds: of the joint search, at most; 0: none.
     passes: of all calibration batches that the joint search may cost, at most. Passes over some batches,
         and those that begin at a later block, count by their share.
+    top: the dense model's likeliest tokens that are compared at each position; all others together count as
+        one more. 0: the whole vocabulary; null: the whole if the dense model's log probabilities take at most
+        4 GiB (4 bytes x positions x vocabulary), else 256.
+    positions: of each window that are compared, drawn once by chance; the head reads no others. 0: all;
+        null: all in the same case, else 128.
+    drop_blocks: with `allow_empty` and the sites mlp and attention: measure the model without each block too,
+        and make that the last rung of the block's MLP and attention, which then share a ladder. A block that
+        loses both is dropped from the model. The joint search also tries to drop a block for wider sites, or
+        for another one.
     """
 
     shares: Sequence[float] = (0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
@@ -69,6 +69,9 @@ class ErrorCurves(Allocator):
     budget: str = "parameters"
     rounds: int = 0
     passes: float = 100
+    top: int | None = None
+    positions: int | None = None
+    drop_blocks: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,10 +81,19 @@ class ErrorCurves(Allocator):
         check_choice("budget", self.budget, COSTS)
         check_integer("rounds", self.rounds, least=0)
         check_number("passes", self.passes, least=0)
+        _ = self.compared  # it checks the options
+        if self.drop_blocks and not self.allow_empty:
+            raise ValueError("drop_blocks=true with allow_empty=false: expected allow_empty=true")
+
+    @property
+    def compared(self) -> ComparedAnswers:
+        """What of the model's answers is compared."""
+        return ComparedAnswers(self.top, self.positions)
 
     @property
     def probes(self) -> Probes:
-        return Probes(tuple(self.shares), self.batches, self.budget, self.allow_empty)
+        shares, empty, whole = tuple(self.shares), self.allow_empty, self.drop_blocks
+        return Probes(shares, self.batches, self.budget, empty, self.compared, whole)
 
     def allocate(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, int]:
         self.check(sites, budget)
@@ -94,8 +106,9 @@ class ErrorCurves(Allocator):
         }
         # Exact to one parameter: the schedule rounded `budget.keep`.
         excess = (1 - budget.share) * sum(site.units * prices[site.name] for site in sites)
-        rungs = descend_ladders(ladders, excess * (1 - 1e-12))
-        kept = {name: ladders[name][rung].width for name, rung in rungs.items()}
+        blocks = self.whole_blocks(sites)
+        whole = {block: float(stats[names[0]]["block_error"]) for block, names in blocks.items()}
+        kept = descend_with_blocks(ladders, blocks, whole, excess * (1 - 1e-12))
         return {site.name: kept.get(site.name, site.units) for site in sites}
 
     def prices(self, sites: Sequence[Site], stats: Stats, cost: Mapping[str, int]) -> dict[str, float]:
@@ -121,7 +134,16 @@ class ErrorCurves(Allocator):
         rungs = {site.name: self.rungs(site) for site in sites if site.name not in protected}
         # A site of one width may have the price 0, which no step can be divided by.
         rungs = {name: widths for name, widths in rungs.items() if len(widths) > 1}
-        return Search(Terms(rungs, prices, limit), self.rounds, self.passes, self.batches)
+        terms = Terms(rungs, prices, limit, self.whole_blocks(sites))
+        return Search(terms, self.rounds, self.passes, self.batches, self.compared)
+
+    def whole_blocks(self, sites: Sequence[Site]) -> dict[str, list[str]]:
+        """Return the blocks that may go as a whole, and the names of their sites."""
+        protected = self.protected_sites(sites)
+        blocks: dict[str, list[str]] = {}
+        for site in sites if self.drop_blocks else ():
+            blocks.setdefault(site.blocks[0], []).append(site.name)
+        return {block: names for block, names in blocks.items() if protected.isdisjoint(names)}
 
     def rungs(self, site: Site) -> list[int]:
         """Return the widths that a site may take, ascending."""
@@ -144,71 +166,9 @@ class ErrorCurves(Allocator):
         errors = hull(over, np.interp(widths, *stat["error_curve"].numpy().T))
         spared = np.append(np.diff(costs), 0.0)  # by the step down to this width; 0 for all units
         added = np.append(errors[:-1] - errors[1:], 0.0)
-        rungs = [Rung(int(w), float(s), float(e)) for w, s, e in zip(widths, spared, added, strict=True)]
+        steps = zip(widths, spared, added, strict=True)
+        rungs = [Rung({site.name: int(w)}, float(s), float(e)) for w, s, e in steps]
         return rungs[::-1]
 
     def wishes(self, sites: Sequence[Site], scores: Scores, stats: Stats, budget: Budget) -> dict[str, float]:
         return dict(self.allocate(sites, scores, stats, budget))
-
-
-def descend_ladders(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:
-    """Return the rung of every ladder after the steps that cost the least error per budget save `excess`.
-
-    A step that saves more than is left to save (a key/value group where a few neurons would do) is one
-    way to end; the search also goes on without this ladder. The end with the least error is returned.
-
-    Raises:
-        ValueError: the ladders cannot save so much.
-    """
-    rungs, error = dict.fromkeys(ladders, 0), 0.0
-
-    def below(name: str) -> list[tuple[float, str]]:
-        down = ladders[name][rungs[name] + 1 : rungs[name] + 2]
-        return [(rung.added / rung.spared, name) for rung in down]
-
-    queue = [entry for name in ladders for entry in below(name)]
-    heapq.heapify(queue)
-    ends: list[tuple[float, dict[str, int]]] = [] if excess > 0 else [(error, rungs)]
-    while queue and excess > 0:
-        _, name = heapq.heappop(queue)
-        rung = ladders[name][rungs[name] + 1]
-        if rung.spared >= excess:
-            end = rungs | {name: rungs[name] + 1}
-            ends.append((error + rung.added - climb(ladders, end, rung.spared - excess), end))
-            continue
-        rungs[name] += 1
-        excess, error = excess - rung.spared, error + rung.added
-        for entry in below(name):
-            heapq.heappush(queue, entry)
-    if not ends:
-        raise ValueError(
-            f"the sites that may be cut cannot save the last {excess:.4g} that the sparsity asks for; "
-            "expected a lower sparsity, a smaller round_to or fewer protected blocks"
-        )
-    return min(ends, key=lambda end: end[0])[1]
-
-
-def climb(ladders: Mapping[str, Sequence[Rung]], rungs: dict[str, int], room: float) -> float:
-    """Step up again, in place, while `room` allows it. -> by how much the error falls"""
-    fallen = 0.0
-    while True:
-        here = {name: ladders[name][rung] for name, rung in rungs.items() if rung}
-        fits = [name for name, rung in here.items() if rung.spared <= room]
-        if not fits:
-            return fallen
-        best = max(fits, key=lambda name: here[name].added)
-        rungs[best] -= 1
-        room, fallen = room - here[best].spared, fallen + here[best].added
-
-
-def hull(widths: np.ndarray, errors: np.ndarray) -> np.ndarray:
-    """Return the largest convex curve that is nowhere above `errors`. [widths]"""
-    corners: list[int] = []
-    for place in range(len(widths)):
-        while len(corners) > 1:
-            (x, y), (u, v) = ((widths[corner], errors[corner]) for corner in corners[-2:])
-            if (v - y) * (widths[place] - x) < (errors[place] - y) * (u - x):
-                break
-            corners.pop()
-        corners.append(place)
-    return np.interp(widths, widths[corners], errors[corners])

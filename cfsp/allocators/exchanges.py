@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from typing import Any, Protocol
+from typing import Protocol
+
+from cfsp.allocators.compared_answers import ComparedAnswers
 
 Widths = Mapping[str, int]
 """Site name -> units kept."""
-
-FIRST, LAST = 1 / 8, 1 / 128
-"""The largest and the smallest step, as a share of the mean price of a site."""
-
-TRIALS = 4
-"""Most exchanges of one round that are tried one by one after their sum was refused."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +19,13 @@ class Terms:
 
     rungs: site name -> the widths that it may take, ascending. A site without rungs keeps its width.
     prices: site name -> price of a unit. limit: the most that all sites may cost.
+    blocks: path of a block that may go as a whole -> its sites.
     """
 
     rungs: Mapping[str, Sequence[int]]
     prices: Mapping[str, float]
     limit: float
+    blocks: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def price(self, widths: Widths) -> float:
         return sum(width * self.prices[name] for name, width in widths.items())
@@ -37,6 +35,12 @@ class Terms:
         return (
             share * sum(rungs[-1] * self.prices[name] for name, rungs in self.rungs.items()) / len(self.rungs)
         )
+
+    def changed(self, name: str, width: int) -> dict[str, int]:
+        """Return the new widths by site if a site takes this width, or a block goes (0) or comes back (1)."""
+        if name in self.rungs:
+            return {name: width}
+        return {site: self.rungs[site][-1] if width else 0 for site in self.blocks[name]}
 
     def narrower(self, name: str, width: int, price: float) -> int | None:
         """Return the rung below `width` that is nearest to `price` less; None if there is none below."""
@@ -68,17 +72,20 @@ class Search:
     """A joint search that an allocator asks for (`cfsp.schedules.joint`).
 
     rounds: most rounds. passes: most passes over the calibration. batches: of the calibration, to measure on.
+    compared: what of the answers is compared.
     """
 
     terms: Terms
     rounds: int
     passes: float
     batches: int
+    compared: ComparedAnswers = field(default_factory=ComparedAnswers)
 
     def staying(self, names: Collection[str]) -> Search:
         """Return the search in which these sites keep their widths."""
         rungs = {name: rungs for name, rungs in self.terms.rungs.items() if name not in names}
-        return replace(self, terms=replace(self.terms, rungs=rungs))
+        blocks = {block: own for block, own in self.terms.blocks.items() if {*own} <= rungs.keys()}
+        return replace(self, terms=replace(self.terms, rungs=rungs, blocks=blocks))
 
 
 class ErrorMeter(Protocol):
@@ -106,65 +113,6 @@ class Exchange:
         return {*self.narrower, *self.wider}
 
 
-@dataclass
-class Found:
-    """widths: the best. before, after: the error at the start and now; None if not measured.
-
-    moves: for each accepted change, the sites' widths before and after it, and the error.
-    """
-
-    widths: dict[str, int]
-    before: float | None
-    after: float | None
-    moves: list[dict[str, Any]] = field(default_factory=list)
-
-    def take(self, widths: dict[str, int], error: float) -> None:
-        changed = {
-            name: [self.widths[name], width] for name, width in widths.items() if width != self.widths[name]
-        }
-        self.moves.append({"widths": changed, "error": error})
-        self.widths, self.after = widths, error
-
-
-def exchange_units(start: Widths, terms: Terms, measure: ErrorMeter, rounds: int) -> Found:
-    """Exchange units between sites until no exchange lowers the error, or the rounds or passes are spent.
-
-    A round measures every site one step narrower and one step wider, with all others as they are. The best
-    exchanges, each site in at most one, are tried together, then half of them, and so on. What lowers
-    the error is kept. Where nothing does, the step is halved.
-    """
-    found = Found(dict(start), before := measure.error(start), before)
-    step = terms.step(FIRST) if terms.rungs else 0.0
-    for _ in range(rounds if before is not None and terms.rungs else 0):
-        changes = measure.around(found.widths, neighbours(terms, found.widths, step))
-        if changes is None:
-            break
-        if not improve(found, terms, measure, best_exchanges(terms, found.widths, changes, step)):
-            step /= 2
-        if step < terms.step(LAST):
-            break
-    return found
-
-
-def improve(found: Found, terms: Terms, measure: ErrorMeter, exchanges: Sequence[Exchange]) -> bool:
-    """Try the exchanges together, then the better half, and so on; then each alone. -> whether one helped"""
-    together, count = [], len(exchanges)
-    while count > 1:
-        together.append(exchanges[:count])
-        count //= 2
-    for some in [*together, *([one] for one in exchanges[:TRIALS])]:
-        widths = exchanged(terms, found.widths, some)
-        if widths == found.widths:
-            continue
-        error = measure.error(widths)
-        if error is None:
-            return False
-        if found.after is None or error < found.after:
-            found.take(widths, error)
-            return True
-    return False
-
-
 def neighbours(terms: Terms, widths: Widths, step: float) -> dict[str, list[int]]:
     """Return each site's widths one step away, and none at all where that may be."""
     others = {}
@@ -180,6 +128,7 @@ def best_exchanges(
     terms: Terms, widths: Widths, changes: Mapping[str, Mapping[int, float]], step: float
 ) -> list[Exchange]:
     """Return exchanges that should lower the error, the best first; each site is in at most one."""
+    changes = {name: own for name, own in changes.items() if name in terms.rungs}
     possible = [one for name in changes for one in exchanges_of(name, terms, widths, changes, step)]
     chosen: list[Exchange] = []
     for one in sorted(possible, key=lambda one: one.expected):

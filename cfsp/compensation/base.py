@@ -34,7 +34,7 @@ class Compensation(Checked, ABC):
     kinds: ClassVar[frozenset[str] | None] = None
     """Kinds of the sites that it makes up for; None: all."""
 
-    bridges: ClassVar[bool] = False
+    bridges: bool = False
     """Whether it also refits the MLP before dropped blocks, once all of them are known; see
     `cfsp.schedules.bridges`."""
 

@@ -36,6 +36,8 @@ class LeastSquares(Compensation):
         output in the dense model) or "residual" (what moves the present residual stream to the dense
         model's). The last two need `schedule=blockwise` and also correct the errors of earlier blocks:
         OSSCAR (Meng et al. 2024, arXiv:2403.12983) fits to the dense model's outputs.
+    bridge: also refit the MLP before each run of dropped blocks (`allocator.drop_blocks`) to replace the
+        run's output, as the compensation `bridge` does.
     tokens: how their errors count: "equal", or "relative" to each token's output, for models that norm what
         the consumer gives (Gemma, OLMo 2). Only with the target "own".
     """
@@ -46,6 +48,7 @@ class LeastSquares(Compensation):
     constant: bool = False
     target: str = "own"
     tokens: str = "equal"
+    bridge: bool = False
     rewrites = True
 
     def __post_init__(self) -> None:
@@ -55,11 +58,17 @@ class LeastSquares(Compensation):
         check_choice("towards", self.towards, ("zero", "kept"))
         check_choice("target", self.target, TARGETS)
         check_choice("tokens", self.tokens, MOMENTS)
+        if self.tokens != "equal" and self.bridge:
+            raise ValueError(f"compensation tokens={self.tokens} with bridge=true; expected tokens=equal")
         if self.tokens != "equal" and self.target != "own":
             raise ValueError(
                 f"compensation tokens={self.tokens} with target={self.target}; expected target=own, or "
                 "tokens=equal"
             )
+
+    @property
+    def bridges(self) -> bool:
+        return self.bridge
 
     @property
     def needs(self) -> frozenset[str]:

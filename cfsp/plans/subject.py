@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -24,6 +25,7 @@ class Subject:
     cache: stores what is measured of the dense model, for the next plan.
     folder: for the checkpoints of a schedule that trains.
     follow: called with the values of each training step of such a schedule.
+    measured: what was measured of the dense model and is needed again (`cfsp.statistics.cached`).
     """
 
     model: PreTrainedModel
@@ -32,6 +34,7 @@ class Subject:
     tokenizer: PreTrainedTokenizerBase | None = None
     folder: Path | None = None
     follow: Follow = lambda values, step: None
+    measured: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @cached_property
     def fingerprint(self) -> str:

@@ -17,13 +17,13 @@ from cfsp.data.texts import Text
 from cfsp.model.blocks import check_one_stack
 from cfsp.model.parameter_count import count_parameters
 from cfsp.model.sites import Site
-from cfsp.model.views import unit_cost
 from cfsp.options import Checked
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
-from cfsp.schedules.bridges import bridged
-from cfsp.schedules.decide import allocate, check_compensation, check_kinds
+from cfsp.schedules.bridges import settle_blocks
+from cfsp.schedules.decide import allocate, budget_of, check_compensation, check_kinds
+from cfsp.schedules.dropped_blocks import check_droppable, check_empty_blocks
 from cfsp.schedules.few_samples import check_samples
 from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
@@ -120,6 +120,7 @@ class Schedule(Checked, ABC):
             check_dense(subject.model, subject.sites, "removed")
         if self.walks or method.allocator.probes:
             check_one_stack(subject.model, type(self if self.walks else method.allocator).__name__)
+        check_droppable(subject, method)
         if method.compensation.leads_stream:
             check_residual(subject.model, method.compensation)
         if method.allocator.analysis is not None:
@@ -149,13 +150,23 @@ class Schedule(Checked, ABC):
             allocator, knowledge = protect_by_knowledge(subject, batches, method.allocator)
             method, notes = replace(method, allocator=allocator), {"knowledge": knowledge}
             self.check_budget(subject, method)
+        if method.allocator.drops:
+            check_empty_blocks(subject.model, subject.sites, batches[0])
         target = self.size_target and self.size_target.known_for(subject, method.allocator)
         planned = replace(self, size_target=target).plan(subject, batches, method, prepared)
         notes |= target.notes(planned.plan.edits, subject.sites) if target else {}
         plan = PrunePlan(planned.plan.edits, planned.plan.notes | notes)
-        if method.compensation.bridges:
-            plan = bridged(plan, subject.model, batches, method.compensation)
+        plan = settle_blocks(plan, subject, batches, method, self.place, self.builds_bridges(method))
         return replace(planned, plan=plan)
+
+    @property
+    def place(self) -> str:
+        """Where it stores hidden states; see `cfsp.passes.hidden_states`."""
+        return "memory"
+
+    def builds_bridges(self, method: Method) -> bool:
+        """Whether `plan` builds the bridges, if the compensation wants any."""
+        return False
 
     @abstractmethod
     def plan(
@@ -240,15 +251,12 @@ class Schedule(Checked, ABC):
     def check(self, sites: Sequence[Site], method: Method) -> None:
         """Raise ValueError if the sites and the method's parts do not work together."""
         criterion = method.criterion
+        expected = "a schedule that learns scores: schedule=movement, lorashear or routing"
+        if self.trains:
+            expected = "criterion=learned: this schedule learns its scores"
         if criterion.learned != self.trains:
-            raise ValueError(
-                f"criterion {type(criterion).__name__} with schedule {type(self).__name__}; expected "
-                + (
-                    "criterion=learned: this schedule learns its scores"
-                    if self.trains
-                    else "a schedule that learns scores: schedule=movement, lorashear or routing"
-                )
-            )
+            name = type(criterion).__name__
+            raise ValueError(f"criterion {name} with schedule {type(self).__name__}; expected {expected}")
         check_kinds(criterion, sites)
         criterion.check_target(method.compensation.target)
         self.check_probes(sites, method.allocator)
@@ -290,9 +298,3 @@ class Schedule(Checked, ABC):
         parts = self, method.criterion, method.compensation
         found = search_once(subject, batches, parts, cutter(search.batches), widths, search, place)
         return found["widths"], {"joint_search": found["notes"]}
-
-
-def budget_of(subject: Subject, widths: Mapping[str, int]) -> Budget:
-    """Return the budget that these widths use up. widths: site name -> units kept."""
-    cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
-    return Budget.of(subject.sites, cost, sum(widths[name] * cost[name] for name in cost))

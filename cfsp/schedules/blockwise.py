@@ -20,7 +20,9 @@ from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.bridges import runs_after
 from cfsp.schedules.decide import make_cuts_of_each, overlap, score_sites
+from cfsp.schedules.dropped_blocks import empty_blocks
 from cfsp.schedules.joint import Cutter
 from cfsp.schedules.method import Method
 from cfsp.schedules.notes import notes_of
@@ -28,6 +30,7 @@ from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import add_probes
 from cfsp.schedules.targets import target_moments
 from cfsp.statistics.base import STATISTICS, Stats
+from cfsp.statistics.cached import collect_of_dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,18 +87,22 @@ class Blockwise(Schedule):
         -> site name -> a cut per width
         """
         model, sites, target = subject.model, subject.sites, method.compensation.target
-        of_dense = {need for need in needed(method) if STATISTICS[need].of_dense}
-        measured = self.collect(subject, PartlyCut(model, sites), sites, batches, of_dense)
+        present = {name: own[0] for name, own in widths.items()}
+        runs = runs_after(empty_blocks(present, sites)) if self.builds_bridges(method) else {}
+        measured = collect_of_dense(subject, sites, batches, needed(method), self.checkpointing)
         cuts: dict[str, list[Cut]] = {}
         with ExitStack() as stack:
-            pruned = stack.enter_context(walking(model, batches, self.hidden_states))
-            dense = None
-            if target != "own":
-                dense = stack.enter_context(walking(model, batches, self.hidden_states))
+            walk = partial(walking, model, batches, self.hidden_states)
+            pruned = stack.enter_context(walk())
+            dense = stack.enter_context(walk()) if target != "own" else None
+            later = stack.enter_context(walk()) if runs else None
             last = max(site.block for site in sites if site.block is not None)
             for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]
-                made = self.cut_block(subject, pruned, dense, own, widths, method, measured)
+                while later is not None and later.at < runs.get(block, 0):
+                    later.advance()
+                ahead = later if block in runs else dense
+                made = self.cut_block(subject, pruned, dense, ahead, own, widths, method, measured)
                 cuts |= made
                 if block < last:
                     with PartlyCut(model, own, [one[0] for one in made.values()]).gates():
@@ -115,9 +122,18 @@ class Blockwise(Schedule):
         some, dense = batches[:most], method.compensation.target != "own"
         blocks = [site.block for site in subject.sites if site.block is not None]
         measured = 3 * len(blocks) if dense else len(blocks if self.apart else {*blocks})
-        passes = measured + (2 if dense else 1) * (max(blocks) + 1)
+        walks = 1 + dense + self.builds_bridges(method)
+        passes = measured + walks * (max(blocks) + 1)
         share = passes / len(block_modules(subject.model)) * len(some) / len(batches)
         return Cutter(partial(self.cuts, subject, some, method), share)
+
+    @property
+    def place(self) -> str:
+        return self.hidden_states
+
+    def builds_bridges(self, method: Method) -> bool:
+        """Whether its fits lead the residual stream back to the dense one's: then past dropped blocks too."""
+        return method.compensation.bridges and method.compensation.target == "residual"
 
     def check(self, sites: Sequence[Site], method: Method) -> None:
         if any(site.block is None for site in sites):
@@ -151,6 +167,7 @@ class Blockwise(Schedule):
         subject: Subject,
         pruned: Walk,
         dense: Walk | None,
+        ahead: Walk | None,
         sites: Sequence[Site],
         widths: Mapping[str, Sequence[int]],
         method: Method,
@@ -158,6 +175,7 @@ class Blockwise(Schedule):
     ) -> dict[str, list[Cut]]:
         """Decide the cuts of the sites in the walks' next block. site name -> a cut per width
 
+        ahead: the dense walk whose block's output the MLP leads back to: past the dropped blocks that follow.
         measured: statistics of the dense model that are not measured again.
         """
         criterion = method.criterion
@@ -172,12 +190,24 @@ class Blockwise(Schedule):
                 stats = self.collect(subject, state, group, pruned.batches, needs, group[0].blocks[0])
             for site in group:
                 stats[site.name] |= measured[site.name]
-                if dense is not None:
-                    made = target_moments(dense, pruned, site, method.compensation.target, state.gates())
+                ideal = ahead if site.units_are_neurons else dense
+                if ideal is not None:
+                    made = target_moments(ideal, pruned, site, method.compensation.target, state.gates())
                     stats[site.name] |= made
             scores = score_sites(state, group, stats, criterion)
             cuts |= make_cuts_of_each(state, group, scores, widths, stats, method)
+            if ahead is not dense and group[0].units_are_neurons:
+                cuts |= {site.name: fit_all(state, site, cuts[site.name], stats, method) for site in group}
         return cuts
+
+
+def fit_all(state: PartlyCut, site: Site, cuts: Sequence[Cut], stats: Stats, method: Method) -> list[Cut]:
+    """Return the cuts with a fit for that which removes nothing too, because the site is a bridge."""
+    view, stat, keep = state.view(site), stats[site.name], range(site.units)
+    return [
+        cut if cut.removed else state.cut(site, keep, **method.compensation.compensate(view, stat, keep))
+        for cut in cuts
+    ]
 
 
 def needed(method: Method) -> frozenset[str]:

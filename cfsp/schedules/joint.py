@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ import torch
 from torch import Tensor
 
 from cfsp.allocators.base import Allocator
-from cfsp.allocators.exchanges import Search, Widths, exchange_units
+from cfsp.allocators.exchange_units import exchange_units
+from cfsp.allocators.exchanges import Search, Widths
 from cfsp.bars import Work, task
 from cfsp.model.sites import Site
 from cfsp.passes.hidden_states import Store, storing
@@ -26,8 +28,8 @@ from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut
 from cfsp.plans.subject import Subject
 from cfsp.schedules.decide import overlap
+from cfsp.schedules.dense_answers import DenseAnswers, dense_answers, divergence
 from cfsp.schedules.partly_cut import PartlyCut
-from cfsp.schedules.probes import divergence, log_probabilities
 from cfsp.schedules.size_targets import SizeTarget
 from cfsp.statistics.cached import origin_of_statistics
 from cfsp.storage.atomic import write_json
@@ -178,6 +180,7 @@ class Trials:
         self.model, self.sites, self.cutter, self.store = subject.model, subject.sites, cutter, store
         self.batches, self.each = batches[-max(1, search.batches // 2) :], 1 / len(batches)
         self.most, self.spent, self.work, self.log = search.passes, 0.0, work, log
+        self.compared, self.changed = search.compared, search.terms.changed
 
     def error(self, widths: Widths) -> float | None:
         """Return the error on all of the search's batches; None if the passes are spent."""
@@ -202,13 +205,10 @@ class Trials:
         return {name: {int(width): value for width, value in own.items()} for name, own in stored.items()}
 
     @cached_property
-    def dense(self) -> list[Tensor]:
-        """The dense model's log probabilities on all of the search's batches. [answers, choices] each"""
+    def dense(self) -> list[DenseAnswers]:
+        """The dense model's answers to all of the search's batches."""
         with walking(self.model, self.batches, self.store.place):
-            return [
-                self.store.keep(log_probabilities(self.model, batch), f"dense.{number}")
-                for number, batch in enumerate(self.batches)
-            ]
+            return dense_answers(self.model, self.batches, self.compared, self.store)
 
     @torch.no_grad()
     def measured_error(self, widths: Widths) -> float | None:
@@ -230,25 +230,35 @@ class Trials:
         batches, dense = self.batches[:1], self.dense[:1]
         changes: dict[str, dict[int, float]] = {name: {} for name in other}
         with walking(self.model, batches, self.store.place) as walk:
-            blocks = len(walk.blocks)
-            tried = [site for site in self.sites if other.get(site.name)]
-            behind = sum((blocks - (site.block or 0)) * len(other[site.name]) for site in tried)
+            blocks, at = len(walk.blocks), {site.name: site.block or 0 for site in self.sites}
+            tried = [(name, width) for name, own in other.items() for width in own]
+            moved = {one: self.changed(*one) for one in tried}
+            behind = sum(blocks - at[next(iter(new))] for new in moved.values())
             if not self.pay(self.cutter.passes + self.each * (2 + behind / blocks)):
                 return None
-            made = self.cutter.cut({name: [width, *other.get(name, ())] for name, width in widths.items()})
-            first = {name: cuts[0] for name, cuts in made.items()}
+            made = self.cuts_of_all(widths, moved.values())
+            first = {name: made[name][width] for name, width in widths.items()}
             present = self.whole(first)
             with present.gates():
                 before = divergence(walk, batches, dense)
             for block in range(blocks):
-                for site in (site for site in tried if site.block == block):
-                    for width, cut in zip(other[site.name], made[site.name][1:], strict=True):
-                        with self.whole({**first, site.name: cut}).gates():
-                            changes[site.name][width] = divergence(walk, batches, dense) - before
+                for (name, width), new in moved.items():
+                    if at[next(iter(new))] == block:
+                        cuts = first | {site: made[site][one] for site, one in new.items()}
+                        with self.whole(cuts).gates():
+                            changes[name][width] = divergence(walk, batches, dense) - before
                 if block < blocks - 1:
                     with present.gates():
                         walk.advance()
         return changes
+
+    def cuts_of_all(self, widths: Widths, tried: Iterable[Widths]) -> dict[str, dict[int, Cut]]:
+        """Return site -> width -> cut, for the present widths and all that are tried."""
+        asked = {name: {width: None} for name, width in widths.items()}  # in order, the present one first
+        for name, width in chain.from_iterable(new.items() for new in tried):
+            asked[name][width] = None
+        made = self.cutter.cut({name: [*own] for name, own in asked.items()})
+        return {name: dict(zip(own, made[name], strict=True)) for name, own in asked.items()}
 
     def whole(self, cuts: Mapping[str, Cut]) -> PartlyCut:
         """Return the model with a cut of every site."""

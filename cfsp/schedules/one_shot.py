@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.plans.subject import Subject
 from cfsp.schedules.base import Planned, Schedule
-from cfsp.schedules.decide import make_cuts, make_cuts_of_each, score_sites
+from cfsp.schedules.decide import make_cuts_of_each, score_sites
 from cfsp.schedules.joint import Cutter
 from cfsp.schedules.method import Method
 from cfsp.schedules.notes import notes_of
@@ -36,10 +36,29 @@ class OneShot(Schedule):
         scores = score_sites(state, sites, stats, method.criterion)
         add_probes(stats, subject, batches, method)
         widths = self.allocate(state, scores, stats, method)
-
-        def cut(tried: Mapping[str, Sequence[int]]) -> dict[str, list[Cut]]:
-            return make_cuts_of_each(state, sites, scores, tried, stats, method)
-
+        cut = RememberedCuts(lambda tried: make_cuts_of_each(state, sites, scores, tried, stats, method))
         widths, notes = self.search(subject, batches, method, stats, widths, lambda _: Cutter(cut))
-        cuts = make_cuts(state, sites, scores, widths, stats, method)
-        return Planned(PrunePlan(tuple(cuts), notes_of(sites, stats) | notes))
+        cuts = cut({site.name: [widths[site.name]] for site in sites})
+        return Planned(PrunePlan(tuple(made for (made,) in cuts.values()), notes_of(sites, stats) | notes))
+
+
+class RememberedCuts:
+    """Makes cuts from statistics that do not change, and remembers one of each site: to its present width.
+
+    Most sites keep their widths from one trial to the next, and a refit factorises the site's moments.
+    make: (site name -> widths) -> site name -> a cut per width
+    """
+
+    def __init__(self, make: Callable[[Mapping[str, Sequence[int]]], Mapping[str, Sequence[Cut]]]):
+        self.make = make
+        self.present: dict[str, Cut] = {}
+
+    def __call__(self, widths: Mapping[str, Sequence[int]]) -> dict[str, list[Cut]]:
+        """Return a cut for each of these widths, of which the first is the present one."""
+        known = {name: {len(cut.keep): cut} for name, cut in self.present.items()}
+        new = {name: [one for one in own if one not in known.get(name, {})] for name, own in widths.items()}
+        for name, cuts in self.make(new).items():
+            known[name] = known.get(name, {}) | {len(cut.keep): cut for cut in cuts}
+        made = {name: [known[name][width] for width in own] for name, own in widths.items()}
+        self.present = {name: cuts[0] for name, cuts in made.items()}
+        return made

@@ -15,22 +15,19 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from transformers import PreTrainedModel
 
 from cfsp.bars import bar
-from cfsp.model.model_inputs import arguments_of
 from cfsp.model.sites import Site
-from cfsp.passes.forward import counted_tokens
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut
 from cfsp.plans.subject import Subject
+from cfsp.schedules.dense_answers import DenseAnswers, dense_answers, divergence
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.prices import prices_of
 from cfsp.statistics.base import Stats
-from cfsp.statistics.cached import origin_of_statistics
+from cfsp.statistics.cached import collect_of_dense, origin_of_statistics
 from cfsp.statistics.collect import collect
 from cfsp.storage.code import code_of
 from cfsp.storage.fingerprints import digest
@@ -101,7 +98,8 @@ def probe(
     """Measure the whole model's loss at some widths of each site.
 
     -> site name -> `error_probes` [points, 2]: units kept (ascending, the last all), and KL(dense || model)
-    per token in nats; `error_curve` [widths, 2]: the same at every width.
+    per token in nats; `error_curve` [widths, 2]: the same at every width. Where blocks may go, the first site
+    of each has `block_error` []: that of the model without it.
 
     known: the dense model's statistics measured so far. place: where to store the hidden states and the dense
     model's outputs (`cfsp.passes.hidden_states`).
@@ -110,7 +108,7 @@ def probe(
 
     Cost: `len(sites) * len(shares)` passes over the measured batches, each from the site's block on, plus
     one pass. With a compensation, or if statistics are missing, that pass reads all batches, and each site
-    takes another pass through its block (for missing gradients: forward and backward through the model).
+    takes another pass through its block (for missing gradients of weights: through the model, and back).
     """
     model, sites, probes = subject.model, subject.sites, method.allocator.probes
     if probes is None:
@@ -118,26 +116,37 @@ def probe(
             f"allocator {type(method.allocator).__name__} probes nothing; expected one that does"
         )
     count = held_out(batches, method, probes.batches)
-    if all(not missing(method, known[site.name]) for site in sites):
-        batches = batches[:count]  # nothing needs the others
+    lacking = frozenset().union(*(missing(method, known[site.name]) for site in sites))
+    batches = batches if lacking else batches[:count]  # nothing needs the others
+    measured = collect_of_dense(subject, sites, fitted(batches, count), lacking)
+    known = {name: measured[name] | stat for name, stat in known.items()}
     stats: Stats = {}
     with walking(model, batches, place) as walk:
-        given = enumerate(log_probabilities(model, one) for one in batches[:count])
-        dense = [walk.store.keep(one, f"dense.{number}") for number, one in given]
+        dense = dense_answers(model, batches[:count], probes.compared, walk.store)
         for block in bar(range(len(walk.blocks)), "probe widths", "block"):
-            for site in (site for site in sites if site.block == block):
-                stats[site.name] = probe_site(walk, site, method, known[site.name], dense)
+            stats |= probe_block(walk, [one for one in sites if one.block == block], method, known, dense)
             if block < len(walk.blocks) - 1:
                 walk.advance()
     return stats
 
 
+def probe_block(
+    walk: Walk, sites: Sequence[Site], method: Method, known: Stats, dense: Sequence[DenseAnswers]
+) -> Stats:
+    """Return what `probe` measures at the sites of the walk's block."""
+    probes = method.allocator.probes
+    stats = {site.name: probe_site(walk, site, method, known[site.name], dense) for site in sites}
+    if probes is not None and probes.blocks and sites:
+        stats[sites[0].name]["block_error"] = error_without(walk, sites, dense)
+    return stats
+
+
 def probe_site(
-    walk: Walk, site: Site, method: Method, known: Mapping[str, Tensor], dense: Sequence[Tensor]
+    walk: Walk, site: Site, method: Method, known: Mapping[str, Tensor], dense: Sequence[DenseAnswers]
 ) -> dict[str, Tensor]:
     """Return `error_probes` [points, 2] and `error_curve` [widths, 2] of one site in the walk's block.
 
-    known: the site's statistics. dense: the dense model's log probabilities on the first batches.
+    known: the site's statistics. dense: the dense model's answers to the first batches.
     """
     probes = method.allocator.probes
     assert probes is not None, "the allocator wants them"
@@ -154,6 +163,14 @@ def probe_site(
     }
 
 
+def error_without(walk: Walk, sites: Sequence[Site], dense: Sequence[DenseAnswers]) -> Tensor:
+    """Return KL(dense || model without the walk's block) per token, float64 []. sites: all of the block"""
+    state = PartlyCut(walk.model, sites)
+    with PartlyCut(walk.model, sites, [state.cut(site, ()) for site in sites]).gates():
+        error = divergence(walk, walk.batches[: len(dense)], dense)
+    return torch.tensor(error, dtype=torch.float64)
+
+
 def held_out(batches: Sequence[Mapping[str, Tensor]], method: Method, count: int) -> int:
     """Return how many of the first batches are measured, and say if a fit to others is impossible."""
     if method.compensation.needs and len(batches) < 2:
@@ -168,6 +185,11 @@ def held_out(batches: Sequence[Mapping[str, Tensor]], method: Method, count: int
 def count_measured(total: int, method: Method, count: int) -> int:
     """Return how many of the first batches are measured; compensations are fitted on the others."""
     return max(1, min(count, total // 2)) if method.compensation.needs else min(count, total)
+
+
+def fitted(batches: Sequence[Mapping[str, Tensor]], measured: int) -> Sequence[Mapping[str, Tensor]]:
+    """Return the batches that statistics are of: those that are not measured; all, if there are none."""
+    return batches[measured:] or batches
 
 
 def missing(method: Method, known: Mapping[str, Tensor]) -> frozenset[str]:
@@ -188,9 +210,9 @@ def judged(
     """
     needs, stat = missing(method, known), known
     if needs:
-        first = measured if measured < len(walk.batches) else 0
-        with walk.resumed(first):
-            found = collect(walk.model, [site], walk.batches[first:], needs, site.blocks[0])
+        own = fitted(walk.batches, measured)
+        with walk.resumed(len(walk.batches) - len(own)):
+            found = collect(walk.model, [site], own, needs, site.blocks[0])
         stat = {**known, **found[site.name]}
     return method.criterion.score(PartlyCut(walk.model, [site]).view(site), stat), stat
 
@@ -260,28 +282,3 @@ def widths(site: Site, shares: Sequence[float], empty: bool) -> list[int]:
     most = site.units // step - 1
     found = {min(max(1, round(share * site.units / step)), most) * step for share in shares} - {0}
     return sorted(found | ({0} if empty and site.may_go else set()))
-
-
-def log_probabilities(model: PreTrainedModel, batch: Mapping[str, Tensor]) -> Tensor:
-    """Return log probabilities, for each token that counts or for each text. [answers, choices]"""
-    inputs = {name: tensor.to(model.device) for name, tensor in arguments_of(batch).items()}
-    logits = getattr(model(**inputs), "logits", None)
-    if logits is None:
-        raise ValueError(
-            f"error curves compare what models answer, and {type(model).__name__} gives no logits; expected "
-            "a model with a head, or another allocator"
-        )
-    if logits.dim() == 3:  # one answer per token, not per text
-        logits = logits[counted_tokens(batch).to(logits.device)]
-    return logits.float().log_softmax(-1)
-
-
-def divergence(walk: Walk, batches: Sequence[Mapping[str, Tensor]], dense: Sequence[Tensor]) -> float:
-    """Return KL(dense || present model), mean over tokens, in nats."""
-    total, count = 0.0, 0
-    for number, (batch, wanted) in enumerate(zip(batches, dense, strict=True)):
-        with walk.resumed(number):
-            given = log_probabilities(walk.model, batch)
-        total += F.kl_div(given, wanted.to(given.device), log_target=True, reduction="sum").item()
-        count += len(wanted)
-    return total / count

@@ -61,6 +61,26 @@ def collect_once(
     return {site.name: {need: there[need][site.name].to(model.device) for need in needs} for site in sites}
 
 
+def collect_of_dense(
+    subject: Subject,
+    sites: Sequence[Site],
+    batches: Sequence[Mapping[str, Tensor]],
+    needs: Collection[str],
+    checkpointing: bool = False,
+) -> Stats:
+    """Return those of the needed statistics that are always of the dense model (`Quantity.of_dense`).
+
+    They are remembered for as long as the subject lives, so that trials on the same batches measure once.
+    """
+    needs = sorted(need for need in needs if STATISTICS[need].of_dense)
+    if not needs:
+        return {site.name: {} for site in sites}
+    key = (*needs, *(site.name for site in sites), fingerprint_batches(batches))
+    if key not in subject.measured:
+        subject.measured[key] = collect_once(subject, sites, batches, needs, checkpointing)
+    return {name: dict(stat) for name, stat in subject.measured[key].items()}
+
+
 def entry_name(need: str) -> str | None:
     """Return the name of a statistic's entry; None if its code is in no file.
 
