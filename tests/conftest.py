@@ -112,9 +112,9 @@ def desk(tmp_path, monkeypatch, tiny_checkpoint, text_file):
     rows = '{"goal": "eat", "sol1": "a pan", "sol2": "a pot", "label": 0}\n'
     (mine / "piqa.validation.jsonl").write_text(rows * 4)
     saved_encoder(mine / "bert", "BertModel")
-    sums = '{"question": "one cat and two dogs", "answer": "three #### 3"}\n'
+    sums = '{"question": "one cat and two dogs in %s", "answer": "three #### 3"}\n'
     for split in ("test", "train"):
-        (mine / f"gsm8k.{split}.jsonl").write_text(sums * 8)
+        (mine / f"gsm8k.{split}.jsonl").write_text(sums % split * 8)
     for name in ("classifier", "tuned"):
         saved_encoder(mine / name)
     saved_encoder(mine / "reader", "BertForQuestionAnswering")

@@ -8,10 +8,13 @@ import transformers as t
 from families import LLAMA, batches, make, words
 
 import cfsp
+from cfsp.api import deciders
 from cfsp.compensation.bridge import Bridge
 from cfsp.model.find_sites import find_sites
 from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import bridged
+from cfsp.storage.cache import Cache
 
 BLOCKS = 6
 TIGHT = Bridge(ridge=1e-9)
@@ -118,13 +121,17 @@ def test_the_folder_is_a_plain_one(model, tmp_path, tokens):
 def test_what_cannot_be_bridged_is_refused(model):
     with pytest.raises(ValueError, match=r"makes up for units of block alone; expected sites=\[block\]"):
         cfsp.plan(model, batches(), compensation="bridge", criterion="magnitude", allocator="uniform")
+    for ridge in (0, -1.0):
+        with pytest.raises(ValueError, match=rf"compensation ridge={ridge}: expected a number above 0$"):
+            Bridge(ridge=ridge)
+
+
+def test_blocks_that_norm_what_their_mlps_give_are_refused_before_anything_is_measured():
     gemma = make("gemma2")
-    assert find_sites(gemma, ["block"])
-    with pytest.raises(ValueError, match="do not simply add"):
-        cfsp.plan(
-            gemma, batches(), kinds=["block"], criterion="depth", allocator="uniform", compensation="bridge",
-            sparsity=0.5,
-        )  # fmt: skip
+    parts = {"criterion": "depth", "allocator": "uniform", "compensation": "bridge", "schedule": "one_shot"}
+    decider, method = deciders(parts, {}, {"sparsity": 0.5}, seed=0)
+    with pytest.raises(ValueError, match=r"bridge: the blocks of a gemma2 do not .*; expected compens"):
+        decider.prepare(Subject(gemma, find_sites(gemma, ["block"]), Cache.at("off")), method)
 
 
 def test_a_run_bridges_and_says_so(cli, tmp_path):

@@ -186,6 +186,19 @@ BAD = [
     (["model.path=null"], "model.path=None: expected a folder, a GGUF file or a hub id"),
     (["sparsity=0.2", "allocator.protect=[0,1]"], "every block is protected; expected some to cut"),
     (["model.attn_implementation=nonesuch"], "cannot be loaded"),
+    (
+        ["sparsity=0.9", "allocator=error_curves", "allocator.protect=[0]", "allocator.allow_empty=true"],
+        "of the sites is more than they can lose; with round_to=1 and protect=[0] expected at most 0.5000",
+    ),
+    (
+        ["compensation=least_squares", "compensation.ridge=auto", "calibration.samples=7"],
+        "holds out every 8th calibration sample, and there are 7; expected 8 or more, or a number",
+    ),
+    (["compensation=scale", "compensation.ridge=auto"], "ridge='auto': expected a finite number"),
+    (
+        ["sites=[block]", "criterion=depth", "compensation=bridge", "compensation.ridge=0"],
+        "compensation ridge=0: expected a number above 0",
+    ),
 ]
 """Overrides, and what the error says."""
 

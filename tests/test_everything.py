@@ -16,10 +16,10 @@ BY_BLOCK = ("cfsp", "cfsp_released")
 """Allocators that ask how important each block is."""
 
 CRITERIA = [name for name in choices("criterion") if name != "learned"]
-SCHEDULES = [
-    name for name in choices("schedule") if name not in ("movement", "lorashear", "routing", "routed_once")
-]
-"""Both without those that learn, which need a tokenizer or each other; they have tests of their own."""
+OTHERS = ("movement", "lorashear", "routing", "routed_once", "unchanged")
+SCHEDULES = [name for name in choices("schedule") if name not in OTHERS]
+"""Both without those that learn, which need a tokenizer or each other, and the one that does nothing; they
+have tests of their own."""
 
 EVERY_SECOND = [*FAMILIES][::2]
 """Families whose compensation is the mean; least squares has the others."""

@@ -1,13 +1,17 @@
 """Generation: written answers, their lengths and their scores, from local files."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from cfsp.checkpoints.load import load
-from cfsp.evaluation.answers import write_answers
+from cfsp.evaluation.answers import Answer, write_answers
 from cfsp.evaluation.generation import Generation, mean_of_parts
+from cfsp.evaluation.harness_model import HarnessModel
+from cfsp.evaluation.samples import Samples
 
 TEMPLATE = "{% for turn in messages %}{{ turn['role'] }} {{ turn['content'] }} {% endfor %}"
 
@@ -21,9 +25,11 @@ def loaded(tiny_checkpoint):
 
 @pytest.fixture
 def files(tmp_path):
-    rows = [{"question": f"the cat sat {'on ' * n}a mat", "answer": f"two #### {n}"} for n in range(1, 6)]
     paths = {split: tmp_path / f"{split}.jsonl" for split in ("test", "train")}
-    for path in paths.values():
+    for path, name in zip(paths.values(), ("cat", "dog"), strict=True):
+        rows = [
+            {"question": f"the {name} sat {'on ' * n}a mat", "answer": f"two #### {n}"} for n in range(1, 6)
+        ]
         path.write_text("\n".join(map(json.dumps, rows)))
     return {"gsm8k": {split: str(path) for split, path in paths.items()}}
 
@@ -56,6 +62,26 @@ def test_answers_are_those_of_greedy_decoding_whatever_the_batch(loaded):
             assert answer.ended == (len(written) < 5)
 
 
+def test_answers_are_greedy_whatever_the_checkpoint_says(loaded):
+    model, tokenizer = loaded
+    prompts = [[5, 6, 7], [9, 4, 11, 12, 13]]
+    before = write_answers(model, tokenizer, prompts, (), 9, 2)
+    said = Samples(["the cat"], 9).say(model, tokenizer)
+    given = GenerationConfig(
+        repetition_penalty=5.0,
+        no_repeat_ngram_size=1,
+        min_new_tokens=9,
+        bad_words_ids=[[token] for token in range(50)],
+        num_beams=2,
+        max_new_tokens=1,
+        return_dict_in_generate=True,
+    )
+    model.generation_config = given
+    assert write_answers(model, tokenizer, prompts, (), 9, 2) == before
+    assert Samples(["the cat"], 9).say(model, tokenizer) == said
+    assert model.generation_config is given
+
+
 def test_an_answer_ends_at_its_stop(loaded):
     model, tokenizer = loaded
     written = greedy(model, [5, 6, 7], 6)
@@ -85,6 +111,7 @@ def test_scores_and_lengths_are_kept(loaded, files, capsys):
     assert sum(score.outcomes.values) / 5 == score.value
     assert score.stderr is not None
     assert (score.protocol["shots"], score.protocol["chat"], score.protocol["new_tokens"]) == (0, False, 6)
+    assert score.protocol["ends"] == [0, 2]  # the tokenizer's, and the generation config's
     length, cut = found["answer_tokens/gsm8k"], found["cut_answers/gsm8k"]
     assert 0 < length.value <= 6
     assert length.n == 5
@@ -93,8 +120,6 @@ def test_scores_and_lengths_are_kept(loaded, files, capsys):
 
 
 def test_a_right_answer_is_one(loaded, files, monkeypatch):
-    from cfsp.evaluation.answers import Answer
-
     said = [Answer(f"it is #### {n}", 4, True, True) for n in (1, 9, 3, 9, 5)]
     monkeypatch.setattr("cfsp.evaluation.harness_model.write_answers", lambda *_: said)
     found = evaluator(files=files).run(*loaded)["exact_match/gsm8k@strict-match"]
@@ -119,6 +144,35 @@ def test_examples_are_turns_of_a_chat(loaded, files, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("options", "most"),
+    [
+        ({"max_gen_toks": 5, "max_new_tokens": 7}, 5),
+        ({"max_new_tokens": 7, "until": ["x"]}, 7),
+        ({"max_tokens": 8}, 8),
+        ({}, 256),
+    ],
+)
+def test_an_answer_is_as_long_as_its_task_allows_by_any_name(options, most, loaded, monkeypatch):
+    asked = []
+
+    def write(model, tokenizer, prompts, stops, new_tokens, *_):
+        asked.append(new_tokens)
+        return [Answer("a cat", 2, True, True)] * len(prompts)
+
+    monkeypatch.setattr("cfsp.evaluation.harness_model.write_answers", write)
+    model, tokenizer = loaded
+    wrapped = HarnessModel(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=2)
+    wrapped.generate_until([SimpleNamespace(args=("the cat", options))])
+    assert asked == [most]
+
+
+@pytest.mark.parametrize(("new_tokens", "most"), [(None, 150), (6, 6)])
+def test_room_is_asked_for_answers_as_long_as_the_task_allows(new_tokens, most):
+    """terretaqa names its most tokens max_new_tokens, not max_gen_toks."""
+    assert evaluator(tasks=["terretaqa"], new_tokens=new_tokens).longest("terretaqa") == most
+
+
+@pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"tasks": ["piqa"]}, "'piqa' writes no answer; expected a generate_until task"),
@@ -136,11 +190,44 @@ def test_what_the_model_cannot_do_is_refused_before_anything_runs(loaded, files,
     monkeypatch.setattr(tokenizer, "chat_template", None)
     with pytest.raises(ValueError, match="has no chat template; expected chat=false"):
         evaluator(files=files, chat=True).protocol(model, tokenizer)
-    with pytest.raises(ValueError, match="the model has 256 positions"):
+    with pytest.raises(ValueError, match="'gsm8k': new_tokens=256: the model has 256 .*at most 255"):
         evaluator(files=files, new_tokens=256).protocol(model, tokenizer)
+    assert evaluator(files=files, new_tokens=255).protocol(model, tokenizer)["new_tokens"] == 255
     alone = {"gsm8k": files["gsm8k"]["test"]}
     with pytest.raises(ValueError, match="5 examples before each question, and no file of them"):
         evaluator(files=alone, shots=None).protocol(model, tokenizer)
+
+
+def test_a_task_with_examples_of_its_own_needs_no_file_of_them(loaded, files):
+    path = files["gsm8k"]["test"]
+    cot = {"tasks": ["gsm8k_cot"], "files": {"gsm8k_cot": path}}
+    assert evaluator(**cot, shots=8).protocol(*loaded)["shots"] == 8
+    message = "'gsm8k_cot': 9 examples before each question, and the task has 8 of its own; expected shots=8"
+    with pytest.raises(ValueError, match=message):
+        evaluator(**cot, shots=9).protocol(*loaded)
+    made = "minerva_math_algebra"  # by a function
+    assert evaluator(tasks=[made], files={made: path}, shots=4).protocol(*loaded)["shots"] == 4
+
+
+@pytest.fixture
+def ifeval(tmp_path, monkeypatch):
+    """The task's evaluation, from a file, wherever its packages are installed."""
+    pytest.importorskip("nltk")
+    monkeypatch.setattr("cfsp.evaluation.generation.NEEDS", {})
+    row = {"key": 1, "prompt": "say yes", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    path = tmp_path / "ifeval.jsonl"
+    path.write_text(json.dumps(row))
+    return evaluator(tasks=["ifeval"], files={"ifeval": str(path)})
+
+
+def test_data_of_nltk_that_are_not_here_are_asked_for_before_anything_is_written(
+    loaded, ifeval, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("nltk.data.path", [str(tmp_path)])
+    with pytest.raises(ValueError, match="'ifeval': NLTK has no punkt_tab.*python -m nltk.downloader punkt"):
+        ifeval.protocol(*loaded)
+    (tmp_path / "tokenizers" / "punkt_tab").mkdir(parents=True)
+    assert ifeval.protocol(*loaded)["tasks"] == ["ifeval"]
 
 
 def test_parts_of_a_question_are_a_cluster():

@@ -18,15 +18,16 @@ ROWS = [
     {"__main__", "__init__"},
 ]
 ROW = {name: number for number, row in enumerate(ROWS) for name in row}
+HARNESS = [f"evaluation/{path.name}" for path in (ROOT / "evaluation").glob("harness*.py")]
 ONLY_IN = {
     "hydra": ("running", "cli"),
-    "datasets": ("data/rows.py", "evaluation/harness.py"),
+    "datasets": ("data/rows.py", *HARNESS, "evaluation/local_splits.py"),
     "pandas": ("tables", "cli/tables.py"),
     "rich": ("running/summary.py", "cli"),
     "wandb": ("loggers/wandb.py",),
     "peft": ("training/lora.py",),
     "matplotlib": ("report",),
-    "lm_eval": ("evaluation/harness.py", "evaluation/harness_model.py"),
+    "lm_eval": HARNESS,
     "gguf": ("exports", "checkpoints/gguf_input.py"),
     "tqdm": ("bars.py",),
     "rouge_score": ("data/tasks/rouge.py",),

@@ -64,7 +64,7 @@ def test_rows_are_sorted_and_say_what_they_cost(tmp_path):
     assert third[4] == "-"
     assert "All rows: allocator uniform, sites mlp." in text
     assert text.count("`cfsp criterion=flap`") == 1
-    assert "2 runs name their commands. 1 older run keeps no command." in text
+    assert "2 runs name their commands. 1 older run keeps no command. What a command leaves out" in text
 
 
 def test_protocols_do_not_share_a_table(tmp_path):

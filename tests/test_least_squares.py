@@ -7,8 +7,11 @@ import torch
 from families import FAMILIES, batches, kinds_of, make
 
 import cfsp
+from cfsp.allocators.error_curves import ErrorCurves
 from cfsp.allocators.uniform import Uniform
+from cfsp.compensation.bridge import Bridge
 from cfsp.compensation.least_squares import LeastSquares
+from cfsp.compensation.scale import Scale
 from cfsp.criteria.obs import OBS
 from cfsp.model.find_sites import find_sites
 from cfsp.model.parameter_count import count_parameters
@@ -17,7 +20,7 @@ from cfsp.plans.gates import Gates
 from cfsp.plans.plan import Cut, PrunePlan
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.collect import collect
-from cfsp.statistics.moments import MOMENTS
+from cfsp.statistics.moments import MOMENTS, RelativeSecondMoment
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 
@@ -63,14 +66,15 @@ def test_sites_that_share_a_consumer_are_refused():
 
 @pytest.mark.parametrize("ridge", [0, -1.0, float("nan"), True, "some"])
 def test_impossible_ridges_are_refused(ridge):
-    for part in (LeastSquares, OBS):
+    for part in (LeastSquares, OBS, Scale, Bridge):
         with pytest.raises(ValueError, match="ridge=.*expected a (finite )?number"):
             part(ridge=ridge)
 
 
 def test_a_ridge_that_leaves_no_weights_is_named():
+    compensation = LeastSquares(ridge=1e300, towards="zero")
     with pytest.raises(ValueError, match=r"layers.0.mlp: .* ridge=1e\+300 shrinks all weights to zero"):
-        cfsp.plan(make("llama"), batches(), compensation=LeastSquares(ridge=1e300), allocator="uniform")
+        cfsp.plan(make("llama"), batches(), compensation=compensation, allocator="uniform")
 
 
 def test_a_ridge_that_is_too_small_is_named():
@@ -80,6 +84,31 @@ def test_a_ridge_that_is_too_small_is_named():
         whose = "compensation" if ridge else "criterion"
         with pytest.raises(ValueError, match=rf"layers.0.mlp: {whose} ridge=1e-30 .* expected a larger one"):
             cfsp.plan(make("llama"), few, criterion=criterion, **parts, **ridge)
+
+
+def test_beside_a_massive_channel_the_defaults_still_refit_the_others():
+    """They keep most of what a refit gains; a ridge relative to the mean, and towards zero, loses it all."""
+    torch.manual_seed(0)
+    model = make("llama")
+    site, view = find_sites(model)[0], UnitView(model, find_sites(model)[0])
+    x = torch.randn(4000, 8).double() @ torch.randn(8, site.units).double()
+    x = x + 0.3 * torch.randn(x.shape).double()
+    x[::500, 5] = 3e4  # the first token of a window
+    weight, keep = view.consumers()[0].flatten(0, 1).double(), [*range(site.units // 2)]
+    given = torch.cat([x, torch.ones(len(x), 1)], 1)
+    stat = {"input_second_moment": given.T @ given / len(x)}
+    small = (x[:, 5].abs() < 1e4).nonzero().flatten()
+
+    def error(consumer):
+        return float((x[:, keep] @ consumer.double() - x @ weight)[small].square().sum(1).mean())
+
+    def fitted(**options):
+        return error(LeastSquares(**options).compensate(view, stat, keep)["consumer"].flatten(0, -2))
+
+    without, best = error(weight[keep]), fitted(ridge=1e-9)
+    assert fitted() - best < 0.2 * (without - best)
+    assert fitted(scale="mean") - best > 0.5 * (without - best)
+    assert fitted(scale="mean", towards="zero", ridge=1e-3) - best > 0.2 * (without - best)
 
 
 def test_a_site_that_gives_nothing_is_cut_like_any_other():
@@ -105,8 +134,35 @@ def test_an_automatic_ridge_is_the_best_on_held_out_samples(monkeypatch):
             model, samples, allocator="uniform", compensation="least_squares", ridge="auto", sparsity=0.1
         )
     assert sum(chosen[:2]) > sum(chosen[2:])
-    with pytest.raises(ValueError, match="holds out every 8th calibration sample, and there are 6"):
-        cfsp.plan(model, batches(), allocator="uniform", compensation="least_squares", ridge="auto")
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "fitted"),
+    [
+        (batches(), {"allocator": "uniform"}, "6"),
+        (batches(count=2, size=6), {"allocator": ErrorCurves(batches=1)}, "6 of 12 to fit to"),
+        (
+            batches(count=4, size=5),
+            {"allocator": ErrorCurves(batches=1, rounds=1), "schedule": "blockwise"},
+            "5 of 20 to fit to",
+        ),
+    ],
+)
+def test_an_automatic_ridge_on_too_few_samples_is_refused_before_anything_is_measured(data, options, fitted):
+    """Error curves and a joint search fit to some of the batches."""
+    model = make("llama")
+    model.forward = None
+    parts = {"compensation": LeastSquares(ridge="auto"), "criterion": "wanda_sp", **options}
+    with pytest.raises(ValueError, match=f"every 8th calibration sample, and there are {fitted}; expected 8"):
+        cfsp.plan(model, data, sparsity=0.5, **parts)
+
+
+@pytest.mark.parametrize(
+    ("data", "allocator"),
+    [(batches(count=2, size=8), ErrorCurves(batches=1, shares=[0.5])), (batches(count=1, size=8), "uniform")],
+)
+def test_eight_samples_are_enough_for_an_automatic_ridge(data, allocator):
+    cfsp.plan(make("llama"), data, allocator=allocator, compensation=LeastSquares(ridge="auto"), sparsity=0.5)
 
 
 @pytest.mark.parametrize("criterion", ["obs", "wanda_sp"])
@@ -235,6 +291,32 @@ def test_moments_are_those_of_a_naive_computation(tokens):
     held = (x[eighth].T * weight[eighth]) @ x[eighth] / weight.sum()
     torch.testing.assert_close(found[f"{name}_held_out"], held, rtol=1e-4, atol=1e-7)
     assert found["input_tokens"] == len(x)
+
+
+def test_relative_tokens_count_by_what_the_next_norm_divides_by():
+    model, data = make("gemma2"), batches(4, size=2, tokens=12)
+    site, block, seen = find_sites(model)[1], model.model.layers[1], {}
+    hooks = {"x": block.mlp.down_proj, "y": block.post_feedforward_layernorm}
+    for name, module in hooks.items():
+        module.register_forward_pre_hook(
+            lambda _, inputs, name=name: seen.setdefault(name, []).append(inputs[0].detach().flatten(0, 1))
+        )
+    found = collect(model, [site], data, {"relative_second_moment"})[site.name]["relative_second_moment"]
+    x, y = (torch.cat(seen[name]).double() for name in hooks)
+    weight = 1 / (y.square().mean(1) + block.post_feedforward_layernorm.eps)
+    x = torch.cat([x, torch.ones(len(x), 1)], 1)
+    torch.testing.assert_close(found, (x.T * weight) @ x / weight.sum(), rtol=1e-3, atol=1e-9)
+
+
+def test_relative_tokens_count_by_their_outputs_until_the_norm_adds_more_than_they_have():
+    def weights(output):
+        return torch.cat([*RelativeSecondMoment().factors(output)]).square().flatten()
+
+    torch.manual_seed(0)
+    output = torch.randn(50, 8) * torch.logspace(0, 1, 50)[:, None]
+    large, tiny = weights(output * 1e4), weights(output * 1e-6)
+    torch.testing.assert_close(large * 1e8, weights(output), rtol=1e-4, atol=0)
+    torch.testing.assert_close(tiny, tiny.mean().expand(50), rtol=1e-2, atol=0)
 
 
 def test_relative_tokens_leave_less_error_relative_to_the_outputs():

@@ -15,9 +15,13 @@ from cfsp.cli.tables import main
 from cfsp.cli.terminal import show_sections
 from cfsp.records.outcome_file import named_outcomes, write_outcomes
 from cfsp.records.outcomes import Outcomes
+from cfsp.records.protocols import differing
 from cfsp.records.reading import read_records
 from cfsp.records.record import Metric
 from cfsp.report.paired_runs import paired_section
+from cfsp.report.runs import metric_columns
+from cfsp.tables.compare import comparisons
+from cfsp.tables.frame import frame
 from cfsp.tables.paired import bootstrap, paired
 
 
@@ -168,6 +172,27 @@ def test_runs_of_another_model_or_protocol_stay_out(results, capsys):
     marked = [*arguments[:-3], "--paired", "--against"]
     main([*marked, "half"])
     assert "half was measured with another dtype" in capsys.readouterr().out
+
+
+def test_what_older_protocols_lack_is_no_difference():
+    old, new = {"shots": 0}, {"shots": 0, "tokenizer_sha256": "a", "ends": [2]}
+    assert differing([old, new]) == ()
+    assert differing([new, {**new, "ends": [2, 3]}, old]) == ("ends",)
+    assert differing([old, {**new, "shots": None}]) == ("shots",)
+    assert differing([old, {}]) == ("shots",)
+
+
+def test_older_records_share_tables_with_new_ones(results):
+    found, _ = read_records([results])
+    old = next(one for one in found.values() if one.id.startswith("far"))
+    metric = {side: one["acc/x"] for side, one in old.metrics.items()}
+    later = {
+        side: {"acc/x": replace(one, protocol={**one.protocol, "tokenizer_sha256": "a"})}
+        for side, one in metric.items()
+    }
+    new = replace(old, id="new", metrics=later)
+    assert len(comparisons(frame([old, new]), "acc/x", "method")) == 1
+    assert [*metric_columns([old, new]).values()] == ["acc/x"]
 
 
 def test_runs_of_another_model_stay_out_of_a_cell(tmp_path, capsys):

@@ -153,7 +153,7 @@ def test_curves_of_trained_masks_are_drawn_beside_recoverys(tmp_path):
     assert schedule_curve(found, "removed") == ([1, 2, 3], [0.1, 0.2, 0.3])
     assert schedule_curve(found, "curve") == ([1, 2, 3], [3.0, 2.0, 1.0])
     names = {found.id: "learned"}
-    figure = schedule_curves([found], names, looks(["learned"]))
+    figure = schedule_curves([found], names, looks(["learned"]), "share removed")
     assert [axes.get_title(loc="left") for axes in figure.axes] == [
         "training loss, 50% asked",
         "share removed, 50% asked",

@@ -101,9 +101,17 @@ def test_no_unit_of_a_saved_routed_model_goes_unless_it_is_asked(tmp_path, capsy
     cfsp.save(tmp_path / "routed", model, words(), plan_for(model))
     dense.save_pretrained(tmp_path / "dense")
     path = f"model.path={tmp_path / 'routed'}"
-    assert understood([path, "evaluation=routing"]) == [path, "evaluation=routing", "sparsity=0"]
-    assert "is routed, so none of its units goes (sparsity=0)" in capsys.readouterr().err
-    for asked in ("sparsity=0.3", "sites=[attention]", "+experiment=lte", "schedule.sparsity=0.1"):
+    as_it_is = ["schedule=unchanged", "sparsity=0"]
+    assert understood([path, "evaluation=routing"]) == [path, "evaluation=routing", *as_it_is]
+    told = capsys.readouterr().err
+    assert "is routed, so none of its units goes (schedule=unchanged sparsity=0)" in told
+    for asked in (
+        "sparsity=0.3",
+        "sites=[attention]",
+        "+experiment=lte",
+        "schedule.sparsity=0.1",
+        "criterion=obs",
+    ):
         assert understood([path, asked]) == [path, asked]
     assert understood([path, "target.parameters=3M"])[-1] == "sparsity=null"
     for other in (f"model.path={tmp_path / 'dense'}", f"model.path={tmp_path / 'none'}", "seed=1"):

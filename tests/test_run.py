@@ -191,7 +191,7 @@ def test_every_yaml_builds_and_is_small(group, name):
     assert len(path.read_text().splitlines()) < 13
     with initialize_config_dir(str(CONF), version_base="1.3"):
         own = ["task=sst2"] if name in ("task", "routing_task") else []
-        own += ["sparsity=0"] if name in ("routing", "routed_once") else []
+        own += ["sparsity=0"] if name in ("routing", "routed_once", "unchanged") else []
         config = compose("config", [*own, f"{group}={name}"])[group]
     if group == "model":
         return  # loads a model; test_reference.py does

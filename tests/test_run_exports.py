@@ -98,6 +98,6 @@ def test_a_routing_schedule_exports_nothing_and_says_so_at_once(cli, tmp_path):
         "sparsity=0",
         f"save={tmp_path}/small",
     )
-    with pytest.raises(ValueError, match=r"this schedule routes MLPs, .*; expected export=\[\]"):
+    with pytest.raises(ValueError, match=r"these MLPs are routed, .*; expected export=\[\]"):
         cli("evaluation=[]", *words, "export=[padded]")
     assert not (tmp_path / "small").exists()

@@ -5,12 +5,15 @@ import torch
 from families import batches, make
 
 import cfsp
+from cfsp.api import deciders
 from cfsp.compensation.least_squares import LeastSquares
 from cfsp.model.find_sites import find_sites
 from cfsp.passes.walk import walking
 from cfsp.plans.plan import Cut
+from cfsp.plans.subject import Subject
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import target_moments
+from cfsp.storage.cache import Cache
 
 SAMPLES = {"count": 8, "size": 2, "tokens": 24}
 
@@ -62,13 +65,17 @@ def test_a_residual_target_undoes_what_came_before():
     assert not torch.allclose(plan.edits[1].consumer, own.edits[1].consumer, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize("compensation", ["least_squares", "scale"])
 @pytest.mark.parametrize("family", ["gemma2", "olmo2", "bert"])
-def test_a_residual_target_is_refused_where_there_is_none(family):
-    options = {"criterion": "magnitude", "allocator": "uniform", "schedule": "blockwise"}
-    with pytest.raises(ValueError, match="do not simply add what their MLPs give"):
-        cfsp.plan(
-            make(family), batches(**SAMPLES), compensation="least_squares", target="residual", **options
-        )
+def test_a_residual_target_is_refused_before_anything_is_measured(family, compensation):
+    """There is none where blocks norm or scale what their MLPs give."""
+    options = {"criterion": "wanda_sp", "schedule": "blockwise", "compensation": compensation}
+    decider, method = deciders(
+        options | {"allocator": "error_curves"}, {"target": "residual"}, {"sparsity": 0.5}, seed=0
+    )
+    model = make(family)
+    with pytest.raises(ValueError, match=r"MLPs give .*; expected compensation\.target=own or dense"):
+        decider.prepare(Subject(model, find_sites(model), Cache.at("off")), method)
 
 
 def test_rounding_of_a_large_stream_is_no_reason_to_refuse():

@@ -1,13 +1,17 @@
 """Zero-shot tasks: local files give the harness's own prompts, answers and figures."""
 
 import json
+import logging
 from unittest.mock import patch
 
 import datasets
 import pytest
 
 from cfsp.checkpoints.load import load
-from cfsp.evaluation.harness import manager, with_data
+from cfsp.evaluation.harness_data import look_up
+from cfsp.evaluation.harness_names import manager
+from cfsp.evaluation.harness_noise import SPEAKING, without_noise
+from cfsp.evaluation.local_splits import with_data
 from cfsp.evaluation.local_tasks import read_questions
 from cfsp.evaluation.zero_shot import PAPERS, ZeroShot, task_metrics, with_errors
 
@@ -112,6 +116,7 @@ def test_figures_are_kept_with_all_that_they_depend_on(rank, file, tiny_checkpoi
     files = {task: str(file(task)) for task in ("piqa", "openbookqa")}
     whole = evaluator(["piqa", "openbookqa"], files=files)
     found = {name: one for part in whole.parts() for name, one in part.run(model, tokenizer).items()}
+    assert [found.pop(f"cut_prompts/{task}").value for task in files] == [0, 0]
     assert set(found) == {"acc/piqa", "acc_norm/piqa", "acc/openbookqa", "acc_norm/openbookqa"}
     for name, metric in found.items():
         assert metric.n == 4
@@ -153,6 +158,42 @@ def test_mmlu_goes_by_subject(file):
         "mmlu_anatomy": 2,
         "mmlu_virology": 3,
     }
+
+
+@pytest.mark.parametrize(
+    ("subjects", "message"),
+    [
+        (["anatomy", "virolgy"], r"line 2: subject='virolgy'; expected .* MMLU; did you mean 'virology'"),
+        (["Anatomy", "Anatomy"], "line 1: subject='Anatomy'; expected one of the 57 of MMLU"),
+        (["anatomy", 7], "line 2: subject=7; expected one of the 57"),
+    ],
+)
+def test_an_unknown_subject_of_mmlu_is_named(subjects, message, file, tiny_checkpoint):
+    path = file("mmlu", [{**HUB["mmlu_anatomy"], "subject": one} for one in subjects])
+    with pytest.raises(ValueError, match=rf"mmlu\.jsonl, {message}"):
+        evaluator(["mmlu"], files={"mmlu": str(path)}).protocol(*load(tiny_checkpoint))
+
+
+def test_examples_of_mmlu_are_counted_by_subject(file, tiny_checkpoint):
+    asked = [{**HUB["mmlu_anatomy"], "subject": subject} for subject in ("anatomy", "virology")]
+    shown = [{**HUB["mmlu_anatomy"], "question": f"Which {n}?"} for n in range(3)]
+    paths = {"test": str(file("asked", asked)), "dev": str(file("shown", shown))}
+    with pytest.raises(ValueError, match="shown.jsonl has 0 of subject virology; expected at least 2 rows"):
+        evaluator(["mmlu"], files={"mmlu": paths}, shots=2).protocol(*load(tiny_checkpoint))
+
+
+@pytest.mark.parametrize("task", ["piqa", "mmlu"])
+def test_too_few_examples_of_a_data_set_are_named(task, file, tiny_checkpoint):
+    """Those of the hub are read only when the task is run: here a file is not checked before."""
+    row = HUB.get(task, HUB["mmlu_anatomy"])
+    paths = {"test": str(file(task, [row] * 2)), "dev": str(file("examples", [row] * 3))}
+    found = evaluator([task], files={task: paths}, shots=4)
+    unchecked = patch("cfsp.evaluation.harness.check_examples")
+    with (
+        unchecked,
+        pytest.raises(ValueError, match=f"{task!r}: its data set has fewer than shots=4 examples"),
+    ):
+        found.run(*load(tiny_checkpoint))
 
 
 @pytest.mark.parametrize(
@@ -201,26 +242,84 @@ def test_a_task_with_other_metrics_too_gives_its_accuracy(file, tiny_checkpoint,
     rows = [{"text": "the cat sat on a mat"}, {"text": "two dogs ran far away"}]
     task = evaluator(["lambada_openai"], files={"lambada_openai": str(file("lambada_openai", rows))})
     found = task.run(model, tokenizer)
-    assert set(found) == {"acc/lambada_openai"}
+    assert set(found) == {"acc/lambada_openai", "cut_prompts/lambada_openai"}
     assert found["acc/lambada_openai"].stderr is not None
     assert "bootstrapping" not in capfd.readouterr().out
 
 
-def test_a_data_set_out_of_reach_is_named_with_the_file_that_it_would_take(tiny_checkpoint):
-    model, tokenizer = load(tiny_checkpoint)
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("piqa", "data set baber/piqa cannot be loaded .no route to host.*FILE.* goal, sol1, sol2, label"),
+        (
+            "mmlu",
+            r"data set cais/mmlu cannot be loaded .*\.files\.mmlu=FILE.*question, subject, choices, answer",
+        ),
+        ("arithmetic_1dc", "data set json cannot be loaded .*files.arithmetic_1dc=FILE"),
+    ],
+)
+def test_a_data_set_out_of_reach_is_named_before_anything_runs(task, message, tiny_checkpoint):
     lost = patch("datasets.load_dataset_builder", side_effect=ConnectionError("no route to host"))
-    message = (
-        r"'piqa'.*baber/piqa cannot be loaded \(no route to host\).*evaluation.zero_shot.files.piqa=FILE.*"
-        "goal, sol1, sol2, label"
-    )
     with lost, pytest.raises(ValueError, match=message):
-        evaluator(["piqa"]).run(model, tokenizer)
+        evaluator([task]).protocol(*load(tiny_checkpoint))
+
+
+def test_a_data_set_is_looked_up_once_by_all_that_says_where_it_lies(tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    look_up.cache_clear()
+    with patch("datasets.load_dataset_builder") as asked:
+        for _ in range(2):
+            evaluator(["arithmetic_1dc", "mmlu"]).protocol(model, tokenizer)
+    look_up.cache_clear()
+    (place, name), options = asked.call_args_list[0]
+    assert (place, name) == ("json", None)
+    assert "single_digit" in options["data_files"]["validation"]
+    assert [one.args[0] for one in asked.call_args_list] == ["json", "cais/mmlu"]
+
+
+@pytest.mark.parametrize("task", ["piqa", "hellaswag"])
+def test_the_harness_says_nothing(task, file, tiny_checkpoint, tmp_path, monkeypatch, capfd, caplog):
+    """Neither warnings about a model in memory, nor bars, nor git's complaint about the folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    model, tokenizer = load(tiny_checkpoint)
+    capfd.readouterr()
+    evaluator([task], files={task: str(file(task, [HUB[task]] * 4))}).run(model, tokenizer)
+    assert capfd.readouterr().err == ""
+    assert not caplog.records
+
+
+def test_the_harness_speaks_again_afterwards():
+    before = [getattr(module, name) for module, name, _ in SPEAKING]
+    with without_noise():
+        assert all(getattr(module, name) is other for module, name, other in SPEAKING)
+        assert not logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)
+    assert [getattr(module, name) for module, name, _ in SPEAKING] == before
+    assert logging.getLogger("lm_eval").isEnabledFor(logging.WARNING)
+
+
+def test_the_protocol_knows_the_tokenizer(file, tiny_checkpoint):
+    model, tokenizer = load(tiny_checkpoint)
+    asked = evaluator(["piqa"], files={"piqa": str(file("piqa"))})
+
+    def name():
+        return asked.protocol(model, tokenizer)["tokenizer_sha256"]
+
+    first = name()
+    tokenizer(["a", "a cat"], padding=True, truncation=True, max_length=4)  # leaves settings behind
+    assert name() == first == asked.protocol(model, load(tiny_checkpoint)[1])["tokenizer_sha256"]
+    tokenizer.add_tokens(["zyx"])
+    second = name()
+    tokenizer.eos_token = "zyx"
+    assert len({first, second, name()}) == 3
 
 
 def test_questions_beyond_the_window_are_counted(file, tiny_checkpoint, capsys):
     model, tokenizer = load(tiny_checkpoint)
     rows = [LOCAL["piqa"], {**LOCAL["piqa"], "goal": "the cat sat on a mat " * 20}]
-    evaluator(["piqa"], files={"piqa": str(file("piqa", rows))}).run(model, tokenizer)
+    found = evaluator(["piqa"], files={"piqa": str(file("piqa", rows))}).run(model, tokenizer)
+    cut = found["cut_prompts/piqa"]
+    assert (cut.value, cut.n, cut.better, cut.protocol["papers"]) == (0.5, 4, "lower", False)
     assert "zero_shot piqa: 2 of 4 answers do not fit into 64 tokens" in capsys.readouterr().err
 
 
@@ -230,28 +329,64 @@ def test_errors_are_those_of_means():
     assert figures["acc_stderr,none"] == pytest.approx((0.6 * 0.4 / 4) ** 0.5)
 
 
+def other(row):
+    return {**row, "goal": "run far away"}
+
+
+def examples(file, rows):
+    """A file of other rows beside the one of the questions."""
+    return str(file("piqa", [LOCAL["piqa"]] * 4)), str(file("examples", rows))
+
+
 @pytest.mark.parametrize(
-    ("splits", "shots", "message"),
+    ("splits", "message"),
     [
-        ({"": "a"}, 2, "2 examples before each question, and no file of them apart from the questions'"),
-        ({"validation": "a"}, 2, "no file of them apart"),
-        ({"test": "a", "train": "a"}, 2, "no file of them apart"),
-        ({"train": "a"}, 0, "no file of questions; expected files.piqa=FILE"),
-        ({"tset": "a"}, 0, "a file of the split 'tset'; expected dev, test, train, validation"),
-        ({"test": "a", "trian": "b"}, 2, "a file of the split 'trian'"),
+        (["train"], "files.piqa has train; expected test or validation too, the questions to measure"),
+        ([], "files.piqa has no split; expected test or validation too"),
+        (
+            ["tset"],
+            "files.piqa has split 'tset'; expected some of train, dev, validation, test; did you mean",
+        ),
+        (["test", "trian"], "files.piqa has split 'trian'.*did you mean 'train'"),
     ],
 )
-def test_files_without_questions_or_examples_are_refused(splits, shots, message, file, tiny_checkpoint):
+def test_splits_of_another_name_are_refused(splits, message):
+    with pytest.raises(ValueError, match=message):
+        evaluator(["piqa"], files={"piqa": dict.fromkeys(splits, "a.jsonl")})
+
+
+@pytest.mark.parametrize("splits", [None, ["validation"], ["test"]])
+def test_examples_without_a_file_of_them_are_refused(splits, file, tiny_checkpoint):
     """Examples from the questions' own file would show the answers."""
-    paths = {split: str(file("piqa")) + name for split, name in splits.items()}
-    for path in paths.values():
-        file("piqa").rename(path)
+    path = str(file("piqa"))
+    given = dict.fromkeys(splits, path) if splits else path
+    message = "zero_shot task 'piqa': 2 examples before each question, and no file of them; expected shots=0"
+    with pytest.raises(ValueError, match=message):
+        evaluator(["piqa"], files={"piqa": given}, shots=2).protocol(*load(tiny_checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("rows", "shots", "message"),
+    [
+        ([LOCAL["piqa"], other(LOCAL["piqa"])], 2, "all questions of .*piqa.jsonl are in .*examples.jsonl"),
+        ([other(LOCAL["piqa"])], 2, "examples.jsonl has 1; expected at least 2 rows, or fewer shots"),
+    ],
+)
+@pytest.mark.parametrize("splits", [("test", "train"), ("test", "validation"), ("validation", "dev")])
+def test_examples_that_do_not_do_are_refused(splits, rows, shots, message, file, tiny_checkpoint):
+    paths = dict(zip(splits, examples(file, rows), strict=True))
     with pytest.raises(ValueError, match=message):
         evaluator(["piqa"], files={"piqa": paths}, shots=shots).protocol(*load(tiny_checkpoint))
 
 
+def test_questions_as_their_own_examples_are_refused(file, tiny_checkpoint):
+    paths = dict.fromkeys(("test", "train"), str(file("piqa")))
+    with pytest.raises(ValueError, match="so their answers would be among the examples"):
+        evaluator(["piqa"], files={"piqa": paths}, shots=2).protocol(*load(tiny_checkpoint))
+
+
 def test_examples_come_from_their_own_file(file, tiny_checkpoint):
-    paths = {"validation": str(file("piqa")), "train": str(file("boolq", [LOCAL["piqa"]] * 4))}
+    paths = dict(zip(("validation", "train"), examples(file, [other(LOCAL["piqa"])] * 2), strict=True))
     assert evaluator(["piqa"], files={"piqa": paths}, shots=2).protocol(*load(tiny_checkpoint))["shots"] == 2
     spec = with_data("piqa", {split: [LOCAL["piqa"]] for split in paths})
     assert (spec["test_split"], spec["fewshot_split"]) == ("validation", "train")

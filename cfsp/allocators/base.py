@@ -172,8 +172,9 @@ class Allocator(Checked, ABC):
         if budget.keep < budget.total and len(self.protected_sites(sites)) == len(sites):
             raise ValueError(f"protect={self.protection}: every block is protected; expected some to cut")
         if budget.keep < least:
+            fate = "is more than they can lose" if self.allow_empty else "would leave a width of zero units"
             raise ValueError(
-                f"sparsity {1 - budget.share:.6g} of the sites would leave a width of zero units; with "
+                f"sparsity {1 - budget.share:.6g} of the sites {fate}; with "
                 f"round_to={self.round_to} and protect={self.protection} expected at most "
                 f"{math.floor((1 - least / budget.total) * 1e4) / 1e4:.4f}"
             )

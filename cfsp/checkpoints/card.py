@@ -14,55 +14,79 @@ from cfsp.checkpoints.gguf_input import GGUFInput, is_gguf
 from cfsp.records.escapes import code_block, code_span, markdown_text
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record
+from cfsp.records.routed_words import asked_share, experts_text, measured_share, routed_method
 
 PARTS = ("criterion", "allocator", "compensation", "schedule")
 
 
 def model_card(record: Record, needs_remote_code: bool, *, license: str | None) -> str:
-    """Return the README.md: what was removed and how, what was measured and how, how to load the model."""
+    """Return the README.md: what was removed or routed and how, what was measured, how to load the model."""
     config = record.config
     base = config["model"]["path"]
-    parts = ", ".join(f"{part} `{part_name(config[part])}`" for part in PARTS)
+    made, size = record.made, "added" if record.routed else "removed"
     stored = f"\n\nIt was read from a GGUF file of {record.dequantised} weights, which were dequantised."
     source = stored if record.dequantised else ""
     return f"""---
-{header(config["model"], license).to_yaml()}
+{header(record, license).to_yaml()}
 ---
 
-# {markdown_text(Path(base).name)}, pruned
+# {markdown_text(Path(base).name)}, {made}
 
-{code_span(base)} without {record.sparsity["model"]:.1%} of its parameters, by cfsp: {parts}.{source}
+{code_span(base)} {what_was_routed(record) if record.routed else what_was_removed(record)}.{source}
 
-| parameters | dense | pruned | removed |
+| parameters | dense | {made} | {size} |
 |---|---|---|---|
 {size_rows(record)}
 
-| site | kept | of |
-|---|---|---|
-{width_rows(record)}
-
-{metric_rows(record)}
+{"" if record.routed else width_table(record)}{metric_rows(record)}
 
 ## Load
 
-```python
-{load_example(config["model"]["head"], needs_remote_code)}
+{ROUTED_LOAD if record.routed else ""}```python
+{load_example(config["model"]["head"], needs_remote_code, record.routed)}
 ```
 {adapters(record)}
-`plan.json` lists what every site keeps, `record.json` holds config, versions, protocol and metrics.
+`plan.json` lists {"the router of every MLP" if record.routed else "what every site keeps"}, `record.json` \
+holds config, versions, protocol and metrics.
 
 {made_by(record, license)}"""
 
 
-def header(model: Mapping[str, Any], license: str | None) -> ModelCardData:
-    """What the hub reads of a card. model: the config's."""
+def what_was_removed(record: Record) -> str:
+    parts = ", ".join(f"{part} `{part_name(record.config[part])}`" for part in PARTS)
+    return f"without {record.sparsity['model']:.1%} of its parameters, by cfsp: {parts}"
+
+
+def what_was_routed(record: Record) -> str:
+    asked, measured = asked_share(record), measured_share(record)
+    known = [f"{asked} asked" if asked else "", f"{measured} measured" if measured else ""]
+    shares = ", ".join(one for one in known if one) or "not measured"
+    experts = experts_text(record)
+    among = f" Each of {len(record.routes or ())} routers chooses among {experts}." if experts else ""
+    return (
+        f"with routed MLPs, by cfsp: {routed_method(record)}. No unit is removed: for every token a router "
+        f"chooses the units that an MLP uses (active share: {shares}).{among} The routers are parameters "
+        "too, so the model is larger than the dense one"
+    )
+
+
+ROUTED_LOAD = """Its MLPs are routed by code in this folder. Without `trust_remote_code=True` transformers
+ignores the routers without an error, and the model loads as a dense one, which the figures above are not of.
+
+"""
+
+
+def header(record: Record, license: str | None) -> ModelCardData:
+    """Return what the hub reads of a card."""
+    model = record.config["model"]
     base = model["path"]
+    kind = ("routed", "dynamic-sparsity") if record.routed else ("pruned", "structured-pruning")
     return ModelCardData(
         license=license or "unknown",
         library_name="transformers",
         pipeline_tag="text-generation" if model["head"] == "causal_lm" else None,
         base_model=None if Path(base).exists() or base == "reference" else base,
-        tags=["cfsp", "pruned", "structured-pruning"],
+        tags=["cfsp", *kind],
     )
 
 
@@ -104,25 +128,28 @@ def text_name(text: Mapping[str, Any]) -> str:
 
 
 def size_rows(record: Record) -> str:
-    """Return the parameters of each base before and after, as table rows."""
+    """Return the parameters of each base before and after, as table rows. Routers add some."""
+    sign = -1 if record.routed else 1
     return "\n".join(
-        f"| of the {base} | {dense:,} | {record.parameters['pruned'][base]:,} | {record.sparsity[base]:.2%} |"
+        f"| of the {base} | {dense:,} | {record.parameters['pruned'][base]:,} | "
+        f"{sign * record.sparsity[base] + 0:.2%} |"
         for base, dense in record.parameters["dense"].items()
     )
 
 
-def width_rows(record: Record) -> str:
-    """Return the kept and former units of every site, as table rows."""
-    return "\n".join(
+def width_table(record: Record) -> str:
+    """Return the kept and former units of every site, as a table and an empty line."""
+    rows = "\n".join(
         f"| {markdown_text(name)} | {kept} | {units} |" for name, (units, kept) in record.widths.items()
     )
+    return f"| site | kept | of |\n|---|---|---|\n{rows}\n\n"
 
 
 def metric_rows(record: Record) -> str:
     """Return every metric before and after, with its protocol, as a table."""
     if not record.metrics["pruned"]:
         return "Nothing was measured."
-    rows = ["| metric | dense | pruned | protocol |", "|---|---|---|---|"]
+    rows = [f"| metric | dense | {record.made} | protocol |", "|---|---|---|---|"]
     for name, metric in record.metrics["pruned"].items():
         dense = record.metrics["dense"][name].value
         protocol = markdown_text(", ".join(f"{key} {value}" for key, value in metric.protocol.items()))
@@ -130,7 +157,7 @@ def metric_rows(record: Record) -> str:
     return "\n".join(rows)
 
 
-def load_example(head: str, needs_remote_code: bool) -> str:
+def load_example(head: str, needs_remote_code: bool, routed: bool = False) -> str:
     """Return Python code that loads the model with transformers alone."""
     auto = {
         "causal_lm": "AutoModelForCausalLM",
@@ -139,7 +166,8 @@ def load_example(head: str, needs_remote_code: bool) -> str:
         "question_answering": "AutoModelForQuestionAnswering",
         "sequence_to_sequence": "AutoModelForSeq2SeqLM",
     }[head]
-    note = "  # its blocks differ" if needs_remote_code else ""
+    why = "its MLPs are routed" if routed else "its blocks differ"
+    note = f"  # {why}" if needs_remote_code else ""
     trust = ", trust_remote_code=True" if needs_remote_code else ""
     return (
         f"from transformers import {auto}, AutoTokenizer\n\n"

@@ -15,6 +15,7 @@ from cfsp.checkpoints.model_files import carried_files, has_full_length
 from cfsp.checkpoints.saved_classes import MODELING_FILE, modeling_file
 from cfsp.machine.process import quiet
 from cfsp.model.adapters import APART, Adapters
+from cfsp.model.generating_as import generating_as
 from cfsp.plans.plan import PrunePlan
 from cfsp.storage.atomic import clear_parts, whole_folder
 from cfsp.storage.locks import LOCKLESS, holding_if_possible
@@ -89,7 +90,7 @@ def write_model(folder: Path, model: PreTrainedModel) -> bool:
     config = describe(model)
     # transformers renames weights of its own classes when it loads them, not those of remote code.
     has_own_code = hasattr(config, "pruned")
-    with generation_config_aside(model):
+    with generating_as(model, GenerationConfig()):  # transformers refuses to save some published ones
         model.save_pretrained(folder, max_shard_size="5GB", save_original_format=not has_own_code)
     (folder / MODELING_FILE).unlink(missing_ok=True)  # a copy from the checkpoint it was loaded from
     config.save_pretrained(folder)
@@ -136,19 +137,6 @@ def alone_in(folder: Path) -> Iterator[None]:
 def lock_of(folder: Path) -> Path:
     """Return the path of the lock for writing a model to a folder."""
     return folder.with_name(f".{folder.name}.lock")
-
-
-@contextmanager
-def generation_config_aside(model: PreTrainedModel) -> Iterator[None]:
-    """Replace the generation config inside the block: transformers refuses to save some published ones."""
-    given = getattr(model, "generation_config", None)
-    if given is not None:
-        model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        if given is not None:
-            model.generation_config = given
 
 
 def write_generation_config(folder: Path, model: PreTrainedModel) -> None:

@@ -16,7 +16,7 @@ from yaml import YAMLError
 
 from cfsp.bars import lines
 from cfsp.cli.catalogue import describe_choice, list_choices
-from cfsp.cli.overrides import understood, without_flag
+from cfsp.cli.overrides import is_routed, understood, without_flag
 from cfsp.cli.typos import check, show_configs
 from cfsp.running.attempts import Attempt, command, sweep_name
 from cfsp.running.build import CONF
@@ -136,11 +136,13 @@ def run_and_show(cfg: DictConfig, attempt: Attempt) -> Outcome:
 
 
 def how_to_load(folder: Path | None) -> str:
-    """Return what loading a saved model takes besides its folder; nothing if all blocks are equal."""
+    """Return what loading a saved model takes besides its folder; nothing if plain transformers can."""
     from cfsp.checkpoints.saved_classes import MODELING_FILE
 
     if folder is None or not (folder / MODELING_FILE).is_file():
         return ""
+    if is_routed(folder):
+        return "; its MLPs are routed: without trust_remote_code=True it loads as a dense model"
     return "; its blocks differ, so load it with trust_remote_code=True"
 
 

@@ -30,6 +30,9 @@ VALUED = (
 )
 """Flags of Hydra that take a value."""
 
+DECIDING = ("experiment", "schedule", "criterion", "allocator", "compensation")
+"""Groups whose choice says how a plan is made."""
+
 
 @dataclass(frozen=True)
 class CommandLine:
@@ -69,8 +72,8 @@ class CommandLine:
 def understood(arguments: Sequence[str]) -> list[str]:
     """Return the arguments; those below a swept group become sweeps over their one value.
 
-    A target stands for itself: it sets the sparsity to null, whatever the configs say. Of a routed model no
-    unit goes, unless something else is asked for.
+    A target stands for itself: it sets the sparsity to null, whatever the configs say. A saved model of which
+    nothing is to go is measured as it is.
 
     Hydra first composes a sweep's config without the swept keys. For `recovery=lora,full
     recovery/data=text` it would look for `recovery/data` in the default recovery and fail. A sweep over
@@ -86,7 +89,7 @@ def understood(arguments: Sequence[str]) -> list[str]:
     line = CommandLine.of(arguments)
     for override in parsed.values():
         check_group(override, line.folders)
-    arguments = [*arguments, *without_sparsity(parsed.values()), *whole_if_routed(parsed.values())]
+    arguments = [*arguments, *without_sparsity(parsed.values()), *left_as_saved(parsed.values())]
     if not line.sweeps:
         return [*arguments]
     swept = [one.key_or_group for one in parsed.values() if one.is_sweep_override()]
@@ -112,19 +115,30 @@ def without_sparsity(overrides: Iterable[Override]) -> list[str]:
     return ["sparsity=null"]
 
 
-def whole_if_routed(overrides: Iterable[Override]) -> list[str]:
-    """Return `sparsity=0` for a saved model that is routed, because its MLPs cannot be cut. Say so on stderr.
+def left_as_saved(overrides: Iterable[Override]) -> list[str]:
+    """Return the overrides for a saved model that is only to be measured; say so on stderr.
 
-    Nothing is returned if the arguments name a sparsity, a target, sites or an experiment.
+    That is one that is routed, because its MLPs cannot be cut, if the arguments name nothing that decides or
+    removes; and any with `sparsity=0`, if they name nothing else that decides or trains.
     """
     given = {one.key_or_group: one for one in overrides}
-    asking = ("sparsity", "sparsity_of", "sites", "experiment", "schedule")
-    path = given.get("model.path")
-    asked = any(name.split(".")[0] in asking for name in given) or without_sparsity(given.values())
-    if asked or path is None or path.is_sweep_override() or not is_routed(Path(str(path.value()))):
+    path, named = given.get("model.path"), {name.split(".")[0] for name in given}
+    if path is None or path.is_sweep_override() or named & {*DECIDING} or without_sparsity(given.values()):
         return []
-    print(f"cfsp: {path.value()} is routed, so none of its units goes (sparsity=0)", file=sys.stderr)
-    return ["sparsity=0"]
+    folder = Path(str(path.value()))
+    if "sparsity" in given:
+        only = given["sparsity"].value() == 0 and "recovery" not in named
+        if not (only and (folder / "plan.json").is_file()):
+            return []
+        print(f"cfsp: {folder} is measured as it is (schedule=unchanged)", file=sys.stderr)
+        return ["schedule=unchanged"]
+    if named & {"sparsity_of", "sites"} or not is_routed(folder):
+        return []
+    print(
+        f"cfsp: {folder} is routed, so none of its units goes (schedule=unchanged sparsity=0)",
+        file=sys.stderr,
+    )
+    return ["schedule=unchanged", "sparsity=0"]
 
 
 def is_routed(folder: Path) -> bool:

@@ -15,7 +15,13 @@ from cfsp.records.protocols import differing, in_words
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
 from cfsp.report.base import Section, measured
-from cfsp.report.costs import by_clock, latency_section, recovery_section, schedule_section
+from cfsp.report.costs import (
+    by_clock,
+    latency_section,
+    recovery_section,
+    routers_section,
+    schedule_section,
+)
 from cfsp.report.groups import Measure, latencies, perplexities, ranked, studies, zero_shots
 from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, overview_section
@@ -29,7 +35,7 @@ from cfsp.report.runs import runs_section
 from cfsp.report.shape import activity_section, importance_section, knowledge_section, widths_section
 from cfsp.storage.atomic import replacing
 
-OPTIONAL = {"knowledge of sites", "active units", "trained masks"}
+OPTIONAL = {"kept widths", "knowledge of sites", "active units", "trained masks", "trained routers"}
 """Sections of some methods alone: nobody misses them elsewhere."""
 
 T = TypeVar("T", Record, Failure)
@@ -182,8 +188,9 @@ def model_sections(
 ) -> dict[str, list[Section]]:
     """Return topic -> sections about what is left of the models."""
     analysed = [record for record in records if "knowledge" in record.notes]
+    cut = [record for record in records if record.widths and not record.routed]
     return {
-        "kept widths": [widths_section(records, title, f"{prefix}-widths", names)],
+        "kept widths": [widths_section(cut, title, f"{prefix}-widths", names)] if cut else [],
         "active units": (
             [activity_section(records, title, f"{prefix}-activity", names, styles)]
             if routed_records(records)
@@ -210,16 +217,21 @@ def cost_sections(
     clocks = by_clock([*latencies(records, "prefill"), *latencies(records, "decode")])
     trained = [record for record in records if record.training]
     curves = [one for one in trained if one.trained["curve"] or one.trained["held_out_curve"]]
-    masked = [one for one in records if (one.schedule_training or {}).get("curve")]
+    taught = [one for one in records if (one.schedule_training or {}).get("curve")]
+    masked = [one for one in taught if not one.routed]
+    routed = [one for one in taught if one.routed]
     return {
         "latency": [
             latency_section(one, qualities, title, f"{prefix}-latency-{place}", names, styles)
             for place, one in enumerate(clocks, start=1)
         ],
         "recovery": [recovery_section(curves, title, f"{prefix}-recovery", names, styles)] if curves else [],
-        "trained masks": [schedule_section(masked, title, f"{prefix}-masks", names, styles)]
-        if masked
-        else [],
+        "trained masks": (
+            [schedule_section(masked, title, f"{prefix}-masks", names, styles)] if masked else []
+        ),
+        "trained routers": (
+            [routers_section(routed, title, f"{prefix}-routers", names, styles)] if routed else []
+        ),
     }
 
 

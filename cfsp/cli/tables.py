@@ -42,9 +42,10 @@ examples:
       csv has the interval, p and the flip rate
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
-gone. Runs that differ in more than their seeds do not share a cell, unless --average averages them, and a
-line below the table says over what. Protocols and dense models do not share a table. The exit code is 1
-if a file is not a record; it is named, and the others are shown.
+gone; of a routed model, the share of its units that a token uses. Runs that differ in more than their
+seeds do not share a cell, unless --average averages them, and a line below the table says over what.
+Protocols and dense models do not share a table. The exit code is 1 if a file is not a record; it is named,
+and the others are shown.
 """
 
 

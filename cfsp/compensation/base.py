@@ -39,6 +39,14 @@ class Compensation(Checked, ABC):
     `cfsp.schedules.bridges`."""
 
     @property
+    def leads_stream(self) -> bool:
+        """Whether it fits the residual stream, to which a block must then add its MLP's output as it is."""
+        return self.bridges or self.target == "residual"
+
+    def check_samples(self, count: int, total: int) -> None:
+        """Raise ValueError if it cannot be fitted to `count` of the `total` calibration samples."""
+
+    @property
     def adds(self) -> frozenset[str]:
         """Fields of a `Cut` among "fill" and "bias" that it sets, each of which may add a bias."""
         return frozenset()

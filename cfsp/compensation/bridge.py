@@ -33,7 +33,9 @@ class Bridge(Compensation):
     bridges = True
 
     def __post_init__(self) -> None:
-        _ = self.fit  # it checks the options
+        if self.ridge <= 0:
+            raise ValueError(f"compensation ridge={self.ridge!r}: expected a number above 0")
+        _ = self.fit  # it checks the other option
 
     @property
     def fit(self) -> LeastSquares:

@@ -12,7 +12,7 @@ from torch import Tensor
 from cfsp.checks import check_choice
 from cfsp.compensation.base import TARGETS, Compensation, check_fitted
 from cfsp.model.views import UnitView
-from cfsp.statistics.moments import MOMENTS
+from cfsp.statistics.moments import HELD_OUT, MOMENTS
 from cfsp.statistics.regression import SCALES, channels, own_output, refit, squared_error
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -28,9 +28,9 @@ class LeastSquares(Compensation):
 
     ridge: relative to the mean or the median of H's diagonal (`scale`); or "auto": the best of 1e-5 to 1 on
         every 8th calibration sample; the final fit then uses all samples.
-    towards: what the ridge pulls to: V_0 = 0 ("zero", a plain ridge) or the kept weights as they are
-        ("kept", as the criterion `obs` does). The two are equal within the noise of calibration
-        (`results/tables/beyond_protocol.md`).
+    scale: massive activations, a few channels of real models, make the mean too large for all others.
+    towards: what the ridge pulls to: the kept weights as they are ("kept", as the criterion `obs` does) or
+        V_0 = 0 ("zero", a plain ridge), which a ridge of 0.1 would shrink.
     constant: fit a bias b too (the consumer gets one if it had none).
     target: the output t to fit: "own" (the consumer's present output, on its present inputs), "dense" (its
         output in the dense model) or "residual" (what moves the present residual stream to the dense
@@ -42,9 +42,9 @@ class LeastSquares(Compensation):
         the consumer gives (Gemma, OLMo 2). Only with the target "own".
     """
 
-    ridge: float | Literal["auto"] = 1e-3
-    scale: str = "mean"
-    towards: str = "zero"
+    ridge: float | Literal["auto"] = 0.1
+    scale: str = "median"
+    towards: str = "kept"
     constant: bool = False
     target: str = "own"
     tokens: str = "equal"
@@ -53,7 +53,7 @@ class LeastSquares(Compensation):
 
     def __post_init__(self) -> None:
         if self.ridge != "auto" and self.ridge <= 0:
-            raise ValueError(f"ridge={self.ridge!r}: expected a number above 0, or auto")
+            raise ValueError(f"compensation ridge={self.ridge!r}: expected a number above 0, or auto")
         check_choice("scale", self.scale, SCALES)
         check_choice("towards", self.towards, ("zero", "kept"))
         check_choice("target", self.target, TARGETS)
@@ -75,6 +75,14 @@ class LeastSquares(Compensation):
         moment = MOMENTS[self.tokens]
         held_out = {f"{moment}_held_out"} if self.ridge == "auto" else set()
         return frozenset({moment, "input_tokens"} | held_out)
+
+    def check_samples(self, count: int, total: int) -> None:
+        if self.ridge == "auto" and count < HELD_OUT:
+            of = "" if count == total else f" of {total} to fit to"
+            raise ValueError(
+                f"compensation ridge=auto holds out every {HELD_OUT}th calibration sample, and there are "
+                f"{count}{of}; expected {HELD_OUT} or more, or a number"
+            )
 
     @property
     def adds(self) -> frozenset[str]:

@@ -35,7 +35,7 @@ class Scale(Compensation):
 
     def __post_init__(self) -> None:
         if self.ridge <= 0:
-            raise ValueError(f"ridge={self.ridge!r}: expected a number above 0")
+            raise ValueError(f"compensation ridge={self.ridge!r}: expected a number above 0")
         check_choice("scale", self.scale, SCALES)
         check_choice("target", self.target, TARGETS)
 

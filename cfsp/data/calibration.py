@@ -31,7 +31,15 @@ class Calibration(Checked, ABC):
     text: Text
     samples: int
     seqlen: int
+    batch_size: int
     seed: int
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of samples in each batch."""
+        return [
+            min(self.batch_size, self.samples - first) for first in range(0, self.samples, self.batch_size)
+        ]
 
     def check(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         """Raise ValueError if no batches can be made for this model."""

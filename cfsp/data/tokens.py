@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -15,8 +16,15 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from cfsp.bars import bar
 from cfsp.data.readings import Reading, name_documents, reading
 from cfsp.data.texts import Text
+from cfsp.storage.fingerprints import digest
 
 Ids = list[int]
+
+PROBE = "It's 12,345.6 words: a naïve café, don't!\n\n\tx = [1, 2]  # 今日は 🙂 \U000e0001"
+"""A text whose tokens show how a tokenizer splits, normalises, and puts special tokens around a text."""
+
+VOCABULARIES: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, str]] = WeakKeyDictionary()
+"""Tokenizer -> its number of tokens, and their hash, which takes a second for a large one."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +92,22 @@ def name_tokenizer(tokenizer: PreTrainedTokenizerBase) -> str | None:
         return None
     if type(tokenizer).__module__.split(".")[0] != "transformers":
         return None
-    digest = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
-    digest.update(f"{type(tokenizer).__qualname__} {tokenizer.split_special_tokens}".encode())
-    digest.update(f"{version('tokenizers')} {version('transformers')}".encode())
-    return digest.hexdigest()
+    found = hashlib.sha256(tokenizer.backend_tokenizer.to_str().encode())
+    found.update(f"{type(tokenizer).__qualname__} {tokenizer.split_special_tokens}".encode())
+    found.update(f"{version('tokenizers')} {version('transformers')}".encode())
+    return found.hexdigest()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a hash of a tokenizer's vocabulary, its special tokens, and what it makes of a text."""
+    size = len(tokenizer)
+    if VOCABULARIES.get(tokenizer, (0, ""))[0] != size:
+        places = tokenizer.get_vocab()
+        rows = "\0".join(sorted(places, key=places.__getitem__)).encode("utf-8", "surrogatepass")
+        VOCABULARIES[tokenizer] = size, hashlib.sha256(rows).hexdigest()
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    made = tokenizer(PROBE, verbose=False)["input_ids"]
+    return digest([VOCABULARIES[tokenizer][1], special, made])
 
 
 def bos_token(tokenizer: PreTrainedTokenizerBase) -> int:

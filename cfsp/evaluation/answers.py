@@ -47,6 +47,16 @@ def first_stop(text: str, stops: Sequence[str]) -> int | None:
     return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
 
 
+def check_room(model: PreTrainedModel, new_tokens: int, what: str) -> None:
+    """Raise ValueError if an answer leaves no position for a prompt. what: the option, for errors."""
+    limit = max_positions(model)
+    if limit is not None and new_tokens >= limit:
+        raise ValueError(
+            f"{what}={new_tokens}: the model has {limit} positions; expected at most {limit - 1}, as the "
+            "prompt takes one"
+        )
+
+
 def write_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -60,10 +70,9 @@ def write_answers(
 
     A prompt that leaves no room for `new_tokens` loses its beginning.
     """
+    check_room(model, new_tokens, "new_tokens")
     limit = max_positions(model)
     room = None if limit is None else limit - new_tokens
-    if room is not None and room < 1:
-        raise ValueError(f"generation new_tokens={new_tokens}: the model has {limit} positions")
     order = sorted(range(len(prompts)), key=lambda place: -len(prompts[place]))
     found: dict[int, Answer] = {}
     for first in range(0, len(order), batch_size):

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from statistics import mean, stdev
 from typing import Any, ClassVar, Literal
@@ -15,13 +16,17 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.bars import speak
 from cfsp.checks import check_integer
 from cfsp.data.chats import has_template
-from cfsp.evaluation.harness import HarnessTasks, leaf_tasks, manager, outcomes_of
-from cfsp.evaluation.harness_model import HarnessModel
-from cfsp.model.blocks import check_positions
+from cfsp.evaluation.answers import check_room
+from cfsp.evaluation.harness import HarnessTasks, outcomes_of
+from cfsp.evaluation.harness_model import HarnessModel, longest_of
+from cfsp.evaluation.harness_names import leaf_tasks, manager
+from cfsp.passes.writing import ends_of
 from cfsp.records.record import Metric
 
 NEEDS = {"ifeval": ("langdetect", "immutabledict", "nltk")}
 """Task -> packages that the harness checks its answers with."""
+NLTK_DATA = {"ifeval": "tokenizers/punkt_tab"}
+"""Task -> data of NLTK that the harness checks its answers with, which no package holds."""
 USUAL = 256
 """New tokens of a task that names no number; the harness's own."""
 
@@ -73,21 +78,21 @@ class Generation(HarnessTasks):
             )
         for task in self.tasks:
             for leaf in leaf_tasks(task):
-                check_positions(
-                    model, 1 + self.longest(leaf), "generation: a token of the prompt + new_tokens"
-                )
+                check_nltk(task, leaf)
+                check_room(model, self.longest(leaf), f"generation task {leaf!r}: new_tokens")
         template = hashlib.sha256(str(tokenizer.chat_template).encode()).hexdigest()[:16]
         return found | {
             "chat": self.chat,
             "template_sha256": template if self.chat else None,
             "new_tokens": self.new_tokens,
             "decoding": "greedy",
+            "ends": sorted(ends_of(model, tokenizer)),
         }
 
     def longest(self, leaf: str) -> int:
         """Return the most new tokens of a task."""
         config = manager().task_index[leaf].cfg or {}
-        return self.new_tokens or (config.get("generation_kwargs") or {}).get("max_gen_toks") or USUAL
+        return self.new_tokens or longest_of(config.get("generation_kwargs") or {}) or USUAL
 
     def figures(
         self, task: str, outcome: Mapping[str, Any], wrapped: HarnessModel, protocol: Mapping[str, Any]
@@ -112,6 +117,20 @@ class Generation(HarnessTasks):
                 told = f"cfsp: generation {task}: {sum(values):.0f} of {len(values)} {what} were cut"
                 speak(told, to_stderr=True)
         return found
+
+
+def check_nltk(task: str, leaf: str) -> None:
+    """Raise ValueError if NLTK lacks data that checks the answers, which would be written in vain."""
+    if leaf not in NLTK_DATA:
+        return
+    try:
+        import_module("nltk").data.find(NLTK_DATA[leaf])
+    except LookupError as error:
+        name = NLTK_DATA[leaf].split("/")[-1]
+        raise ValueError(
+            f"generation task {task!r}: NLTK has no {name}, which checks the answers; expected python -m "
+            f"nltk.downloader {name} before, with a network, or NLTK_DATA=FOLDER that holds {NLTK_DATA[leaf]}"
+        ) from error
 
 
 def score_metrics(

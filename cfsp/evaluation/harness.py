@@ -7,40 +7,42 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import logging
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import datasets
 from lm_eval import simple_evaluate
-from lm_eval.tasks import TaskManager
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
+from cfsp.data.rows import Row
 from cfsp.data.texts import Text
+from cfsp.data.tokens import tokenizer_hash
 from cfsp.evaluation.base import Evaluator
+from cfsp.evaluation.harness_data import check_data_sets
 from cfsp.evaluation.harness_model import HarnessModel
-from cfsp.evaluation.local_tasks import (
-    EVALUATED,
-    EXAMPLES,
-    Questions,
+from cfsp.evaluation.harness_names import leaf_tasks, manager, own_examples, subjects
+from cfsp.evaluation.harness_noise import without_noise
+from cfsp.evaluation.local_splits import (
+    by_subject,
+    check_examples,
     check_splits,
-    columns_of,
-    read_questions,
+    check_subjects,
+    examples_split,
+    with_data,
 )
+from cfsp.evaluation.local_tasks import Questions, placed_questions, read_questions
 from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import is_causal
 from cfsp.options import hint
 from cfsp.records.outcomes import Outcomes, item_name
 from cfsp.records.record import Metric
 
-MMLU_TAGS = {f"mmlu_{part}_tasks" for part in ("stem", "other", "social_sciences", "humanities")}
+FEW = ("larger than population", "fewshot samples requested exceeds", "no documents available for sampling")
+"""What the harness says where a data set has too few examples."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,9 @@ class HarnessTasks(Evaluator):
                     f"{self.kind} task {task!r}: lm-eval {version('lm_eval')} has none of that name"
                     f"{hint(task, [*self.known, *index])}"
                 )
+        for task, given in (self.files or {}).items():
+            if not isinstance(given, str):
+                check_splits(f"{self.kind} files.{task}", given)
         for task in self.tasks:
             for leaf in leaf_tasks(task):
                 self.check_task(task, leaf)
@@ -110,12 +115,15 @@ class HarnessTasks(Evaluator):
             raise ValueError(f"{self.kind} needs a causal language model, not {type(model).__name__}")
         sums = {}
         for task in self.tasks:
-            check_splits(self.kind, task, self.splits(task), self.shown_examples(task))
+            rows = {}
             for split, path in self.splits(task).items():
                 if not Path(path).is_file():
                     raise FileNotFoundError(f"{self.kind} file of {task}: {path} is not a file")
-                read_questions(task, Path(path))
+                rows[split] = placed_questions(task, Path(path))
                 sums[f"{task}:{split}"] = hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+            self.check_rows(task, rows)
+            if not rows:
+                check_data_sets(self.kind, task)
         return {
             "measure": self.kind,
             "tasks": [*self.tasks],
@@ -123,59 +131,65 @@ class HarnessTasks(Evaluator):
             "shots": self.shots,
             "limit": self.limit,
             "files_sha256": sums,
+            "tokenizer_sha256": tokenizer_hash(tokenizer),
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "device": model.device.type,
         }
 
+    def check_rows(self, task: str, rows: Mapping[str, Sequence[Row]]) -> None:
+        """Raise ValueError for an unknown subject, or too few examples. rows: of each local split."""
+        if task == "mmlu":
+            check_subjects([row for some in rows.values() for row in some], [*subjects()])
+        shots, own = self.shown_examples(task), own_examples(task)
+        if rows and shots and (own is None or examples_split(rows)):
+            check_examples(f"{self.kind} task {task!r}", shots, self.splits(task), rows)
+        elif own is not None and shots > own:
+            raise ValueError(
+                f"{self.kind} task {task!r}: {shots} examples before each question, and the task has {own} "
+                f"of its own; expected shots={own} at most"
+            )
+
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
         protocol = self.protocol(model, tokenizer)
         found = {}
         for task in self.tasks:
-            # A copy: the harness adds a missing pad token to the tokenizer.
-            wrapped = HarnessModel(
-                pretrained=model,
-                tokenizer=copy.deepcopy(tokenizer),
-                backend="causal",
-                batch_size=self.batch_size,
-            )
-            found |= self.figures(task, self.outcome(task, wrapped), wrapped, protocol)
+            with without_noise():
+                # A copy: the harness adds a missing pad token to the tokenizer.
+                wrapped = HarnessModel(
+                    pretrained=model,
+                    tokenizer=copy.deepcopy(tokenizer),
+                    backend="causal",
+                    batch_size=self.batch_size,
+                )
+                outcome = self.outcome(task, wrapped)
+            found |= self.figures(task, outcome, wrapped, protocol)
         return found
 
     def outcome(self, task: str, wrapped: HarnessModel) -> Mapping[str, Any]:
-        """Return what the harness finds. Raises ValueError if the task's data set cannot be loaded."""
-        if not self.splits(task):
-            self.check_reachable(task)
+        """Return what the harness finds. Raises ValueError if the data set has too few examples."""
         # The harness returns results only where LOCAL_RANK is 0.
-        with environment_kept(LOCAL_RANK="0"), errors_alone("lm_eval"):
-            outcome = simple_evaluate(
-                model=wrapped,
-                tasks=[self.spec(task)],
-                num_fewshot=self.shots,
-                limit=self.limit,
-                task_manager=manager(),
-                bootstrap_iters=0,  # else a pool of processes resamples for unused metrics too
-                log_samples=True,  # for standard errors and outcomes
-                **self.options(),
-            )
+        with environment_kept(LOCAL_RANK="0"):
+            try:
+                outcome = simple_evaluate(
+                    model=wrapped,
+                    tasks=[self.spec(task)],
+                    num_fewshot=self.shots,
+                    limit=self.limit,
+                    task_manager=manager(),
+                    bootstrap_iters=0,  # else a pool of processes resamples for unused metrics too
+                    log_samples=True,  # for standard errors and outcomes
+                    **self.options(),
+                )
+            except (AssertionError, ValueError) as error:
+                if not any(words in str(error) for words in FEW):
+                    raise
+                raise ValueError(
+                    f"{self.kind} task {task!r}: its data set has fewer than shots="
+                    f"{self.shown_examples(task)} examples; expected fewer shots"
+                ) from error
         assert outcome is not None, "only other processes than the first get none"
         return outcome
-
-    def check_reachable(self, task: str) -> None:
-        """Raise ValueError if a task of the hub cannot be loaded, with the file that it would take."""
-        for leaf in leaf_tasks(task)[:1]:
-            config = manager().task_index[leaf].cfg or {}
-            place = config.get("dataset_path")
-            try:
-                if isinstance(place, str):
-                    datasets.load_dataset_builder(place, config.get("dataset_name"))
-            except Exception as error:  # of requests, httpx, the hub or datasets
-                reason = " ".join(str(error).split())[:120]
-                raise ValueError(
-                    f"{self.kind} task {task!r}: its data set {place} cannot be loaded ({reason}); expected "
-                    f"a network, or evaluation.{self.kind}.files.{task}=FILE, a .jsonl (.gz) whose rows have "
-                    f"{columns_of(task)}"
-                ) from error
 
     def splits(self, task: str) -> dict[str, str]:
         """Return split -> local file of a task; empty if its data comes from the hub."""
@@ -199,73 +213,8 @@ class HarnessTasks(Evaluator):
         rows = {split: read_questions(task, Path(path)) for split, path in splits.items()}
         if task != "mmlu":
             return {"group": f"{task}_local", "task": [with_data(task, rows)]}
-        members = []
-        for name in sorted(name for name, entry in manager().task_index.items() if entry.tags & MMLU_TAGS):
-            subject = name.removeprefix("mmlu_")
-            own = {
-                split: [row for row in all_rows if row["subject"] == subject]
-                for split, all_rows in rows.items()
-            }
-            if any(own.values()):
-                members.append(with_data(name, own))
+        members = [with_data(name, own) for name, own in by_subject(rows, subjects()).items()]
         return {"group": "mmlu_local", "task": members}
-
-
-@contextmanager
-def errors_alone(name: str) -> Iterator[None]:
-    """Let a logger report errors only."""
-    logger = logging.getLogger(name)
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@cache
-def manager() -> TaskManager:
-    """Return the harness's index of tasks; cached, because reading it takes seconds."""
-    return TaskManager()
-
-
-def leaf_tasks(task: str) -> list[str]:
-    """Return the tasks that a name stands for: itself, or all of a group or a tag."""
-    entry = manager().task_index[task]
-    if task in manager().all_tags:
-        return sorted(entry.tags)
-    return members((entry.cfg or {})["task"]) if task in manager().all_groups else [task]
-
-
-def members(given: object) -> list[str]:
-    """Return the tasks in a group's list, whose items are names, or tasks and groups as mappings."""
-    if isinstance(given, list):
-        return [name for one in given for name in members(one)]
-    if isinstance(given, Mapping):
-        return members(given["task"])
-    return leaf_tasks(given) if isinstance(given, str) and given in manager().task_index else []
-
-
-def with_data(task: str, rows: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Return a registered task with its data set replaced. A split without a name is evaluated."""
-
-    def load(**_: Any) -> dict[str, datasets.Dataset]:
-        return {split or "evaluated": datasets.Dataset.from_list(found) for split, found in rows.items()}
-
-    evaluated = next(split for split in EVALUATED if split in rows)
-    few = next((split for split in EXAMPLES if split in rows and split != evaluated), None)
-    spec = {
-        "task": task,
-        "custom_dataset": load,
-        "training_split": None,
-        "validation_split": None,
-        "test_split": evaluated or "evaluated",
-        "fewshot_split": few,
-    }
-    first = next(iter(next(iter(rows.values()))), {})
-    if task == "hellaswag" and "gold" in first:
-        spec["process_docs"] = None  # these questions are preprocessed already
-    return spec
 
 
 def outcomes_of(

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
@@ -12,6 +13,9 @@ from lm_eval.models.huggingface import HFLM
 from cfsp import bars
 from cfsp.evaluation.answers import Answer, write_answers
 from cfsp.evaluation.likelihoods import Continuation, Score, score
+
+LONGEST = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""Names by which a task gives the most new tokens of an answer; the harness takes the first that there is."""
 
 
 class HarnessModel(HFLM):
@@ -70,5 +74,10 @@ def by_options(requests: list[Any]) -> dict[tuple[tuple[str, ...], int | None], 
         options = request.args[1]
         until = options.get("until") or []
         stops = (until,) if isinstance(until, str) else (*until,)
-        found.setdefault((stops, options.get("max_gen_toks")), []).append(place)
+        found.setdefault((stops, longest_of(options)), []).append(place)
     return found
+
+
+def longest_of(options: Mapping[str, Any]) -> int | None:
+    """Return the most new tokens that a task's options of generation name; None if they name none."""
+    return next((int(options[name]) for name in LONGEST if options.get(name) is not None), None)

@@ -11,12 +11,6 @@ from cfsp.data.rows import MISSING, check_texts, field, json_rows, strings
 from cfsp.data.texts import Text
 from cfsp.evaluation.right_answers import ANSWERED
 
-EVALUATED = ("", "test", "validation")
-"""Splits whose questions are asked: the first that there is. "": a file without a split."""
-
-EXAMPLES = ("train", "dev", "validation")
-"""Splits whose questions are shown as examples: the first that there is and is not asked."""
-
 
 @dataclass(frozen=True)
 class Questions(Text):
@@ -81,25 +75,3 @@ NEEDED: dict[str, Sequence[Sequence[str]]] = {
     "ifeval": (("key", "prompt", "instruction_id_list", "kwargs"),),
 }
 """Task -> alternative sets of columns; a row needs all of one set."""
-
-
-def check_splits(kind: str, task: str, splits: Mapping[str, str], shots: int) -> None:
-    """Raise ValueError if the files of a task have no questions, or no examples apart from them.
-
-    kind: of the evaluation, for errors. splits: split -> file; none: the hub's. shots: examples shown.
-    """
-    if not splits:
-        return
-    both = f"files.{task}={{test: FILE, train: FILE}}"
-    if unknown := {*splits} - {*EVALUATED, *EXAMPLES}:
-        names = ", ".join(sorted({*EVALUATED, *EXAMPLES} - {""}))
-        raise ValueError(f"{kind} task {task!r}: a file of the split {min(unknown)!r}; expected {names}")
-    evaluated = next((split for split in EVALUATED if split in splits), None)
-    if evaluated is None:
-        raise ValueError(f"{kind} task {task!r}: no file of questions; expected files.{task}=FILE, or {both}")
-    shown = {path for split, path in splits.items() if split in EXAMPLES and split != evaluated}
-    if shots and (not shown or splits[evaluated] in shown):
-        raise ValueError(
-            f"{kind} task {task!r}: {shots} examples before each question, and no file of them apart from "
-            f"the questions'; expected shots=0, or {both}"
-        )

@@ -18,10 +18,11 @@ from cfsp.data.instructions import Conversations
 from cfsp.data.tasks.metrics import mean as scored
 from cfsp.data.tasks.rouge import ROUGE, rouge
 from cfsp.data.texts import Text
-from cfsp.evaluation.answers import Answer, write_answers
+from cfsp.evaluation.answers import Answer, check_room, write_answers
 from cfsp.evaluation.base import Evaluator
-from cfsp.model.blocks import check_positions, is_causal
+from cfsp.model.blocks import is_causal
 from cfsp.passes.modes import evaluating
+from cfsp.passes.writing import ends_of
 from cfsp.records.outcomes import Outcomes, item_name
 from cfsp.records.record import Metric
 
@@ -91,7 +92,7 @@ class References(Evaluator):
             )
         if self.chat and not has_template(tokenizer):
             raise ValueError("references chat=true: the tokenizer has no chat template; expected chat=false")
-        check_positions(model, 1 + self.new_tokens, "references: a token of the prompt + new_tokens")
+        check_room(model, self.new_tokens, "references new_tokens")
         asked = self.questions()
         prompts = [conversation_tokens(tokenizer, one.messages, self.chat) for one in asked]
         answers = [[*one.answers] for one in asked]
@@ -106,6 +107,7 @@ class References(Evaluator):
             "stops": [*self.stops],
             "limit": self.limit,
             "decoding": "greedy",
+            "ends": sorted(ends_of(model, tokenizer)),
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,
             "device": model.device.type,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
 from cfsp.data.chats import conversation_tokens, has_template
+from cfsp.evaluation.answers import decoded
 from cfsp.evaluation.base import Sampler
 from cfsp.model.blocks import check_positions, is_causal
+from cfsp.passes.writing import continued
 
 
 @dataclass(frozen=True)
@@ -39,22 +40,11 @@ class Samples(Sampler):
                 raise ValueError(f"samples prompt {prompt!r} has no token; expected some text")
             check_positions(model, length + self.new_tokens, f"samples prompt {prompt[:30]!r} + new_tokens")
 
-    @torch.no_grad()
     def say(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
         said = {}
         for prompt in self.prompts:
-            ids = torch.tensor([self.tokens(tokenizer, prompt)], device=model.device)
-            out = model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
-                input_ids=ids,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=self.new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=tokenizer.pad_token_id or tokenizer.eos_token_id or 0,
-            )
-            said[prompt] = tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+            (row,) = continued(model, tokenizer, [self.tokens(tokenizer, prompt)], self.new_tokens)
+            said[prompt] = decoded(tokenizer, row, plain=True)
         return said
 
     def tokens(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int]:

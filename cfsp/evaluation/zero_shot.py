@@ -9,8 +9,9 @@ from statistics import stdev
 from typing import Any, ClassVar
 
 from cfsp.bars import speak
-from cfsp.evaluation.harness import HarnessTasks, manager, outcomes_of
+from cfsp.evaluation.harness import HarnessTasks, outcomes_of
 from cfsp.evaluation.harness_model import HarnessModel
+from cfsp.evaluation.harness_names import manager
 from cfsp.records.record import Metric
 
 PAPERS = {
@@ -51,9 +52,10 @@ class ZeroShot(HarnessTasks):
     def figures(
         self, task: str, outcome: Mapping[str, Any], wrapped: HarnessModel, protocol: Mapping[str, Any]
     ) -> dict[str, Metric]:
-        """Return `acc/<task>` and, if the task has it, `acc_norm/<task>`.
+        """Return `acc/<task>`, if the task has it `acc_norm/<task>`, and `cut_prompts/<task>`.
 
-        protocol["papers"] is true for the one that the pruning papers report.
+        protocol["papers"] is true for the one that the pruning papers report. `cut_prompts` is the share of
+        answers whose questions lost their beginnings to the model's window.
         """
         if wrapped.cut:
             speak(
@@ -61,7 +63,10 @@ class ZeroShot(HarnessTasks):
                 f"{wrapped.window} tokens; the beginnings of their questions were left out",
                 to_stderr=True,
             )
-        return task_metrics(task, with_errors(outcome), protocol)
+        found = task_metrics(task, with_errors(outcome), protocol)
+        own = {**next(iter(found.values())).protocol, "papers": False}
+        share = Metric(wrapped.cut / wrapped.asked, None, wrapped.asked, "lower", own)
+        return {**found, f"cut_prompts/{task}": share}
 
 
 def has_accuracy(task: str) -> bool:

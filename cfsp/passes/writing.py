@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers import (
+    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -14,6 +15,8 @@ from transformers import (
     StoppingCriteria,
     StoppingCriteriaList,
 )
+
+from cfsp.model.generating_as import generating_as
 
 
 class Dice(LogitsProcessor):
@@ -45,25 +48,24 @@ def continued(
 ) -> list[list[int]]:
     """Return the new tokens of each prompt; a row that ended early is filled up.
 
-    dice: samples the tokens from the model's own distribution, whatever its generation config would change;
-        None: each is the most probable one.
+    Of the model's generation config only the ends of a text count: a repetition penalty or a least length
+    would make the answers depend on more than the weights.
+
+    dice: samples the tokens from the model's own distribution; None: each is the most probable one.
     """
-    plain = {"num_beams": 1, "repetition_penalty": 1.0, "no_repeat_ngram_size": 0} if dice else {}
     ids, mask = padded(prompts, left=True)
-    out = model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=new_tokens,
-        do_sample=False,
-        temperature=None,
-        top_p=None,
-        top_k=None,
-        eos_token_id=[*ends_of(model, tokenizer)] or None,
-        pad_token_id=fill_of(model, tokenizer),
-        stopping_criteria=StoppingCriteriaList(stopping),
-        logits_processor=LogitsProcessorList([dice] if dice else []),
-        **plain,
-    )
+    ends, fill = ends_of(model, tokenizer), fill_of(model, tokenizer)
+    with generating_as(model, GenerationConfig()):
+        out = model.generate(  # pyright: ignore[reportCallIssue]  # of classes that can generate
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            eos_token_id=[*ends] or None,
+            pad_token_id=fill,
+            stopping_criteria=StoppingCriteriaList(stopping),
+            logits_processor=LogitsProcessorList([dice] if dice else []),
+        )
     return out[:, ids.shape[1] :].tolist()
 
 

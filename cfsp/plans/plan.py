@@ -39,6 +39,11 @@ class Edit(OfKind, ABC):
     def stays(self) -> list[int]:
         """[units of the site, units that stay in the model]."""
 
+    @property
+    def routing(self) -> dict[str, Any] | None:
+        """How the units are chosen per token, for a record; None where a part of them is removed for good."""
+        return None
+
     @abstractmethod
     def check(self, site: Site) -> None:
         """Raise ValueError if the edit was made for another site or cannot be done."""
@@ -143,6 +148,11 @@ class Route(Edit):
     @property
     def stays(self) -> list[int]:
         return [self.units, self.units]
+
+    @property
+    def routing(self) -> dict[str, Any]:
+        size = self.router["size"]
+        return {"router": self.router["class"], "experts": self.units // size, "size": size}
 
     def check(self, site: Site) -> None:
         if not site.units_are_neurons:

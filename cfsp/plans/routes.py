@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from cfsp.model.modeling_routed import RoutedMLP, routed_mlps
+from cfsp.model.find_sites import find_sites
+from cfsp.model.modeling_routed import RoutedMLP, routed_mlps, uninstall
 from cfsp.model.sites import Site
 from cfsp.model.weights import bias_of, weight_of
 from cfsp.plans.plan import Route
@@ -30,6 +31,28 @@ def route_units(pairs: Sequence[tuple[Route, Site]], model: PreTrainedModel) -> 
             {name: tensor.to(model.dtype) for name, tensor in route.weights.items()}
         )
         routed.router.requires_grad_(False)  # hard choices give them no gradient
+
+
+def take_routes(model: PreTrainedModel) -> list[Route]:
+    """Make a routed model dense and return the routes that make it the same routed model again.
+
+    Raises ValueError if a router lies where the model has no MLP that can be routed. It is then unchanged.
+    """
+    found = {one.consumer: one for one in routed_mlps(model).values()}
+    if not found:
+        return []
+    sites = {site.consumers[0].module: site for site in find_sites(model, ["mlp"])}
+    if lost := found.keys() - sites.keys():
+        raise ValueError(
+            f"{min(lost)} is routed, and is no MLP of this model; expected the model's own class"
+        )
+    routes = []
+    for consumer, routed in found.items():
+        weights = {name: one.detach().clone() for name, one in routed.router.state_dict().items()}
+        site = sites[consumer]
+        routes.append(Route(site.name, site.units, routed.router.describe(), routed.few, weights=weights))
+    uninstall(model)
+    return routes
 
 
 def install_router(route: Route, site: Site, model: nn.Module) -> RoutedMLP:

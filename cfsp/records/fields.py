@@ -10,6 +10,7 @@ Finite = Annotated[float, math.isfinite, "a finite number"]
 Count = Annotated[int, lambda value: value >= 0, "a whole number of at least 0"]
 Size = Annotated[int, lambda value: value > 0, "a whole number of at least 1"]
 Asked = Annotated[float, lambda value: 0 <= value < 1, "a share to remove, in [0, 1)"]
+Used = Annotated[float, lambda value: 0 < value < 1, "a share of units to use, in (0, 1)"]
 Removed = Annotated[float, lambda value: -1 < value <= 1, "a share that is removed, at most 1"]
 Width = Annotated[
     list[int], lambda pair: len(pair) == 2 and 0 <= pair[1] <= pair[0] > 0, "[units, kept] with kept <= units"
@@ -54,6 +55,10 @@ class Part(TypedDict):
     _target_: str
 
 
+class SchedulePart(Part):
+    active: NotRequired[Used]
+
+
 class RecoveryPart(Part):
     parameters: NotRequired[Part]
     objective: NotRequired[Part]
@@ -74,7 +79,7 @@ class ConfigFields(TypedDict):
     criterion: Part
     allocator: Part
     compensation: Part
-    schedule: NotRequired[Part]
+    schedule: NotRequired[SchedulePart]
     calibration: NotRequired[Part]
     recovery: NotRequired[RecoveryPart]
 
@@ -118,7 +123,19 @@ class KnowledgeNotes(TypedDict):
     protected: list[str]
 
 
+class RouteFields(TypedDict):
+    """How the MLP of a site is routed: by which class, and among how many experts of how many units."""
+
+    router: str
+    experts: Size
+    size: Size
+
+
+RoutedSite = Annotated[Mapping[str, Any], RouteFields]
+
+
 class NoteKeys(TypedDict):
+    active: NotRequired[Used]
     block_statistics: NotRequired[Mapping[str, PerBlock]]
     knowledge: NotRequired[KnowledgeNotes]
 

@@ -59,12 +59,31 @@ def without_homes(config: Any) -> Any:
 OF_PRUNER = {"lhspg": "lorashear"}
 """Pruner -> the schedule that is named otherwise."""
 
+OF_OPTION = {"Predictor": ("signs", "deja_vu", "moefication"), "Threshold": ("weighted", "wina", "teal")}
+"""Class that makes routers -> an option, and what the maker is called with it and without."""
+
+METHODS = {"routing": "lte"}
+"""Schedule that learns its scores -> its method, if that has another name."""
+
+
+def method_name(config: Mapping[str, Any]) -> str:
+    """Return the name of a run's method: its criterion, or what decides in its place.
+
+    That is the maker of its routers (teal), or the schedule that learns its scores (lorashear, lte).
+    """
+    name, schedule = part_name(config["criterion"]), config.get("schedule")
+    if name != "learned" or schedule is None:
+        return name
+    name = part_name(schedule.get("maker", schedule))
+    return METHODS.get(name, name)
+
 
 def part_name(config: Mapping[str, Any]) -> str:
     """Return the name of a part on the command line, made from the name of its class.
 
     A recovery with parameters and an objective is named after both: lora, importance_lora, distill;
-    dynamic, if it trains in rounds what lora does. A schedule with a pruner is named after that: movement.
+    dynamic, if it trains in rounds what lora does. A schedule with a pruner is named after that: movement. A
+    maker of routers is named after its options: teal, wina.
     """
     if "pruner" in config:
         name = part_name(config["pruner"])
@@ -74,6 +93,9 @@ def part_name(config: Mapping[str, Any]) -> str:
         trained = recovery_name(config["parameters"], config["objective"])
         rounds = "dynamic" if trained == "lora" else f"dynamic/{trained}"
         return rounds if name == "Dynamic" else trained
+    if name in OF_OPTION:
+        option, with_it, without = OF_OPTION[name]
+        return with_it if config.get(option) else without
     name = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
     name = re.sub(r"_(compensation|recovery)$", "", name)
     return "none" if name == "no" else name

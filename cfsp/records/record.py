@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from math import nan
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Any, Literal, TypedDict
 
 from cfsp.records.fields import (
@@ -21,6 +23,7 @@ from cfsp.records.fields import (
     OutcomesKept,
     Protocol,
     Range,
+    RoutedSite,
     Said,
     Shares,
     Stages,
@@ -29,6 +32,7 @@ from cfsp.records.fields import (
     Width,
 )
 from cfsp.records.outcomes import Outcomes
+from cfsp.records.wanted import Wanted, wanted_of
 from cfsp.storage.atomic import replacing
 from cfsp.storage.schema import parse, read_json
 from cfsp.storage.seals import as_read, checksum
@@ -100,6 +104,37 @@ class Record:
     overlaps: list[str] | None = None  # evaluation texts that calibration or recovery reads too
     outcomes: OutcomesKept | None = None  # of each question and window
     dequantised: str | None = None  # type of the weights in the GGUF file that the model was read from
+    routes: Mapping[str, RoutedSite] | None = None  # by site, of those whose units are chosen per token
+
+    @property
+    def wanted(self) -> Wanted:
+        """What was asked for. A saved routed model that is only measured was asked for its active share."""
+        active = self.notes.get("active")
+        return wanted_of(self.config) if active is None else Wanted("active", -active)
+
+    @property
+    def routed(self) -> bool:
+        """Whether the model's MLPs are routed, so that units are chosen per token and none is removed."""
+        return bool(self.routes) or self.wanted.kind == "active"
+
+    @property
+    def active(self) -> float:
+        """Share of a routed model's units that a token uses: the mean over what was measured, or as asked.
+
+        1 for other models, NaN if it is not known.
+        """
+        found = self.metrics["pruned"].items()
+        shares = [one.value for name, one in found if name.startswith("active_share/")]
+        if shares:
+            return fmean(shares)
+        if not self.routed:
+            return 1.0
+        return self.wanted.amount if self.wanted.kind == "active" else nan
+
+    @property
+    def made(self) -> str:
+        """What the run made of the dense model, as the heading of a column: pruned, or routed."""
+        return "routed" if self.routed else "pruned"
 
     @property
     def trained(self) -> Mapping[str, Any]:

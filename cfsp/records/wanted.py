@@ -1,4 +1,4 @@
-"""Wanted: what a run was asked to end with, a share to remove or a target, as numbers and as a text."""
+"""Wanted: what a run was asked to end with, a share to remove or to use, or a target, as number and text."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ NUMBER = re.compile(r"\s*(?P<number>\d+\.?\d*(?:e[+-]?\d+)?|\.\d+)\s*(?P<unit>[A
 class Wanted:
     """What a run was asked to end with. Sorts by kind, then from the largest model to the smallest.
 
-    kind: "sparsity" or a key of `SHAPES`. less: the share to remove, or minus the amount. shape: the options
-    that say of what the amount is. relative: whether the amount is a share of what the dense model has.
+    kind: "sparsity", "active" (the share of its MLPs' units that a token of a routed model uses) or a key of
+    `SHAPES`. less: the share to remove, or minus the amount. shape: the options that say of what the amount
+    is. relative: whether the amount is a share of what the dense model has.
     """
 
     kind: str
@@ -58,7 +59,7 @@ class Wanted:
 
     def spelled(self, amount: float) -> str:
         """Return an amount of this kind with its unit, without spaces."""
-        if self.kind == "sparsity":
+        if self.kind in ("sparsity", "active"):
             return f"{100 * amount:.4g}%"
         if self.kind == "latency":
             return f"{amount:.15g}" if self.relative else f"{1000 * amount:.15g}ms"
@@ -84,12 +85,12 @@ class Wanted:
             return f"{amount} with {shape['batch']} x {shape['context']} tokens"
         if self.kind == "macs":
             return f"{amount} MACs of {shape['tokens']} tokens"
-        return f"{amount} {self.kind}" if self.kind == "parameters" else amount
+        return f"{amount} {self.kind}" if self.kind in ("parameters", "active") else amount
 
     @property
     def data(self) -> dict[str, float | int | str]:
-        """The target as a config that gives the same one however it was typed; empty for a sparsity."""
-        if self.kind == "sparsity":
+        """The target as a config that gives the same one however it was typed; empty for a share."""
+        if self.kind not in SHAPES:
             return {}
         amount = self.spelled(self.amount) if self.kind == "latency" and not self.relative else self.amount
         return {self.kind: amount} | dict(self.shape)
@@ -97,7 +98,10 @@ class Wanted:
 
 def wanted_of(config: Mapping[str, Any]) -> Wanted:
     """Return what the config of a run asks for. Older configs have no targets. Raises ValueError."""
-    return target_of(config.get("target")) or Wanted("sparsity", config["sparsity"])
+    if (target := target_of(config.get("target"))) is not None:
+        return target
+    active = config.get("schedule", {}).get("active")
+    return Wanted("sparsity", config["sparsity"]) if active is None else Wanted("active", -active)
 
 
 def target_of(options: Mapping[str, Any] | None) -> Wanted | None:

@@ -140,6 +140,20 @@ def share(value: float) -> Cell:
     return Cell(f"{value:.1%}", value)
 
 
+ACTIVE = {"active": "measured share of the MLPs' units that a token uses; – where all are"}
+"""The column of `used`, in tables with routed models."""
+
+
+def used(active: float) -> Cell:
+    """Return the share of its units that a token uses; nothing if it is not known or all are used."""
+    return share(active) if active < 1 else MISSING
+
+
+def in_common(routed: bool) -> str:
+    """Return what methods of one contest have in common. routed: whether any of them routes."""
+    return "lost and use alike shares" if routed else "lost alike shares"
+
+
 def asked(wanted: Wanted) -> Cell:
     """Return what was asked for: a fraction in per cent, with as few digits as possible, or a target."""
     return Cell(wanted.text, wanted.less)

@@ -128,11 +128,26 @@ def schedule_section(
     styles: Mapping[str, Look],
 ) -> Section:
     """Plot the training of schedules that learn what to cut."""
-    figure = schedule_curves(records, names, styles)
+    figure = schedule_curves(records, names, styles, "share removed")
     caption = "The loss, and the fraction of the sites' parameters that the masks remove. A line per run."
     plot = Plot(section_id, figure, "Curves of trained schedules", caption)
     intro = "The loss while masks close, and the share that they remove; then the model is cut."
     return Section(section_id, "Trained masks", model, intro, {}, [plot], [])
+
+
+def routers_section(
+    records: Sequence[Record],
+    model: str,
+    section_id: str,
+    names: Mapping[str, str],
+    styles: Mapping[str, Look],
+) -> Section:
+    """Plot the training of routers."""
+    figure = schedule_curves(records, names, styles, "share not used")
+    caption = "The loss, and the fraction of the MLPs' units that tokens do not use. A line per run."
+    plot = Plot(section_id, figure, "Curves of trained routers", caption)
+    intro = "The loss while routers learn, and the share that tokens do not use. No weight is removed."
+    return Section(section_id, "Trained routers", model, intro, {}, [plot], [])
 
 
 def recovery_table(records: Sequence[Record], names: Mapping[str, str]) -> Table:

@@ -10,8 +10,9 @@ from math import inf, isfinite, isnan
 from statistics import fmean, median, stdev
 from typing import Any
 
+from cfsp.records.protocols import comparable
 from cfsp.records.record import Record
-from cfsp.records.wanted import Wanted, wanted_of
+from cfsp.records.wanted import Wanted
 from cfsp.tables.ranking import ALIKE, best_of, why_no_best
 
 
@@ -32,7 +33,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Point:
-    """The records of one method at one asked sparsity or target, usually one per seed."""
+    """The records of one method at one asked sparsity, active share or target, usually one per seed."""
 
     method: str
     wanted: Wanted
@@ -46,6 +47,11 @@ class Point:
     def removed(self, base: str) -> float:
         """Return the measured fraction removed of sites, blocks or model, mean over the records."""
         return fmean(record.sparsity[base] for record in self.records)
+
+    @property
+    def active(self) -> float:
+        """Share of the MLPs' units that a token uses, mean over the records; 1 if nothing is routed."""
+        return fmean(record.active for record in self.records)
 
     def spread(self, read: Callable[[Record], float]) -> Spread:
         return Spread.of(read(record) for record in self.records)
@@ -75,10 +81,10 @@ class Measure:
 
 
 def points(records: Iterable[Record], names: Mapping[str, str]) -> list[Point]:
-    """Group records by method and asked sparsity. names: record id -> method, in the order of the result."""
+    """Group records by method and what they ask for. names: record id -> method, in the result's order."""
     cells = defaultdict(list)
     for record in records:
-        cells[names[record.id], wanted_of(record.config)].append(record)
+        cells[names[record.id], record.wanted].append(record)
     places = {method: place for place, method in enumerate(dict.fromkeys(names.values()))}
     ordered = sorted(cells, key=lambda cell: (places[cell[0]], cell[1]))
     return [Point(method, wanted, tuple(cells[method, wanted])) for method, wanted in ordered]
@@ -116,7 +122,7 @@ def rank_of(point: Point, measure: Measure) -> float:
 
 @dataclass(frozen=True)
 class Contest:
-    """Points of methods at one asked sparsity or target that removed similar fractions.
+    """Points of methods at one asked share or target that removed, and use, similar fractions.
 
     best: by `best_of`; empty if no point may be called the best. why_none: the reason.
     """
@@ -128,9 +134,9 @@ class Contest:
 
 
 def contests(found: Iterable[Point], measure: Measure) -> list[Contest]:
-    """Return the contests among points, by asked sparsity and measured size. The best has the best mean.
+    """Return the contests among points, by what was asked for and measured. The best has the best mean.
 
-    A gap of more than a percentage point between sizes starts a new contest.
+    A gap of more than a percentage point between sizes or active shares starts a new contest.
     """
     shares = defaultdict(list)
     for point in found:
@@ -139,22 +145,27 @@ def contests(found: Iterable[Point], measure: Measure) -> list[Contest]:
     for wanted, members in sorted(shares.items()):
         for rivals in by_size(members):
             means = [point.spread(measure.read).mean for point in rivals]
-            removed = [point.removed("model") for point in rivals]
-            best = tuple(rivals[index] for index in best_of(means, removed, measure.better))
-            made.append(Contest(wanted, tuple(rivals), best, why_no_best(means, removed)))
+            shares = [point.removed("model") for point in rivals], [point.active for point in rivals]
+            best = tuple(rivals[index] for index in best_of(means, shares[0], measure.better, shares[1]))
+            made.append(Contest(wanted, tuple(rivals), best, why_no_best(means, *shares)))
     return made
 
 
 def by_size(found: Iterable[Point]) -> list[list[Point]]:
-    """Sort points by removed fraction, and split them at gaps of more than a percentage point."""
+    """Split points at gaps of more than a percentage point in what they removed, then in what they use."""
+    chains = split_at_gaps(found, lambda point: point.removed("model"))
+    return [part for chain in chains for part in split_at_gaps(chain, lambda point: point.active)]
+
+
+def split_at_gaps(found: Iterable[Point], share: Callable[[Point], float]) -> list[list[Point]]:
+    """Sort points by a share, and split them at gaps of more than a percentage point. NaN is alone."""
     chains: list[list[Point]] = []
     before = -inf
-    for point in sorted(found, key=lambda point: point.removed("model")):
-        removed = point.removed("model")
-        if removed - before > ALIKE:
+    for point in sorted(found, key=lambda point: (isnan(share(point)), share(point))):
+        if not share(point) - before <= ALIKE:
             chains.append([])
         chains[-1].append(point)
-        before = removed
+        before = share(point)
     return chains
 
 
@@ -197,7 +208,7 @@ def perplexities(records: Iterable[Record]) -> list[Measure]:
         for name, metric in record.metrics["pruned"].items():
             if name.startswith("perplexity/"):
                 dense = record.metrics["dense"][name].value
-                groups[name, key_of(metric.protocol), f"{dense:.5g}"].append(record)
+                groups[name, key_of(comparable(metric.protocol)), f"{dense:.5g}"].append(record)
     found = []
     for (name, *_), members in sorted(groups.items()):
         dense = members[0].metrics["dense"][name]
@@ -214,7 +225,7 @@ def latencies(records: Iterable[Record], stage: str) -> list[Measure]:
     for record in records:
         for name, metric in record.metrics["pruned"].items():
             if name.startswith(f"{stage}_ms/"):
-                groups[name, key_of(metric.protocol)].append(record)
+                groups[name, key_of(comparable(metric.protocol))].append(record)
     found = []
     for (name, _), members in sorted(groups.items()):
         dense = median(record.metrics["dense"][name].value for record in members)
@@ -230,7 +241,7 @@ def zero_shots(records: Iterable[Record]) -> list[Measure]:
     for record in records:
         chosen = {name: one for name, one in record.metrics["pruned"].items() if one.protocol.get("papers")}
         key = tuple(
-            (name, key_of(metric.protocol), f"{record.metrics['dense'][name].value:.5g}")
+            (name, key_of(comparable(metric.protocol)), f"{record.metrics['dense'][name].value:.5g}")
             for name, metric in sorted(chosen.items())
         )
         if key:

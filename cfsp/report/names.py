@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from cfsp.records.identity import method_name
 from cfsp.records.record import Record
 from cfsp.report.paths import short_paths
 from cfsp.tables.compare import part_name
@@ -25,12 +26,14 @@ PARTS = (
 IDLE = {"compensation": "none", "recovery": "none", "schedule": "one_shot"}
 """Choices that do nothing. Names omit them."""
 
-NOT_METHOD = ("seed", "sparsity", "sparsity_of")
+NOT_METHOD = ("seed", "sparsity", "sparsity_of", "active")
 """Options that components share with the run. They are axes of a study and make no other method."""
 
 
 def method_names(records: Sequence[Record]) -> dict[str, str]:
     """Return record id -> method name: the criterion and the fewest other parts that distinguish all methods.
+
+    In place of a criterion that a schedule learns stands the schedule, or the maker of its routers.
 
     Names omit parts that are the same in all records. A part has the name of its YAML file. Brackets hold
     the options that differ between records with this part: `magnitude(consumers) / uniform`. Parts that do
@@ -61,7 +64,10 @@ def joined_name(parts: Sequence[str], texts: Sequence[str]) -> str:
 
 def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
     """Return the name of a part in each config. Names omit options that are off or empty."""
-    names = [short_name(config.get(part), part) for config in configs]
+    names = [
+        method_name(config) if part == "criterion" else short_name(config.get(part), part)
+        for config in configs
+    ]
     options = [dict(leaves_of_part(config.get(part))) for config in configs]
     peers: dict[str, dict[str, set[str]]] = {}  # name -> option -> its values in the configs that have it
     for name, own in zip(names, options, strict=True):

@@ -9,20 +9,23 @@ from dataclasses import dataclass
 from cfsp.records.failures import Failure
 from cfsp.records.record import Record
 from cfsp.report.base import (
+    ACTIVE,
     MISSING,
     Cell,
     Section,
     Table,
     asked,
     details,
+    in_common,
     measured,
     number,
     protocol_text,
     share,
     spread,
+    used,
     word,
 )
-from cfsp.report.groups import Contest, Measure, by_model, contests, points
+from cfsp.report.groups import Contest, Measure, Point, by_model, contests, points
 from cfsp.report.paths import hide_paths
 from cfsp.report.runs import minute
 
@@ -53,10 +56,15 @@ def overview_section(
     if failures:
         tables.append(failure_table(failures, {record.id for record in records}))
     notes = [f"Could not be read: {hide_paths(problem)}" for problem in unreadable]
+    of_routed = (
+        "Of routed models nothing is removed: a token uses the active share of their MLPs' units. "
+        if any(record.routed for record in records)
+        else ""
+    )
     intro = (
         "Sparsity is the share that is removed. Methods differ in what they count, so compare them by "
         "the measured parameters, not by the sparsity they were asked for. "
-        f"{unmeasured(groups)}"
+        f"{of_routed}{unmeasured(groups)}"
     ).rstrip()
     return Section("overview", "Overview", "", intro, facts, tables=tables, notes=notes)
 
@@ -75,15 +83,17 @@ def unmeasured(groups: Sequence[Compared]) -> str:
 
 
 def glance_table(groups: Sequence[Compared]) -> Table:
-    """List the best method of each measure, asked sparsity and size, or the reason why there is none."""
+    """List the best method of each measure, asked and measured share, or the reason why there is none."""
+    routed = any(record.routed for group in groups for record in group.records)
     columns = {
         "study": "the dense model, and what is measured where that takes two",
         "measured": "of what the best is shown",
-        "asked": "sparsity asked for",
-        "best method": "by the mean over its runs, among several that removed alike shares",
+        "asked": "sparsity asked for" + (", or active share" if routed else ""),
+        "best method": f"by the mean over its runs, among several that {in_common(routed)}",
         "value": "mean ± standard deviation over runs",
         "dense": "the dense model's value",
         "removed": "measured share of all parameters",
+        **(ACTIVE if routed else {}),
         "runs": "records that the mean is of",
     }
     rows = [
@@ -91,23 +101,30 @@ def glance_table(groups: Sequence[Compared]) -> Table:
         for group in groups
         for measure in group.measures
         for contest in contests(points(measure.records, group.names), measure)
-        for cells in glance_cells(contest, measure)
+        for cells in glance_cells(contest, measure, routed)
     ]
-    caption = "At a glance: the best of each asked sparsity among methods that lost alike shares (to a point)"
+    what = "sparsity or active share" if routed else "sparsity"
+    among = f"methods that {in_common(routed)} (to a point)"
+    caption = f"At a glance: the best of each asked {what} among {among}"
     return Table(caption, columns, rows)
 
 
-def glance_cells(contest: Contest, measure: Measure) -> list[list[Cell]]:
+def glance_cells(contest: Contest, measure: Measure, routed: bool) -> list[list[Cell]]:
     """Return the last cells of each best method's row, or of one row with the reason why none is best."""
     runs = number(sum(len(point.records) for point in contest.points), "d")
-    lone = share(contest.points[0].removed("model")) if len(contest.points) == 1 else MISSING
-    none = [word(f"– ({contest.why_none})"), MISSING, number(measure.dense), lone, runs]
+
+    def sizes(point: Point) -> list[Cell]:
+        return [share(point.removed("model")), *([used(point.active)] if routed else [])]
+
+    lone = sizes(contest.points[0])
+    lone = lone if len(contest.points) == 1 else [MISSING] * len(lone)
+    none = [word(f"– ({contest.why_none})"), MISSING, number(measure.dense), *lone, runs]
     return [
         [
             word(point.method),
             spread(point.spread(measure.read)),
             number(measure.dense),
-            share(point.removed("model")),
+            *sizes(point),
             number(len(point.records), "d"),
         ]
         for point in contest.best

@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from statistics import fmean
 
 from cfsp.report.base import (
+    ACTIVE,
     Cell,
     Plot,
     Section,
     Table,
     asked,
+    in_common,
     measured,
     number,
     protocol_text,
     share,
     spread,
+    used,
     word,
 )
 from cfsp.report.groups import Measure, Point, contests, points, rank_of
@@ -80,33 +83,38 @@ def plot(measure: Measure, name: str, names: Mapping[str, str], styles: Mapping[
 def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:
     """Return a table with a row per method and sparsity: the largest sparsity first, then the best value.
 
-    The best value of an asked sparsity and size is highlighted, if there is one.
+    The best value of an asked and measured share is highlighted, if there is one.
     """
     found = points(measure.records, names)
     found.sort(key=lambda point: rank_of(point, measure))
     found.sort(key=lambda point: point.wanted, reverse=True)
     tasks = measure.names if len(measure.names) > 1 else ()
+    routed = any(record.routed for record in measure.records)
     columns = {
         "method": "the shortest name that tells the methods of this study apart",
-        "asked": "sparsity asked for, of the base that the run names",
+        "asked": "sparsity asked for, of the base that the run names" + (", or active share" * routed),
         measure.quantity: f"mean ± standard deviation over the runs; {measure.better} is better",
         "of dense": "divided by the dense model's",
+        **(ACTIVE if routed else {}),
         **COLUMNS,
         **dict.fromkeys(tasks, "accuracy of this task"),
     }
     best = {id(point) for contest in contests(found, measure) for point in contest.best}
-    rows = [quality_row(point, measure, tasks, id(point) in best) for point in found]
-    caption = "Methods by asked sparsity, then value; bold: the best of those that lost alike shares"
+    rows = [quality_row(point, measure, tasks, id(point) in best, routed) for point in found]
+    caption = f"Methods by asked share, then value; bold: the best of those that {in_common(routed)}"
     return Table(caption, columns, rows)
 
 
-def quality_row(point: Point, measure: Measure, tasks: tuple[str, ...], best: bool) -> list[Cell]:
+def quality_row(
+    point: Point, measure: Measure, tasks: tuple[str, ...], best: bool, routed: bool
+) -> list[Cell]:
     value = point.spread(measure.read)
     return [
         word(point.method),
         asked(point.wanted),
         spread(value, best),
         number(value.mean / measure.dense, ".3f"),
+        *([used(point.active)] if routed else []),
         number(round(point.parameters), ",d"),
         *(share(point.removed(base)) for base in ("model", "blocks", "sites")),
         number(len(point.records), "d"),

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cfsp.records.protocols import comparable
 from cfsp.records.record import Metric, Record
-from cfsp.records.wanted import wanted_of
-from cfsp.report.base import MISSING, Cell, Section, Table, asked, details, finite, number, share, word
+from cfsp.report.base import (
+    ACTIVE,
+    MISSING,
+    Cell,
+    Section,
+    Table,
+    asked,
+    details,
+    finite,
+    number,
+    share,
+    used,
+    word,
+)
 from cfsp.report.groups import key_of
 
 COLUMNS = {
@@ -26,8 +39,10 @@ LAST = {"seconds": "of all stages", "created": "UTC", "code": "commit; + if it w
 def runs_section(records: Sequence[Record], model: str, section_id: str, names: Mapping[str, str]) -> Section:
     """Return a section with a row per record and all its metrics."""
     metrics = metric_columns(records)
-    columns = COLUMNS | {name: f"{key[0]}, {key[1]}" for key, name in metrics.items()} | LAST
-    rows = [run_row(record, names[record.id], metrics) for record in records]
+    routed = any(record.routed for record in records)
+    asked_and_used = {"asked": "sparsity or active share asked for"} | ACTIVE if routed else {}
+    columns = COLUMNS | asked_and_used | {name: f"{key[0]}, {key[1]}" for key, name in metrics.items()} | LAST
+    rows = [run_row(record, names[record.id], metrics, routed) for record in records]
     caption = f"{len(records)} runs with all their metrics"
     intro = "Every record as it stands on disk. A heading sorts; the last column opens the whole config."
     return Section(section_id, "All runs", model, intro, {}, tables=[Table(caption, columns, rows)])
@@ -36,7 +51,7 @@ def runs_section(records: Sequence[Record], model: str, section_id: str, names: 
 def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
     """Return (metric, protocol) -> heading: the metric's name, numbered if it has several protocols."""
     keys = {
-        (name, key_of(metric.protocol)): None
+        (name, key_of(comparable(metric.protocol))): None
         for record in records
         for name, metric in record.metrics["pruned"].items()
     }
@@ -50,17 +65,18 @@ def metric_columns(records: Sequence[Record]) -> dict[tuple[str, str], str]:
     }
 
 
-def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str]) -> list[Cell]:
+def run_row(record: Record, method: str, metrics: Mapping[tuple[str, str], str], routed: bool) -> list[Cell]:
     config = record.config
-    own = {(name, key_of(one.protocol)): one for name, one in record.metrics["pruned"].items()}
+    own = {(name, key_of(comparable(one.protocol))): one for name, one in record.metrics["pruned"].items()}
     return [
         word(record.id),
         word(method),
         number(config["seed"], "d"),
-        asked(wanted_of(config)),
+        asked(record.wanted),
         word(config["sparsity_of"]),
         *(share(record.sparsity[base]) for base in ("sites", "blocks", "model")),
         number(record.parameters["pruned"]["model"], ",d"),
+        *([used(record.active)] if routed else []),
         *(metric_cell(own.get(key)) for key in metrics),
         number(sum(record.seconds.values()), ".1f"),
         word(minute(record.created)),

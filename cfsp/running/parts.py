@@ -24,6 +24,7 @@ from cfsp.recovery.base import Recovery
 from cfsp.running.build import build
 from cfsp.running.config import chosen
 from cfsp.schedules.base import Planned, Schedule
+from cfsp.schedules.few_samples import check_samples
 from cfsp.schedules.method import Method
 from cfsp.schedules.size_target_of import size_target_of
 from cfsp.storage.about import About
@@ -91,21 +92,33 @@ class Parts:
         model, tokenizer = subject.model, subject.tokenizer
         if tokenizer is None:
             raise ValueError("a run measures and samples with a tokenizer; expected the model's own")
-        self.calibration.check(model, tokenizer)
+        if self.schedule.calibrates:
+            self.calibration.check(model, tokenizer)
         prepared = self.schedule.prepare(subject, self.method)
+        check_samples(self.calibration.sizes, self.method, self.schedule.walks)
+        self.check_pair(self.schedule.will_route(prepared))
         for evaluator in [*self.evaluators, *self.paired]:
             evaluator.protocol(model, tokenizer)
         for sampler in self.samplers:
             sampler.check(model, tokenizer)
-        if self.schedule.routes and self.exporters:
+        if self.schedule.will_route(prepared) and self.exporters:
             raise ValueError(
-                "export: this schedule routes MLPs, which no engine here computes; expected export=[]"
+                "export: these MLPs are routed, which no engine here computes; expected export=[]"
             )
         for exporter in self.exporters:
             exporter.check(model, tokenizer)
             if self.blocks_will_differ(subject.sites):
                 exporter.check_uneven(model)
         return prepared
+
+    def check_pair(self, routes: bool) -> None:
+        """Raise ValueError if evaluators would compare a model with itself. routes: whether it is routed."""
+        if self.paired and not (self.schedule.calibrates or routes or self.recovery.trains):
+            names = ", ".join(type(one).__name__.lower() for one in self.paired)
+            raise ValueError(
+                f"evaluation={names}: with schedule=unchanged there is no other model to compare this one "
+                "with; expected the run that makes it, or cfsp-compare DENSE THIS, which times two models"
+            )
 
     def blocks_will_differ(self, sites: Sequence[Site]) -> bool:
         """Return whether the plan gives blocks different sizes, as far as that is known before it is made."""
@@ -132,7 +145,7 @@ class Parts:
         batches: of the calibration.
         """
         read = [text for evaluator in self.evaluators for text in evaluator.reads()] if is_main() else []
-        made_with = self.calibration.reads(tokenizer, batches)
+        made_with = self.calibration.reads(tokenizer, batches) if self.schedule.calibrates else []
         return overlaps([*made_with, *self.schedule.reads(), *self.recovery.reads()], read)
 
     def plan(self, subject: Subject, batches: Sequence[Batch], prepared: Any, examples: Any) -> Planned:

@@ -99,6 +99,7 @@ class State:
             samples=self.samples,
             overlaps=self.overlaps,
             dequantised=dequantised(str(self.cfg.model.path)),
+            routes={edit.site: edit.routing for edit in self.planned.plan.edits if edit.routing} or None,
         )
         return named_outcomes(made)
 
@@ -113,9 +114,9 @@ def load(state: State) -> None:
         state.model, state.tokenizer = model, tokenizer
         sites = find_sites(model, state.config["sites"])
         state.subject = Subject(model, sites, cache, tokenizer, state.files.training, state.log.curve)
+        state.prepared = parts.prepare(state.subject)  # which may take routers out
         state.sizes, state.block_sizes = {"dense": count_parameters(model, sites)}, block_parameters(model)
         state.unit_cost = {site.name: unit_cost(model, site) for site in sites}
-        state.prepared = parts.prepare(state.subject)
         if (target := parts.schedule.size_target) is not None:
             state.target = target.wanted.data | {
                 "kind": target.wanted.kind,
@@ -127,7 +128,7 @@ def load(state: State) -> None:
             named = Path(model.config.name_or_path or "")
             state.source = local_folder(named, cfg.model.revision) if named.parts else None
         state.examples = parts.recovery.prepare(model, tokenizer, parts.method.needs)
-        state.batches = parts.calibration.batches(tokenizer, model)
+        state.batches = parts.calibration.batches(tokenizer, model) if parts.schedule.calibrates else []
         if state.batches:
             inputs_of(model, state.batches[0])  # raises if these are no inputs of the model
         state.overlaps = parts.overlaps(tokenizer, state.batches)

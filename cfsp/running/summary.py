@@ -11,9 +11,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from cfsp.records.identity import part_name
+from cfsp.records.identity import method_name, part_name
 from cfsp.records.record import Record
-from cfsp.records.wanted import wanted_of
+from cfsp.records.routed_words import asked_share, experts_text, measured_share, routed_method
 from cfsp.report.paths import model_names
 from cfsp.running.sweeps import Outcome, count_of
 
@@ -23,13 +23,21 @@ FULL = 0.9995
 ONCE = {"_target_": "cfsp.schedules.one_shot.OneShot"}
 """The schedule that a table's title does not name."""
 
+UNCHANGED = "unchanged"
+"""The method of a model that is measured as it is."""
+
 WIDTH = 110
 """Characters per line if stdout is not a terminal."""
 
 
 def summary(record: Record) -> Group:
-    """Return a record's tables: before and after, a bar of the kept width per site, recovery, samples."""
-    parts = [before_and_after(record), widths_table(record)]
+    """Return a record's tables: before and after, a bar of the kept width per site, recovery, samples.
+
+    Where routers choose the units for every token, all are kept, and there are no bars.
+    """
+    parts = [before_and_after(record)]
+    if record.widths and not record.routed:
+        parts.append(widths_table(record))
     for title, training in (("Schedule", record.schedule_training), ("Recovery", record.training)):
         if training:
             parts.append(training_summary(title, training))
@@ -39,30 +47,13 @@ def summary(record: Record) -> Group:
 
 
 def before_and_after(record: Record) -> Table:
-    config, path = record.config, str(record.config["model"]["path"])
-    names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
-    if (schedule := part_name(config.get("schedule", ONCE))) != part_name(ONCE):
-        names = {"schedule": schedule} | names
-    title = ", ".join(f"{part} {name}" for part, name in names.items())
-    table = Table(
-        "",
-        "dense",
-        "pruned",
-        "change",
-        title=escape(f"{model_names([path])[path]}: {title}"),
-        title_justify="left",
-    )
-    for row in size_rows_of(record):
-        table.add_row(*row)
-    if record.density is not None and record.density < FULL:
-        table.add_row("weights of the blocks that are not zero", "", f"{record.density:.1%}", "")
-    for name, metric in record.metrics["pruned"].items():
-        dense = record.metrics["dense"][name].value
-        change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
-        mark = " *" if metric.protocol.get("papers") else ""
-        table.add_row(escape(name) + mark, f"{dense:.4g}", f"{metric.value:.4g}", change)
-    for warning in record.overlaps or []:
-        table.add_row(f"[bold]careful:[/bold] {escape(warning)}", "", "", "")
+    path = str(record.config["model"]["path"])
+    title = escape(f"{model_names([path])[path]}: {deciding_parts(record)}")
+    alone = deciding_parts(record) == UNCHANGED and not record.training  # nothing to compare it with
+    head = ("", "dense", UNCHANGED if alone else record.made, "change")
+    table = Table(*(head[::2] if alone else head), title=title, title_justify="left")
+    for row in table_rows(record):
+        table.add_row(*(row[::2] if alone else row))
     spent = {stage: seconds for stage, seconds in record.seconds.items() if seconds >= 0.05}
     stages = ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in spent.items())
     peaks = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in record.peak_bytes.items())
@@ -72,13 +63,52 @@ def before_and_after(record: Record) -> Table:
     return table
 
 
+def table_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a table on sizes and metrics: name, dense, after it, change."""
+    yield from size_rows_of(record)
+    if record.routed:
+        yield from routed_rows(record)
+    if record.density is not None and record.density < FULL:
+        yield "weights of the blocks that are not zero", "", f"{record.density:.1%}", ""
+    for name, metric in record.metrics["pruned"].items():
+        dense = record.metrics["dense"][name].value
+        if name.startswith("cut_") and dense == metric.value == 0:
+            continue  # all was read and written in full
+        change = f"{metric.value / dense - 1:+.1%}" if dense else "-"
+        mark = " *" if metric.protocol.get("papers") else ""
+        yield escape(name) + mark, f"{dense:.4g}", f"{metric.value:.4g}", change
+    for warning in record.overlaps or []:
+        yield f"[bold]careful:[/bold] {escape(warning)}", "", "", ""
+
+
+def deciding_parts(record: Record) -> str:
+    """Return the parts that decided, as a title."""
+    if method_name(record.config) == UNCHANGED:
+        return f"{UNCHANGED}; dense is the model without its routers" if record.routed else UNCHANGED
+    if record.routed:
+        return routed_method(record)
+    config = record.config
+    names = {part: part_name(config[part]) for part in ("criterion", "allocator", "compensation")}
+    if (schedule := part_name(config.get("schedule", ONCE))) != part_name(ONCE):
+        names = {"schedule": schedule} | names
+    return ", ".join(f"{part} {name}" for part, name in names.items())
+
+
+def routed_rows(record: Record) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the rows of a table on what tokens use of routed MLPs, with what was asked for."""
+    asked, used = asked_share(record), measured_share(record) or "not measured"
+    yield "units that a token uses", "100.0%", used, f"(asked {asked})" if asked else ""
+    if record.routes:
+        yield "routed MLPs", "0", str(len(record.routes)), f"{experts_text(record)} each"
+
+
 def size_rows_of(record: Record) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the rows of a table on what was removed, with what was asked for."""
-    wanted = wanted_of(record.config)
+    """Yield the rows of a table on what was removed, with what was asked for. Routers add parameters."""
+    wanted = record.wanted
     for base, dense in record.parameters["dense"].items():
         share = wanted.kind == "sparsity" and base == record.config["sparsity_of"]
         asked = f" (asked {wanted.amount:.1%})" if share else ""
-        change = f"{-record.sparsity[base]:+.2%}{asked}"
+        change = f"{-record.sparsity[base] + 0:+.2%}{asked}"  # minus zero becomes zero
         yield f"parameters of the {base}", f"{dense:,}", f"{record.parameters['pruned'][base]:,}", change
     if (target := record.target) is not None:
         change, table = target["reached"] / target["dense"] - 1, target.get("table")
@@ -116,7 +146,7 @@ def sparkline(values: list[float], width: int = 40) -> str:
 
 def side_by_side(record: Record) -> Table:
     """Return both models' continuations of the prompts."""
-    table = Table("prompt", "dense", "pruned", title="Samples", title_justify="left", show_lines=True)
+    table = Table("prompt", "dense", record.made, title="Samples", title_justify="left", show_lines=True)
     for prompt, said in (record.samples or {}).items():
         table.add_row(*(Text(text) for text in (prompt, said["dense"], said["pruned"])))
     return table
@@ -159,6 +189,7 @@ def outcome_of(record: Record, path: Path, made: bool) -> Outcome:
         state="made" if made else "read",
         file=str(path),
         removed=record.sparsity["model"],
+        active=record.active if record.routed else None,
         metric=name,
         dense=None if name is None else record.metrics["dense"][name].value,
         pruned=None if name is None else record.metrics["pruned"][name].value,
@@ -172,9 +203,8 @@ def sweep_summary(found: Sequence[Outcome], results: str) -> Group:
         "job", "removed", *metrics, "", title=f"{len(found)} jobs: {count_of(found)}", title_justify="left"
     )
     for one in found:
-        removed = "-" if one.removed is None else f"{one.removed:.1%}"
         values = (f"{one.pruned:.4g}" if one.metric == metric else "-" for metric in metrics)
-        table.add_row(Text(one.name), removed, *values, one.state)
+        table.add_row(Text(one.name), one.size, *values, one.state)
     dense = {one.metric: f"{one.dense:.4g}" for one in found if one.metric}
     if dense:
         table.caption = "dense: " + ", ".join(f"{metric} {value}" for metric, value in dense.items())

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 
@@ -23,8 +24,9 @@ STATES = ("made", "read", "failed")
 class Outcome:
     """The outcome of one job. state: "made", "read" (its record existed) or "failed".
 
-    file: its record, or its failure. removed: fraction of all parameters. metric: the first that was
-    measured, with its values of the dense and the pruned model. number, name: of the job in its sweep.
+    file: its record, or its failure. removed: fraction of all parameters. active: of a routed model, the
+    share of its units that tokens use, or NaN. metric: the first that was measured, with its values of the
+    dense and the pruned model. number, name: of the job in its sweep.
     """
 
     state: str
@@ -37,13 +39,22 @@ class Outcome:
     error: str | None = None
     number: int = 0
     name: str = ""
+    active: float | None = None
+
+    @property
+    def size(self) -> str:
+        """What the job removed, or the share that it left active, for a cell of a table."""
+        if self.active is not None:
+            return "routed" if isnan(self.active) else f"{self.active:.1%} active"
+        return "-" if self.removed is None else f"{self.removed:.1%}"
 
     def __str__(self) -> str:
         if self.state == "failed":
             return f"failed: {self.error}"
         how = f"made in {duration(self.seconds)}" if self.state == "made" else "read"
         measured = "" if self.metric is None else f"{self.metric} {self.dense:.4g} -> {self.pruned:.4g}, "
-        return f"{measured}{self.removed:.1%} of the model removed, {how}"
+        what = "" if self.active is not None else " of the model removed"
+        return f"{measured}{self.size}{what}, {how}"
 
 
 class Sweep:

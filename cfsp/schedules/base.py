@@ -17,20 +17,21 @@ from cfsp.data.texts import Text
 from cfsp.model.blocks import check_one_stack
 from cfsp.model.parameter_count import count_parameters
 from cfsp.model.sites import Site
-from cfsp.model.views import unit_cost
 from cfsp.options import Checked
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import bridged
-from cfsp.schedules.decide import allocate, check_compensation, check_kinds
-from cfsp.schedules.dropped_blocks import check_droppable, check_empty_blocks, with_dropped_blocks
+from cfsp.schedules.decide import allocate, budget_of, check_compensation, check_kinds
+from cfsp.schedules.dropped_blocks import check_droppable, with_dropped_blocks
+from cfsp.schedules.few_samples import check_samples
 from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import warn_of_unmeasured
 from cfsp.schedules.protecting import protect_by_knowledge
 from cfsp.schedules.size_targets import SizeTarget, check_reach, widths_within
+from cfsp.schedules.targets import check_residual
 from cfsp.statistics.base import Stats
 from cfsp.statistics.cached import collect_once
 from cfsp.statistics.collect import collect
@@ -73,6 +74,13 @@ class Schedule(Checked, ABC):
     routes: ClassVar[bool] = False
     """Whether its plan holds routes, which no export can express."""
 
+    calibrates: ClassVar[bool] = True
+    """Whether it reads calibration batches."""
+
+    def will_route(self, prepared: Any) -> bool:
+        """Return whether the plan will hold routes. prepared: what `prepare` returned."""
+        return self.routes
+
     @property
     def trains_head(self) -> bool:
         """Whether it trains a head that the checkpoint lacks."""
@@ -112,6 +120,8 @@ class Schedule(Checked, ABC):
             check_dense(subject.model, subject.sites, "removed")
         if self.walks or method.allocator.probes:
             check_one_stack(subject.model, type(self if self.walks else method.allocator).__name__)
+        if method.compensation.leads_stream:
+            check_residual(subject.model, method.compensation)
         if method.allocator.analysis is not None:
             check_one_stack(subject.model, "the knowledge analysis")
             method.allocator.analysis.check(subject.sites)
@@ -132,25 +142,19 @@ class Schedule(Checked, ABC):
         method: Method,
         prepared: Any = None,
     ) -> Planned:
-        """Return the plan.
-
-        If the allocator asks, an analysis first says which sites are protected. If the compensation builds
-        bridges, they are in the plan.
-        """
+        """Return the plan, with what an analysis protects and with bridges, if the parts ask for them."""
         batches = list(batches)
+        check_samples([len(batch.get("input_ids", ())) for batch in batches], method, self.walks)
         notes: dict[str, Any] = {}
         if method.allocator.analysis is not None:
             allocator, knowledge = protect_by_knowledge(subject, batches, method.allocator)
             method, notes = replace(method, allocator=allocator), {"knowledge": knowledge}
             self.check_budget(subject, method)
-        if method.allocator.drops:
-            check_empty_blocks(subject.model, subject.sites, batches[0])
         target = self.size_target and self.size_target.known_for(subject, method.allocator)
         planned = replace(self, size_target=target).plan(subject, batches, method, prepared)
         notes |= target.notes(planned.plan.edits, subject.sites) if target else {}
         plan = PrunePlan(planned.plan.edits, planned.plan.notes | notes)
-        if method.allocator.drops:
-            plan = with_dropped_blocks(plan, subject)
+        plan = with_dropped_blocks(plan, subject) if method.allocator.drops else plan
         if method.compensation.bridges and not self.builds_bridges(method):
             plan = bridged(plan, subject.model, batches, method.compensation, sites=subject.sites)
         return replace(planned, plan=plan)
@@ -292,9 +296,3 @@ class Schedule(Checked, ABC):
         parts = self, method.criterion, method.compensation
         found = search_once(subject, batches, parts, cutter(search.batches), widths, search, place)
         return found["widths"], {"joint_search": found["notes"]}
-
-
-def budget_of(subject: Subject, widths: Mapping[str, int]) -> Budget:
-    """Return the budget that these widths use up. widths: site name -> units kept."""
-    cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
-    return Budget.of(subject.sites, cost, sum(widths[name] * cost[name] for name in cost))

@@ -28,7 +28,7 @@ from cfsp.schedules.method import Method
 from cfsp.schedules.notes import notes_of
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.probes import add_probes
-from cfsp.schedules.targets import check_residual, target_moments
+from cfsp.schedules.targets import target_moments
 from cfsp.statistics.base import STATISTICS, Stats
 from cfsp.statistics.cached import collect_of_dense
 
@@ -96,8 +96,6 @@ class Blockwise(Schedule):
             pruned = stack.enter_context(walk())
             dense = stack.enter_context(walk()) if target != "own" else None
             later = stack.enter_context(walk()) if runs else None
-            if target == "residual":
-                check_residual(pruned)
             last = max(site.block for site in sites if site.block is not None)
             for block in bar(range(last + 1), "prune block by block", "block"):
                 own = [site for site in sites if site.block == block]

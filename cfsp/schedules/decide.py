@@ -12,8 +12,10 @@ from cfsp.allocators.base import Allocator, Budget
 from cfsp.compensation.base import Compensation
 from cfsp.criteria.base import Criterion
 from cfsp.model.sites import Site
+from cfsp.model.views import unit_cost
 from cfsp.plans.choose import best_units
 from cfsp.plans.plan import Cut
+from cfsp.plans.subject import Subject
 from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.statistics.base import Stats
@@ -218,3 +220,9 @@ def make_cut(
     view = state.view(site)
     keep = method.criterion.refine(view, stat, keep)
     return state.cut(site, keep, **method.compensation.compensate(view, stat, keep))
+
+
+def budget_of(subject: Subject, widths: Mapping[str, int]) -> Budget:
+    """Return the budget that these widths use up. widths: site name -> units kept."""
+    cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
+    return Budget.of(subject.sites, cost, sum(widths[name] * cost[name] for name in cost))

@@ -172,16 +172,19 @@ def error_without(walk: Walk, sites: Sequence[Site], dense: Sequence[DenseAnswer
 
 
 def held_out(batches: Sequence[Mapping[str, Tensor]], method: Method, count: int) -> int:
-    """Return how many of the first batches are measured; compensations are fitted on the others."""
-    if not method.compensation.needs:
-        return min(count, len(batches))
-    if len(batches) < 2:
+    """Return how many of the first batches are measured, and say if a fit to others is impossible."""
+    if method.compensation.needs and len(batches) < 2:
         print(
             "cfsp: the error curves are measured on the batch that the weights are fitted on, because there "
             "is no other; more calibration.samples, or a smaller calibration.batch_size, keep them apart",
             file=sys.stderr,
         )
-    return max(1, min(count, len(batches) // 2))
+    return count_measured(len(batches), method, count)
+
+
+def count_measured(total: int, method: Method, count: int) -> int:
+    """Return how many of the first batches are measured; compensations are fitted on the others."""
+    return max(1, min(count, total // 2)) if method.compensation.needs else min(count, total)
 
 
 def fitted(batches: Sequence[Mapping[str, Tensor]], measured: int) -> Sequence[Mapping[str, Tensor]]:

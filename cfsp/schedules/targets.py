@@ -8,14 +8,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from cfsp.bars import bar
+from cfsp.compensation.base import Compensation
 from cfsp.model.block_states import states_in, states_out
 from cfsp.model.blocks import places_of
 from cfsp.model.sites import Site
 from cfsp.model.weights import bias_of
 from cfsp.passes.forward import counted_tokens
-from cfsp.passes.walk import Walk
+from cfsp.passes.walk import Walk, walking
 from cfsp.plans.gates import Gates
 from cfsp.statistics.moments import HELD_OUT, full_float32
 
@@ -106,11 +108,29 @@ def watching(walk: Walk, site: Site | None) -> Iterator[Seen]:
         yield seen
 
 
-def check_residual(walk: Walk) -> None:
+def check_residual(model: PreTrainedModel, compensation: Compensation) -> None:
     """Raise ValueError unless a block adds its sub-layers' outputs to the residual stream unchanged.
 
-    The check doubles the MLP's output in the first block on the first batch; the block's output must change
-    by the same amount. After a norm or a factor (Gemma 2, OLMo2, Granite, BERT) this target does not exist.
+    The check doubles the MLP's output in the first block on eight tokens; the block's output must change by
+    the same amount. After a norm or a factor (Gemma 2, OLMo2, Granite, BERT) the compensation's target does
+    not exist.
+    """
+    asked, accepted = "compensation target=residual", "compensation.target=own or dense"
+    if compensation.bridges:
+        asked, accepted = "compensation bridge", "compensation=none"
+    with walking(model, [{"input_ids": torch.arange(8)[None]}]) as walk:
+        step, output, rounding = doubled(walk)
+    if (step - output).norm() > 0.05 * output.norm() + rounding:
+        raise ValueError(
+            f"{asked}: the blocks of a {model.config.model_type} do not simply add what their MLPs give to "
+            f"the residual stream; expected {accepted}"
+        )
+
+
+def doubled(walk: Walk) -> tuple[Tensor, Tensor, Tensor]:
+    """Return how the output of the walk's first block changes if its MLP gives twice as much.
+
+    -> the change, the MLP's output, both [batch, tokens, hidden], and the largest rounding error []
     """
     given: list[Tensor] = []
     moved: list[Tensor] = []
@@ -130,8 +150,4 @@ def check_residual(walk: Walk) -> None:
         walk.run(0)
     step, output = (moved[1] - moved[0]).float(), given[0].float().view_as(moved[0])
     rounding = torch.finfo(moved[0].dtype).eps * moved[1].float().norm()  # the stream may be much larger
-    if (step - output).norm() > 0.05 * output.norm() + rounding:
-        raise ValueError(
-            f"target=residual: the blocks of a {walk.model.config.model_type} do not simply add what "
-            "their MLPs give to the residual stream; expected target=own or dense"
-        )
+    return step, output, rounding

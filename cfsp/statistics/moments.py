@@ -116,17 +116,24 @@ class SecondMoment(InputStatistic):
         return self.total.diagonal().isfinite().all()
 
 
+NORM_EPS = 1e-6
+"""What Gemma's norms add to a mean square."""
+
+
 class RelativeSecondMoment(SecondMoment):
     """The same with every token weighted by 1 / (|y|^2 / outputs + 1e-6), y the consumer's output.
 
     Errors of y then count relative to it, as they do where an RMS norm follows the consumer (Gemma, OLMo 2).
+    The 1e-6 is the norm's own, so it is relative to nothing: some tokens of Gemma 3 270M have mean squares of
+    1e-8 where the median is 5e-3. Their norm is mostly that constant, and without it one of them would count
+    as much as all others.
     """
 
     name = "relative_second_moment"
 
     def factors(self, output: Tensor) -> Iterator[Tensor]:
         for chunk in self.chunks(output):
-            yield (chunk.square().mean(1, keepdim=True) + 1e-6).rsqrt()
+            yield (chunk.square().mean(1, keepdim=True) + NORM_EPS).rsqrt()
 
 
 class HeldOut(SecondMoment):

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -91,8 +91,8 @@ class SelfWritten(Calibration):
     bos: bool = False
 
     def __post_init__(self) -> None:
-        _ = self.passages  # it checks the rest
         check_integer("calibration prompt_tokens", self.prompt_tokens, least=2)
+        _ = self.passages  # it checks the rest
         check_number("calibration temperature", self.temperature, least=0)
         if self.prompt_tokens >= self.seqlen:
             raise ValueError(
@@ -201,7 +201,6 @@ class SelfWritten(Calibration):
         return digest(
             {
                 "model": fingerprint(model),
-                "generation": generation_of(model),
                 "attention": model.config._attn_implementation,
                 "device": model.device.type,
                 "prompts": parts,
@@ -229,13 +228,6 @@ class SelfWritten(Calibration):
             said = (tokens_as_text(tokenizer, prompt), tokens_as_text(tokenizer, row[:length]))
             made.append(WrittenSample(*said, [*prompt], row[:length]))
         return made
-
-
-def generation_of(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the options of its checkpoint by which a model generates, a repetition penalty among them."""
-    config = model.generation_config
-    given = {} if config is None else config.to_dict()
-    return {name: value for name, value in given.items() if name != "transformers_version"}
 
 
 def batch_of(rows: Sequence[WrittenSample]) -> Batch:

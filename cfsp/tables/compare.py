@@ -12,13 +12,10 @@ import pandas as pd
 from cfsp.records.identity import part_name
 from cfsp.records.protocols import counted, differing, in_words
 from cfsp.records.record import Record
-from cfsp.tables.frame import columns_of_a_run, dense_models, find_fields, frame
+from cfsp.tables.frame import FULL, columns_of_a_run, dense_models, figures_of_cells, find_fields, frame
 from cfsp.tables.ranking import best_of
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
-
-FULL = 0.9995
-"""Density from which on a model counts as dense: a few weights are zero by chance."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +23,9 @@ class Comparison:
     """One metric of one dense model under one protocol.
 
     cells: a row per cell: the fields of `rows` and `columns`, then `mean`, `std`, `n`, `removed` (mean
-        fraction of all parameters), `density` (if a model has zeros), `source` ("" for ours) and `paper`
-        (a figure to compare with `mean`).
+        fraction of all parameters), `active` (if a model is routed: mean share of units that tokens use),
+        `density` (if a model has zeros), `source` ("" for ours) and `paper` (a figure to compare with
+        `mean`).
     differs: keys of the protocol in which the tables of one call differ.
     runs: the values of a cell's fields -> the ids of its runs.
     """
@@ -112,12 +110,10 @@ def comparison(
     table = table[~repeats]
     if mixed := unlike(table, fields, run, seeds, average):
         notes.append(f"careful: averaged over {', '.join(mixed)}, not over seeds alone")
-    figures = {"mean": ("value", "mean"), "std": ("value", "std"), "n": ("value", "count")}
-    figures["removed"] = ("removed.model", "mean")
     if (share := pd.to_numeric(table["density"])).lt(FULL).any():
-        table, figures["density"] = table.assign(density=share), ("density", "mean")
+        table = table.assign(density=share)
     by_cell = table.groupby(fields, sort=False)
-    cells = by_cell.agg(**figures)
+    cells = by_cell.agg(**figures_of_cells(table))
     return Comparison(
         metric=table["metric"].iloc[0],
         model=", ".join(map(str, table["model"].unique())) if "model" in table else "-",
@@ -175,8 +171,9 @@ def wide(
 ) -> pd.DataFrame:
     """Return the table as text, best rows first and papers' last.
 
-    A cell reads "mean ± standard deviation (−removed fraction of all parameters)". The deviation is shown
-    for several seeds, and [n=...] if their number differs from most cells'. "-": no such run.
+    A cell reads "mean ± standard deviation (−removed fraction of all parameters)", of a routed model
+    "(active share)". The deviation is shown for several seeds, and [n=...] if their number differs from most
+    cells'. "-": no such run.
     density: show instead the fraction of the blocks' weights that are not zero.
     """
     digits = decimals(one.cells["mean"])
@@ -208,7 +205,8 @@ def is_best(one: Comparison, digits: int) -> pd.Series:
     ours = one.cells[one.cells["source"] == ""]
     for _, column in ours.groupby(one.columns, sort=False):
         shown = column["mean"].round(digits)
-        best[column.index[best_of([*shown], [*column["removed"]], one.better)]] = True
+        shares = [*column["removed"]], [*column.get("active", ())]
+        best[column.index[best_of([*shown], shares[0], one.better, shares[1])]] = True
     return best
 
 
@@ -221,7 +219,9 @@ def cell_text(cell: Mapping[Any, Any], digits: int, usual: float) -> str:
         text = f"{cell['paper']:.{digits}f} / {text} / {difference}"
     if cell["n"] > 1 and cell["n"] != usual:
         text += f" [n={cell['n']:.0f}]"
-    if pd.notna(cell["removed"]):
+    if cell.get("active", 1) < 1:
+        text += f" ({cell['active']:.1%} active)"
+    elif pd.notna(cell["removed"]):
         text += f" ({-cell['removed']:+.1%})".replace("-", "−")
     if cell.get("mark"):
         text += f" {cell['mark']}"

@@ -122,6 +122,8 @@ def notes_on_cells(one: Comparison) -> list[str]:
     if one.cells["paper"].notna().any():
         parts.insert(0, "paper / ours / difference")
     parts.append("in brackets the measured share of all parameters that is gone")
+    if "active" in one.cells:
+        parts[-1] += ", or the share of a routed model's units that tokens use (active)"
     if "density" in one.cells:
         parts.append("density: the fraction of the blocks' weights that are not zero")
     if one.cells["mean"].count() > 1:

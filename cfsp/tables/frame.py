@@ -11,23 +11,28 @@ from typing import Any
 
 import pandas as pd
 
-from cfsp.records.identity import NOT_IDENTITY, part_name
+from cfsp.records.identity import NOT_IDENTITY, method_name, part_name
+from cfsp.records.protocols import comparable
 from cfsp.records.record import Record
-from cfsp.records.wanted import wanted_of
 
 FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
-MEASURED = ("removed", "parameters", "density")
+MEASURED = ("removed", "parameters", "density", "active")
 """Both: columns of a frame that hold results; the others hold the run's config."""
+
+FULL = 0.9995
+"""Density from which on a model counts as dense: a few weights are zero by chance."""
 
 
 def frame(records: Iterable[Record]) -> pd.DataFrame:
     """Return a row per record and metric of the pruned model.
 
     Columns: `id`; every leaf of the config by its dotted key; a part's name under the key of the part
-    (`criterion`, or the schedule that learns its scores; `recovery.parameters`), and under `recovery` what it
-    trains and learns from; `model`, the last part of its path; `sparsity`, or a target in words;
+    (`recovery.parameters`), under `criterion` the method (`method_name`), and under `recovery` what it
+    trains and learns from; `model`, the last part of its path; `sparsity`, or a target or an active share
+    in words;
     `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned model,
-    `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `metric`,
+    `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `active`,
+    the measured share of their units that tokens use, 1 if nothing is routed; `metric`,
     `value`, `stderr`, `dense` (the dense model's value), `better`, `protocol` (JSON) and `overlaps`. Lists
     are written `a+b`; null, true and false as in YAML.
     """
@@ -40,12 +45,12 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
             **flat(record.parameters.get("pruned", {}), "parameters."),
             **flat(record.parameters.get("dense", {}), "parameters.dense."),
             "density": record.density,
+            "active": record.active,
             "overlaps": "\n".join(record.overlaps or []),
         }
-        if (wanted := wanted_of(record.config)).kind != "sparsity":
+        if (wanted := record.wanted).kind != "sparsity":
             run |= {"sparsity": wanted.text, **flat(wanted.data, "target.")}
-        if run["criterion"] == "learned":
-            run["criterion"] = run["schedule"]
+        run["criterion"] = method_name(record.config)
         for name, metric in record.metrics["pruned"].items():
             found = {
                 "metric": name,
@@ -53,7 +58,7 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
                 "stderr": metric.stderr,
                 "dense": record.metrics["dense"][name].value,
                 "better": metric.better,
-                "protocol": json.dumps(metric.protocol, sort_keys=True),
+                "protocol": json.dumps(comparable(metric.protocol), sort_keys=True),
             }
             rows.append(run | found)
     return pd.DataFrame(rows)
@@ -99,6 +104,17 @@ def dense_models(table: pd.DataFrame) -> pd.Series:
     figure = (ordered.diff() > 1e-4 * ordered.abs()).cumsum().reindex(table.index)
     sizes = table.get("parameters.dense.model", pd.Series(0, table.index)).fillna(0)
     return pd.Series([*zip(sizes, figure, strict=True)], table.index, dtype=object)
+
+
+def figures_of_cells(table: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Return column of the cells -> the column of records that it is made from, and how."""
+    found = {"mean": ("value", "mean"), "std": ("value", "std"), "n": ("value", "count")}
+    found["removed"] = ("removed.model", "mean")
+    if not table["active"].eq(1).all():
+        found["active"] = ("active", "mean")
+    if pd.to_numeric(table["density"]).lt(FULL).any():
+        found["density"] = ("density", "mean")
+    return found
 
 
 def columns_of_a_run(columns: Iterable[str]) -> list[str]:

@@ -6,30 +6,34 @@ from collections.abc import Sequence
 from math import isfinite, isnan
 
 ALIKE = 0.01
-"""Largest difference between the removed fractions of all parameters at which models are comparable."""
+"""Largest difference between the removed fractions of all parameters at which models are comparable, and
+between the shares of their units that tokens use."""
 
 
-def best_of(values: Sequence[float], removed: Sequence[float], better: str) -> list[int]:
+def best_of(
+    values: Sequence[float], removed: Sequence[float], better: str, active: Sequence[float] = ()
+) -> list[int]:
     """Return the indices of the best finite value: several if there are equal ones.
 
-    Empty with fewer than two values, and if the removed fractions differ too much: the least pruned model
-    would win. removed: each model's removed fraction of all parameters; NaN if unknown. better: "lower" or
-    "higher".
+    Empty with fewer than two values, and if the removed or the active shares differ too much: the least
+    pruned model would win. removed: each model's removed fraction of all parameters; NaN if unknown.
+    better: "lower" or "higher". active: the share of its units that a token uses; () if all are used.
     """
-    if why_no_best(values, removed):
+    if why_no_best(values, removed, active):
         return []
     best = (min if better == "lower" else max)(value for value in values if isfinite(value))
     return [index for index, value in enumerate(values) if value == best]
 
 
-def why_no_best(values: Sequence[float], removed: Sequence[float]) -> str:
+def why_no_best(values: Sequence[float], removed: Sequence[float], active: Sequence[float] = ()) -> str:
     """Return why none of the values can be called the best; "" if one can."""
     rivals = [index for index, value in enumerate(values) if not isnan(value)]
     if len(rivals) < 2:
         return "no rival"
     if not any(isfinite(values[index]) for index in rivals):
         return "all infinite"
-    gone = [removed[index] for index in rivals if not isnan(removed[index])]
-    if gone and max(gone) - min(gone) > ALIKE:
-        return f"{min(gone):.1%} to {max(gone):.1%} removed"
+    for shares, what in ((removed, "removed"), (active, "active")):
+        known = [shares[index] for index in rivals if shares and not isnan(shares[index])]
+        if known and max(known) - min(known) > ALIKE:
+            return f"{min(known):.1%} to {max(known):.1%} {what}"
     return ""

@@ -12,6 +12,8 @@ export OMP_NUM_THREADS=1  # so that any launcher adds up in the same order
 seeds=${SEEDS:-0,1,2}
 criteria=magnitude,wanda_sp,flap,cfsp,taylor,obs
 reference=(evaluation.perplexity.windows=32)
+# The options of the published tables.
+refit=(compensation=least_squares compensation.ridge=1e-3 compensation.scale=mean compensation.towards=zero)
 mkdir -p outputs/beyond
 
 cfsp() {  # cfsp FOLDER OVERRIDES...: a sweep whose records go to results/beyond/FOLDER
@@ -25,9 +27,11 @@ cfsp() {  # cfsp FOLDER OVERRIDES...: a sweep whose records go to results/beyond
 grid() {  # FOLDER OVERRIDES...: every criterion x compensation x allocator, without and with attention
   local sites
   for sites in '[mlp]' '[mlp,attention]'; do
-    local every=("$1" "sites=$sites" "criterion=$criteria" compensation=none,mean,least_squares "${@:2}")
-    cfsp "${every[@]}" allocator=uniform,cfsp,global_rank
-    cfsp "${every[@]}" allocator=error_curves allocator.batches=1
+    local every=("$1" "sites=$sites" "criterion=$criteria" "${@:2}")
+    cfsp "${every[@]}" compensation=none,mean allocator=uniform,cfsp,global_rank
+    cfsp "${every[@]}" compensation=none,mean allocator=error_curves allocator.batches=1
+    cfsp "${every[@]}" "${refit[@]}" allocator=uniform,cfsp,global_rank
+    cfsp "${every[@]}" "${refit[@]}" allocator=error_curves allocator.batches=1
   done
 }
 
@@ -39,8 +43,9 @@ ours() {  # FOLDER OVERRIDES...: what the grid is to be compared with
 }
 
 steps() {  # FOLDER OVERRIDES...: +experiment=obs, taken apart, and what else might be as good
-  local best=(criterion=obs compensation=least_squares)
-  cfsp "$1" criterion=cfsp,taylor allocator=uniform compensation=none,least_squares "${@:2}"
+  local best=(criterion=obs "${refit[@]}")
+  cfsp "$1" criterion=cfsp,taylor allocator=uniform compensation=none "${@:2}"
+  cfsp "$1" criterion=cfsp,taylor allocator=uniform "${refit[@]}" "${@:2}"
   cfsp "$1" "${best[@]}" allocator=uniform "${@:2}"
   cfsp "$1" "${best[@]}" allocator=uniform schedule=blockwise compensation.target=own,dense,residual "${@:2}"
   cfsp "$1" +experiment=obs allocator=uniform "${@:2}"
@@ -56,11 +61,10 @@ windows() {  # OVERRIDES...: how many windows least squares needs, and what the 
   local all=(windows criterion=obs allocator=uniform "$@") few=1,2 many=8,32,128,256 ridge
   sparsities=0.5 cfsp "${all[@]}" compensation=none calibration.samples=$few,$many
   for ridge in 1e-5 1e-3 1e-1; do
-    sparsities=0.5 cfsp "${all[@]}" compensation=least_squares compensation.ridge=$ridge \
-      calibration.samples=$few,$many
+    sparsities=0.5 cfsp "${all[@]}" "${refit[@]}" compensation.ridge=$ridge calibration.samples=$few,$many
   done
   # auto holds out every eighth window
-  sparsities=0.5 cfsp "${all[@]}" compensation=least_squares compensation.ridge=auto calibration.samples=$many
+  sparsities=0.5 cfsp "${all[@]}" "${refit[@]}" compensation.ridge=auto calibration.samples=$many
 }
 
 excerpt() {  # excerpt FILE CHARACTERS NAME: the beginning of a text

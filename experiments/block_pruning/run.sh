@@ -15,6 +15,8 @@ PATH="$PWD/.venv/bin:$PATH"
 results=results/block_pruning
 dense=models/MiniLM-L6-sst2
 steps=${STEPS:-1895}
+# The options of the published rows.
+refit=(compensation=least_squares compensation.ridge=1e-3 compensation.scale=mean compensation.towards=zero)
 seeds=${SEEDS:-0}
 sparsities=${SPARSITIES:-0.4,0.6,0.8}
 
@@ -49,9 +51,9 @@ one_shot() { # cut first, then the same steps with the same teacher
     local here=("${task[@]}" results=$results save=true model.path=$dense seed=$seeds recovery=full
         recovery/objective=distillation_with_labels $(fine_tuning recovery 1e-4) recovery.training.patience=null)
     for criterion in ${CRITERIA:-magnitude cfsp obs}; do
-        refit=none
-        [[ $criterion = obs ]] && refit=least_squares
-        cfsp -m "${here[@]}" criterion=$criterion allocator=uniform compensation=$refit sparsity=$sparsities "$@"
+        local after=(compensation=none)
+        [[ $criterion = obs ]] && after=("${refit[@]}")
+        cfsp -m "${here[@]}" criterion=$criterion allocator=uniform "${after[@]}" sparsity=$sparsities "$@"
     done
 }
 
@@ -64,7 +66,7 @@ filled() { # half of the steps learn the masks of `hybrid`; in the other half ze
 decoder() { # the embedded model, the same steps and tokens for both
     local here=(results=$results/decoder cache=results/cache "sites=[mlp,attention]" sparsity=0.5 seed=$seeds)
     cfsp -m "${here[@]}" +experiment=block_pruning schedule.data.window=256 schedule.pruner.variant=${VARIANTS:-struct,hybrid} "$@"
-    cfsp -m "${here[@]}" criterion=obs compensation=least_squares allocator=uniform recovery=full \
+    cfsp -m "${here[@]}" criterion=obs "${refit[@]}" allocator=uniform recovery=full \
         recovery/objective=distillation_with_labels recovery.data.window=256 recovery.training.learning_rate=5e-4 \
         recovery.training.max_steps=400 recovery.training.patience=null "$@"
 }

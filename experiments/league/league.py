@@ -18,14 +18,13 @@ import numpy as np
 from cfsp.cli.exits import one_line_exits
 from cfsp.records.escapes import code_span, markdown_text
 from cfsp.records.outcome_file import read_outcomes
-from cfsp.records.protocols import counted, in_words
+from cfsp.records.protocols import comparable, counted, in_words
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
-from cfsp.records.wanted import wanted_of
 from cfsp.report.names import IDLE, PARTS, joined_name, part_texts, short_name
 from cfsp.report.paths import hide_paths, model_names
 from cfsp.storage.atomic import replacing
-from cfsp.tables.paired import Paired, paired, several
+from cfsp.tables.paired import Paired, paired
 
 ROOT = Path(__file__).resolve().parents[2]
 PLACES = ("league", "first_look/*", "fidelity/*", "real_models/*", "real_models_in_domain/*")
@@ -119,7 +118,7 @@ def page(records: Iterable[Record], pairs: Pairs, faults: Iterable[str] = ()) ->
     for record in records:
         path, size = str(record.config["model"]["path"]), record.parameters["dense"]["model"]
         for name in measured(record):
-            protocol = json.dumps(record.metrics["pruned"][name].protocol, sort_keys=True)
+            protocol = json.dumps(comparable(record.metrics["pruned"][name].protocol), sort_keys=True)
             groups[path, size, name, protocol].append(record)
     parts = [INTRODUCTION]
     for (path, size, name, protocol), rows in sorted(groups.items()):
@@ -150,12 +149,14 @@ def commands(records: Rows) -> str:
     """Return the commands of all runs that keep theirs, and how many do not."""
     ids = {record.id for record in records}
     kept = {record.id: record.command for record in records if record.command}
+    told = counted(len(kept), "run names its command", "runs name their commands")
+    silent = "What a command leaves out had the default of the run's commit; its record has it."
     without = len(ids) - len(kept)
     none = f" {counted(without, 'older run keeps', 'older runs keep')} no command." if without else ""
     return "\n".join(
         [
             "\n## Commands\n",
-            f"{counted(len(kept), 'run names its command', 'runs name their commands')}.{none}\n",
+            f"{told}.{none} {silent}\n",
             "<details><summary>Commands</summary>\n",
             *(f"- `{name}`: {code_span(hide_paths(kept[name]))}" for name in sorted(kept)),
             "\n</details>\n",
@@ -207,7 +208,7 @@ def seeds_of(record: Record) -> tuple[object, ...]:
 
 def asked_of(record: Record) -> str:
     """Return what the run was asked for: a share and of what it is one, or a size."""
-    wanted = wanted_of(record.config)
+    wanted = record.wanted
     base = f" of {record.config['sparsity_of']}" if wanted.kind == "sparsity" else ""
     return f"{wanted.text}{base}"
 
@@ -287,7 +288,7 @@ def against_dense(pairs: Sequence[Paired | None]) -> str:
     lows, highs = [pair.low for pair in known], [pair.high for pair in known]
     ends = [end for end in (*lows, *highs) if end is not None]
     interval = f"{min(ends):+.4f} to {max(ends):+.4f}" if len(ends) == 2 * len(known) else "one item"
-    return f"{interval} {several(known)}".strip()
+    return interval if all(pair.distinguishable for pair in known) else f"{interval} ≈"
 
 
 if __name__ == "__main__":

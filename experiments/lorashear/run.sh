@@ -16,6 +16,9 @@ window=${WINDOW:-512}
 read -ra zero_shot <<< "${ZERO_SHOT:-}"
 export OMP_NUM_THREADS=1
 
+# The options of the published rows.
+refit=(compensation=least_squares compensation.ridge=1e-3 compensation.scale=mean compensation.towards=zero)
+
 cfsp() { "$python" -m cfsp "$@"; }
 
 probes=() # of error curves; the real model's are fewer
@@ -54,7 +57,7 @@ one_shot() { # the rivals: cut first, then three times STEPS steps on the same m
         taylor) cfsp -m "$@" criterion=taylor allocator=uniform recovery=lora "${after[@]}" ;;
         cfsp) cfsp -m "$@" criterion=cfsp allocator=cfsp recovery=importance_lora "${after[@]}" ;;
         obs)
-            cfsp -m "$@" criterion=obs allocator=error_curves compensation=least_squares "${probes[@]}" recovery=lora \
+            cfsp -m "$@" criterion=obs allocator=error_curves "${refit[@]}" "${probes[@]}" recovery=lora \
                 "${after[@]}"
             ;;
         esac

@@ -45,7 +45,8 @@ def method(record: Record) -> str:
         name = "WINA" if maker.get("weighted") else "Deja Vu" if maker.get("signs") else name
         return name + (", searched" if maker.get("search") == "greedy" else "") + path
     if "active" in schedule:
-        return ", ".join(["LTE", *other_than_usual(schedule["pruner"])])
+        taught = "Distillation" in schedule["objective"]["_target_"]
+        return ", ".join(["LTE", *other_than_usual(schedule["pruner"]), *([] if taught else ["no teacher"])])
     if not record.config["sparsity"]:
         taught = "Distillation" in record.config["recovery"]["objective"]["_target_"]
         return "dense, then training" + (" with itself as teacher" if taught else "")
@@ -61,7 +62,9 @@ def other_than_usual(pruner: Mapping[str, Any]) -> list[str]:
         "start": "start {}",
         "initial": "{} routers",
     }
-    return [text.format(pruner[name]) for name, text in names.items() if pruner[name] != getattr(usual, name)]
+    changed = [name for name in names if pruner[name] != getattr(usual, name)]
+    single = ["of single neurons"] if pruner["expert_size"] == 1 else []
+    return [*single, *(names[name].format(pruner[name]) for name in changed)]
 
 
 def row(record: Record, figure: str) -> dict[str, object]:

@@ -35,6 +35,8 @@ published() {
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
   prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
+  prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=least_squares compensation.ridge=1e-3 \
+    compensation.scale=mean compensation.towards=zero
   prune "$to" "${one[@]}" +experiment=refit
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
   [[ $MODEL != gemma* ]] || # it norms what its MLPs give

@@ -60,6 +60,8 @@ def method(record: Record) -> str:
         names[0] += " (fisher)"
     if record.config["compensation"].get("ridge") == "auto":
         names[1] += " (auto)"
+    if record.config["compensation"].get("towards") == "zero":
+        names[1] += " (plain ridge)"
     if record.config["compensation"].get("tokens") == "relative":
         names[1] += " (relative)"
     return " / ".join(name for name in names if name not in ("none", "uniform"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -23,6 +22,7 @@ from cfsp.data.tasks.base import Encoded, LabelledTask, Score, TaskCollator
 from cfsp.data.tasks.metrics import mean
 from cfsp.data.tasks.rouge import ROUGE, rouge
 from cfsp.model.blocks import check_positions
+from cfsp.model.generating_as import generating_as
 
 IGNORED = -100
 """The label of padding."""
@@ -159,7 +159,7 @@ class SequenceToSequence(LabelledTask):
         """
         given = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         checked = LogitsProcessorList([NoNaN(self.not_finite)])
-        with writing_as(model, self.generation_config(model)):
+        with generating_as(model, self.generation_config(model)):
             return [*model.generate(**given, logits_processor=checked).cpu()]  # pyright: ignore[reportCallIssue]  # a mixin's
 
     def generation_config(self, model: PreTrainedModel) -> GenerationConfig:
@@ -218,14 +218,3 @@ class NoNaN(LogitsProcessor):
         if scores.isnan().any():
             raise ValueError(self.message)
         return scores
-
-
-@contextmanager
-def writing_as(model: PreTrainedModel, config: GenerationConfig) -> Iterator[None]:
-    """Replace a model's generation config: `generate` would take what an argument leaves out from it."""
-    before = model.generation_config
-    model.generation_config = config
-    try:
-        yield
-    finally:
-        model.generation_config = before

@@ -9,14 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from cfsp.records.record import Record
-from cfsp.records.wanted import wanted_of
 from cfsp.report.plots.base import Look, add_legend, empty_panels, method_handles, styled
 
 Points = tuple[list[int], list[float]]
 """Steps, and the value at each."""
 
 CURVES = {"curve": "training loss", "held_out_curve": "held-out loss"}
-OF_SCHEDULE = {**CURVES, "removed": "share removed"}
 
 
 def loss_curve(record: Record, kind: str) -> Points:
@@ -41,10 +39,13 @@ def recovery_curves(
 
 
 def schedule_curves(
-    records: Sequence[Record], names: Mapping[str, str], styles: Mapping[str, Look]
+    records: Sequence[Record], names: Mapping[str, str], styles: Mapping[str, Look], removed: str
 ) -> Figure:
-    """Draw a row of panels per asked sparsity: the losses while masks close, and the share they remove."""
-    return curves(records, names, styles, OF_SCHEDULE, schedule_curve)
+    """Draw a row of panels per asked share: the losses, and what masks remove or routers leave out.
+
+    removed: the title of the second.
+    """
+    return curves(records, names, styles, {**CURVES, "removed": removed}, schedule_curve)
 
 
 @styled
@@ -56,7 +57,7 @@ def curves(
     curve_of: Callable[[Record, str], Points],
 ) -> Figure:
     """Draw a panel per asked sparsity and curve, with a thin line per record in its method's colour."""
-    shares = sorted({wanted_of(record.config) for record in records})
+    shares = sorted({record.wanted for record in records})
     trained = {names[record.id] for record in records}
     methods = [method for method in dict.fromkeys(names.values()) if method in trained]
     kinds = [kind for kind in titles if any(curve_of(record, kind)[0] for record in records)]
@@ -65,7 +66,7 @@ def curves(
     for axes, (share, kind) in zip(panels, places, strict=True):
         for record in records:
             steps, values = curve_of(record, kind)
-            if wanted_of(record.config) == share and steps:
+            if record.wanted == share and steps:
                 look = styles[names[record.id]]
                 few = look.marker if len(steps) < 30 else ""
                 style: dict[str, Any] = {**look.line, "marker": few}
