@@ -11,11 +11,15 @@ import cfsp
 from cfsp.allocators.error_curves import ErrorCurves
 from cfsp.allocators.exchange_units import exchange_units
 from cfsp.allocators.exchanges import Terms
-from cfsp.allocators.ladders import Rung, descend_ladders, join_ladders, widths_at
 from cfsp.compensation.least_squares import LeastSquares
+from cfsp.criteria.wanda_sp import WandaSP
 from cfsp.model.find_sites import find_sites
 from cfsp.model.views import unit_cost
+from cfsp.plans.subject import Subject
+from cfsp.schedules import bridges
+from cfsp.schedules.blockwise import Blockwise
 from cfsp.schedules.bridges import runs_after
+from cfsp.schedules.method import Method
 
 BOTH = ["mlp", "attention"]
 DROPPING = {"allow_empty": True, "drop_blocks": True, "shares": [0.8, 0.5, 0.3]}
@@ -29,36 +33,6 @@ def deep(blocks=5, idle=()):
         model.model.layers[block].mlp.down_proj.weight.data *= 0.01
         model.model.layers[block].self_attn.o_proj.weight.data *= 0.01
     return model
-
-
-def ladder(name, *steps):
-    """steps: (width, spared, added)"""
-    return [Rung({name: 10}, 0.0, 0.0), *(Rung({name: width}, *step) for width, *step in steps)]
-
-
-def test_a_block_has_one_ladder_whose_last_rung_takes_all_of_it():
-    mlp = ladder("mlp", (6, 4.0, 1.0), (3, 3.0, 1.5), (0, 3.0, 6.0))  # 0.25, 0.5, 2 for what they save
-    heads = ladder("heads", (5, 5.0, 2.0), (0, 5.0, 5.0))  # 0.4, 1
-    dear = join_ladders([mlp, heads], whole=16.5)
-    assert [rung.widths for rung in dear[1:-1]] == [{"mlp": 6}, {"heads": 5}, {"mlp": 3}, {"heads": 0}]
-    assert (dear[-1].widths, dear[-1].spared) == ({"mlp": 0, "heads": 0}, 3.0)
-    assert dear[-1].added == pytest.approx(16.5 - 9.5)  # as measured, not 15.5 as the sites alone add up to
-    cheap = join_ladders([mlp, heads], whole=6.0)
-    assert [rung.widths for rung in cheap[1:-1]] == [{"mlp": 6}]
-    assert (cheap[-1].spared, cheap[-1].added) == (16.0, 5.0)
-    free = join_ladders([mlp, heads], whole=0.0)
-    assert [(rung.spared, rung.added) for rung in free[1:]] == [(20.0, 0.0)]
-    for one in (dear, cheap, free):
-        assert sum(rung.spared for rung in one) == 20.0
-        assert widths_at(one, len(one) - 1) == {"mlp": 0, "heads": 0}
-
-
-def test_a_whole_block_competes_with_widths():
-    mlp, heads = ladder("mlp", (0, 10.0, 9.0)), ladder("heads", (0, 10.0, 9.0))
-    other = ladder("other", *((10 - step, 2.0, 0.2) for step in range(1, 11)))
-    for whole, gone in ((1.0, {"block": 1}), (5.0, {"other": 10})):
-        found = descend_ladders({"block": join_ladders([mlp, heads], whole), "other": other}, 20.0)
-        assert {name: rung for name, rung in found.items() if rung} == gone
 
 
 @pytest.mark.parametrize("schedule", ["one_shot", "blockwise"])
@@ -208,12 +182,75 @@ def test_a_protected_block_stays():
         ("llama", {"compensation": "mean"}, "adds a fill, which a dropped block cannot hold"),
         ("gpt2", {}, "transformer.h.0 of this gpt2 changes its input even without units"),
         ("bert", {}, "in a model whose attention can go"),
+        (
+            "gemma2",
+            {"compensation": LeastSquares(bridge=True)},
+            "^compensation.bridge=true: the blocks of a gemma2 .* expected compensation.bridge=false$",
+        ),
     ],
 )
 def test_blocks_that_cannot_go_are_refused(family, options, said):
     parts = {"criterion": "wanda_sp", "kinds": BOTH, "allocator": ErrorCurves(**DROPPING)} | options
     with pytest.raises(ValueError, match=said):
         cfsp.plan(make(family), batches(), sparsity=0.5, **parts)
+
+
+def test_a_bridge_is_refused_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("cfsp.schedules.probes.probe", None)
+    allocator, bridge = ErrorCurves(**DROPPING), LeastSquares(bridge=True)
+    with pytest.raises(ValueError, match=r"expected compensation\.bridge=false"):
+        cfsp.plan(make("gemma2"), batches(), allocator=allocator, compensation=bridge, kinds=BOTH)
+
+
+@pytest.mark.parametrize("drop", [False, True])
+def test_no_batches_are_refused(drop):
+    allocator = ErrorCurves(allow_empty=True, drop_blocks=drop)
+    with pytest.raises(ValueError, match="measures errors on calibration batches .* expected at least 1$"):
+        cfsp.plan(make("llama"), [], allocator=allocator, criterion="magnitude", kinds=BOTH)
+
+
+class First(ErrorCurves):
+    """Takes blocks 0 and 4, and the MLP of block 3 too, or not."""
+
+    bare = True
+
+    def allocate(self, sites, scores, stats, budget):
+        widths = {site.name: site.units * (site.block not in (0, 4)) for site in sites}
+        return widths | ({"model.layers.3.mlp": 0} if self.bare else {})
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize(("schedule", "target"), [("one_shot", "own"), ("blockwise", "residual")])
+def test_runs_that_cannot_be_bridged_are_named(schedule, target, bare, capsys, monkeypatch):
+    monkeypatch.setattr(First, "bare", bare)
+    parts = {"criterion": "wanda_sp", "compensation": LeastSquares(bridge=True, target=target)}
+    allocator = First(**DROPPING, batches=1)
+    plan = cfsp.plan(deep(), batches(), allocator=allocator, schedule=schedule, kinds=BOTH, **parts)
+    assert plan.notes["bridges"] == {"of": [] if bare else [4], "not_of": [0, 4] if bare else [0]}
+    said = f"cfsp: no bridge for the dropped blocks from {'0, 4' if bare else '0'} on:"
+    assert capsys.readouterr().err.count(said) == 1
+
+
+def test_bridges_store_hidden_states_where_the_schedule_does(monkeypatch):
+    asked = []
+    original = bridges.walking
+    monkeypatch.setattr(
+        bridges, "walking", lambda model, data, place: asked.append(place) or original(model, data, place)
+    )
+    schedule = Blockwise(sparsity=0.4, hidden_states="disk")
+    parts = {"criterion": "wanda_sp", "compensation": LeastSquares(bridge=True), "kinds": BOTH}
+    cfsp.plan(deep(), batches(), allocator=OnlyBlocks(**DROPPING), schedule=schedule, **parts)
+    assert asked == ["disk"] * 2
+
+
+def test_a_bridged_trial_pays_for_its_third_walk():
+    model, data = deep(), batches(4)
+    subject, passes = Subject(model, find_sites(model, BOTH)), []
+    for bridge in (False, True):
+        fit = LeastSquares(target="residual", bridge=bridge)
+        method = Method(WandaSP(), ErrorCurves(**DROPPING), fit)
+        passes.append(Blockwise(sparsity=0.4).cutter(subject, data, method, 2).passes)
+    assert passes[1] - passes[0] == pytest.approx(0.5)  # through all blocks, on half of the batches
 
 
 def test_options_that_contradict_are_refused():

@@ -11,7 +11,7 @@ from torch import Tensor
 from cfsp.allocators.base import Allocator, Budget, Probes, Scores
 from cfsp.allocators.compared_answers import ComparedAnswers
 from cfsp.allocators.exchanges import Search, Terms
-from cfsp.allocators.ladders import Rung, descend_ladders, hull, join_ladders, widths_at
+from cfsp.allocators.ladders import Rung, descend_with_blocks, hull
 from cfsp.checks import check_choice, check_integer, check_number
 from cfsp.model.sites import Site
 from cfsp.statistics.base import Stats
@@ -106,13 +106,9 @@ class ErrorCurves(Allocator):
         }
         # Exact to one parameter: the schedule rounded `budget.keep`.
         excess = (1 - budget.share) * sum(site.units * prices[site.name] for site in sites)
-        for block, names in self.whole_blocks(sites).items():
-            own = [ladders.pop(name) for name in names]
-            ladders[block] = join_ladders(own, float(stats[names[0]]["block_error"]))
-        rungs = descend_ladders(ladders, excess * (1 - 1e-12))
-        kept: dict[str, int] = {}
-        for name, rung in rungs.items():
-            kept |= widths_at(ladders[name], rung)
+        blocks = self.whole_blocks(sites)
+        whole = {block: float(stats[names[0]]["block_error"]) for block, names in blocks.items()}
+        kept = descend_with_blocks(ladders, blocks, whole, excess * (1 - 1e-12))
         return {site.name: kept.get(site.name, site.units) for site in sites}
 
     def prices(self, sites: Sequence[Site], stats: Stats, cost: Mapping[str, int]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -44,8 +44,92 @@ def widths_at(ladder: Sequence[Rung], rung: int) -> dict[str, int]:
     return {name: width for one in ladder[: rung + 1] for name, width in one.widths.items()}
 
 
-def descend_ladders(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dict[str, int]:
+def descend_with_blocks(
+    ladders: Mapping[str, Sequence[Rung]],
+    blocks: Mapping[str, Sequence[str]],
+    whole: Mapping[str, float],
+    excess: float,
+) -> dict[str, int]:
+    """Return the widths that save `excess` at the least error, where blocks may go as a whole.
+
+    ladders: by site. blocks: block -> its sites. whole: block -> the error of the model without it.
+
+    A step that takes a whole block may save far too much at the end, so it only says which blocks go, and
+    the other sites save the rest in their own steps. A few choices of blocks around the first are compared.
+    """
+    ladders, cheap = charged(ladders, blocks, whole)
+    joined = {block: join_ladders([ladders[name] for name in blocks[block]], whole[block]) for block in cheap}
+    pooled = {name for block in cheap for name in blocks[block]}
+    single = {name: ladder for name, ladder in ladders.items() if name not in pooled}
+    rungs, _ = descend_ladders(joined | single, excess)
+    order = sorted(cheap, key=lambda block: joined[block][-1].added / joined[block][-1].spared)
+    went = [block for block in order if rungs[block] == len(joined[block]) - 1]
+    ends = []
+    for gone in choices_near(went, order, blocks, ladders, excess) if cheap else ():
+        empty = [name for block in gone for name in blocks[block]]
+        others = {name: ladder for name, ladder in ladders.items() if name not in empty}
+        found, error = descend_ladders(others, excess - spared_by(empty, ladders))
+        error += sum(whole[block] for block in gone)
+        ends.append((error, found | {name: len(ladders[name]) - 1 for name in empty}))
+    best = min(ends, key=lambda end: end[0])[1] if ends else rungs
+    widths: dict[str, int] = {}
+    for name, rung in best.items():
+        widths |= widths_at(ladders[name], rung)
+    return widths
+
+
+def choices_near(
+    went: list[str],
+    order: Sequence[str],
+    blocks: Mapping[str, Sequence[str]],
+    ladders: Mapping[str, Sequence[Rung]],
+    excess: float,
+) -> list[list[str]]:
+    """Return choices of blocks near those that went, by their prices, none of which saves too much.
+
+    They are the same and one more, and these without the dearest.
+    """
+
+    def fits(gone: list[str]) -> bool:
+        empty = [name for block in gone for name in blocks[block]]
+        room = spared_by(empty, ladders) - excess
+        return all(ladders[name][-1].spared > room for name in empty)  # no unit could come back
+
+    found = []
+    for near in (went, went[:-1]):
+        tried = [near, *([*near, block] for block in order if block not in went)]
+        found += [gone for gone in tried if fits(gone)][:2]
+    return found
+
+
+def spared_by(empty: Sequence[str], ladders: Mapping[str, Sequence[Rung]]) -> float:
+    """Return what it saves to empty these sites."""
+    return sum(rung.spared for name in empty for rung in ladders[name])
+
+
+def charged(
+    ladders: Mapping[str, Sequence[Rung]], blocks: Mapping[str, Sequence[str]], whole: Mapping[str, float]
+) -> tuple[dict[str, Sequence[Rung]], list[str]]:
+    """Return the ladders, and the blocks that cost less as a whole than their sites do together.
+
+    What another block costs beyond its sites is added to the dearest of the steps that empty them.
+    """
+    made, cheap = {**ladders}, []
+    for block, names in blocks.items():
+        surplus = whole[block] - sum(rung.added for name in names for rung in ladders[name])
+        if surplus < 0:
+            cheap.append(block)
+            continue
+        last = max(names, key=lambda name: ladders[name][-1].added / ladders[name][-1].spared)
+        step = ladders[last][-1]
+        made[last] = [*ladders[last][:-1], replace(step, added=step.added + surplus)]
+    return made, cheap
+
+
+def descend_ladders(ladders: Mapping[str, Sequence[Rung]], excess: float) -> tuple[dict[str, int], float]:
     """Return the rung of every ladder after the steps that cost the least error per budget save `excess`.
+
+    The second value is the sum of their errors.
 
     A step that saves more than is left to save (a key/value group where a few neurons would do) is one
     way to end; the search also goes on without this ladder. The end with the least error is returned.
@@ -78,7 +162,8 @@ def descend_ladders(ladders: Mapping[str, Sequence[Rung]], excess: float) -> dic
             f"the sites that may be cut cannot save the last {excess:.4g} that the sparsity asks for; "
             "expected a lower sparsity, a smaller round_to or fewer protected blocks"
         )
-    return min(ends, key=lambda end: end[0])[1]
+    error, rungs = min(ends, key=lambda end: end[0])
+    return rungs, error
 
 
 def climb(ladders: Mapping[str, Sequence[Rung]], rungs: dict[str, int], room: float) -> float:

@@ -36,8 +36,8 @@ class LeastSquares(Compensation):
         output in the dense model) or "residual" (what moves the present residual stream to the dense
         model's). The last two need `schedule=blockwise` and also correct the errors of earlier blocks:
         OSSCAR (Meng et al. 2024, arXiv:2403.12983) fits to the dense model's outputs.
-    bridge: also fit the MLP before dropped blocks (`allocator.drop_blocks`) to what they added, as the
-        compensation `bridge` does.
+    bridge: also refit the MLP before each run of dropped blocks (`allocator.drop_blocks`) to replace the
+        run's output, as the compensation `bridge` does.
     tokens: how their errors count: "equal", or "relative" to each token's output, for models that norm what
         the consumer gives (Gemma, OLMo 2). Only with the target "own".
     """

@@ -21,9 +21,9 @@ from cfsp.options import Checked
 from cfsp.plans.plan import PrunePlan
 from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
-from cfsp.schedules.bridges import bridged
+from cfsp.schedules.bridges import settle_blocks
 from cfsp.schedules.decide import allocate, budget_of, check_compensation, check_kinds
-from cfsp.schedules.dropped_blocks import check_droppable, with_dropped_blocks
+from cfsp.schedules.dropped_blocks import check_droppable
 from cfsp.schedules.few_samples import check_samples
 from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
@@ -120,12 +120,12 @@ class Schedule(Checked, ABC):
             check_dense(subject.model, subject.sites, "removed")
         if self.walks or method.allocator.probes:
             check_one_stack(subject.model, type(self if self.walks else method.allocator).__name__)
+        check_droppable(subject, method)
         if method.compensation.leads_stream:
             check_residual(subject.model, method.compensation)
         if method.allocator.analysis is not None:
             check_one_stack(subject.model, "the knowledge analysis")
             method.allocator.analysis.check(subject.sites)
-        check_droppable(subject, method)
         self.check_budget(subject, method)
 
     def check_budget(self, subject: Subject, method: Method) -> None:
@@ -154,10 +154,13 @@ class Schedule(Checked, ABC):
         planned = replace(self, size_target=target).plan(subject, batches, method, prepared)
         notes |= target.notes(planned.plan.edits, subject.sites) if target else {}
         plan = PrunePlan(planned.plan.edits, planned.plan.notes | notes)
-        plan = with_dropped_blocks(plan, subject) if method.allocator.drops else plan
-        if method.compensation.bridges and not self.builds_bridges(method):
-            plan = bridged(plan, subject.model, batches, method.compensation, sites=subject.sites)
+        plan = settle_blocks(plan, subject, batches, method, self.place, self.builds_bridges(method))
         return replace(planned, plan=plan)
+
+    @property
+    def place(self) -> str:
+        """Where it stores hidden states; see `cfsp.passes.hidden_states`."""
+        return "memory"
 
     def builds_bridges(self, method: Method) -> bool:
         """Whether `plan` builds the bridges, if the compensation wants any."""
@@ -246,15 +249,12 @@ class Schedule(Checked, ABC):
     def check(self, sites: Sequence[Site], method: Method) -> None:
         """Raise ValueError if the sites and the method's parts do not work together."""
         criterion = method.criterion
+        expected = "a schedule that learns scores: schedule=movement, lorashear or routing"
+        if self.trains:
+            expected = "criterion=learned: this schedule learns its scores"
         if criterion.learned != self.trains:
-            raise ValueError(
-                f"criterion {type(criterion).__name__} with schedule {type(self).__name__}; expected "
-                + (
-                    "criterion=learned: this schedule learns its scores"
-                    if self.trains
-                    else "a schedule that learns scores: schedule=movement, lorashear or routing"
-                )
-            )
+            name = type(criterion).__name__
+            raise ValueError(f"criterion {name} with schedule {type(self).__name__}; expected {expected}")
         check_kinds(criterion, sites)
         criterion.check_target(method.compensation.target)
         self.check_probes(sites, method.allocator)

@@ -122,9 +122,14 @@ class Blockwise(Schedule):
         some, dense = batches[:most], method.compensation.target != "own"
         blocks = [site.block for site in subject.sites if site.block is not None]
         measured = 3 * len(blocks) if dense else len(blocks if self.apart else {*blocks})
-        passes = measured + (2 if dense else 1) * (max(blocks) + 1)
+        walks = 1 + dense + self.builds_bridges(method)
+        passes = measured + walks * (max(blocks) + 1)
         share = passes / len(block_modules(subject.model)) * len(some) / len(batches)
         return Cutter(partial(self.cuts, subject, some, method), share)
+
+    @property
+    def place(self) -> str:
+        return self.hidden_states
 
     def builds_bridges(self, method: Method) -> bool:
         """Whether its fits lead the residual stream back to the dense one's: then past dropped blocks too."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -14,6 +15,9 @@ from cfsp.model.find_sites import find_sites
 from cfsp.model.sites import Site
 from cfsp.passes.walk import Walk, walking
 from cfsp.plans.plan import Cut, PrunePlan
+from cfsp.plans.subject import Subject
+from cfsp.schedules.dropped_blocks import with_dropped_blocks
+from cfsp.schedules.method import Method
 from cfsp.schedules.partly_cut import PartlyCut
 from cfsp.schedules.targets import target_moments
 from cfsp.statistics.collect import collect
@@ -55,6 +59,47 @@ def bridged(
                 pruned.advance()
     others = (edit for edit in plan.edits if edit.site not in cuts)
     return PrunePlan((*cuts.values(), *others), plan.notes)
+
+
+def settle_blocks(
+    plan: PrunePlan,
+    subject: Subject,
+    batches: Sequence[Mapping[str, Tensor]],
+    method: Method,
+    place: str = "memory",
+    built: bool = False,
+) -> PrunePlan:
+    """Return the plan with blocks without units dropped, and bridges, if the method asks for them.
+
+    place: where to store hidden states (`cfsp.passes.hidden_states`). built: whether it has the bridges.
+    """
+    if method.allocator.drops:
+        plan = with_dropped_blocks(plan, subject)
+    if not method.compensation.bridges:
+        return plan
+    if not built:
+        plan = bridged(plan, subject.model, batches, method.compensation, place, subject.sites)
+    return with_bridges_noted(plan, subject.model)
+
+
+def with_bridges_noted(plan: PrunePlan, model: PreTrainedModel) -> PrunePlan:
+    """Note which runs of dropped blocks have a bridge, each by its first block. Say which have none."""
+    cuts = {edit.site: edit for edit in plan.edits if isinstance(edit, Cut)}
+    gone = {unit for cut in cuts.values() if cut.units_are_blocks for unit in cut.removed}
+    emptied = {name for name, cut in cuts.items() if not cut.keep}
+    mlps = {site.block for site in find_sites(model, ["mlp"]) if site.name not in emptied}
+    starts = sorted(block for block in gone if block - 1 not in gone)
+    if not starts:
+        return plan
+    without = [block for block in starts if block - 1 not in mlps]
+    if without:
+        print(
+            f"cfsp: no bridge for the dropped blocks from {', '.join(map(str, without))} on: there is no MLP "
+            "in the block before",
+            file=sys.stderr,
+        )
+    noted = {"bridges": {"of": [block for block in starts if block not in without], "not_of": without}}
+    return PrunePlan(plan.edits, plan.notes | noted)
 
 
 def runs_after(gone: Collection[int]) -> dict[int, int]:

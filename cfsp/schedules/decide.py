@@ -156,6 +156,12 @@ def least_budget(sites: Sequence[Site], cost: Mapping[str, int], stats: Stats, a
     return max(round(least), math.ceil(share * sum(units[name] * cost[name] for name in units)))
 
 
+def budget_of(subject: Subject, widths: Mapping[str, int]) -> Budget:
+    """Return the budget that these widths use up. widths: site name -> units kept."""
+    cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
+    return Budget.of(subject.sites, cost, sum(widths[name] * cost[name] for name in cost))
+
+
 def overlap(sites: Sequence[Site]) -> bool:
     """Return whether the cost of a unit depends on which other units are removed."""
     modules = [{member.module for member in site.members} for site in sites]
@@ -220,9 +226,3 @@ def make_cut(
     view = state.view(site)
     keep = method.criterion.refine(view, stat, keep)
     return state.cut(site, keep, **method.compensation.compensate(view, stat, keep))
-
-
-def budget_of(subject: Subject, widths: Mapping[str, int]) -> Budget:
-    """Return the budget that these widths use up. widths: site name -> units kept."""
-    cost = {site.name: unit_cost(subject.model, site) for site in subject.sites}
-    return Budget.of(subject.sites, cost, sum(widths[name] * cost[name] for name in cost))

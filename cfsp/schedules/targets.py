@@ -118,6 +118,8 @@ def check_residual(model: PreTrainedModel, compensation: Compensation) -> None:
     asked, accepted = "compensation target=residual", "compensation.target=own or dense"
     if compensation.bridges:
         asked, accepted = "compensation bridge", "compensation=none"
+        if compensation.rewrites:
+            asked, accepted = "compensation.bridge=true", "compensation.bridge=false"
     with walking(model, [{"input_ids": torch.arange(8)[None]}]) as walk:
         step, output, rounding = doubled(walk)
     if (step - output).norm() > 0.05 * output.norm() + rounding:
