@@ -23,7 +23,7 @@ from cfsp.plans.routes import check_dense
 from cfsp.plans.subject import Subject
 from cfsp.schedules.bridges import settle_blocks
 from cfsp.schedules.decide import allocate, budget_of, check_compensation, check_kinds
-from cfsp.schedules.dropped_blocks import check_droppable, check_empty_blocks
+from cfsp.schedules.dropped_blocks import check_droppable
 from cfsp.schedules.few_samples import check_samples
 from cfsp.schedules.joint import Cutter, check_search, search_once
 from cfsp.schedules.method import Method
@@ -150,8 +150,6 @@ class Schedule(Checked, ABC):
             allocator, knowledge = protect_by_knowledge(subject, batches, method.allocator)
             method, notes = replace(method, allocator=allocator), {"knowledge": knowledge}
             self.check_budget(subject, method)
-        if method.allocator.drops:
-            check_empty_blocks(subject.model, subject.sites, batches[0])
         target = self.size_target and self.size_target.known_for(subject, method.allocator)
         planned = replace(self, size_target=target).plan(subject, batches, method, prepared)
         notes |= target.notes(planned.plan.edits, subject.sites) if target else {}

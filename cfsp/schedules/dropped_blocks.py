@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import PreTrainedModel
 
 from cfsp.model.block_states import states_in, states_out
@@ -47,10 +47,11 @@ def check_droppable(subject: Subject, method: Method) -> None:
             f"allocator.drop_blocks with a compensation that adds a {', '.join(sorted(added))}, which a "
             "dropped block cannot hold; expected compensation=none, or least_squares with constant=false"
         )
+    check_empty_blocks(subject.model, sites)
 
 
 @torch.no_grad()
-def check_empty_blocks(model: PreTrainedModel, sites: Sequence[Site], batch: Mapping[str, Tensor]) -> None:
+def check_empty_blocks(model: PreTrainedModel, sites: Sequence[Site]) -> None:
     """Raise ValueError unless a block without its units leaves the residual stream as it is."""
     changed: list[str] = []
 
@@ -64,7 +65,7 @@ def check_empty_blocks(model: PreTrainedModel, sites: Sequence[Site], batch: Map
         for path in block_modules(model):
             block = model.get_submodule(path)
             stack.callback(block.register_forward_hook(partial(compare, path), with_kwargs=True).remove)
-        feed(model, batch)
+        feed(model, {"input_ids": torch.arange(8)[None]})
     if changed:
         raise ValueError(
             f"allocator.drop_blocks: {changed[0]} of this {model.config.model_type} changes its input even "
