@@ -188,7 +188,10 @@ def count_measured(total: int, method: Method, count: int) -> int:
 
 
 def fitted(batches: Sequence[Mapping[str, Tensor]], measured: int) -> Sequence[Mapping[str, Tensor]]:
-    """Return the batches that statistics are of: those that are not measured; all, if there are none."""
+    """Return the batches that statistics are of: those that are not measured; all, if there are none.
+
+    Each batch: input_ids and attention_mask [rows, tokens].
+    """
     return batches[measured:] or batches
 
 
