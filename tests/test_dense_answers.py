@@ -107,7 +107,7 @@ def test_by_default_all_is_compared_if_it_fits(monkeypatch):
 def test_bad_options_are_refused():
     for options in ({"top": -1}, {"positions": -1}):
         with pytest.raises(ValueError, match="expected a whole number of at least 0"):
-            ErrorCurves(**options)
+            ComparedAnswers(**options)
 
 
 def test_a_joint_search_compares_the_same_part(monkeypatch):
@@ -118,7 +118,7 @@ def test_a_joint_search_compares_the_same_part(monkeypatch):
             f"cfsp.schedules.{user}.dense_answers",
             lambda *args: seen.append(original(*args)) or seen[-1],
         )
-    allocator = ErrorCurves(shares=[0.5], rounds=1, batches=2, top=8, positions=5)
+    allocator = ErrorCurves(shares=[0.5], rounds=1, batches=2, compared=ComparedAnswers(8, 5))
     cfsp.plan(make("llama"), batches(), allocator=allocator, criterion="wanda_sp", sparsity=0.3)
     assert [answers[0].values.shape for answers in seen] == [(10, 9), (10, 9)]
 
@@ -133,8 +133,8 @@ def test_the_part_ranks_sites_as_the_whole_does():
     windows = RandomWindows(text=Stdlib(split="calibration"), samples=16, seqlen=128, batch_size=4, seed=0)
     data = windows.batches(tokenizer, model)
     errors = []
-    for options in ({}, {"top": 32, "positions": 32}):
-        allocator = ErrorCurves(shares=[0.8, 0.5], batches=2, **options)
+    for compared in (ComparedAnswers(), ComparedAnswers(32, 32)):
+        allocator = ErrorCurves(shares=[0.8, 0.5], batches=2, compared=compared)
         parts = {"criterion": "wanda_sp", "compensation": "least_squares", "kinds": ["mlp", "attention"]}
         plan = cfsp.plan(model, data, allocator=allocator, sparsity=0.3, **parts)
         errors.append([point[1] for probes in plan.notes["error_curves"].values() for point in probes[:-1]])

@@ -17,8 +17,9 @@ TOP, POSITIONS = 256, 128
 class ComparedAnswers:
     """What of a model's answers is compared; 0: all. None: all if that takes at most `WHOLE` bytes.
 
-    top: for each position, the dense model's likeliest tokens. All others together are one more.
-    positions: of each window.
+    top: the dense model's likeliest tokens at each position; all others together count as one more. None: all
+        tokens, or `TOP`.
+    positions: of each window, drawn once by chance; the head reads no others. None: all, or `POSITIONS`.
     """
 
     top: int | None = None

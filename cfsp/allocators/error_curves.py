@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -53,11 +53,7 @@ class ErrorCurves(Allocator):
     rounds: of the joint search, at most; 0: none.
     passes: of all calibration batches that the joint search may cost, at most. Passes over some batches,
         and those that begin at a later block, count by their share.
-    top: the dense model's likeliest tokens that are compared at each position; all others together count as
-        one more. 0: the whole vocabulary; null: the whole if the dense model's log probabilities take at most
-        4 GiB (4 bytes x positions x vocabulary), else 256.
-    positions: of each window that are compared, drawn once by chance; the head reads no others. 0: all;
-        null: all in the same case, else 128.
+    compared: what of the model's answers is compared; see `ComparedAnswers`.
     drop_blocks: with `allow_empty` and the sites mlp and attention: measure the model without each block too,
         and make that the last rung of the block's MLP and attention, which then share a ladder. A block that
         loses both is dropped from the model. The joint search also tries to drop a block for wider sites, or
@@ -69,8 +65,7 @@ class ErrorCurves(Allocator):
     budget: str = "parameters"
     rounds: int = 0
     passes: float = 100
-    top: int | None = None
-    positions: int | None = None
+    compared: ComparedAnswers = field(default_factory=ComparedAnswers)
     drop_blocks: bool = False
 
     def __post_init__(self) -> None:
@@ -81,14 +76,8 @@ class ErrorCurves(Allocator):
         check_choice("budget", self.budget, COSTS)
         check_integer("rounds", self.rounds, least=0)
         check_number("passes", self.passes, least=0)
-        _ = self.compared  # it checks the options
         if self.drop_blocks and not self.allow_empty:
             raise ValueError("drop_blocks=true with allow_empty=false: expected allow_empty=true")
-
-    @property
-    def compared(self) -> ComparedAnswers:
-        """What of the model's answers is compared."""
-        return ComparedAnswers(self.top, self.positions)
 
     @property
     def probes(self) -> Probes:

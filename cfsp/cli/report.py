@@ -16,10 +16,11 @@ from cfsp.records.reading import read_records
 from cfsp.records.record import Record
 from cfsp.report.base import Section, measured
 from cfsp.report.costs import (
+    MASKS,
+    ROUTERS,
     by_clock,
     latency_section,
     recovery_section,
-    routers_section,
     schedule_section,
 )
 from cfsp.report.groups import Measure, latencies, perplexities, ranked, studies, zero_shots
@@ -227,10 +228,10 @@ def cost_sections(
         ],
         "recovery": [recovery_section(curves, title, f"{prefix}-recovery", names, styles)] if curves else [],
         "trained masks": (
-            [schedule_section(masked, title, f"{prefix}-masks", names, styles)] if masked else []
+            [schedule_section(MASKS, masked, title, f"{prefix}-masks", names, styles)] if masked else []
         ),
         "trained routers": (
-            [routers_section(routed, title, f"{prefix}-routers", names, styles)] if routed else []
+            [schedule_section(ROUTERS, routed, title, f"{prefix}-routers", names, styles)] if routed else []
         ),
     }
 

@@ -6,9 +6,13 @@ from functools import cache
 from typing import Any
 
 import datasets
+from datasets.exceptions import DatasetsError
 
 from cfsp.evaluation.harness_names import leaf_tasks, manager
 from cfsp.evaluation.local_tasks import columns_of
+
+UNREACHABLE = (OSError, ValueError, RuntimeError, DatasetsError)
+"""What datasets raises for a data set that is not there or not to be read, whatever the network does."""
 
 PLACED = ("data_files", "data_dir", "revision")
 """Options of a task that say where its data set lies."""
@@ -27,7 +31,7 @@ def check_data_sets(kind: str, task: str) -> None:
         try:
             if isinstance(place, str):
                 look_up(leaf)
-        except Exception as error:  # of requests, httpx, the hub or datasets
+        except UNREACHABLE as error:
             reason = " ".join(str(error).split())[:120]
             raise ValueError(
                 f"{kind} task {task!r}: its data set {place} cannot be loaded ({reason}); expected a "

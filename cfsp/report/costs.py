@@ -120,34 +120,32 @@ def source_plots(records: Sequence[Record], section_id: str, names: Mapping[str,
     return plots
 
 
+MASKS = (
+    "Trained masks",
+    "share removed",
+    "The loss while masks close, and the share of the sites that they remove; then the model is cut.",
+)
+ROUTERS = (
+    "Trained routers",
+    "share not used",
+    "The loss while routers learn, and the share that tokens do not use. No weight is removed.",
+)
+"""Title, the share that the figure shows, and what happens, for schedules that train."""
+
+
 def schedule_section(
+    what: tuple[str, str, str],
     records: Sequence[Record],
     model: str,
     section_id: str,
     names: Mapping[str, str],
     styles: Mapping[str, Look],
 ) -> Section:
-    """Plot the training of schedules that learn what to cut."""
-    figure = schedule_curves(records, names, styles, "share removed")
-    caption = "The loss, and the fraction of the sites' parameters that the masks remove. A line per run."
-    plot = Plot(section_id, figure, "Curves of trained schedules", caption)
-    intro = "The loss while masks close, and the share that they remove; then the model is cut."
-    return Section(section_id, "Trained masks", model, intro, {}, [plot], [])
-
-
-def routers_section(
-    records: Sequence[Record],
-    model: str,
-    section_id: str,
-    names: Mapping[str, str],
-    styles: Mapping[str, Look],
-) -> Section:
-    """Plot the training of routers."""
-    figure = schedule_curves(records, names, styles, "share not used")
-    caption = "The loss, and the fraction of the MLPs' units that tokens do not use. A line per run."
-    plot = Plot(section_id, figure, "Curves of trained routers", caption)
-    intro = "The loss while routers learn, and the share that tokens do not use. No weight is removed."
-    return Section(section_id, "Trained routers", model, intro, {}, [plot], [])
+    """Plot the training of schedules. what: `MASKS` or `ROUTERS`."""
+    title, share, intro = what
+    figure = schedule_curves(records, names, styles, share)
+    plot = Plot(section_id, figure, f"Curves: {title.lower()}", "A line per run.")
+    return Section(section_id, title, model, intro, {}, [plot], [])
 
 
 def recovery_table(records: Sequence[Record], names: Mapping[str, str]) -> Table:
