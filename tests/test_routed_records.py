@@ -11,6 +11,8 @@ from cfsp.records.wanted import wanted_of
 from cfsp.report.groups import contests, perplexities, points
 from cfsp.report.names import method_names
 from cfsp.report.overview import Compared, glance_table
+from cfsp.report.plots.base import looks
+from cfsp.report.plots.quality import quality_by_size
 from cfsp.report.quality import quality_table
 from cfsp.report.runs import runs_section
 from cfsp.tables.compare import comparisons, frame, wide
@@ -82,6 +84,22 @@ def test_tables_say_how_much_is_active():
     (cut,) = comparisons(frame([record("CFSP", 0.2)]), METRIC, "criterion")
     assert "active" not in cut.cells
     assert "routed" not in notes_on_cells(cut)[0]
+
+
+def test_quality_is_drawn_against_what_was_removed_or_what_is_used():
+    routed = [routed_record("teal", share, used) for share, used in ((0.3, 0.31), (0.5, 0.505))]
+    cut = record("CFSP", 0.2)
+    for found, axes_of in (
+        ([*routed, cut], ["parameters", "uses"]),
+        (routed, ["uses"]),
+        ([cut], ["parameters"]),
+    ):
+        (measure,), names = perplexities(found), method_names(found)
+        panels = quality_by_size(measure, names, looks(names.values())).axes
+        assert [axes.get_xlabel().split()[-1] for axes in panels] == axes_of
+        drawn = {tuple(line.get_xdata()) for line in panels[-1].lines}
+        assert ((0.505, 0.31) in drawn) == (len(found) > 1)
+        assert ((1.0,) in drawn) == (len(found) > 1)  # the dense model uses all
 
 
 def test_the_report_shows_active_shares_beside_removed_ones():

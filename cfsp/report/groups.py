@@ -53,6 +53,11 @@ class Point:
         """Share of the MLPs' units that a token uses, mean over the records; 1 if nothing is routed."""
         return fmean(record.active for record in self.records)
 
+    @property
+    def routed(self) -> bool:
+        """Whether units are chosen per token, so that none is removed."""
+        return all(record.routed for record in self.records)
+
     def spread(self, read: Callable[[Record], float]) -> Spread:
         return Spread.of(read(record) for record in self.records)
 

@@ -45,7 +45,7 @@ def perplexity_section(
         section_id,
         measured(measure.title).replace("p", "P", 1),
         model,
-        "Each line is a method; further left is smaller, lower is better.",
+        "Each line is a method; further left is smaller, or uses fewer units; lower is better.",
         chips(measure) | {"dense": f"{measure.dense:,.4g}"},
         [plot(measure, section_id, names, styles)],
         [quality_table(measure, names)],
@@ -75,9 +75,9 @@ def chips(measure: Measure) -> dict[str, str]:
 
 def plot(measure: Measure, name: str, names: Mapping[str, str], styles: Mapping[str, Look]) -> Plot:
     figure = quality_by_size(measure, names, styles)
-    return Plot(
-        name, figure, f"{measured(measure.title)} against measured parameters, a line per method", CAPTION
-    )
+    kinds = {True: "the share of MLP units that a token uses", False: "measured parameters"}
+    against = " and ".join(kinds[routed] for routed in sorted({one.routed for one in measure.records}))
+    return Plot(name, figure, f"{measured(measure.title)} against {against}, a line per method", CAPTION)
 
 
 def quality_table(measure: Measure, names: Mapping[str, str]) -> Table:

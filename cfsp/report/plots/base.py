@@ -16,7 +16,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from cfsp.storage.atomic import replacing
 
@@ -149,6 +149,12 @@ def show_parameters(axes: Axes, dense: int) -> None:
 
     top = axes.secondary_xaxis("top", functions=(share, parameters))
     top.set_xlabel("removed, % of all parameters")
+
+
+def show_active(axes: Axes) -> None:
+    """Label the x axis in the share of an MLP's units that a token uses."""
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel("MLP units that a token uses")
 
 
 def show_logarithmic(axes: Axes, values: Sequence[float]) -> None:
