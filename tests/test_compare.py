@@ -81,6 +81,16 @@ def test_the_page_is_one_file_that_loads_nothing(compare, tiny_checkpoint, prune
         assert f">{heading}</h2>" in text
 
 
+def test_a_routed_model_shows_what_it_uses(compare, tiny_checkpoint, tmp_path, cli):
+    cli("evaluation=[]", "+experiment=moefication", "schedule/maker=teal", f"save={tmp_path}/routed")
+    out, _ = compare(tiny_checkpoint, tmp_path / "routed", *FAST, "--skip", "speed", "answers")
+    dense, routed, _ = figures(out)["MLP units that a token uses, % (files:text.txt)"]
+    assert float(dense) == 100
+    assert 35 < float(routed) < 65
+    assert "B is routed: a token uses a part of its MLPs' units" in " ".join(out.split())
+    assert "A is routed" not in out
+
+
 def test_what_is_skipped_is_not_measured(compare, tiny_checkpoint):
     out, err = compare(tiny_checkpoint, tiny_checkpoint, "--skip", "speed", "answers", "perplexity")
     assert not re.search("perplexity|tokens per second|What they say", out)

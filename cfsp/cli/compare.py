@@ -23,9 +23,11 @@ from cfsp.evaluation.base import Evaluator, PairedEvaluator
 from cfsp.evaluation.latency import Latency
 from cfsp.evaluation.measure import measure, measure_pairs
 from cfsp.evaluation.perplexity import Perplexity
+from cfsp.evaluation.routed_shares import RoutedShares
 from cfsp.evaluation.samples import Samples
 from cfsp.evaluation.size import Size
 from cfsp.model.blocks import max_positions
+from cfsp.model.modeling_routed import routed_mlps
 from cfsp.records.record import Metric
 from cfsp.report.base import Section
 from cfsp.report.page import page
@@ -36,6 +38,9 @@ from cfsp.storage.atomic import replacing
 from cfsp.storage.cache import OFF
 
 PROMPTS = ("The capital of France is", "Return a list of", "Once upon a time")
+ROUTED_WINDOWS = 8
+"""Windows of the text, at most, on which the used share of a routed model's units is measured."""
+
 MEASURES = ("perplexity", "speed", "answers")
 
 EXAMPLES = """
@@ -54,6 +59,7 @@ examples:
 
 Perplexity is that of `cfsp evaluation=perplexity`: windows of a text without overlap, lower is better.
 The text is the test split of the documentation of Python's standard library unless --text gives one.
+Of a routed model the share of the MLPs' units that a token uses is measured on the same text.
 The models are timed in turns, so that other load on the machine affects both. Prompts go through the chat
 template of a model that has one. Both models are in memory at the same time.
 """
@@ -143,6 +149,9 @@ def measures(
         text = Files(options.text, column="text") if options.text else Stdlib("test")
         window = min(512, most) if options.window is None else options.window
         evaluators.append(Perplexity(text, window, options.batch_size, windows=options.windows))
+        if any(routed_mlps(model) for model in models):
+            windows = min(ROUTED_WINDOWS, options.windows or ROUTED_WINDOWS)
+            evaluators.append(RoutedShares(text, min(window, 128), windows, batches=[1]))
     timers: list[PairedEvaluator] = []
     if "speed" not in options.skip:
         tokens = min(32, most // 2)

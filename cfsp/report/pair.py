@@ -14,6 +14,7 @@ FIGURES = {
     "parameters": ("parameters", 1, 0),
     "disk_bytes": ("size on disk, MB", 1e6, 1),
     "bytes_on_disk": ("weights in memory, MB", 1e6, 1),
+    "active_share": ("MLP units that a token uses, %", 0.01, 1),
     "macs_per_token": ("multiplications per token, M", 1e6, 1),
     "perplexity": ("perplexity", 1, 2),
     "bits_per_byte": ("bits per byte", 1, 3),
@@ -71,7 +72,11 @@ def ratio(one: Side, other: Side, name: str) -> float:
 
 def notes_on_pair(one: Side, other: Side) -> list[str]:
     """Return notes on differences between the two measurements besides the weights."""
-    found = []
+    found = [
+        f"{label} is routed: a token uses a part of its MLPs' units, and none of them is removed."
+        for label, side in (("A", one), ("B", other))
+        if any(name.startswith("active_share/") and it.value < 1 for name, it in side.metrics.items())
+    ]
     for name in one.metrics:
         mine, its = one.metrics[name].protocol, other.metrics[name].protocol
         if mine.get("tokens_sha256") != its.get("tokens_sha256"):
