@@ -1,15 +1,28 @@
-"""Write results/tables/lte.md from the records of the study."""
+"""Write results/tables/lte.md and results/figures/lte.png from the records of the study."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record, records
+from cfsp.report.plots.base import (
+    DENSE,
+    STYLE,
+    add_legend,
+    empty_panels,
+    looks,
+    method_handles,
+    show_active,
+    show_logarithmic,
+)
 from cfsp.storage.atomic import replacing
 from cfsp.training.routing_options import RoutingOptions
 
@@ -29,6 +42,11 @@ STUDIES = {
     "lte-real": ("SmolLM2-135M-Instruct, WikiText-2", "perplexity"),
 }
 """Folder of records -> the title and the figure of its table."""
+METRIC = "perplexity/stdlib:test"
+TRAINED = ", then training"
+PANELS = {False: "without training", True: "with 200 steps of training"}
+DRAWN = ("LTE", "Deja Vu", "MoEfication", "oracle", "TEAL", "WINA", "cfsp, cut")
+"""Methods of the figure, in the legend's order."""
 ORDER = ("asked", "method", "seed")
 
 
@@ -75,7 +93,7 @@ def row(record: Record, figure: str) -> dict[str, object]:
     return {
         "method": method(record),
         "seed": record.config["seed"],
-        "asked": f"{record.config['schedule'].get('active', 1 - record.config['sparsity']):.1%}",
+        "asked": f"{asked_of(record):.1%}",
         "active": f"{values['active_share'] * left:.1%}",
         "union of 4": f"{values['union_share_of_4'] * left:.1%}",
         "union of 16": f"{values['union_share_of_16'] * left:.1%}",
@@ -103,9 +121,54 @@ def section(folder: str) -> str:
     return f"\n## {title}: {figure}, dense {told}\n\n{table}\n"
 
 
+def figure(found: Sequence[Record]) -> Figure:
+    """Draw perplexity against the share of active neurons, means over seeds, without training and with it."""
+    lines: dict[str, dict[str, dict[float, list[Record]]]] = {title: {} for title in PANELS.values()}
+    for record in found:
+        name = method(record)
+        title, label = PANELS[TRAINED in name or name == "LTE"], name.removesuffix(TRAINED)
+        if label in DRAWN:
+            lines[title].setdefault(label, {}).setdefault(asked_of(record), []).append(record)
+    styles = looks(DRAWN)
+    drawing, panels = empty_panels(1, len(lines), 2.6, DRAWN)
+    for axes, (title, methods) in zip(panels, lines.items(), strict=True):
+        values = [dense_of(found)]
+        axes.axhline(values[0], color=DENSE, linestyle=(0, (4, 3)), linewidth=1)
+        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top"}
+        axes.annotate("dense", (0, values[0]), xytext=(3, -3), color=DENSE, **place)
+        for label in sorted(methods, key=DRAWN.index):
+            cells = [methods[label][share] for share in sorted(methods[label])]
+            means = [fmean(one.metrics["pruned"][METRIC].value for one in cell) for cell in cells]
+            axes.plot([fmean(map(used, cell)) for cell in cells], means, **styles[label].line)
+            values += means
+        axes.set_title(title)
+        axes.set_ylabel("perplexity (lower is better)")
+        show_active(axes)
+        show_logarithmic(axes, values)
+        axes.margins(y=0.12)
+    add_legend(drawing, method_handles(DRAWN, styles))
+    return drawing
+
+
+def asked_of(record: Record) -> float:
+    return record.config["schedule"].get("active", 1 - record.config["sparsity"])
+
+
+def used(record: Record) -> float:
+    """Return the share of neurons that a token uses; of a cut model those that are left."""
+    return record.active * (1 - record.sparsity["sites"])
+
+
+def dense_of(found: Sequence[Record]) -> float:
+    return found[0].metrics["dense"][METRIC].value
+
+
 def main() -> None:
     with replacing(RESULTS / "tables" / "lte.md") as part:
         part.write_text(INTRODUCTION + "".join(map(section, STUDIES)))
+    if found := [*records(RESULTS / "lte" / "records")]:
+        with rc_context(STYLE), replacing(RESULTS / "figures" / "lte.png") as part:
+            figure(found).savefig(part, format="png", dpi=160, metadata={"Software": None})
 
 
 if __name__ == "__main__":

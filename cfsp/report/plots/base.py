@@ -153,7 +153,7 @@ def show_parameters(axes: Axes, dense: int) -> None:
 
 def show_active(axes: Axes) -> None:
     """Label the x axis in the share of an MLP's units that a token uses."""
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xlabel("MLP units that a token uses")
 
 
