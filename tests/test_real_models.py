@@ -20,6 +20,7 @@ FULL = "results/real_models_full/SmolLM2-135M-Instruct"
 PLACES = dict.fromkeys("mlp both depth recovery latency zero_shot generation".split(), FULL) | {
     "published": "results/real_models/SmolLM2-135M-Instruct",
     "in_domain": "results/real_models_in_domain/SmolLM2-135M-Instruct",
+    "in_domain_256": "results/real_models_in_domain_256/SmolLM2-135M-Instruct",
     "with_attention": "results/real_models_with_attention/SmolLM2-135M-Instruct",
 }
 """Part -> where its records go."""
@@ -84,7 +85,10 @@ def first_value(override):
 def test_an_unknown_part_is_refused_before_anything_runs(tmp_path):
     done, found = commands(tmp_path, "mlp", "speed")
     assert done.returncode == 1
-    assert "no part speed; expected published, in_domain, with_attention, all or some of mlp" in done.stderr
+    assert (
+        "no part speed; expected published, in_domain, in_domain_256, with_attention, all or some of mlp"
+        in done.stderr
+    )
     assert not found
 
 

@@ -27,7 +27,7 @@ from cfsp.storage.atomic import replacing
 from cfsp.tables.paired import Paired, paired
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL = ("real_models", "real_models_in_domain", "real_models_with_attention")
+REAL = ("real_models", "real_models_in_domain", "real_models_in_domain_256", "real_models_with_attention")
 PLACES = ("league", *(f"{study}/*" for study in ("first_look", "fidelity", *REAL)))
 """Folders of results whose records are published."""
 PAGE = ROOT / "results" / "tables" / "league.md"

@@ -3,9 +3,9 @@
 #   pip install gguf && python experiments/real_models/fetch.py models smollm2 gemma3     # once
 #   experiments/real_models/run.sh [PART ...] [OVERRIDES]          # without a part: published
 #   MODEL=gemma-3-270m experiments/real_models/run.sh mlp zero_shot
-# Parts: published, in_domain and with_attention (the tables and the figure of this repository), mlp, both, depth,
-# recovery, latency, zero_shot, generation, all (every one but these three). README.md says what each measures and
-# where the texts come from.
+# Parts: published, in_domain, in_domain_256 and with_attention (the tables and the figure of this repository), mlp,
+# both, depth, recovery, latency, zero_shot, generation, all (every one but these four). README.md says what each
+# measures and where the texts come from.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -59,6 +59,17 @@ in_domain() {
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
+  python experiments/real_models/table.py
+}
+
+# Four times as many windows, which is what the search for widths is worth its cost with.
+in_domain_256() {
+  local one=("${short[@]}" calibration.text.paths=data/wikitext2/raw_validation.txt
+    calibration.within_documents=false calibration.samples=256)
+  local to=results/${study}_in_domain_256/$MODEL
+  prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
+  prune "$to" "${one[@]}" +experiment=obs_fisher
+  prune "$to" "${one[@]}" +experiment=obs_fisher allocator=error_curves 'allocator.shares=[0.8,0.5,0.2]' allocator.batches=1
   python experiments/real_models/table.py
 }
 
@@ -135,11 +146,11 @@ generation() {
 every=(mlp both depth recovery latency zero_shot generation)
 for argument in "$@"; do
   case $argument in
-    published | in_domain | with_attention | mlp | both | depth | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
+    published | in_domain | in_domain_256 | with_attention | mlp | both | depth | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
     all) parts+=("${every[@]}") ;;
     *=*) overrides+=("$argument") ;;
     *)
-      echo "run.sh: no part $argument; expected published, in_domain, with_attention, all or some of ${every[*]}, then KEY=VALUE" >&2
+      echo "run.sh: no part $argument; expected published, in_domain, in_domain_256, with_attention, all or some of ${every[*]}, then KEY=VALUE" >&2
       exit 1
       ;;
   esac

@@ -27,9 +27,9 @@ Written by `MODEL={model} experiments/real_models/run.sh`; its
 
 """
 IN_DOMAIN = """
-## Calibrated on the kind of text that is tested
+## Calibrated on {windows} windows of the kind of text that is tested
 
-Written by `MODEL={model} experiments/real_models/run.sh in_domain`: 64 windows of WikiText-2's validation
+Written by `MODEL={model} experiments/real_models/run.sh {part}`: {windows} windows of WikiText-2's validation
 split instead of 32 of C4; all else is the same.
 
 """
@@ -114,8 +114,9 @@ def write(model: str, found: Sequence[Record]) -> None:
     good = [record for record in found if measure.read(record) < WORST * measure.dense]
     figure = quality_by_size(replace(measure, records=good), names, looks(names.values()))
     text = INTRODUCTION.format(model=model) + tables(found) + "\n"
-    if in_domain := further("in_domain", model):
-        text += IN_DOMAIN.format(model=model) + tables(in_domain) + "\n"
+    for part, windows in {"in_domain": 64, "in_domain_256": 256}.items():
+        if in_domain := further(part, model):
+            text += IN_DOMAIN.format(model=model, part=part, windows=windows) + tables(in_domain) + "\n"
     if with_attention := further("with_attention", model):
         text += WITH_ATTENTION.format(model=model) + compared(with_attention, "markdown") + "\n"
     name = "real_models" if model.startswith("SmolLM2") else f"real_models_{model}"
