@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Least squares for every criterion, greedy OBS, error curves; then the tables.
 #   experiments/beyond/run.sh PART...   parts (default: grid ours): grid ours steps windows, stories_grid
-#   stories_ours stories_steps, llama_steps
+#   stories_ours stories_steps stories_joint, llama_steps
 # PYTHON, LAUNCHER="hydra/launcher=joblib hydra.launcher.n_jobs=2", SPARSITIES (0.2,0.3,0.5) and SEEDS (0,1,2)
 # may be set.
 set -euo pipefail
@@ -57,6 +57,13 @@ steps() {  # FOLDER OVERRIDES...: +experiment=obs, taken apart, and what else mi
   cfsp "$1" +experiment=obs criterion=taylor "${@:2}"
 }
 
+joint() {  # FOLDER OVERRIDES...: errors by what they cost the loss, and exchanges of units between sites
+  local sites
+  for sites in '[mlp]' '[mlp,attention]'; do
+    cfsp "$1" +experiment=obs criterion.metric=fisher allocator.rounds=0,20 "sites=$sites" "${@:2}"
+  done
+}
+
 windows() {  # OVERRIDES...: how many windows least squares needs, and what the ridge does about too few
   local all=(windows criterion=obs allocator=uniform "$@") few=1,2 many=8,32,128,256 ridge
   sparsities=0.5 cfsp "${all[@]}" compensation=none calibration.samples=$few,$many
@@ -98,9 +105,11 @@ for part in "${@:-grid ours}"; do
       stories_grid) stories; grid stories260k "${texts[@]}" ;;
       stories_ours) stories; ours stories260k_ours "${texts[@]}" ;;
       stories_steps) stories; steps stories260k_steps "${texts[@]}" ;;
+      stories_joint) # in batches of eight, so that trials are measured on others than they are cut on
+        stories; joint stories260k_joint "${texts[@]}" calibration.batch_size=8 ;;
       llama_steps) llama; steps llama_6m_steps "${texts[@]}" ;;
       *)
-        echo "unknown part $one; expected grid, ours, steps, windows, stories_grid, stories_ours, stories_steps or llama_steps" >&2
+        echo "unknown part $one; expected grid, ours, steps, windows, stories_grid, stories_ours, stories_steps, stories_joint or llama_steps" >&2
         exit 1 ;;
     esac
   done
