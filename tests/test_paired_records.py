@@ -66,6 +66,7 @@ def test_the_terminal_says_what_a_difference_is_of(capsys, monkeypatch):
         (["far0.20.json", "old0.20.json"], "keeps no outcomes of single questions"),
         (["far0.20.json", "lost.json"], "lost.json: no such file; expected a record"),
         (["dense", "lost.json"], "lost.json: no such file; expected a record"),
+        (["dense", "reference"], "dense is the dense model of a record; expected one beside it"),
         (["far0.20.json", "reference"], "is a record and .*reference is not; expected two records"),
         (["far0.20.json", "other.json"], "acc/x: outcomes of different questions or windows: 51 and 1"),
     ],
