@@ -147,7 +147,7 @@ def test_a_choice_of_ones_own_is_described_wherever_its_folder_is_named(typed, t
         ),
         (
             ["experiment=lte"],
-            "experiment: the config has no such part; expected +experiment=NAME, with a plus",
+            "the config has no such part; expected +experiment=NAME, with a plus",
         ),
         (
             ["+experiment=lte", "schedule/maker=teal"],

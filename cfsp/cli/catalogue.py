@@ -88,7 +88,7 @@ class Choice:
         return [self.base(name) for name in names]
 
     def base(self, name: str) -> Choice:
-        """Return the file that a name means in this one; a slash begins a path from the folder of all groups."""
+        """Return the file that a name means in this one; with a slash in front, of any group."""
         from cfsp.running.build import CONF
 
         group, _, stem = (name if name.startswith("/") else f"/{self.group}/{name}")[1:].rpartition("/")
