@@ -55,6 +55,7 @@ def test_the_terminal_says_what_a_difference_is_of(capsys, monkeypatch):
     assert float(cells[4]) == pytest.approx(math.log(float(cells[3]) / float(cells[2])), abs=1e-4)
     assert "\nB − A: difference; of perplexities the difference of their natural logarithms" in out
     assert "\nverdict: differ: p < 0.05, or without a p an interval that leaves out 0" in out
+    assert not {"flips", "p"} & {*section.tables[0].columns}  # of questions alone
     for table in section.tables:
         assert table.caption in out
         assert all(meaning in out for meaning in table.columns.values())
