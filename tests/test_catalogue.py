@@ -70,6 +70,24 @@ def test_describe_shows_options_with_meaning_default_and_source(typed):
     assert "cfsp describe recovery/parameters=lora" in out
 
 
+@pytest.mark.parametrize(
+    "choice",
+    [one for one in EVERY if one.group.startswith("experiment")],
+    ids=lambda one: f"{one.group}={one.name}",
+)
+def test_every_experiment_is_described_with_keys_that_can_be_typed(choice, typed):
+    code, out, _ = typed("describe", f"{choice.group}={choice.name}")
+    assert code == 0
+    assert "@experiment" not in out
+
+
+def test_described_lists_are_whole_and_bases_of_other_groups_count(typed):
+    assert "[perplexity, routing]" in typed("describe", "experiment=lte")[1]
+    _, out, _ = typed("describe", "experiment=obs_fisher")
+    for words in ("criterion.metric    fisher", "describe criterion=obs", "compensation=least_squares"):
+        assert words in out
+
+
 def test_choices_of_ones_own_are_listed(typed, tmp_path):
     mine = tmp_path / "conf" / "criterion"
     mine.mkdir(parents=True)
@@ -126,6 +144,14 @@ def test_a_choice_of_ones_own_is_described_wherever_its_folder_is_named(typed, t
         (
             ["+experiment=moefication", "schedule.maker.experts=4"],
             "\n  cfsp describe experiment=moefication shows its options",
+        ),
+        (
+            ["experiment=lte"],
+            "the config has no such part; expected +experiment=NAME, with a plus",
+        ),
+        (
+            ["+experiment=lte", "schedule/maker=teal"],
+            "schedule/maker: the config has no such part; expected schedule=routed_once beside it",
         ),
         (["criterion=flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["-m", "criterion=cfsp,flp"], "criterion=flp: no such choice; did you mean flap?"),

@@ -87,6 +87,8 @@ def test_a_routed_model_shows_what_it_uses(compare, tiny_checkpoint, tmp_path, c
     dense, routed, _ = figures(out)["MLP units that a token uses, % (files:text.txt)"]
     assert float(dense) == 100
     assert 35 < float(routed) < 65
+    dense, routed, _ = figures(out)["of them in the blocks, with the units used, M (files:text.txt)"]
+    assert float(routed) < float(dense) < float(figures(out)["multiplications per token, M"][0])
     assert "B is routed: a token uses a part of its MLPs' units" in " ".join(out.split())
     assert "A is routed" not in out
 

@@ -126,6 +126,13 @@ def test_a_run_with_a_size_target_says_what_it_was_asked_for(tmp_path):
     assert rows_of(paged(records))[0][1] == "100M parameters"
 
 
+def test_a_routed_run_shows_the_share_that_a_token_uses(tmp_path):
+    (record,) = made("teal", 5.0, tmp_path).values()
+    shares = {"active_share/x": replace(record.metrics["pruned"][tabled.NAME], value=0.312)}
+    metrics = record.metrics | {"pruned": record.metrics["pruned"] | shares}
+    assert "| 31.2% active |" in paged({tmp_path: replace(record, metrics=metrics)})
+
+
 def test_two_models_of_one_name_are_apart(tmp_path):
     records = {}
     for number, path in enumerate(("/home/ann/tiny/hf", "/home/jo/tiny/hf")):

@@ -55,6 +55,7 @@ def test_the_terminal_says_what_a_difference_is_of(capsys, monkeypatch):
     assert float(cells[4]) == pytest.approx(math.log(float(cells[3]) / float(cells[2])), abs=1e-4)
     assert "\nB − A: difference; of perplexities the difference of their natural logarithms" in out
     assert "\nverdict: differ: p < 0.05, or without a p an interval that leaves out 0" in out
+    assert not {"flips", "p"} & {*section.tables[0].columns}  # of questions alone
     for table in section.tables:
         assert table.caption in out
         assert all(meaning in out for meaning in table.columns.values())
@@ -66,6 +67,7 @@ def test_the_terminal_says_what_a_difference_is_of(capsys, monkeypatch):
         (["far0.20.json", "old0.20.json"], "keeps no outcomes of single questions"),
         (["far0.20.json", "lost.json"], "lost.json: no such file; expected a record"),
         (["dense", "lost.json"], "lost.json: no such file; expected a record"),
+        (["dense", "reference"], "dense is the dense model of a record; expected one beside it"),
         (["far0.20.json", "reference"], "is a record and .*reference is not; expected two records"),
         (["far0.20.json", "other.json"], "acc/x: outcomes of different questions or windows: 51 and 1"),
     ],

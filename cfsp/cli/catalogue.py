@@ -19,7 +19,7 @@ WIDTH = 110
 DEFAULT = re.compile(r"- (?P<group>\w+): *(?P<choice>[\w\[\],]+) *# *(?P<meaning>.*)")
 BASE = re.compile(r"^  - ([\w/]+)(?:@_here_)?$", flags=re.MULTILINE)
 ENTRY = re.compile(
-    r"^  - (?:override )?(?P<slash>/?)(?P<group>[\w/]+)(?:@(?P<place>[\w.]+))?: *(?P<choice>\S+)",
+    r"^  - (?:override )?(?P<slash>/?)(?P<group>[\w/]+)(?:@(?P<place>[\w.]+))?: *(?P<choice>\[.*?\]|\S+)",
     flags=re.MULTILINE,
 )
 OPTION = re.compile(r"(?P<indent> *)(?P<key>\w+): *(?P<value>.*?)(?: +# (?P<meaning>.*))?")
@@ -83,9 +83,19 @@ class Choice:
 
     @property
     def bases(self) -> list[Choice]:
-        """The files of this group that the file begins with."""
+        """The files that the file begins with: of its group, or of another one that begins with a slash."""
         names = [name for name in BASE.findall(self.path.read_text()) if name != "_self_"]
-        return [Choice(self.group, name, self.path.parent / f"{name}.yaml") for name in names]
+        return [self.base(name) for name in names]
+
+    def base(self, name: str) -> Choice:
+        """Return the file that a name means in this one; with a slash in front, of any group."""
+        from cfsp.running.build import CONF
+
+        group, _, stem = (name if name.startswith("/") else f"/{self.group}/{name}")[1:].rpartition("/")
+        places = [
+            home / group / f"{stem}.yaml" for home in (self.path.parents[self.group.count("/") + 1], CONF)
+        ]
+        return Choice(group, stem, next((place for place in places if place.is_file()), places[0]))
 
     @property
     def target(self) -> str | None:
@@ -126,7 +136,7 @@ class Choice:
             if not entry["slash"]:
                 group = f"{self.group}/{group}"
             elif place and not place.startswith("_global_"):
-                group = f"{group}@{here}.{place}"
+                group = f"{group}@{place}" if self.is_global else f"{group}@{here}.{place}"
             found[group] = entry["choice"]
         return found
 
@@ -268,5 +278,5 @@ def command_parser(name: str, description: str, epilog: str) -> argparse.Argumen
 def hanging(head: str, text: str) -> str:
     """Wrap text after a head, with its lines aligned."""
     room = max(WIDTH - len(head), 30)
-    lines = textwrap.wrap(text, room) or [""]
+    lines = textwrap.wrap(text, room, break_long_words=False) or [""]
     return ("\n" + " " * len(head)).join([head + lines[0], *lines[1:]]).rstrip()

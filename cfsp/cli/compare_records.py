@@ -17,8 +17,8 @@ def are_records(given: Sequence[str]) -> bool:
     """Return whether the arguments are records, or one and "dense".
 
     Raises:
-        ValueError: a .json file that is not there, or a record beside a model, whose answers to single
-            questions are not known.
+        ValueError: a .json file that is not there, "dense" without a record, or a record beside a model,
+            whose answers to single questions are not known.
     """
     for lost in (one for one in given if one.endswith(".json") and not Path(one).exists()):
         raise ValueError(f"{lost}: no such file; expected a record, such as results/records/ID.json")
@@ -26,6 +26,8 @@ def are_records(given: Sequence[str]) -> bool:
     if files and len(files) + given.count(DENSE) < len(given):
         (model,) = [one for one in given if one not in (*files, DENSE)]
         raise ValueError(f"{files[0]} is a record and {model} is not; expected two records, or one and dense")
+    if DENSE in given and not files and not Path(DENSE).exists():
+        raise ValueError(f"{' '.join(given)}: dense is the dense model of a record; expected one beside it")
     return bool(files)
 
 

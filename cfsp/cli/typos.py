@@ -147,12 +147,22 @@ def unknown_choice(text: str, folders: Sequence[Path]) -> str:
 
 def unknown_key(key: str, line: CommandLine) -> str:
     """Return the message for a key that the config does not have."""
+    if key in groups(line.folders):
+        return unplaced_group(key, line)
     known = [*known_keys(line), *groups(line.folders)]
     part, dot, name = key.rpartition(".")
     head = part + dot
     inside = [one.removeprefix(head) for one in known if head and one.startswith(head)]
     meant = hint(name, inside, most=3, before=head) if inside else hint(key, known, most=3)
     return f"{key}: no such option{meant}\n  {what_shows(key, line)}"
+
+
+def unplaced_group(group: str, line: CommandLine) -> str:
+    """Return the message for a group of which the config, as the user chose it, has no choice."""
+    part = group.rpartition("/")[0]
+    owners = [f"{part}={one.name}" for one in choices_of(part, line.folders) if group in one.parts()]
+    way = f"{' or '.join(owners)} beside it" if owners else f"+{group}=NAME, with a plus"
+    return f"{group}: the config has no such part; expected {way}\n  cfsp list {group} says what there is"
 
 
 def what_shows(key: str, line: CommandLine) -> str:

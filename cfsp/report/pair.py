@@ -16,6 +16,7 @@ FIGURES = {
     "bytes_on_disk": ("weights in memory, MB", 1e6, 1),
     "active_share": ("MLP units that a token uses, %", 0.01, 1),
     "macs_per_token": ("multiplications per token, M", 1e6, 1),
+    "gflops_per_token": ("of them in the blocks, with the units used, M", 2e6 / 2**30, 1),
     "perplexity": ("perplexity", 1, 2),
     "bits_per_byte": ("bits per byte", 1, 3),
     "prefill_ms": ("first token, ms", 1, 1),
@@ -73,7 +74,8 @@ def ratio(one: Side, other: Side, name: str) -> float:
 def notes_on_pair(one: Side, other: Side) -> list[str]:
     """Return notes on differences between the two measurements besides the weights."""
     found = [
-        f"{label} is routed: a token uses a part of its MLPs' units, and none of them is removed."
+        f"{label} is routed: a token uses a part of its MLPs' units, and none of them is removed. Its "
+        "multiplications per token are of all units, as a prompt computes them."
         for label, side in (("A", one), ("B", other))
         if any(name.startswith("active_share/") and it.value < 1 for name, it in side.metrics.items())
     ]

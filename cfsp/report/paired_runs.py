@@ -49,7 +49,10 @@ def paired_section(one: Side, other: Side) -> Section:
             raise ValueError(f"{name}: {error}") from error
     intro = f"A is {one[0]}, B is {other[0]}, on the same questions and windows."
     title = "The metrics that both keep outcomes of."
-    return Section("paired", "Paired comparison", "", intro, {}, tables=[Table(title, COLUMNS, rows)])
+    kept = [place for place in range(len(COLUMNS)) if any(cells[place] is not MISSING for cells in rows)]
+    columns = {name: meaning for place, (name, meaning) in enumerate(COLUMNS.items()) if place in kept}
+    table = Table(title, columns, [[cells[place] for place in kept] for cells in rows])
+    return Section("paired", "Paired comparison", "", intro, {}, tables=[table])
 
 
 def row(name: str, pair: Paired) -> list[Cell]:

@@ -89,7 +89,7 @@ def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | s
     """Return how a run of a cell compares, or why it is not compared."""
     first, second = outcomes.of(run, metric, other), outcomes.of(other, metric)
     if first.protocol and second.protocol and (apart := differing([first.protocol, second.protocol])):
-        return f"{run_words(run)} was measured with another {', '.join(apart)}"
+        return f"{run_words(run)} has another protocol: {', '.join(apart)}"
     if second.outcomes is None:
         return "without outcomes of single questions or windows"
     if first.outcomes is None:

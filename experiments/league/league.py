@@ -44,6 +44,7 @@ by the figure.
 
 - *method*: all that differs between the runs of the table, apart from seeds. What all of them share stands
   above it.
+- *gone of all*: the measured share of all parameters, or of a routed model's units that a token uses.
 - *figure*: the mean ± standard deviation over seeds, with their number n. With one seed, ± is 1.96 standard
   errors over questions or windows; it says nothing about other seeds.
 - *vs dense*: the paired 95 % interval of the difference to the dense model on the same questions or windows
@@ -248,12 +249,13 @@ def mean_gone(runs: Rows) -> float:
 
 def line(method: str, asked: str, runs: Rows, name: str, pairs: Pairs) -> str:
     """Return a row: the method, its sizes, the figure with its interval, its costs."""
+    active = np.mean([record.active for record in runs])
     plans = [record.seconds["plan"] for record in runs if "plan" in record.seconds]
     peak = max((size for record in runs for size in record.peak_bytes.values()), default=0)
     cells = [
         markdown_text(method),
         asked,
-        f"{mean_gone(runs):.1%}",
+        f"{mean_gone(runs):.1%}" if active == 1 else f"{active:.1%} active",
         figure(runs, name),
         against_dense(
             [pairs.get((record.outcomes["file"], name)) if record.outcomes else None for record in runs]
