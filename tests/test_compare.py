@@ -122,6 +122,14 @@ def test_a_chat_template_is_used_where_there_is_one(tiny, tokenizer, monkeypatch
     assert [*samples.say(tiny, tokenizer).values()] == [*plain.say(tiny, tokenizer).values()]
 
 
+def test_a_text_that_is_not_there_is_told_before_models_load(capsys):
+    with pytest.raises(SystemExit):
+        main(["reference", "reference", "--text", "nowhere.txt"])
+    err = capsys.readouterr().err
+    assert "nowhere.txt" in err
+    assert "loading" not in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

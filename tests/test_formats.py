@@ -106,6 +106,18 @@ def test_a_card_keeps_its_tables_whatever_names_hold():
     assert "<img" not in card.metric_rows(named)
 
 
+def test_a_card_writes_a_protocol_once_for_metrics_that_share_it():
+    protocols = {"a": {"text": "x"}, "b": {"text": "x"}, "c": {"text": "y"}, "d": {"text": "x"}}
+    metrics = {name: (studies.metric(5.0, own),) * 2 for name, own in protocols.items()}
+    rows = card.metric_rows(studies.record(**metrics)).splitlines()[-4:]
+    assert [row.split(" | ")[-1].removesuffix(" |") for row in rows] == [
+        "text x",
+        "the same",
+        "text y",
+        "text x",
+    ]
+
+
 def test_a_card_calls_a_text_what_people_call_it():
     assert card.text_name({"_target_": "cfsp.data.texts.Hub", "name": "wikitext2"}) == "wikitext2"
     assert (

@@ -146,14 +146,16 @@ def width_table(record: Record) -> str:
 
 
 def metric_rows(record: Record) -> str:
-    """Return every metric before and after, with its protocol, as a table."""
+    """Return every metric before and after, with its protocol, as a table. A protocol is written once."""
     if not record.metrics["pruned"]:
         return "Nothing was measured."
-    rows = [f"| metric | dense | {record.made} | protocol |", "|---|---|---|---|"]
+    rows, before = [f"| metric | dense | {record.made} | protocol |", "|---|---|---|---|"], ""
     for name, metric in record.metrics["pruned"].items():
         dense = record.metrics["dense"][name].value
         protocol = markdown_text(", ".join(f"{key} {value}" for key, value in metric.protocol.items()))
-        rows.append(f"| {markdown_text(name)} | {dense:.4g} | {metric.value:.4g} | {protocol} |")
+        shown = "the same" if protocol and protocol == before else protocol
+        rows.append(f"| {markdown_text(name)} | {dense:.4g} | {metric.value:.4g} | {shown} |")
+        before = protocol
     return "\n".join(rows)
 
 

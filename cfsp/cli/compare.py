@@ -113,6 +113,8 @@ def compare_models(options: argparse.Namespace) -> list[Section]:
     """Load and measure both models. Raises ValueError if they cannot be compared."""
     look_here()
     import_plugins(options.plugin)
+    if options.text and "perplexity" not in options.skip:
+        Files(options.text, column="text").read()  # a file that is not there is told before models load
     names = short_names(options.models)
     loaded: list[tuple[PreTrainedModel, PreTrainedTokenizerBase]] = []
     for name, path in zip(names, options.models, strict=True):

@@ -20,9 +20,10 @@ class Size(Evaluator):
     """Parameters, MACs per token, bytes of the weights on disk, and bytes of a sequence's keys and values.
 
     A MAC is one multiplication with its addition, in matrix products and attention, the head included.
-    MACs are counted in one pass over `context` tokens and divided by their number. The first three include
-    adapters that are not merged; a record's own `parameters` do not. `cache_bytes` is of one sequence of
-    `context` tokens: with b sequences the model takes bytes_on_disk + b * cache_bytes.
+    MACs are counted in one pass over `context` tokens and divided by their number; of a routed model they
+    are those of all units, as a prompt computes them (`routing` counts what one token needs). The first
+    three include adapters that are not merged; a record's own `parameters` do not. `cache_bytes` is of one
+    sequence of `context` tokens: with b sequences the model takes bytes_on_disk + b * cache_bytes.
     """
 
     context: int
