@@ -58,6 +58,8 @@ in_domain() {
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp compensation.ridge=1
+  [[ $MODEL != gemma* ]] ||
+    prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1 compensation.tokens=relative
   prune "$to" "${one[@]}" +experiment=obs_fisher
   python experiments/real_models/table.py
 }
@@ -79,7 +81,7 @@ with_attention() {
   prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform
   prune "$to" "${short[@]}" criterion=depth allocator=uniform 'sites=[block]' compensation=none,bridge
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
-  prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean
+  prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
   prune "$to" "${one[@]}" criterion=taylor,magnitude allocator=uniform
   prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
   python experiments/real_models/table.py
