@@ -100,7 +100,7 @@ real() { # SmolLM2-135M at one share
     for maker in moefication deja_vu teal wina; do
         cfsp "${here[@]}" +experiment=moefication 'evaluation=[perplexity_text,routing_text]' schedule/maker=$maker "$@"
     done
-    cfsp -m "${here[@]}" +experiment=lte 'evaluation=[perplexity_text,routing_text]' schedule.pruner.expert_size=32,1 \
+    cfsp "${here[@]}" +experiment=lte 'evaluation=[perplexity_text,routing_text]' schedule.pruner.expert_size=32 \
         recovery/data@schedule.data=text schedule.data.sources.text.text.paths=data/c4/sample_c4-rp1.jsonl \
         schedule.pruner.separability=0 schedule.training.max_steps=160 schedule.training.evaluate_every=40 \
         schedule.training.learning_rate=3e-4 schedule.training.batch_size=4 schedule.data.window=128 "$@"
