@@ -45,7 +45,7 @@ STUDIES = {
 METRIC = "perplexity/stdlib:test"
 TRAINED = ", then training"
 PANELS = {False: "without training", True: "with 200 steps of training"}
-DRAWN = ("LTE", "Deja Vu", "MoEfication", "oracle", "TEAL", "WINA", "cfsp, cut")
+DRAWN = ("LTE", "LTE, of single neurons", "Deja Vu", "MoEfication", "oracle", "TEAL", "WINA", "cfsp, cut")
 """Methods of the figure, in the legend's order."""
 ORDER = ("asked", "method", "seed")
 
@@ -126,7 +126,7 @@ def figure(found: Sequence[Record]) -> Figure:
     lines: dict[str, dict[str, dict[float, list[Record]]]] = {title: {} for title in PANELS.values()}
     for record in found:
         name = method(record)
-        title, label = PANELS[TRAINED in name or name == "LTE"], name.removesuffix(TRAINED)
+        title, label = PANELS[TRAINED in name or name.startswith("LTE")], name.removesuffix(TRAINED)
         if label in DRAWN:
             lines[title].setdefault(label, {}).setdefault(asked_of(record), []).append(record)
     styles = looks(DRAWN)
