@@ -151,8 +151,9 @@ def test_a_choice_of_ones_own_is_described_wherever_its_folder_is_named(typed, t
         ),
         (
             ["+experiment=lte", "schedule/maker=teal"],
-            "schedule/maker: the config has no such part; expected schedule=routed_once beside it",
+            "the config has no such part; expected schedule=routed_once in place of +experiment=lte",
         ),
+        (["schedule/maker=teal"], "expected schedule=routed_once beside it"),
         (["criterion=flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["-m", "criterion=cfsp,flp"], "criterion=flp: no such choice; did you mean flap?"),
         (["evaluation=[perplexty]"], "evaluation=perplexty: no such choice; did you mean perplexity"),

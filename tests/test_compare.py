@@ -81,7 +81,7 @@ def test_the_page_is_one_file_that_loads_nothing(compare, tiny_checkpoint, prune
         assert f">{heading}</h2>" in text
 
 
-def test_a_routed_model_shows_what_it_uses(compare, tiny_checkpoint, tmp_path, cli):
+def test_a_routed_model_shows_what_it_uses(compare, tiny_checkpoint, tmp_path, cli, text_file, capsys):
     cli("evaluation=[]", "+experiment=moefication", "schedule/maker=teal", f"save={tmp_path}/routed")
     out, _ = compare(tiny_checkpoint, tmp_path / "routed", *FAST, "--skip", "speed", "answers")
     dense, routed, _ = figures(out)["MLP units that a token uses, % (files:text.txt)"]
@@ -91,6 +91,13 @@ def test_a_routed_model_shows_what_it_uses(compare, tiny_checkpoint, tmp_path, c
     assert float(routed) < float(dense) < float(figures(out)["multiplications per token, M"][0])
     assert "B is routed: a token uses a part of its MLPs' units" in " ".join(out.split())
     assert "A is routed" not in out
+    short = tmp_path / "short.txt"
+    short.write_text(text_file.read_text()[:300])
+    skip = ["--skip", "answers", "speed"]
+    main([str(tiny_checkpoint), str(tmp_path / "routed"), "--text", str(short), *FAST[:2], *skip])
+    assert "MLP units that a token uses, % (files:short.txt)" in figures(capsys.readouterr().out)
+    out, _ = compare(tiny_checkpoint, tmp_path / "routed", "--skip", "speed", "answers", "perplexity")
+    assert "B is routed" in out
 
 
 def test_what_is_skipped_is_not_measured(compare, tiny_checkpoint):

@@ -18,7 +18,8 @@ from cfsp.cli.compare_records import are_records, compare_records
 from cfsp.cli.early import from_hub
 from cfsp.cli.exits import one_line_exits
 from cfsp.cli.terminal import show_sections
-from cfsp.data.texts import Files, Stdlib
+from cfsp.data.texts import Files, Stdlib, Text
+from cfsp.data.tokens import token_stream
 from cfsp.evaluation.base import Evaluator, PairedEvaluator
 from cfsp.evaluation.latency import Latency
 from cfsp.evaluation.measure import measure, measure_pairs
@@ -120,7 +121,7 @@ def compare_models(options: argparse.Namespace) -> list[Section]:
     for name, path in zip(names, options.models, strict=True):
         announce(f"loading {name}{from_hub(path)}")
         loaded.append(load(path, device=options.device, dtype=options.dtype))
-    evaluators, timers, samples = measures(options, [model for model, _ in loaded])
+    evaluators, timers, samples = measures(options, loaded)
     for model, tokenizer in loaded:  # before anything costly
         for evaluator in (*evaluators, *timers):
             evaluator.protocol(model, tokenizer)
@@ -135,25 +136,25 @@ def compare_models(options: argparse.Namespace) -> list[Section]:
         announce(f"measuring {name}")
         metrics = disk_metrics(path) | measure(evaluators, *loaded[place], OFF) | times[place]
         said = {} if samples is None else samples.say(*loaded[place])
-        sides.append(Side(name, metrics, block_sizes(loaded[place][0]), said))
+        model = loaded[place][0]
+        sides.append(Side(name, metrics, block_sizes(model), said, bool(routed_mlps(model))))
     return pair_sections(*sides)
 
 
 def measures(
-    options: argparse.Namespace, models: Sequence[PreTrainedModel]
+    options: argparse.Namespace, loaded: Sequence[tuple[PreTrainedModel, PreTrainedTokenizerBase]]
 ) -> tuple[list[Evaluator], list[PairedEvaluator], Samples | None]:
     """Return the evaluators that the options ask for, within the positions of both models."""
     check_integer("new-tokens", options.new_tokens, least=1)
-    limits = [limit for model in models if (limit := max_positions(model)) is not None]
+    limits = [limit for model, _ in loaded if (limit := max_positions(model)) is not None]
     most = min(limits, default=1 << 20)
     evaluators: list[Evaluator] = [Size(context=min(512, most))]
     if "perplexity" not in options.skip:
         text = Files(options.text, column="text") if options.text else Stdlib("test")
         window = min(512, most) if options.window is None else options.window
         evaluators.append(Perplexity(text, window, options.batch_size, windows=options.windows))
-        if any(routed_mlps(model) for model in models):
-            windows = min(ROUTED_WINDOWS, options.windows or ROUTED_WINDOWS)
-            evaluators.append(RoutedShares(text, min(window, 128), windows, batches=[1]))
+        if any(routed_mlps(model) for model, _ in loaded):
+            evaluators.append(shares(text, min(window, 128), [tokenizer for _, tokenizer in loaded]))
     timers: list[PairedEvaluator] = []
     if "speed" not in options.skip:
         tokens = min(32, most // 2)
@@ -162,6 +163,12 @@ def measures(
     prompts = options.prompt or [*PROMPTS]
     wanted = "answers" not in options.skip
     return evaluators, timers, Samples(prompts, options.new_tokens, chat=True) if wanted else None
+
+
+def shares(text: Text, window: int, tokenizers: Sequence[PreTrainedTokenizerBase]) -> RoutedShares:
+    """Return what measures the used share of units, on as many windows as the text has, up to eight."""
+    shortest = min(len(token_stream(text, tokenizer).ids) for tokenizer in tokenizers)
+    return RoutedShares(text, window, max(1, min(ROUTED_WINDOWS, shortest // window)), batches=[1])
 
 
 def short_names(paths: Sequence[str]) -> list[str]:

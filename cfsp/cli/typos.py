@@ -161,7 +161,9 @@ def unplaced_group(group: str, line: CommandLine) -> str:
     """Return the message for a group of which the config, as the user chose it, has no choice."""
     part = group.rpartition("/")[0]
     owners = [f"{part}={one.name}" for one in choices_of(part, line.folders) if group in one.parts()]
-    way = f"{' or '.join(owners)} beside it" if owners else f"+{group}=NAME, with a plus"
+    experiments = [one for one in line.overrides if one.startswith("+experiment=")]  # one may fix the part
+    place = f"in place of {' '.join(experiments)}" if experiments else "beside it"
+    way = f"{' or '.join(owners)} {place}" if owners else f"+{group}=NAME, with a plus"
     return f"{group}: the config has no such part; expected {way}\n  cfsp list {group} says what there is"
 
 

@@ -31,12 +31,13 @@ SIZES = {"width": "MLP neurons", "heads": "query heads", "groups": "key/value gr
 
 @dataclass(frozen=True)
 class Side:
-    """One of two models: its name, metrics, units of every block, and answers to prompts."""
+    """One of two models: its name, metrics, units of every block, answers to prompts, if it is routed."""
 
     name: str
     metrics: Mapping[str, Metric]
     blocks: Sequence[Mapping[str, int]]
     said: Mapping[str, str]
+    routed: bool = False
 
 
 def pair_sections(one: Side, other: Side) -> list[Section]:
@@ -77,7 +78,7 @@ def notes_on_pair(one: Side, other: Side) -> list[str]:
         f"{label} is routed: a token uses a part of its MLPs' units, and none of them is removed. Its "
         "multiplications per token are of all units, as a prompt computes them."
         for label, side in (("A", one), ("B", other))
-        if any(name.startswith("active_share/") and it.value < 1 for name, it in side.metrics.items())
+        if side.routed
     ]
     for name in one.metrics:
         mine, its = one.metrics[name].protocol, other.metrics[name].protocol

@@ -33,8 +33,8 @@ Written by `experiments/lte/run.sh`; its [README](../../experiments/lte/README.m
 `active` is measured on the evaluation text; of a cut model it is the share of neurons left. `union`: neurons
 that 4 and 16 tokens of different sequences use together. `of a trained model`: routers are made of a dense
 model that has trained for the same steps; `then training`: the model trains with its routers. LTE and rows
-with `then training` have the dense model as teacher; only `dense, then training` has none. TEAL and WINA
-have one share for all matrices, except those that were `searched`: these have one per matrix.
+with `then training` have the dense model as teacher; only `dense, then training` and `no teacher` have none.
+TEAL and WINA have one share for all matrices, except those that were `searched`: these have one per matrix.
 """
 STUDIES = {
     "lte": ("The embedded model", "perplexity"),
@@ -44,7 +44,9 @@ STUDIES = {
 """Folder of records -> the title and the figure of its table."""
 METRIC = "perplexity/stdlib:test"
 TRAINED = ", then training"
-PANELS = {False: "without training", True: "with 200 steps of training"}
+STEPS = 200
+"""Of the trainings in the figure."""
+PANELS = {False: "without training", True: f"with {STEPS} steps of training"}
 DRAWN = ("LTE", "LTE, of single neurons", "Deja Vu", "MoEfication", "oracle", "TEAL", "WINA", "cfsp, cut")
 """Methods of the figure, in the legend's order."""
 ORDER = ("asked", "method", "seed")
@@ -89,7 +91,6 @@ def row(record: Record, figure: str) -> dict[str, object]:
     """Return one run as a row of the table."""
     values = {name.partition("/")[0]: one.value for name, one in record.metrics["pruned"].items()}
     left = 1 - record.sparsity["sites"]
-    training = record.schedule_training or record.trained
     return {
         "method": method(record),
         "seed": record.config["seed"],
@@ -99,7 +100,7 @@ def row(record: Record, figure: str) -> dict[str, object]:
         "union of 16": f"{values['union_share_of_16'] * left:.1%}",
         "GFLOPs": f"{values['gflops_per_token']:.4f}",
         figure: f"{values[figure]:.2f}" if figure == "perplexity" else f"{values[figure]:.2%}",
-        "steps": training.get("steps", 0),
+        "steps": steps_of(record),
     }
 
 
@@ -127,15 +128,13 @@ def figure(found: Sequence[Record]) -> Figure:
     for record in found:
         name = method(record)
         title, label = PANELS[TRAINED in name or name.startswith("LTE")], name.removesuffix(TRAINED)
-        if label in DRAWN:
+        if label in DRAWN and steps_of(record) in (0, STEPS):
             lines[title].setdefault(label, {}).setdefault(asked_of(record), []).append(record)
     styles = looks(DRAWN)
     drawing, panels = empty_panels(1, len(lines), 2.6, DRAWN)
     for axes, (title, methods) in zip(panels, lines.items(), strict=True):
         values = [dense_of(found)]
-        axes.axhline(values[0], color=DENSE, linestyle=(0, (4, 3)), linewidth=1)
-        place = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": "top"}
-        axes.annotate("dense", (0, values[0]), xytext=(3, -3), color=DENSE, **place)
+        line = axes.axhline(values[0], color=DENSE, linestyle=(0, (4, 3)), linewidth=1)
         for label in sorted(methods, key=DRAWN.index):
             cells = [methods[label][share] for share in sorted(methods[label])]
             means = [fmean(one.metrics["pruned"][METRIC].value for one in cell) for cell in cells]
@@ -146,8 +145,13 @@ def figure(found: Sequence[Record]) -> Figure:
         show_active(axes)
         show_logarithmic(axes, values)
         axes.margins(y=0.12)
-    add_legend(drawing, method_handles(DRAWN, styles))
+    add_legend(drawing, {**method_handles(DRAWN, styles), "dense": line})
     return drawing
+
+
+def steps_of(record: Record) -> int:
+    """Return the steps of the routers' training, or of the one after them; 0 without."""
+    return (record.schedule_training or record.trained).get("steps", 0)
 
 
 def asked_of(record: Record) -> float:

@@ -64,7 +64,7 @@ in_domain() {
   python experiments/real_models/table.py
 }
 
-# Four times as many windows, which is what the search for widths is worth its cost with.
+# Do four times as many windows help, and are error curves then better than CFSP's widths?
 in_domain_256() {
   local one=("${short[@]}" calibration.text.paths=data/wikitext2/raw_validation.txt
     calibration.within_documents=false calibration.samples=256)
