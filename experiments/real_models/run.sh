@@ -105,7 +105,8 @@ methods() {
 mlp() {
   methods 'sites=[mlp]'
   measured +experiment=cfsp compensation=none,least_squares
-  measured +experiment=cfsp_released compensation=none,least_squares
+  measured +experiment=cfsp_released allocator.round_to=1 compensation=none,least_squares
+  measured +experiment=refit
   measured +experiment=obs
 }
 
