@@ -154,7 +154,7 @@ def measures(
         window = min(512, most) if options.window is None else options.window
         evaluators.append(Perplexity(text, window, options.batch_size, windows=options.windows))
         if any(routed_mlps(model) for model, _ in loaded):
-            evaluators.append(shares(text, min(window, 128), [tokenizer for _, tokenizer in loaded]))
+            evaluators.append(routed_shares(text, min(window, 128), [tokenizer for _, tokenizer in loaded]))
     timers: list[PairedEvaluator] = []
     if "speed" not in options.skip:
         tokens = min(32, most // 2)
@@ -165,7 +165,7 @@ def measures(
     return evaluators, timers, Samples(prompts, options.new_tokens, chat=True) if wanted else None
 
 
-def shares(text: Text, window: int, tokenizers: Sequence[PreTrainedTokenizerBase]) -> RoutedShares:
+def routed_shares(text: Text, window: int, tokenizers: Sequence[PreTrainedTokenizerBase]) -> RoutedShares:
     """Return what measures the used share of units, on as many windows as the text has, up to eight."""
     shortest = min(len(token_stream(text, tokenizer).ids) for tokenizer in tokenizers)
     return RoutedShares(text, window, max(1, min(ROUTED_WINDOWS, shortest // window)), batches=[1])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 
 from torch import Tensor
@@ -40,7 +40,7 @@ def bridged(
     Cost: two passes over the batches, and three more through the block before each run.
     """
     cuts = {edit.site: edit for edit in plan.edits if isinstance(edit, Cut)}
-    gone = {unit for cut in cuts.values() if cut.units_are_blocks for unit in cut.removed}
+    gone = dropped_in(cuts.values())
     runs, mlps = runs_after(gone), {site.block: site for site in find_sites(model, ["mlp"])}
     with ExitStack() as stack:
         dense, pruned = (stack.enter_context(walking(model, batches, place)) for _ in range(2))
@@ -85,10 +85,9 @@ def settle_blocks(
 def with_bridges_noted(plan: PrunePlan, model: PreTrainedModel) -> PrunePlan:
     """Note which runs of dropped blocks have a bridge, each by its first block. Say which have none."""
     cuts = {edit.site: edit for edit in plan.edits if isinstance(edit, Cut)}
-    gone = {unit for cut in cuts.values() if cut.units_are_blocks for unit in cut.removed}
     emptied = {name for name, cut in cuts.items() if not cut.keep}
     mlps = {site.block for site in find_sites(model, ["mlp"]) if site.name not in emptied}
-    starts = sorted(block for block in gone if block - 1 not in gone)
+    starts = starts_of(dropped_in(cuts.values()))
     if not starts:
         return plan
     without = [block for block in starts if block - 1 not in mlps]
@@ -102,14 +101,20 @@ def with_bridges_noted(plan: PrunePlan, model: PreTrainedModel) -> PrunePlan:
     return PrunePlan(plan.edits, plan.notes | noted)
 
 
+def dropped_in(cuts: Iterable[Cut]) -> set[int]:
+    """Return the blocks that the cuts drop as a whole."""
+    return {unit for cut in cuts if cut.units_are_blocks for unit in cut.removed}
+
+
+def starts_of(gone: Collection[int]) -> list[int]:
+    """Return the first block of each run of dropped ones."""
+    return sorted(block for block in gone if block - 1 not in gone)
+
+
 def runs_after(gone: Collection[int]) -> dict[int, int]:
     """Return each block that stays before a run of dropped ones -> the last block of the run."""
-    runs: dict[int, int] = {}
-    for block in sorted(gone):
-        first = next(one for one in range(block, -1, -1) if one - 1 not in gone)
-        if first:
-            runs[first - 1] = block
-    return runs
+    ends = sorted(block for block in gone if block + 1 not in gone)
+    return {start - 1: end for start, end in zip(starts_of(gone), ends, strict=True) if start}
 
 
 def bridge(dense: Walk, pruned: Walk, state: PartlyCut, site: Site, compensation: Compensation) -> Cut:

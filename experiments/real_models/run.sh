@@ -50,10 +50,11 @@ published() {
   python experiments/real_models/table.py
 }
 
+validation=("${short[@]}" calibration.text.paths=data/wikitext2/raw_validation.txt calibration.within_documents=false)
+
 # The released CFSP and the best of ours, calibrated on the kind of text that is tested.
 in_domain() {
-  local one=("${short[@]}" calibration.text.paths=data/wikitext2/raw_validation.txt
-    calibration.within_documents=false calibration.samples=64)
+  local one=("${validation[@]}" calibration.samples=64)
   local to=results/${study}_in_domain/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
@@ -66,8 +67,7 @@ in_domain() {
 
 # Do four times as many windows help, and are error curves then better than CFSP's widths?
 in_domain_256() {
-  local one=("${short[@]}" calibration.text.paths=data/wikitext2/raw_validation.txt
-    calibration.within_documents=false calibration.samples=256)
+  local one=("${validation[@]}" calibration.samples=256)
   local to=results/${study}_in_domain_256/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
