@@ -150,9 +150,9 @@ def contests(found: Iterable[Point], measure: Measure) -> list[Contest]:
     for wanted, members in sorted(shares.items()):
         for rivals in by_size(members):
             means = [point.spread(measure.read).mean for point in rivals]
-            shares = [point.removed("model") for point in rivals], [point.active for point in rivals]
-            best = tuple(rivals[index] for index in best_of(means, shares[0], measure.better, shares[1]))
-            made.append(Contest(wanted, tuple(rivals), best, why_no_best(means, *shares)))
+            removed, active = zip(*((one.removed("model"), one.active) for one in rivals), strict=True)
+            best = tuple(rivals[index] for index in best_of(means, removed, measure.better, active))
+            made.append(Contest(wanted, tuple(rivals), best, why_no_best(means, removed, active)))
     return made
 
 

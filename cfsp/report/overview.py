@@ -116,8 +116,8 @@ def glance_cells(contest: Contest, measure: Measure, routed: bool) -> list[list[
     def sizes(point: Point) -> list[Cell]:
         return [share(point.removed("model")), *([used(point.active)] if routed else [])]
 
-    lone = sizes(contest.points[0])
-    lone = lone if len(contest.points) == 1 else [MISSING] * len(lone)
+    first = sizes(contest.points[0])
+    lone = first if len(contest.points) == 1 else [MISSING] * len(first)
     none = [word(f"– ({contest.why_none})"), MISSING, number(measure.dense), *lone, runs]
     return [
         [
