@@ -59,9 +59,13 @@ in_domain() {
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp compensation.ridge=1
-  [[ $MODEL != gemma* ]] ||
-    prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1 compensation.tokens=relative
   prune "$to" "${one[@]}" +experiment=obs_fisher
+  if [[ $MODEL == gemma* ]]; then
+    local relative=(+experiment=refit compensation.ridge=1 compensation.tokens=relative)
+    prune "$to" "${one[@]}" "${relative[@]}"
+    prune "$to" "${one[@]}" "${relative[@]}" sparsity=0.2 allocator=error_curves 'allocator.shares=[0.8,0.5]' \
+      allocator.batches=1 allocator.compared.positions=64 allocator.rounds=3
+  fi
   python experiments/real_models/table.py
 }
 
@@ -71,7 +75,9 @@ in_domain_256() {
   local to=results/${study}_in_domain_256/$MODEL
   prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
   prune "$to" "${one[@]}" +experiment=obs_fisher
-  prune "$to" "${one[@]}" +experiment=obs_fisher allocator=error_curves 'allocator.shares=[0.8,0.5,0.2]' allocator.batches=1
+  local curves=(+experiment=obs_fisher allocator=error_curves 'allocator.shares=[0.8,0.5,0.2]' allocator.batches=1)
+  prune "$to" "${one[@]}" "${curves[@]}"
+  prune "$to" "${one[@]}" "${curves[@]}" allocator.rounds=2 sparsity=0.2,0.3
   python experiments/real_models/table.py
 }
 
@@ -84,6 +90,11 @@ with_attention() {
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
   prune "$to" "${one[@]}" criterion=taylor,magnitude allocator=uniform
   prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
+  local ladder=(criterion=wanda_sp compensation=least_squares compensation.bridge=true allocator=error_curves
+    'allocator.shares=[0.5,0.2]' allocator.batches=1 allocator.allow_empty=true allocator.drop_blocks=true
+    allocator.compared.positions=64 calibration.batch_size=4)
+  prune "$to" "${one[@]}" "${ladder[@]}"
+  prune "$to" "${one[@]}" "${ladder[@]}" allocator.rounds=3 sparsity=0.5
   python experiments/real_models/table.py
 }
 
@@ -141,9 +152,9 @@ zero_shot() {
 }
 
 generation() {
-  local files="gsm8k:{test:data/gsm8k/test.jsonl,train:data/gsm8k/train.jsonl}"
-  prune "$full" evaluation=generation evaluation.generation.limit="$QUESTIONS" \
-    "evaluation.generation.files={$files}" criterion=wanda_sp allocator=uniform compensation=least_squares
+  local files="gsm8k:{test:data/gsm8k/test.jsonl,train:data/gsm8k/train.jsonl},ifeval:data/instructions/ifeval_like.jsonl"
+  prune "$full" evaluation=generation evaluation.generation.limit="$QUESTIONS" 'evaluation.generation.tasks=[gsm8k,ifeval]' \
+    "evaluation.generation.files={$files}" evaluation.generation.batch_size=16 +experiment=refit
 }
 
 every=(mlp both depth recovery latency zero_shot generation)

@@ -64,6 +64,10 @@ def method(record: Record) -> str:
         names[1] += " (plain ridge)"
     if record.config["compensation"].get("tokens") == "relative":
         names[1] += " (relative)"
+    if record.config["allocator"].get("drop_blocks"):
+        names[2] += " with blocks"
+    if record.config["allocator"].get("rounds"):
+        names[2] += " (joint)"
     return " / ".join(name for name in names if name not in ("none", "uniform"))
 
 
