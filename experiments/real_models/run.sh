@@ -13,6 +13,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 MODEL=${MODEL:-SmolLM2-135M-Instruct}
 WINDOWS=${WINDOWS:-32}
 QUESTIONS=${QUESTIONS:-250}
+STEPS=${STEPS:-200} BATCH=${BATCH:-8}
 study=real_models
 full=results/real_models_full/$MODEL
 parts=() overrides=()
@@ -44,9 +45,9 @@ published() {
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
   prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
   prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
-  prune "$to" "${one[@]}" criterion=magnitude,chance allocator=uniform
-  prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean
-  prune "$to" "${one[@]}" criterion=taylor allocator=uniform
+  prune "$to" "${one[@]}" criterion=magnitude,chance,taylor allocator=uniform compensation=none,least_squares
+  prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
+  prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1 compensation=least_squares
   python experiments/real_models/table.py
 }
 
@@ -77,19 +78,18 @@ in_domain_256() {
   prune "$to" "${one[@]}" +experiment=obs_fisher
   local curves=(+experiment=obs_fisher allocator=error_curves 'allocator.shares=[0.8,0.5,0.2]' allocator.batches=1)
   prune "$to" "${one[@]}" "${curves[@]}"
-  prune "$to" "${one[@]}" "${curves[@]}" allocator.rounds=2 sparsity=0.2,0.3
+  prune "$to" "${one[@]}" "${curves[@]}" allocator.rounds=2 sparsity=0.3
   python experiments/real_models/table.py
 }
 
 # MLPs and attention, and whole blocks, which are both: equal sizes.
 with_attention() {
   local one=("${short[@]}" 'sites=[mlp,attention]') to=results/${study}_with_attention/$MODEL
-  prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform
+  prune "$to" "${one[@]}" criterion=wanda_sp,taylor allocator=uniform compensation=none,least_squares
+  prune "$to" "${one[@]}" criterion=magnitude allocator=uniform
   prune "$to" "${short[@]}" criterion=depth allocator=uniform 'sites=[block]' compensation=none,bridge
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
-  prune "$to" "${one[@]}" criterion=taylor,magnitude allocator=uniform
-  prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
   local ladder=(criterion=wanda_sp compensation=least_squares compensation.bridge=true allocator=error_curves
     'allocator.shares=[0.5,0.2]' allocator.batches=1 allocator.allow_empty=true allocator.drop_blocks=true
     allocator.compared.positions=64 calibration.batch_size=4)
@@ -128,13 +128,16 @@ both() {
 
 depth() { measured criterion=depth allocator=uniform 'sites=[block]'; }
 
-# Every weight that learns sees the same number of tokens of the same text: 200 steps of 8 windows.
+# Every weight that learns sees the same number of tokens of the same text: STEPS batches of BATCH windows of 512.
 recovery() {
-  local text=data/c4/sample_c4-rp1.jsonl
-  measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=lora,distill \
-    recovery/data=text recovery.data.sources.text.text.paths=$text recovery.training.max_steps=200
-  measured sparsity=0.3 criterion=wanda_sp allocator=uniform compensation=least_squares recovery=reconstruction \
-    recovery/data=text recovery.data.sources.text.text.paths=$text recovery.steps=200
+  local pruned=(sparsity=0.3 +experiment=refit)
+  local data=("${pruned[@]}" recovery/data=text recovery.data.held_out=8
+    recovery.data.sources.text.text.paths=data/c4/sample_c4-rp1.jsonl)
+  measured "${pruned[@]}"
+  measured "${data[@]}" recovery=lora,distill recovery.training.max_steps="$STEPS" \
+    recovery.training.batch_size="$BATCH" recovery.training.warmup=$((STEPS / 10))
+  measured "${data[@]}" recovery=reconstruction recovery.steps="$STEPS" recovery.batch_size="$BATCH" \
+    recovery.warmup=$((STEPS / 10))
 }
 
 latency() {
