@@ -115,9 +115,25 @@ def test_increases_are_shares_of_the_released_code_s(table):
     assert rows.loc["obs", "20%"] == "0.75"
     assert rows.loc["obs", "50%"] == "(0.75)"  # of another size
     assert rows.loc["wanda_sp", "50%"] == "1.75"
+    assert rows.loc["wanda_sp", "20%"] == "-"  # not run
     assert rows.loc["obs", "memory, GB"] == "2.5"
 
 
 def test_increases_need_a_run_of_the_released_code(table):
     with pytest.raises(ValueError, match="no run of cfsp / cfsp_released without 50%"):
         table.ratios([run("CFSP", 0.2, allocator="CFSPReleased"), run("OBS", 0.5)])
+
+
+def test_methods_are_told_apart_by_what_their_search_does(table):
+    curves = {"shares": [0.5], "drop_blocks": False, "rounds": 0}
+    plain = run("OBS", 0.2, allocator="ErrorCurves")
+    names = []
+    for options in ({}, {"rounds": 2}, {"drop_blocks": True}, {"drop_blocks": True, "rounds": 2}):
+        allocator = {**plain.config["allocator"], **curves, **options}
+        names.append(table.method(replace(plain, config={**plain.config, "allocator": allocator})))
+    assert names == [
+        "obs / error_curves",
+        "obs / error_curves (joint)",
+        "obs / error_curves with blocks",
+        "obs / error_curves with blocks (joint)",
+    ]

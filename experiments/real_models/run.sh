@@ -90,9 +90,7 @@ with_attention() {
   prune "$to" "${short[@]}" criterion=depth allocator=uniform 'sites=[block]' compensation=none,bridge
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
-  local ladder=(criterion=wanda_sp compensation=least_squares compensation.bridge=true allocator=error_curves
-    'allocator.shares=[0.5,0.2]' allocator.batches=1 allocator.allow_empty=true allocator.drop_blocks=true
-    allocator.compared.positions=64 calibration.batch_size=4)
+  local ladder=(+experiment=ladder calibration.batch_size=4)
   prune "$to" "${one[@]}" "${ladder[@]}"
   prune "$to" "${one[@]}" "${ladder[@]}" allocator.rounds=3 sparsity=0.5
   python experiments/real_models/table.py

@@ -92,7 +92,7 @@ def ratios(found: Sequence[Record]) -> pd.DataFrame:
         own = [one for one in found if method(one) == name]
         table.loc[name, "plan, minutes"] = f"{sum(one.seconds['plan'] for one in own) / len(own) / 60:.1f}"
         table.loc[name, "memory, GB"] = f"{max(max(one.peak_bytes.values()) for one in own) / 1e9:.1f}"
-    return table.rename_axis("method").reset_index()
+    return table.fillna("-").rename_axis("method").reset_index()
 
 
 def tables(found: Sequence[Record]) -> str:
