@@ -21,7 +21,7 @@ from torch import Tensor
 from cfsp.allocators.base import Allocator
 from cfsp.allocators.exchange_units import exchange_units
 from cfsp.allocators.exchanges import Search, Widths
-from cfsp.bars import Work, task
+from cfsp.bars import Work, bar, task
 from cfsp.model.sites import Site
 from cfsp.passes.hidden_states import Store, storing
 from cfsp.passes.walk import walking
@@ -241,7 +241,7 @@ class Trials:
             present = self.whole(first)
             with present.gates():
                 before = divergence(walk, batches, dense)
-            for block in range(blocks):
+            for block in bar(range(blocks), "try single sites", "block"):
                 for (name, width), new in moved.items():
                     if at[next(iter(new))] == block:
                         cuts = first | {site: made[site][one] for site, one in new.items()}
