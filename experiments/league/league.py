@@ -27,7 +27,8 @@ from cfsp.storage.atomic import replacing
 from cfsp.tables.paired import Paired, paired
 
 ROOT = Path(__file__).resolve().parents[2]
-REAL = ("real_models", "real_models_in_domain", "real_models_in_domain_256", "real_models_with_attention")
+PARTS_OF_REAL = ("", "_in_domain", "_in_domain_256", "_with_attention", "_full")
+REAL = [f"real_models{part}" for part in PARTS_OF_REAL]
 PLACES = ("league", *(f"{study}/*" for study in ("first_look", "fidelity", *REAL)))
 """Folders of results whose records are published."""
 PAGE = ROOT / "results" / "tables" / "league.md"
