@@ -92,7 +92,7 @@ with_attention() {
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
   local ladder=(+experiment=ladder calibration.batch_size=4)
   prune "$to" "${one[@]}" "${ladder[@]}"
-  prune "$to" "${one[@]}" "${ladder[@]}" allocator.rounds=1 sparsity=0.3,0.5
+  prune "$to" "${one[@]}" "${ladder[@]}" allocator.rounds=1 sparsity=0.5
   python experiments/real_models/table.py
 }
 
