@@ -17,7 +17,7 @@ def rows(tmp_path_factory):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_prompt_is_of_its_own_and_the_first_ones_have_all_instructions(rows):
+def test_prompts_differ_and_the_first_30_have_every_instruction(rows):
     assert len({row["prompt"] for row in rows}) == len({row["key"] for row in rows}) == len(rows)
     names = {row["instruction_id_list"][0] for row in rows}
     assert {row["instruction_id_list"][0] for row in rows[:30]} == names
@@ -32,6 +32,14 @@ ANSWERS = {
     "detectable_content:postscript": ("It falls.\nP.S. Often.", "It falls."),
     "detectable_format:number_bullet_lists": ("* a\n* b\n* c", "* a"),
     "keywords:existence": ("water in the morning", "water at night"),
+    "length_constraints:number_sentences": (
+        "It falls. It stops.",
+        "A. It falls. It stops. It ends. It is dry.",
+    ),
+    "change_case:english_lowercase": (
+        "the rain falls on the town all day",
+        "The rain falls on the Town all day",
+    ),
 }
 
 

@@ -133,7 +133,7 @@ def test_methods_are_told_apart_by_what_their_search_does(table):
         names.append(table.method(replace(plain, config={**plain.config, "allocator": allocator})))
     assert names == [
         "obs / error_curves",
-        "obs / error_curves (joint)",
+        "obs / error_curves (joint, 2)",
         "obs / error_curves with blocks",
-        "obs / error_curves with blocks (joint)",
+        "obs / error_curves with blocks (joint, 2)",
     ]

@@ -3,8 +3,8 @@
     python experiments/real_models/prompts.py data/instructions/ifeval_like.jsonl
 
 They are for machines without the hub's `google/IFEval`. The same task of lm-evaluation-harness checks the
-answers, but the prompts are these, so scores compare with each other and not with published ones. The same
-file is written each time.
+answers, but the prompts are these, so scores compare with each other and not with published ones. Each
+prompt has one of twelve instructions. The same file is written each time.
 """
 
 from __future__ import annotations

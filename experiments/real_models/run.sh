@@ -90,9 +90,8 @@ with_attention() {
   prune "$to" "${short[@]}" criterion=depth allocator=uniform 'sites=[block]' compensation=none,bridge
   prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
-  local ladder=(+experiment=ladder calibration.batch_size=4)
-  prune "$to" "${one[@]}" "${ladder[@]}"
-  prune "$to" "${one[@]}" "${ladder[@]}" allocator.rounds=1 sparsity=0.5
+  prune "$to" "${one[@]}" +experiment=ladder
+  prune "$to" "${one[@]}" +experiment=ladder allocator.rounds=1 sparsity=0.5
   python experiments/real_models/table.py
 }
 
@@ -149,7 +148,9 @@ zero_shot() {
   files+=",arc_easy:data/zeroshot/arc_easy.jsonl,arc_challenge:data/zeroshot/arc_challenge.jsonl"
   files+=",openbookqa:data/zeroshot/openbookqa.jsonl"
   prune "$full" evaluation=zero_shot evaluation.zero_shot.limit="$QUESTIONS" evaluation.zero_shot.batch_size=16 \
-    "evaluation.zero_shot.files={$files}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
+    "evaluation.zero_shot.files={$files}" +experiment=refit
+  prune "$full" evaluation=zero_shot evaluation.zero_shot.limit="$QUESTIONS" evaluation.zero_shot.batch_size=16 \
+    "evaluation.zero_shot.files={$files}" criterion=wanda_sp allocator=uniform
 }
 
 generation() {

@@ -50,7 +50,7 @@ SAME = 5e-4
 """Sizes that differ by more of the dense parameters are not compared without a word."""
 
 WORST = 7
-"""The figure leaves out runs whose perplexity is more than this many times that of the dense model."""
+"""The figure leaves out methods with a run whose perplexity is more than this many times the dense one."""
 
 
 def method(record: Record) -> str:
@@ -66,8 +66,8 @@ def method(record: Record) -> str:
         names[1] += " (relative)"
     if record.config["allocator"].get("drop_blocks"):
         names[2] += " with blocks"
-    if record.config["allocator"].get("rounds"):
-        names[2] += " (joint)"
+    if rounds := record.config["allocator"].get("rounds"):
+        names[2] += f" (joint, {rounds})"
     return " / ".join(name for name in names if name not in ("none", "uniform"))
 
 
@@ -115,7 +115,8 @@ def write(model: str, found: Sequence[Record]) -> None:
     """Write the tables and the figure of one model."""
     names = {record.id: method(record) for record in found}
     (measure,) = perplexities([*found])
-    good = [record for record in found if measure.read(record) < WORST * measure.dense]
+    bad = {names[record.id] for record in found if measure.read(record) >= WORST * measure.dense}
+    good = [record for record in found if names[record.id] not in bad]
     figure = quality_by_size(replace(measure, records=good), names, looks(names.values()))
     text = INTRODUCTION.format(model=model) + tables(found) + "\n"
     for part, windows in {"in_domain": 64, "in_domain_256": 256}.items():
