@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Least squares for every criterion, greedy OBS, error curves; then the tables.
 #   experiments/beyond/run.sh PART...   parts (default: grid ours): grid ours steps windows, stories_grid
-#   stories_ours stories_steps stories_joint, llama_steps
+#   stories_ours stories_steps stories_joint, llama_steps llama_joint
 # PYTHON, LAUNCHER="hydra/launcher=joblib hydra.launcher.n_jobs=2", SPARSITIES (0.2,0.3,0.5) and SEEDS (0,1,2)
 # may be set.
 set -euo pipefail
@@ -108,8 +108,9 @@ for part in "${@:-grid ours}"; do
       stories_joint) # in batches of eight, so that trials are measured on others than they are cut on
         stories; joint stories260k_joint "${texts[@]}" calibration.batch_size=8 ;;
       llama_steps) llama; steps llama_6m_steps "${texts[@]}" ;;
+      llama_joint) llama; joint llama_6m_joint "${texts[@]}" calibration.batch_size=8 ;;
       *)
-        echo "unknown part $one; expected grid, ours, steps, windows, stories_grid, stories_ours, stories_steps, stories_joint or llama_steps" >&2
+        echo "unknown part $one; expected grid, ours, steps, windows, stories_grid, stories_ours, stories_steps, stories_joint, llama_steps or llama_joint" >&2
         exit 1 ;;
     esac
   done
