@@ -1,5 +1,6 @@
 """The league: one table per dense model and protocol, with seeds folded, intervals, costs and commands."""
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -194,3 +195,10 @@ def test_a_folder_without_records_is_one_line(tmp_path, monkeypatch, capsys):
     assert run_main(monkeypatch, "-o", tmp_path / "page.md") == 1
     assert "league: error: no records in" in capsys.readouterr().err
     assert not (tmp_path / "page.md").exists()
+
+
+def test_every_run_on_the_published_page_has_its_record_here():
+    named = {*re.findall(r"`([0-9a-f]{12})`", league.PAGE.read_text())}
+    here = {path.stem for place in league.published() for path in place.glob("*.json")}
+    assert named
+    assert named <= here

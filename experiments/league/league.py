@@ -29,7 +29,7 @@ from cfsp.tables.paired import Paired, paired
 ROOT = Path(__file__).resolve().parents[2]
 PARTS_OF_REAL = ("", "_in_domain", "_in_domain_256", "_with_attention", "_full")
 REAL = [f"real_models{part}" for part in PARTS_OF_REAL]
-PLACES = ("league", *(f"{study}/*" for study in ("first_look", "fidelity", *REAL)))
+PLACES = ("league", "calibration", *(f"{study}/*" for study in ("first_look", "fidelity", *REAL)))
 """Folders of results whose records are published."""
 PAGE = ROOT / "results" / "tables" / "league.md"
 MEASURES = ("perplexity", "acc", "acc_norm", "exact_match", "prompt_level_strict_acc", "kl", "agreement")
