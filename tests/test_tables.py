@@ -56,6 +56,12 @@ def test_compare_averages_over_seeds():
     assert table.loc["a", "20% removed"] == "5.00 ± 1.41 (−10.0%)"
 
 
+def test_a_perplexity_of_millions_takes_no_digits_from_the_others():
+    table = compare([record("a", 0.2, 5.25), record("b", 0.2, 2432722.25)], NAME, method)
+    assert table.loc["a", "20% removed"] == "5.25 (−10.0%)"
+    assert table.loc["b", "20% removed"] == "2432722 (−10.0%)"
+
+
 def test_compare_takes_fields_as_rows():
     table = compare([record("cfsp", 0.2, 5), record("flap", 0.2, 6)], NAME, "criterion")
     assert [*table.index] == ["cfsp", "flap"]

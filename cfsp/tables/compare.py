@@ -211,6 +211,8 @@ def is_best(one: Comparison, digits: int) -> pd.Series:
 
 
 def cell_text(cell: Mapping[Any, Any], digits: int, usual: float) -> str:
+    if abs(cell["mean"]) >= 1e4:
+        digits = 0
     text = f"{cell['mean']:.{digits}f}"
     if cell["n"] > 1:
         text += f" ± {cell['std']:.{digits}f}"
@@ -229,9 +231,12 @@ def cell_text(cell: Mapping[Any, Any], digits: int, usual: float) -> str:
 
 
 def decimals(values: Iterable[float]) -> int:
-    """Return digits after the point: four for fractions and bits, two for perplexities, none for counts."""
-    largest = max((abs(value) for value in values), default=0)
-    return 4 if largest < 2 else 2 if largest < 1e6 else 0
+    """Return digits after the point: four for fractions and bits, two for perplexities, none for counts.
+
+    A table with one perplexity of millions keeps the digits of the others.
+    """
+    sizes = [abs(value) for value in values]
+    return 4 if max(sizes, default=0) < 2 else 2 if min(sizes) < 1e6 else 0
 
 
 def label(value: object) -> str:

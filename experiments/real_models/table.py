@@ -11,7 +11,7 @@ from matplotlib import rc_context
 
 from cfsp.records.identity import part_name
 from cfsp.records.record import Record, records
-from cfsp.report.groups import perplexities
+from cfsp.report.groups import perplexities, ranked
 from cfsp.report.plots.base import STYLE, looks
 from cfsp.report.plots.quality import quality_by_size
 from cfsp.storage.atomic import replacing
@@ -117,7 +117,8 @@ def write(model: str, found: Sequence[Record]) -> None:
     (measure,) = perplexities([*found])
     bad = {names[record.id] for record in found if measure.read(record) >= WORST * measure.dense}
     good = [record for record in found if names[record.id] not in bad]
-    figure = quality_by_size(replace(measure, records=good), names, looks(names.values()))
+    shown = replace(measure, records=good)
+    figure = quality_by_size(shown, ranked(names, [shown]), looks(names.values()))
     text = INTRODUCTION.format(model=model) + tables(found) + "\n"
     for part, windows in {"in_domain": 64, "in_domain_256": 256}.items():
         if in_domain := further(part, model):
