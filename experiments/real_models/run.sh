@@ -123,7 +123,7 @@ both() {
   measured +experiment=obs 'sites=[mlp,attention]'
 }
 
-depth() { measured criterion=depth allocator=uniform 'sites=[block]'; }
+depth() { measured criterion=depth allocator=uniform 'sites=[block]' compensation=none,bridge; }
 
 # Every weight that learns sees the same number of tokens of the same text: STEPS batches of BATCH windows of 512.
 recovery() {
@@ -137,9 +137,12 @@ recovery() {
     recovery.warmup=$((STEPS / 10))
 }
 
+# Equal widths, widths by importance, less attention too, fewer blocks: only shapes matter.
 latency() {
   prune "$full" evaluation=latency criterion=wanda_sp allocator=uniform
+  prune "$full" evaluation=latency +experiment=cfsp
   prune "$full" evaluation=latency criterion=wanda_sp allocator=uniform 'sites=[mlp,attention]'
+  prune "$full" evaluation=latency criterion=depth allocator=uniform 'sites=[block]'
 }
 
 zero_shot() {
