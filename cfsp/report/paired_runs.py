@@ -57,13 +57,13 @@ def paired_section(one: Side, other: Side) -> Section:
 
 def row(name: str, pair: Paired) -> list[Cell]:
     """Return the cells of a metric. Means of windows in nats are shown as perplexities where they are one."""
-    shown = math.exp if name.startswith("perplexity/") else float
+    shown, form = (math.exp, ".2f") if name.startswith("perplexity/") else (float, ".4f")
     interval = MISSING if pair.low is None else word(f"{pair.low:+.4f} to {pair.high:+.4f}")
     return [
         word(name),
         number(pair.n, ",d"),
-        number(shown(pair.one), ".4f"),
-        number(shown(pair.other), ".4f"),
+        number(shown(pair.one), form),
+        number(shown(pair.other), form),
         number(pair.difference, "+.4f"),
         interval,
         MISSING if pair.flips is None else number(pair.flips, ".1%"),
