@@ -13,14 +13,18 @@ c4=data/c4/sample_c4-rp1.jsonl
 wikitext2=data/wikitext2/raw_validation.txt
 overrides=()
 
-methods() { # OVERRIDES: three methods under one calibration
+methods() { # OVERRIDES: six methods under one calibration, measured on two texts
     local here=(results=$results cache=results/cache model.path=models/SmolLM2-135M-Instruct model.dtype=float32
         sparsity=0.3 calibration.samples=32 calibration.seqlen=512 evaluation=perplexity_text
         evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt evaluation.perplexity_text.batch_size=2
-        evaluation.perplexity_text.window=1024 evaluation.perplexity_text.windows=8)
-    cfsp -m "${here[@]}" criterion=wanda_sp allocator=uniform "$@" "${overrides[@]}"
+        evaluation.perplexity_text.window=1024 evaluation.perplexity_text.windows=8
+        "+evaluation.c4={_target_:cfsp.evaluation.perplexity.Perplexity,text:{_target_:cfsp.data.texts.Files,paths:[data/c4/sample_c4-rp2.jsonl],column:text},window:1024,batch_size:2,windows:8}")
     cfsp -m "${here[@]}" +experiment=cfsp_released allocator.round_to=1 "$@" "${overrides[@]}"
     cfsp -m "${here[@]}" +experiment=refit compensation.ridge=1 "$@" "${overrides[@]}"
+    cfsp -m "${here[@]}" criterion=wanda_sp allocator=uniform "$@" "${overrides[@]}"
+    cfsp -m "${here[@]}" +experiment=obs_fisher "$@" "${overrides[@]}"
+    cfsp -m "${here[@]}" criterion=flap allocator=global_rank compensation=least_squares "$@" "${overrides[@]}"
+    cfsp -m "${here[@]}" criterion=taylor allocator=uniform compensation=least_squares "$@" "${overrides[@]}"
 }
 
 sources() { # every text is joined, and windows are drawn from all of it; of several files the longer counts more

@@ -3,9 +3,10 @@
 #   pip install gguf && python experiments/real_models/fetch.py models smollm2 gemma3     # once
 #   experiments/real_models/run.sh [PART ...] [OVERRIDES]          # without a part: published
 #   MODEL=gemma-3-270m experiments/real_models/run.sh mlp zero_shot
-# Parts: published, in_domain, in_domain_256 and with_attention (the tables and the figure of this repository), mlp,
-# both, depth, recovery, latency, zero_shot, generation, all (every one but these four). README.md says what each
-# measures and where the texts come from.
+#   CALIBRATION=wikitext2 experiments/real_models/run.sh mlp       # c4 if it is not set
+# Parts: published, cost, in_domain, in_domain_256 and with_attention (the tables and the figure of this repository),
+# mlp, both, depth, recovery, latency, zero_shot, generation, all (every one but the first five). README.md says what
+# each measures, how long it takes and where the texts come from.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -14,6 +15,13 @@ MODEL=${MODEL:-SmolLM2-135M-Instruct}
 WINDOWS=${WINDOWS:-32}
 QUESTIONS=${QUESTIONS:-250}
 STEPS=${STEPS:-200} BATCH=${BATCH:-8}
+c4=(calibration.text.paths=data/c4/sample_c4-rp1.jsonl calibration.within_documents=true)
+wikitext2=(calibration.text.paths=data/wikitext2/raw_validation.txt calibration.within_documents=false)
+case ${CALIBRATION:=c4} in
+  c4) calibration=("${c4[@]}") ;;
+  wikitext2) calibration=("${wikitext2[@]}") ;;
+  *) echo "run.sh: no calibration $CALIBRATION; expected c4 or wikitext2" >&2; exit 1 ;;
+esac
 study=real_models
 full=results/real_models_full/$MODEL
 parts=() overrides=()
@@ -22,51 +30,71 @@ prune() { # RESULTS OVERRIDES: what all runs share
   local results=$1
   shift
   cfsp -m results="$results" cache=results/cache model.path="models/$MODEL" model.dtype=float32 \
-    calibration=text calibration.text.paths=data/c4/sample_c4-rp1.jsonl calibration.within_documents=true \
+    calibration=text "${calibration[@]}" \
     calibration.samples=32 calibration.seqlen=512 sparsity=0.2,0.3,0.5 "$@" "${overrides[@]}"
 }
 
-wikitext2=(evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt evaluation.perplexity_text.batch_size=2)
+tested=(evaluation.perplexity_text.text.paths=data/wikitext2/raw_test.txt evaluation.perplexity_text.batch_size=2)
 
-short=("${wikitext2[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024 evaluation.perplexity_text.windows=8)
+short=("${tested[@]}" evaluation=perplexity_text evaluation.perplexity_text.window=1024 evaluation.perplexity_text.windows=8)
+
+# The methods of the first table; COMMAND gets the options of one after the other.
+each_method() { # COMMAND ...
+  local criterion compensation
+  "$@" +experiment=cfsp_released allocator.round_to=1
+  "$@" +experiment=cfsp_released allocator.round_to=1 compensation=least_squares
+  "$@" +experiment=cfsp allocator.round_to=1
+  for criterion in wanda_sp taylor magnitude chance; do
+    for compensation in none least_squares; do
+      "$@" criterion=$criterion allocator=uniform compensation=$compensation
+    done
+  done
+  "$@" criterion=wanda_sp allocator=uniform compensation=least_squares compensation.ridge=1e-3 \
+    compensation.scale=mean compensation.towards=zero
+  "$@" criterion=flap allocator=global_rank compensation=mean
+  "$@" criterion=flap allocator=global_rank compensation=least_squares
+  "$@" +experiment=refit
+  "$@" +experiment=refit criterion=wanda_sp
+  [[ $MODEL != gemma* ]] || # it norms what its MLPs give
+    "$@" +experiment=refit compensation.ridge=1 compensation.tokens=relative
+  "$@" +experiment=refit criterion=wanda_sp allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
+  "$@" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
+  "$@" +experiment=obs_fisher compensation.ridge=auto
+}
 
 published() {
-  local one=("${short[@]}")
-  local to=results/$study/$MODEL
-  prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
-  prune "$to" "${one[@]}" +experiment=cfsp allocator.round_to=1
-  prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=none,least_squares
-  prune "$to" "${one[@]}" criterion=wanda_sp allocator=uniform compensation=least_squares compensation.ridge=1e-3 \
-    compensation.scale=mean compensation.towards=zero
-  prune "$to" "${one[@]}" +experiment=refit
-  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp
-  [[ $MODEL != gemma* ]] || # it norms what its MLPs give
-    prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1 compensation.tokens=relative
-  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp allocator=error_curves 'allocator.shares=[0.8]' allocator.batches=1
-  prune "$to" "${one[@]}" +experiment=obs allocator=cfsp criterion.scale=median compensation.scale=median
-  prune "$to" "${one[@]}" +experiment=obs_fisher compensation.ridge=auto
-  prune "$to" "${one[@]}" criterion=magnitude,chance,taylor allocator=uniform compensation=none,least_squares
-  prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
-  prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1 compensation=least_squares
+  each_method prune "results/$study/$MODEL" "${short[@]}"
   python experiments/real_models/table.py
 }
 
-validation=("${short[@]}" calibration.text.paths=data/wikitext2/raw_validation.txt calibration.within_documents=false)
+validation=("${short[@]}" "${wikitext2[@]}")
 
-# The released CFSP and the best of ours, calibrated on the kind of text that is tested.
+# The released CFSP and the best of ours; COMMAND gets the options of one after the other.
+each_best() { # COMMAND ...
+  "$@" +experiment=cfsp_released allocator.round_to=1
+  "$@" +experiment=refit compensation.ridge=1
+  "$@" +experiment=refit criterion=wanda_sp compensation.ridge=1
+  "$@" +experiment=obs_fisher
+  [[ $MODEL != gemma* ]] || "$@" +experiment=refit compensation.ridge=1 compensation.tokens=relative
+}
+
+# They, calibrated on the kind of text that is tested.
 in_domain() {
   local one=("${validation[@]}" calibration.samples=64)
   local to=results/${study}_in_domain/$MODEL
-  prune "$to" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
-  prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1
-  prune "$to" "${one[@]}" +experiment=refit criterion=wanda_sp compensation.ridge=1
-  prune "$to" "${one[@]}" +experiment=obs_fisher
-  if [[ $MODEL == gemma* ]]; then
-    local relative=(+experiment=refit compensation.ridge=1 compensation.tokens=relative)
-    prune "$to" "${one[@]}" "${relative[@]}"
-    prune "$to" "${one[@]}" "${relative[@]}" sparsity=0.2 allocator=error_curves 'allocator.shares=[0.8,0.5]' \
-      allocator.batches=1 allocator.compared.positions=64 allocator.rounds=3
-  fi
+  each_best prune "$to" "${one[@]}"
+  [[ $MODEL != gemma* ]] ||
+    prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1 compensation.tokens=relative sparsity=0.2 \
+      allocator=error_curves 'allocator.shares=[0.8,0.5]' allocator.batches=1 allocator.compared.positions=64 \
+      allocator.rounds=3
+  python experiments/real_models/table.py
+}
+
+# Minutes and memory of each plan: a process for each, and nothing from the cache.
+cost() {
+  local alone=(sparsity=0.3 cache=off evaluation=size)
+  each_method prune "results/${study}_cost/$MODEL" "${alone[@]}"
+  each_best prune "results/${study}_cost_in_domain/$MODEL" "${wikitext2[@]}" calibration.samples=64 "${alone[@]}"
   python experiments/real_models/table.py
 }
 
@@ -97,7 +125,7 @@ with_attention() {
 
 # WikiText-2 in windows of 1,024 and 2,048 tokens, C4, and the distance to the dense model.
 measured() {
-  prune "$full" 'evaluation=[perplexity_text,fidelity]' "${wikitext2[@]}" \
+  prune "$full" 'evaluation=[perplexity_text,fidelity]' "${tested[@]}" \
     'evaluation.perplexity_text.window=[1024,2048]' evaluation.perplexity_text.windows="$WINDOWS" \
     "+evaluation.c4={_target_:cfsp.evaluation.perplexity.Perplexity,text:{_target_:cfsp.data.texts.Files,paths:[data/c4/sample_c4-rp2.jsonl],column:text},window:1024,batch_size:2,windows:$WINDOWS}" \
     evaluation.fidelity.windows="$WINDOWS" "$@"
@@ -115,12 +143,14 @@ mlp() {
   measured +experiment=cfsp compensation=none,least_squares
   measured +experiment=cfsp_released allocator.round_to=1 compensation=none,least_squares
   measured +experiment=refit
-  measured +experiment=obs
+  measured +experiment=obs_fisher compensation.ridge=auto
 }
 
 both() {
   methods 'sites=[mlp,attention]'
-  measured +experiment=obs 'sites=[mlp,attention]'
+  measured +experiment=refit criterion=wanda_sp 'sites=[mlp,attention]'
+  measured +experiment=obs_fisher compensation.ridge=auto 'sites=[mlp,attention]'
+  measured +experiment=ladder
 }
 
 depth() { measured criterion=depth allocator=uniform 'sites=[block]' compensation=none,bridge; }
@@ -150,10 +180,11 @@ zero_shot() {
   files+=",hellaswag:data/zeroshot/hellaswag.jsonl,winogrande:data/zeroshot/winogrande.jsonl"
   files+=",arc_easy:data/zeroshot/arc_easy.jsonl,arc_challenge:data/zeroshot/arc_challenge.jsonl"
   files+=",openbookqa:data/zeroshot/openbookqa.jsonl"
-  prune "$full" evaluation=zero_shot evaluation.zero_shot.limit="$QUESTIONS" evaluation.zero_shot.batch_size=16 \
-    "evaluation.zero_shot.files={$files}" +experiment=refit
-  prune "$full" evaluation=zero_shot evaluation.zero_shot.limit="$QUESTIONS" evaluation.zero_shot.batch_size=16 \
-    "evaluation.zero_shot.files={$files}" criterion=wanda_sp allocator=uniform
+  local one=(evaluation=zero_shot evaluation.zero_shot.limit="$QUESTIONS" evaluation.zero_shot.batch_size=16
+    "evaluation.zero_shot.files={$files}")
+  prune "$full" "${one[@]}" +experiment=refit
+  prune "$full" "${one[@]}" +experiment=cfsp_released allocator.round_to=1
+  prune "$full" "${one[@]}" criterion=wanda_sp allocator=uniform
 }
 
 generation() {
@@ -165,11 +196,11 @@ generation() {
 every=(mlp both depth recovery latency zero_shot generation)
 for argument in "$@"; do
   case $argument in
-    published | in_domain | in_domain_256 | with_attention | mlp | both | depth | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
+    published | cost | in_domain | in_domain_256 | with_attention | mlp | both | depth | recovery | latency | zero_shot | generation) parts+=("$argument") ;;
     all) parts+=("${every[@]}") ;;
     *=*) overrides+=("$argument") ;;
     *)
-      echo "run.sh: no part $argument; expected published, in_domain, in_domain_256, with_attention, all or some of ${every[*]}, then KEY=VALUE" >&2
+      echo "run.sh: no part $argument; expected published, cost, in_domain, in_domain_256, with_attention, all or some of ${every[*]}, then KEY=VALUE" >&2
       exit 1
       ;;
   esac
