@@ -7,11 +7,15 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 from studies import record
 
+from cfsp.records.outcome_file import named_outcomes, write_outcomes
+from cfsp.records.outcomes import Outcomes
 from cfsp.running.build import CONF
 
 ROOT = Path(__file__).parent.parent
@@ -86,10 +90,8 @@ def first_value(override):
 def test_an_unknown_part_is_refused_before_anything_runs(tmp_path):
     done, found = commands(tmp_path, "mlp", "speed")
     assert done.returncode == 1
-    assert (
-        "no part speed; expected published, cost, in_domain, in_domain_256, with_attention, all or some of mlp"
-        in done.stderr
-    )
+    parts = "published, cost, in_domain, in_domain_256, with_attention, all or some of mlp"
+    assert f"no part speed; expected {parts}" in done.stderr
     assert not found
 
 
@@ -107,22 +109,66 @@ def run(criterion, sparsity, left=None, **options):
     return replace(one, sparsity={**one.sparsity, **left}, peak_bytes={"plan": 2_500_000_000})
 
 
-def test_increases_are_shares_of_the_released_code_s(table):
+def saved(folder, *runs):
+    """The runs by file, each with what its windows lost."""
+    found = {}
+    for one in runs:
+        write_outcomes(folder, one)
+        found[one.save(folder)] = one
+    return found
+
+
+def test_increases_are_shares_of_the_released_code_s(table, tmp_path):
     """`record` adds 3 x sparsity x the length of the criterion's name to a dense perplexity of 10."""
     released = [run("CFSP", share, allocator="CFSPReleased") for share in (0.2, 0.5)]
-    found = table.ratios([*released, run("OBS", 0.2), run("OBS", 0.5, left=0.3), run("WandaSP", 0.5)])
+    ours = [run("OBS", 0.2), run("OBS", 0.5, left=0.3), run("WandaSP", 0.5)]
+    found = table.ratios(saved(tmp_path, *released, *ours), [run("OBS", 0.3)])
     rows = found.set_index("method")
-    assert rows.loc["cfsp / cfsp_released", "20%"] == rows.loc["cfsp / cfsp_released", "50%"] == "1.00"
+    assert rows.loc["cfsp_released", "20%"] == rows.loc["cfsp_released", "50%"] == "1.00"
     assert rows.loc["obs", "20%"] == "0.75"
     assert rows.loc["obs", "50%"] == "(0.75)"  # of another size
     assert rows.loc["wanda_sp", "50%"] == "1.75"
-    assert rows.loc["wanda_sp", "20%"] == "-"  # not run
+    assert rows.loc["wanda_sp", "20%"] == rows.loc["wanda_sp", "memory, GB"] == "-"  # not run
     assert rows.loc["obs", "memory, GB"] == "2.5"
 
 
-def test_increases_need_a_run_of_the_released_code(table):
-    with pytest.raises(ValueError, match="no run of cfsp / cfsp_released without 50%"):
-        table.ratios([run("CFSP", 0.2, allocator="CFSPReleased"), run("OBS", 0.5)])
+def test_increases_of_several_seeds_are_means(table, tmp_path):
+    released = run("CFSP", 0.2, allocator="CFSPReleased")  # adds 2.4
+    seeds = [run("WandaSP", 0.2, seed=seed) for seed in (0, 1)]  # add 4.2 and 4.45
+    rows = table.ratios(saved(tmp_path, released, *seeds)).set_index("method")
+    assert rows.loc["wanda_sp", "20%"] == "1.80"
+
+
+def test_the_interval_of_a_ratio_is_of_the_same_windows(table, tmp_path):
+    """A method that adds half in each window adds half in each draw; one of other windows may not."""
+    dense = np.log([8.0, 9.0, 12.0])
+    losses = {"CFSP": [2.0, 4.0, 8.0], "OBS": [1.0, 2.0, 4.0], "WandaSP": [1.0, 0.4, 10.0]}
+    runs = []
+    for criterion, more in losses.items():
+        allocator = "CFSPReleased" if criterion == "CFSP" else "Uniform"
+        kept = {"dense": dense, "pruned": dense + np.log1p(np.array(more) / 1e6)}
+        one = run(criterion, 0.2, allocator=allocator)
+        metrics = {
+            model: {
+                name: replace(metric, value=float(np.exp(kept[model].mean())), outcomes=outcomes(kept[model]))
+                for name, metric in one.metrics[model].items()
+            }
+            for model in kept
+        }
+        runs.append(named_outcomes(replace(one, metrics=metrics)))
+    rows = table.ratios(saved(tmp_path, *runs)).set_index("method")
+    assert rows.loc["obs", "20%"] == "0.50 (0.50 to 0.50)"
+    assert rows.loc["wanda_sp", "20%"] == "0.81 (0.10 to 1.25)"
+
+
+def outcomes(values):
+    return Outcomes("nats", ["a", "b", "c"], [*map(float, values)])
+
+
+def test_increases_need_a_run_of_the_released_code(table, tmp_path):
+    runs = saved(tmp_path, run("CFSP", 0.2, allocator="CFSPReleased"), run("OBS", 0.5))
+    with pytest.raises(ValueError, match="no run of cfsp_released without 50%"):
+        table.ratios(runs)
 
 
 def test_methods_are_told_apart_by_what_their_search_does(table):
@@ -138,3 +184,14 @@ def test_methods_are_told_apart_by_what_their_search_does(table):
         "obs / error_curves with blocks",
         "obs / error_curves with blocks (joint, 2)",
     ]
+
+
+@pytest.mark.parametrize("preset", ["cfsp", "cfsp_released", "refit", "obs_fisher", "ladder"])
+def test_a_preset_has_its_name_and_tells_another_ridge(table, preset):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        made = OmegaConf.to_container(compose("config", [f"+experiment={preset}"]), resolve=False)
+    one = replace(run("CFSP", 0.2), config=made)
+    assert table.method(one) == preset
+    if "ridge" in made["compensation"]:
+        other = {**made, "compensation": {**made["compensation"], "ridge": 5.0}}
+        assert table.method(replace(one, config=other)) == f"{preset} (ridge 5)"
