@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf
+from math import inf, nan
 from pathlib import Path
 from statistics import fmean
 
@@ -186,7 +186,9 @@ def compared(found: Found, form: str) -> str:
     names = {record.id: method(record) for record in found.values()}
     table = frame([*found.values()])
     (measure,) = perplexities([*found.values()])
-    (one,) = comparisons(table.assign(method=table["id"].map(names)), measure.names[0], "method")
+    # Dequantised weights have zeros of their own, so densities say nothing about pruning here.
+    table = table.assign(method=table["id"].map(names), density=nan)
+    (one,) = comparisons(table, measure.names[0], "method")
     return render([one], form)
 
 
