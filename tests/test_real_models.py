@@ -99,8 +99,16 @@ def test_an_unknown_part_is_refused_before_anything_runs(tmp_path):
 def table():
     spec = importlib.util.spec_from_file_location("real_models_table", SCRIPT.with_name("table.py"))
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        spec.loader.exec_module(module)
     return module
+
+
+def test_the_first_pages_show_the_published_runs(table):
+    text = table.summary(table.by_method(), "SmolLM2-135M-Instruct", "gemma-3-270m")
+    for page in table.PAGES:
+        assert text in page.read_text(), f"{page}: run experiments/real_models/table.py"
 
 
 def run(criterion, sparsity, left=None, **options):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from summary import PAGES, SUMMARISED, put, summary
 
 from cfsp.records.identity import part_name
 from cfsp.records.outcome_file import read_outcomes
@@ -228,9 +229,24 @@ def runs(part: str, model: str) -> dict[Path, Record]:
 
 
 def main() -> None:
-    """Write results/tables/real_models*.md and .csv, and results/figures/real_models*.png."""
+    """Write the tables and figures of results/, and the table of the first pages."""
     for folder in sorted((RESULTS / "real_models").glob("*/records")):
         write(folder.parent.name)
+    text = summary(by_method(), "SmolLM2-135M-Instruct", "gemma-3-270m")
+    for page in PAGES:
+        put(page, text)
+
+
+def by_method() -> dict[tuple[str, str], dict[str, list[Record]]]:
+    """Return (model, part) -> method -> its runs."""
+    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+    for folder in RESULTS.glob("real_models*/*/records"):
+        part, model = folder.parents[1].name.removeprefix("real_models"), folder.parent.name
+        if part in SUMMARISED:
+            methods = found.setdefault((model, part), {})
+            for one in runs(part, model).values():
+                methods.setdefault(method(one), []).append(one)
+    return found
 
 
 if __name__ == "__main__":
