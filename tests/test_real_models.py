@@ -12,10 +12,11 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from studies import record
+from studies import metric, record
 
 from cfsp.records.outcome_file import named_outcomes, write_outcomes
 from cfsp.records.outcomes import Outcomes
+from cfsp.records.record import Metric
 from cfsp.running.build import CONF
 
 ROOT = Path(__file__).parent.parent
@@ -203,3 +204,45 @@ def test_a_preset_has_its_name_and_tells_another_ridge(table, preset):
     if "ridge" in made["compensation"]:
         other = {**made, "compensation": {**made["compensation"], "ridge": 5.0}}
         assert table.method(replace(one, config=other)) == f"{preset} (ridge 5)"
+
+
+def answered(criterion, answers):
+    """A run on two tasks. answers: (task, of the dense model, of the pruned one), 1 for a right one."""
+    one = run(criterion, 0.2)
+    sides = {"dense": {}, "pruned": {}}
+    for task, *both in answers:
+        for model, values in zip(sides, both, strict=True):
+            kept = Outcomes("correct", [str(place) for place in range(len(values))], values)
+            protocol = {"measure": task, "papers": True}
+            mean = sum(values) / len(values)
+            sides[model][f"acc/{task}"] = Metric(mean, 0.1, len(values), "higher", protocol, outcomes=kept)
+    return named_outcomes(replace(one, metrics=sides))
+
+
+def test_the_table_of_tasks_joins_the_questions_of_all(table, tmp_path):
+    tasks = [("a", [1] * 10, [0] * 10), ("b", [1, 0] * 5, [0, 1] * 5)]
+    text = table.tasks(saved(tmp_path, answered("OBS", tasks)), table.method, "x")
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if "± " in line][
+        1:
+    ]
+    assert rows[0] == ["acc/a", "10", "100.0 ± 0.0", "0.0 ± 0.0"]
+    assert rows[1] == ["acc/b", "10", "50.0 ± 16.7", "50.0 ± 16.7 ≈"]
+    assert rows[2][:2] == ["all choices", "20"]
+    assert rows[2][2].startswith("75.0")
+    assert rows[2][3].startswith("25.0")
+
+
+def test_the_table_of_texts_says_what_was_asked_of_all(table, tmp_path):
+    protocol = {"measure": "fidelity", "windows": 4}
+    kl = metric(0.0, protocol), metric(0.5, protocol)
+    runs = [run("OBS", size, **{"kl/x": kl}) for size in (0.2, 0.3)]
+    runs = [
+        replace(one, metrics={model: {"kl/x": pair["kl/x"]} for model, pair in one.metrics.items()})
+        for one in runs
+    ]
+    text = table.texts(saved(tmp_path, runs[0]), table.method, "x")
+    assert "`WINDOWS=4` and `sparsity=0.2`" in text
+    (line,) = [line for line in text.splitlines() if line.startswith("| obs")]
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == ["obs", "10.0%", "0.500"]
+    with pytest.raises(ValueError, match="sparsity, windows"):
+        table.texts(saved(tmp_path, *runs), table.method, "x")

@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 import pandas as pd
+from full import tasks, texts
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from summary import PAGES, SUMMARISED, put, summary
@@ -203,6 +204,8 @@ def write(model: str) -> None:
             text += IN_DOMAIN.format(model=model, part=part, windows=windows) + tables(further, costs)
     if with_attention := runs("_with_attention", model):
         text += WITH_ATTENTION.format(model=model) + compared(with_attention, "markdown") + "\n"
+    full = runs("_full", model)
+    text += texts(full, method, model) + tasks(full, method, model)
     name = "real_models" if model.startswith("SmolLM2") else f"real_models_{model}"
     with rc_context(STYLE), replacing(RESULTS / "figures" / f"{name}.png") as part:
         figure(found, in_domain).savefig(part, format="png", dpi=160, metadata={"Software": None})
