@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
+from typing import NamedTuple
 
+from cfsp.records.outcome_file import read_outcomes
+from cfsp.records.outcomes import Outcomes
 from cfsp.records.record import Record
 from cfsp.report.groups import perplexities
 from cfsp.storage.atomic import replacing
+from cfsp.tables.paired import paired
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (ROOT / "README.md", ROOT / "docs" / "index.md")
@@ -34,54 +39,71 @@ ROWS = (
 SUMMARISED = ("", "_in_domain", "_cost", "_cost_in_domain")
 """The parts of the study that the table is of."""
 
-Runs = Mapping[tuple[str, str], Mapping[str, Sequence[Record]]]
-"""(model, part) -> method -> its runs."""
+Runs = Mapping[tuple[str, str], Mapping[str, Mapping[Path, Record]]]
+"""(model, part) -> method -> its runs, by file."""
+
+
+class Measured(NamedTuple):
+    """A perplexity, with the loss of each window."""
+
+    value: float
+    outcomes: Outcomes | None
 
 
 def summary(runs: Runs, first: str, second: str) -> str:
-    """Return the table: perplexities of both models, minutes and memory of the first."""
+    """Return the table: perplexities of both models, minutes and memory of the first.
+
+    Bold: the best of a column, and those that the windows cannot tell from it.
+    """
     head = [f"{share:.0%}".replace("%", " %") for share in SIZES]
     lines = [
         f"| | {' | '.join(head)} | minutes | GB | {' | '.join(f'Gemma, {one}' for one in head)} |",
         "|---|" + "---|" * (2 * len(SIZES) + 2),
     ]
     values = [[*cells(runs, first, *row[1:]), *cells(runs, second, *row[1:])] for row in ROWS]
-    best = [min(value for value in column if value) for column in zip(*values, strict=True)]
+    best = [min((one for one in column if one), key=itemgetter(0)) for column in zip(*values, strict=True)]
     for (label, part, names), row in zip(ROWS, values, strict=True):
-        shown = [number(value, value == least) for value, least in zip(row, best, strict=True)]
+        shown = [text(one, least) for one, least in zip(row, best, strict=True)]
         shown[len(SIZES) : len(SIZES)] = cost(runs, first, part, names)
         lines.append(f"| {label} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
-def cells(runs: Runs, model: str, part: str, names: Sequence[str]) -> list[float | None]:
-    """Return the perplexity of the row at each size; None where it was not run."""
-    found = {one.config["sparsity"]: one for one in of(runs, model, part, names)}
-    if not found:
-        return [None] * len(SIZES)
-    (measure,) = perplexities([*found.values()])
-    return [measure.read(found[size]) if size in found else None for size in SIZES]
+def cells(runs: Runs, model: str, part: str, names: Sequence[str]) -> list[Measured | None]:
+    """Return what the row has at each size; None where it was not run."""
+    found = {one.config["sparsity"]: (path, one) for path, one in of(runs, model, part, names).items()}
+    return [measured(*found[size]) if size in found else None for size in SIZES]
 
 
-def of(runs: Runs, model: str, part: str, names: Sequence[str]) -> Sequence[Record]:
+def measured(path: Path, record: Record) -> Measured:
+    (measure,) = perplexities([record])
+    kept = read_outcomes(path, record).read("pruned", measure.names[0]) if record.outcomes else None
+    return Measured(measure.read(record), kept)
+
+
+def of(runs: Runs, model: str, part: str, names: Sequence[str]) -> Mapping[Path, Record]:
     methods = runs.get((model, part), {})
-    return next((methods[name] for name in names if name in methods), ())
+    return next((methods[name] for name in names if name in methods), {})
 
 
-def number(value: float | None, best: bool) -> str:
-    text = "-" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
-    return f"**{text}**" if best else text
+def text(one: Measured | None, best: Measured) -> str:
+    if one is None:
+        return "-"
+    shown = f"{one.value:,.0f}" if one.value >= 1000 else f"{one.value:.2f}"
+    both = one.outcomes is not None and best.outcomes is not None
+    alike = one is best or (both and not paired(best.outcomes, one.outcomes).distinguishable)
+    return f"**{shown}**" if alike else shown
 
 
 def cost(runs: Runs, model: str, part: str, names: Sequence[str]) -> list[str]:
     """Return the minutes and the memory of the plan."""
-    for one in of(runs, model, f"_cost{part}", names):
+    for one in of(runs, model, f"_cost{part}", names).values():
         return [f"{one.seconds['plan'] / 60:.1f}", f"{max(one.peak_bytes.values()) / 1e9:.1f}"]
     return ["-", "-"]
 
 
-def put(page: Path, text: str) -> None:
+def put(page: Path, table: str) -> None:
     """Replace what stands between the page's marks."""
     before, after = re.split(r"(?<=<!-- real models -->\n).*(?=<!-- end -->)", page.read_text(), flags=re.S)
     with replacing(page) as part:
-        part.write_text(f"{before}\n{text}\n\n{after}")
+        part.write_text(f"{before}\n{table}\n\n{after}")

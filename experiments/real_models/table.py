@@ -100,7 +100,8 @@ def method(record: Record) -> str:
         names[2] += " with blocks"
     name, ridge = PRESETS.get((names[0], names[1], names[2]), ("", RIDGE))
     name = name or " / ".join(one for one in names if one not in ("none", "uniform"))
-    if (own := record.config["compensation"].get("ridge", ridge)) != ridge:
+    own = record.config["compensation"].get("ridge", ridge)
+    if names[1] == "least_squares" and own != ridge:
         options.append(f"ridge {own if isinstance(own, str) else format(own, 'g')}")
     if record.config["compensation"].get("towards") == "zero":
         options.append("towards zero")
@@ -240,15 +241,15 @@ def main() -> None:
         put(page, text)
 
 
-def by_method() -> dict[tuple[str, str], dict[str, list[Record]]]:
-    """Return (model, part) -> method -> its runs."""
-    found: dict[tuple[str, str], dict[str, list[Record]]] = {}
+def by_method() -> dict[tuple[str, str], dict[str, dict[Path, Record]]]:
+    """Return (model, part) -> method -> its runs, by file."""
+    found: dict[tuple[str, str], dict[str, dict[Path, Record]]] = {}
     for folder in RESULTS.glob("real_models*/*/records"):
         part, model = folder.parents[1].name.removeprefix("real_models"), folder.parent.name
         if part in SUMMARISED:
             methods = found.setdefault((model, part), {})
-            for one in runs(part, model).values():
-                methods.setdefault(method(one), []).append(one)
+            for path, one in runs(part, model).items():
+                methods.setdefault(method(one), {})[path] = one
     return found
 
 
