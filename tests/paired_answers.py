@@ -19,9 +19,11 @@ def split(lost, won, both=20, neither=10):
     return answers(one), answers(other)
 
 
-def keep(folder, method, dense, pruned, protocol="a", seed=0, **config):
-    """Write a record of two models' answers, and the answers themselves."""
-    made = tabled.record(method, 0.2, 0.5, protocol, seed, better="higher", name="acc/x", **config)
+def keep(folder, method, dense, pruned, protocol="a", seed=0, sparsity=0.2, removed=None, **config):
+    """Write a record of two models' answers, and the answers themselves. removed: of all parameters."""
+    made = tabled.record(method, sparsity, 0.5, protocol, seed, better="higher", name="acc/x", **config)
+    if removed is not None:
+        made = replace(made, sparsity=made.sparsity | {"model": removed})
 
     def metric(model, outcomes):
         mean = sum(outcomes.values) / len(outcomes.values)

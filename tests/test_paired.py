@@ -219,9 +219,9 @@ def test_csv_has_the_figures_of_the_test(results, capsys):
     ("arguments", "message"),
     [
         (["--paired"], "--paired: expected --against RUN"),
-        (["--against", "dense"], "--against 'dense': expected --paired beside the id of a record or dense"),
+        (["--against", "dense"], "--against 'dense': expected --paired beside the id of a record"),
         (["--against", "far0.20"], "--against 'far0.20': expected --paired"),
-        (["--against", "nothing", "--paired"], "--against 'nothing': 0 records; expected dense, or the id"),
+        (["--against", "nothing", "--paired"], "'nothing': 0 records; expected dense, best, or the id"),
     ],
 )
 def test_bad_arguments_are_told(results, capsys, arguments, message):

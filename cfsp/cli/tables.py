@@ -38,8 +38,10 @@ examples:
 
   cfsp-tables results/records --metric 'acc*' --against dense --paired
       test every cell on the same questions or windows, and mark what is not distinguishable (≈),
-      not compared (?) or the run itself (≡); --against takes the id of a record too, or its beginning;
-      csv has the interval, p and the flip rate
+      not compared (?) or the run itself (≡); csv has the interval, p and the flip rate
+  cfsp-tables results/records --against best --paired
+      the same against the best of each column; --against takes the id of a record too, or its beginning.
+      Runs whose removed or active shares differ by more than a point are not compared, except with dense
 
 A cell is the mean ± standard deviation over seeds, and the measured share of all parameters that is
 gone; of a routed model, the share of its units that a token uses. Runs that differ in more than their
@@ -98,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--paired",
         action="store_true",
-        help="with --against RUN (the id of a record, or dense): mark what cannot be told from it",
+        help="with --against RUN (id of a record, dense, or best): mark what cannot be told from it",
     )
     return made
 
@@ -142,7 +144,7 @@ def paired_tables(
 ) -> list[Comparison]:
     """Return the tables with a paired test of every cell. Raises ValueError for what does not go with it."""
     if not options.against or options.papers is not None:
-        raise ValueError("--paired: expected --against RUN, the id of a record or dense, and no --papers")
+        raise ValueError("--paired: expected --against RUN (id of a record, dense or best), no --papers")
     return [against_run(one, records, options.against) for one in compared(table, options)]
 
 
@@ -150,7 +152,7 @@ def tables(table: pd.DataFrame, options: argparse.Namespace, places: list[str]) 
     """Return the tables that the options ask for. Raises ValueError for a run without --paired."""
     if options.against and "=" not in options.against:
         raise ValueError(
-            f"--against {options.against!r}: expected --paired beside the id of a record or dense, or "
+            f"--against {options.against!r}: expected --paired beside the id of a record, dense or best, or "
             "ROW=METHOD for papers' figures"
         )
     made = compared(table, options)

@@ -1,88 +1,87 @@
-"""Tables with a paired test of every cell against one run, or against the dense model."""
+"""Tables with a paired test of every cell: against one run, the dense model, or the best of its column."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pandas as pd
 
-from cfsp.records.outcome_file import OutcomeFile, read_outcomes
-from cfsp.records.outcomes import Outcomes
 from cfsp.records.protocols import differing
 from cfsp.records.record import Record
-from cfsp.tables.compare import Comparison
+from cfsp.tables.compare import Comparison, comparisons
+from cfsp.tables.frame import frame
+from cfsp.tables.outcomed import BEST, DENSE, Outcomed
 from cfsp.tables.paired import LEVEL, Paired, paired
+from cfsp.tables.rivals import Rivals, best_runs, same_seeds, same_size
 
-DENSE = "dense"
 ALIKE, ITSELF, NOT_COMPARED = "≈", "≡", "?"
 """Marks beside a cell: it cannot be distinguished from the run that it is compared with; it is that run; or
 it could not be compared."""
 
 
-class MetricOutcomes(NamedTuple):
-    """What a model did for a metric; None where it was not measured, or no outcomes are kept."""
+def marked_tables(
+    records: Mapping[Path, Record],
+    metric: str,
+    rows: Callable[[Record], str] | str,
+    columns: str = "sparsity",
+    run: str = BEST,
+) -> list[Comparison]:
+    """Return the tables of a metric with the marks of `against_run`, for `render`.
 
-    protocol: Mapping[str, Any] | None
-    outcomes: Outcomes | None
-
-
-class Outcomed:
-    """The outcomes of records, read when they are asked for."""
-
-    def __init__(self, records: Mapping[Path, Record]) -> None:
-        self.places = {record.id: (path, record) for path, record in records.items()}
-        self._read: dict[str, OutcomeFile | None] = {}
-
-    def find(self, run: str) -> str:
-        """Return the id that a beginning of it means, or "dense". Raises ValueError unless there is one."""
-        if run == DENSE:
-            return run
-        found = [one for one in self.places if one.startswith(run)]
-        if len(found) != 1:
-            some = ", ".join([*self.places][:8])
-            raise ValueError(
-                f"--against {run!r}: {len(found)} records; expected dense, or the id of one: {some}"
-            )
-        return found[0]
-
-    def of(self, run: str, metric: str, beside: str = "") -> MetricOutcomes:
-        """Return what a run did for a metric. beside: the run whose dense model "dense" is."""
-        record_id, model = (beside, DENSE) if run == DENSE else (run, "pruned")
-        path, record = self.places[record_id]
-        if record_id not in self._read:
-            self._read[record_id] = read_outcomes(path, record) if record.outcomes else None
-        measured = record.metrics[model].get(metric)
-        file = self._read[record_id]
-        return MetricOutcomes(measured and measured.protocol, file and file.read(model, metric))
+    records: by the files that they were read from, as `read_records` returns them. rows: fields as in
+    `comparisons`, or a function that names each record.
+    """
+    table = frame(records.values())
+    if not isinstance(rows, str):
+        names = {record.id: rows(record) for record in records.values()}
+        table, rows = table.assign(method=table["id"].map(names)), "method"
+    return [against_run(one, records, run) for one in comparisons(table, metric, rows, columns)]
 
 
 def against_run(one: Comparison, records: Mapping[Path, Record], run: str) -> Comparison:
     """Return the table with `difference`, `low`, `high`, `p`, `flips` and `mark` of every cell.
 
-    run: the id of a record, or its beginning; or dense.
+    run: the id of a record, or its beginning; dense; or best, the best of each column.
 
     Raises:
         ValueError: no such run, or outcomes of different questions.
     """
     outcomes = Outcomed(records)
     run = outcomes.find(run)
+    rivals = best_runs(one) if run == BEST else defaultdict(lambda: Rivals((run,)))
     columns: list[dict[str, object]] = []
     missed: Counter[str] = Counter()
     for cell in one.cells.to_dict("records"):
-        runs = one.runs[tuple(cell[name] for name in (*one.rows, *one.columns))]
-        found = [pair_of(outcomes, run, other, one.metric) for other in runs if other != run]
+        row, column = (tuple(cell[name] for name in names) for names in (one.rows, one.columns))
+        runs = one.runs[*row, *column]
+        found = [pair for other in runs for pair in pairs_of(outcomes, rivals[column], other, one.metric)]
         missed.update(reason for reason in found if isinstance(reason, str))
         pairs = [pair for pair in found if isinstance(pair, Paired)]
-        said = marks(pairs, itself=run in runs, missed=len(found) - len(pairs))
-        columns.append({**figures(pairs if len(runs) == 1 else []), "mark": said})
+        itself = not {*runs}.isdisjoint(rivals[column].runs)
+        said = marks(pairs, itself, missed=len(found) - len(pairs))
+        columns.append({**figures(pairs if len(runs) == len(pairs) == 1 else []), "mark": said})
     cells = pd.concat([one.cells, pd.DataFrame(columns, index=one.cells.index)], axis=1)
     why = [f"careful: {number} not compared: {reason}" for reason, number in missed.items()]
     return replace(one, cells=cells, notes=(*one.notes, *notes_on_marks(cells, run), *why))
+
+
+def pairs_of(outcomes: Outcomed, rivals: Rivals, other: str, metric: str) -> list[Paired | str]:
+    """Return how a run of a cell compares with its rivals, or why it does not; nothing for a rival itself.
+
+    Of several rivals those count that have the seeds of the run.
+    """
+    if other in rivals.runs:
+        return []
+    chosen = rivals.runs
+    if len(chosen) > 1:
+        chosen = [run for run in chosen if same_seeds(outcomes.record(run), outcomes.record(other))]
+    if not chosen:
+        return [rivals.why_none or "the best of their column has no run of their seed"]
+    return [pair_of(outcomes, run, other, metric) for run in chosen]
 
 
 def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | str:
@@ -90,6 +89,8 @@ def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | s
     first, second = outcomes.of(run, metric, other), outcomes.of(other, metric)
     if first.protocol and second.protocol and (apart := differing([first.protocol, second.protocol])):
         return f"{run_words(run)} has another protocol: {', '.join(apart)}"
+    if run != DENSE and not same_size(outcomes.record(run), outcomes.record(other)):
+        return f"{run} has another size: the shares removed, or active, differ by more than a point"
     if second.outcomes is None:
         return "without outcomes of single questions or windows"
     if first.outcomes is None:
@@ -116,7 +117,7 @@ def marks(pairs: list[Paired], itself: bool, missed: int) -> str:
 
 
 def run_words(run: str) -> str:
-    return "the dense model" if run == DENSE else run
+    return {DENSE: "the dense model", BEST: "the best of its column"}.get(run, run)
 
 
 def notes_on_marks(cells: pd.DataFrame, run: str) -> list[str]:
@@ -132,5 +133,6 @@ def notes_on_marks(cells: pd.DataFrame, run: str) -> list[str]:
     if NOT_COMPARED in there:
         notes.append(f"{NOT_COMPARED}: not compared")
     if cells["n"].gt(1).any():
-        notes.append("in a cell of several runs, a mark is of one of them at least")
+        seeds = "; runs of equal seeds are paired, or all with the only run of the best" * (run == BEST)
+        notes.append(f"in a cell of several runs, a mark is of one of them at least{seeds}")
     return notes

@@ -32,8 +32,13 @@ def why_no_best(values: Sequence[float], removed: Sequence[float], active: Seque
         return "no rival"
     if not any(isfinite(values[index]) for index in rivals):
         return "all infinite"
+    return size_gap(*([shares[index] for index in rivals if shares] for shares in (removed, active)))
+
+
+def size_gap(removed: Sequence[float], active: Sequence[float] = ()) -> str:
+    """Return the range of the shares if models are of different sizes; "" if not. NaN: unknown."""
     for shares, what in ((removed, "removed"), (active, "active")):
-        known = [shares[index] for index in rivals if shares and not isnan(shares[index])]
+        known = [share for share in shares if not isnan(share)]
         if known and max(known) - min(known) > ALIKE:
             return f"{min(known):.1%} to {max(known):.1%} {what}"
     return ""
