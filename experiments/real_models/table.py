@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from math import inf, nan
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 from statistics import fmean
 
@@ -21,9 +22,8 @@ from cfsp.report.groups import Measure, perplexities, ranked
 from cfsp.report.plots.base import STYLE, looks
 from cfsp.report.plots.quality import quality_by_size
 from cfsp.storage.atomic import replacing
-from cfsp.tables.compare import comparisons
+from cfsp.tables.against_run import marked_tables
 from cfsp.tables.formats import render
-from cfsp.tables.frame import frame
 from cfsp.tables.paired import in_order
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -185,14 +185,11 @@ def tables(found: Found, costs: Sequence[Record] = ()) -> str:
 
 
 def compared(found: Found, form: str) -> str:
-    """Return the perplexities as a table."""
-    names = {record.id: method(record) for record in found.values()}
-    table = frame([*found.values()])
+    """Return the perplexities as a table, with marks where windows cannot tell a cell from the best."""
     (measure,) = perplexities([*found.values()])
+    (one,) = marked_tables(found, measure.names[0], method)
     # Dequantised weights have zeros of their own, so densities say nothing about pruning here.
-    table = table.assign(method=table["id"].map(names), density=nan)
-    (one,) = comparisons(table, measure.names[0], "method")
-    return render([one], form)
+    return render([replace(one, cells=one.cells.drop(columns="density", errors="ignore"))], form)
 
 
 def write(model: str) -> None:
