@@ -144,6 +144,19 @@ def test_runs_that_differ_in_more_than_their_seed_are_rows_of_their_own(tmp_path
     assert all("n=" not in row[3] for row in (first, second))
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("fisher", ["cfsp", "cfsp(fisher)"]), (2, ["cfsp", "cfsp(metric=2)"]), (0, ["cfsp", "cfsp(metric=0)"])]
+    + [(off, ["cfsp", "cfsp"]) for off in (None, False, [])],
+)
+def test_an_option_that_older_records_lack_is_not_hidden(tmp_path, value, expected):
+    """Unless it is off: then old and new runs are of one method."""
+    criterion = {"_target_": "cfsp.criteria.x.CFSP", "seed": 0}
+    records = made("cfsp", 5.0, tmp_path)
+    records |= made("cfsp", 6.0, tmp_path, seed=1, config={"criterion": criterion | {"metric": value}})
+    assert [row[0] for row in rows_of(paged(records))] == [*dict.fromkeys(expected)]
+
+
 def test_a_run_with_a_size_target_says_what_it_was_asked_for(tmp_path):
     target = {"parameters": "100M", "memory": None}
     records = made("cfsp", 5.0, tmp_path, config={"sparsity": None, "target": target})
