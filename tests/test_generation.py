@@ -11,7 +11,9 @@ from cfsp.checkpoints.load import load
 from cfsp.evaluation.answers import Answer, write_answers
 from cfsp.evaluation.generation import Generation, mean_of_parts
 from cfsp.evaluation.harness_model import HarnessModel
+from cfsp.evaluation.measure import measure
 from cfsp.evaluation.samples import Samples
+from cfsp.storage.cache import Cache
 
 TEMPLATE = "{% for turn in messages %}{{ turn['role'] }} {{ turn['content'] }} {% endfor %}"
 
@@ -102,7 +104,7 @@ def test_a_prompt_beyond_the_window_is_told(loaded):
     assert found[0].text == write_answers(model, tokenizer, [[5] * 6], (), 6, 1)[0].text
 
 
-def test_scores_and_lengths_are_kept(loaded, files, capsys):
+def test_scores_and_lengths_are_kept(loaded, files):
     found = evaluator(files=files).run(*loaded)
     assert {"exact_match/gsm8k@strict-match", "exact_match/gsm8k@flexible-extract"} < set(found)
     score = found["exact_match/gsm8k@strict-match"]
@@ -115,8 +117,26 @@ def test_scores_and_lengths_are_kept(loaded, files, capsys):
     length, cut = found["answer_tokens/gsm8k"], found["cut_answers/gsm8k"]
     assert 0 < length.value <= 6
     assert length.n == 5
-    told = f"generation gsm8k: {5 * cut.value:.0f} of 5 answers were cut"
-    assert (told in capsys.readouterr().err) == (cut.value > 0)
+    assert (cut.n, cut.better) == (5, "lower")
+
+
+@pytest.mark.parametrize("new_tokens", [6, None])
+def test_cut_answers_are_told_with_the_model_and_the_limit(
+    loaded, files, monkeypatch, tmp_path, capsys, new_tokens
+):
+    """Also where the figures come from the cache."""
+    loaded[0].config.max_position_embeddings = 512
+    said = [Answer("", 6, n > 2, n != 1) for n in range(5)]
+    monkeypatch.setattr("cfsp.evaluation.harness_model.write_answers", lambda *_: said)
+    asked = evaluator(files=files, new_tokens=new_tokens)
+    for name in ("dense", "pruned"):
+        measure([asked], *loaded, Cache(tmp_path / "cache"), name=name)
+        monkeypatch.setattr(Generation, "run", lambda *_: pytest.fail("measured again"))
+        told, limit = f"cfsp: {name}: generation gsm8k:", new_tokens or 256
+        assert capsys.readouterr().err.splitlines() == [
+            f"{told} 3 of 5 answers reached new_tokens={limit} and were cut",
+            f"{told} 1 of 5 prompts did not fit into the model's window and lost their beginnings",
+        ]
 
 
 def test_a_right_answer_is_one(loaded, files, monkeypatch):

@@ -10,10 +10,12 @@ import tabled
 
 from cfsp.records.outcome_file import named_outcomes, write_outcomes
 from cfsp.records.outcomes import Outcomes
-from cfsp.records.record import Record
+from cfsp.records.record import Metric, Record
+from cfsp.tables.paired import paired
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "experiments" / "league"))
 import league
+from table_row import figure
 
 
 def made(method, value, folder, protocol="a", losses=None, seed=0, config=None, **options):
@@ -58,7 +60,7 @@ def test_rows_are_sorted_and_say_what_they_cost(tmp_path):
     text = paged(records)
     first, second, third = rows_of(text)
     assert [first[0], second[0], third[0]] == ["cfsp", "wanda_sp", "flap"]
-    assert first[1:4] == ["20% of sites", "10.0%", "5.00 ± 0.98"]
+    assert first[1:4] == ["20% of sites", "10.0%", "5.00 ± 2.15"]  # 0.5 times Student's 4.303 of three
     assert first[4] == "+0.1752 to +0.2248"
     assert first[5] == "1.50"  # of the plan alone
     assert second[4].endswith("≈")
@@ -66,6 +68,27 @@ def test_rows_are_sorted_and_say_what_they_cost(tmp_path):
     assert "All rows: allocator uniform, sites mlp." in text
     assert text.count("`cfsp criterion=flap`") == 1
     assert "2 runs name their commands. 1 older run keeps no command. What a command leaves out" in text
+
+
+WINDOWS = {"measure": "perplexity", "window": 8, "stride": 8, "bos": False}
+
+
+@pytest.mark.parametrize(
+    ("protocol", "n", "expected"),
+    [
+        (WINDOWS, 4 * 7, " ± 1.59"),  # 4 windows: 3.182 standard errors
+        (WINDOWS | {"bos": True, "stride": 7}, 4 * 7, " ± 1.59"),
+        (WINDOWS | {"stride": 2}, 4 * 2, " ± 1.59"),
+        (WINDOWS, 7, ""),
+        ({"measure": "zero_shot"}, 250, " ± 0.98"),
+        ({"measure": "fidelity", "window": 8}, 8 * 7, " ± 1.18"),
+        ({"measure": "unknown"}, 250, ""),
+    ],
+)
+def test_the_interval_of_one_run_is_students(protocol, n, expected):
+    metric = Metric(5.0, 0.5, n, "lower", protocol)
+    assert figure([metric], None) == f"5.00{expected}"
+    assert figure([metric], paired(*[Outcomes("nats", [*"ab"], [1.0, 2.0])] * 2)) == "5.00 ± 6.35"
 
 
 def test_protocols_do_not_share_a_table(tmp_path):
@@ -119,6 +142,19 @@ def test_runs_that_differ_in_more_than_their_seed_are_rows_of_their_own(tmp_path
     first, second = rows_of(paged(records))
     assert first[0] != second[0]
     assert all("n=" not in row[3] for row in (first, second))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("fisher", ["cfsp", "cfsp(fisher)"]), (2, ["cfsp", "cfsp(metric=2)"]), (0, ["cfsp", "cfsp(metric=0)"])]
+    + [(off, ["cfsp", "cfsp"]) for off in (None, False, [])],
+)
+def test_an_option_that_older_records_lack_is_not_hidden(tmp_path, value, expected):
+    """Unless it is off: then old and new runs are of one method."""
+    criterion = {"_target_": "cfsp.criteria.x.CFSP", "seed": 0}
+    records = made("cfsp", 5.0, tmp_path)
+    records |= made("cfsp", 6.0, tmp_path, seed=1, config={"criterion": criterion | {"metric": value}})
+    assert [row[0] for row in rows_of(paged(records))] == [*dict.fromkeys(expected)]
 
 
 def test_a_run_with_a_size_target_says_what_it_was_asked_for(tmp_path):

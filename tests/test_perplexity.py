@@ -1,14 +1,16 @@
 """Perplexity: equal to the definition, with its protocol."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cfsp.checkpoints.load import load
 from cfsp.data.texts import Files
-from cfsp.data.tokens import encode
+from cfsp.data.tokens import TokenStream, encode
 from cfsp.evaluation.perplexity import Perplexity, token_losses
+from cfsp.evaluation.text_windows import TextWindows
 
 
 @pytest.fixture(scope="module")
@@ -23,6 +25,13 @@ def text(text_file):
 
 def value(text, loaded, **options):
     return Perplexity(text, **{"window": 32, "batch_size": 3} | options).run(*loaded)
+
+
+def windows_of(ids, **options):
+    """Return the windows of a text with these tokens; the BOS token is 7."""
+    found = TextWindows("perplexity", None, **options)
+    vars(found)["stream"] = lambda tokenizer: TokenStream(torch.tensor([*ids]), "", 1)
+    return found.rows(SimpleNamespace(bos_token_id=7))
 
 
 @torch.no_grad()
@@ -55,8 +64,7 @@ def test_stride_scores_each_token_once_with_more_context(loaded, text):
 
 
 def test_some_windows_are_spread_evenly_and_said(loaded, text):
-    ids = torch.arange(42)
-    rows = {count: Perplexity(text, 4, 1, windows=count).rows(ids, None)[0] for count in (1, 3, 10)}
+    rows = {count: windows_of(range(42), window=4, windows=count) for count in (1, 3, 10)}
     assert rows[1][:, 0].tolist() == [0]
     assert rows[3][:, 0].tolist() == [0, 12, 24]  # of 10 windows the first, fourth and seventh
     assert rows[10].flatten().tolist() == [*range(40)]
@@ -77,12 +85,10 @@ def test_batch_size_does_not_matter(loaded, text):
 
 
 def test_bos_takes_a_place_in_the_window_and_is_not_scored(loaded, text):
-    evaluator = Perplexity(text, window=32, batch_size=3, bos=True)
-    rows, first = evaluator.rows(torch.arange(100), bos=7)
+    rows = windows_of(range(100), window=32, bos=True)
     assert rows[:, 0].tolist() == [7, 7, 7]
     assert rows[1, 1:].tolist() == [*range(31, 62)]
-    assert first == 1
-    assert evaluator.run(*loaded)["perplexity/files:text.txt"].n % 31 == 0
+    assert value(text, loaded, bos=True)["perplexity/files:text.txt"].n % 31 == 0
 
 
 def test_protocol_says_what_the_number_depends_on(loaded, text):

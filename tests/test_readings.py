@@ -58,7 +58,7 @@ def uses(rows):
     return {
         "joined": lambda tokenizer: drawn(tokenizer, False),
         "documents": lambda tokenizer: drawn(tokenizer, True),
-        "perplexity": lambda tokenizer: Perplexity(text, 16, 4).stream(tokenizer).ids.tolist(),
+        "perplexity": lambda tokenizer: Perplexity(text, 16, 4).reader.stream(tokenizer).ids.tolist(),
         "prose": lambda tokenizer: examples(Prose(text), tokenizer),
         "answers": lambda tokenizer: examples(Instructions(Conversations("pairs", rows)), tokenizer),
         "all": lambda tokenizer: examples(Instructions(Conversations("pairs", rows), False), tokenizer),
@@ -90,7 +90,7 @@ def test_a_process_tokenises_a_text_once_without_a_cache(text_file, tokenizer, m
             RandomWindows(Files(str(text_file)), 4, size, 8, 0).batches(
                 AutoTokenizer.from_pretrained(REFERENCE)
             )
-        Perplexity(Files(str(text_file)), 16, 4).stream(tokenizer)
+        Perplexity(Files(str(text_file)), 16, 4).reader.stream(tokenizer)
     assert [text for text in read if text] == [text_file.read_text()]
 
 

@@ -8,7 +8,9 @@ from rouge_score.rouge_scorer import RougeScorer
 from cfsp.checkpoints.load import load
 from cfsp.data.instructions import Conversations
 from cfsp.evaluation.answers import Answer, write_answers
+from cfsp.evaluation.measure import measure
 from cfsp.evaluation.references import References
+from cfsp.storage.cache import OFF
 
 ROWS = [
     {"prompt": "the cat sat", "response": "on a mat"},
@@ -70,6 +72,25 @@ def test_the_model_writes_greedily_and_cut_answers_are_counted(loaded, rows):
     assert found["rougeL/files:pairs.jsonl"].outcomes.values == expected
     assert found["answer_tokens/files:pairs.jsonl"].value == sum(one.tokens for one in said) / 2
     assert found["cut_answers/files:pairs.jsonl"].value == sum(not one.ended for one in said) / 2
+
+
+def test_cut_answers_are_told_with_the_model_and_the_limit(loaded, rows, monkeypatch, capsys):
+    said = [Answer("on a mat", 5, ended, True) for ended in (True, False)]
+    monkeypatch.setattr("cfsp.evaluation.references.write_answers", lambda *_: said)
+    measure([evaluator(rows)], *loaded, OFF, name="pruned")
+    told = "references files:pairs.jsonl: 1 of 2 answers reached new_tokens=5 and were cut"
+    assert capsys.readouterr().err == f"cfsp: pruned: {told}\n"
+
+
+def test_a_run_tells_of_both_models_whose_answers_are_cut(cfsp, rows):
+    part = "evaluation.references"
+    options = [f"{part}.conversations.paths={rows}", f"{part}.conversations.form=pairs", f"{part}.chat=false"]
+    code, _, err = cfsp("evaluation=[perplexity_text,references]", f"{part}.new_tokens=2", *options)
+    assert code == 0, err
+    assert [line.split(": ")[1] for line in err if "2 of 2 answers reached new_tokens=2" in line] == [
+        "dense",
+        "pruned",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_shares_are_those_of_the_masks(evaluator):
     found = values(evaluator, model)
     masks = {path: [] for path in routed_mlps(model)}
     with torch.no_grad():
-        for row in evaluator.ids(words()):
+        for row in evaluator.reader.rows(words()):
             model(input_ids=row[None])
             for path, one in routed_mlps(model).items():
                 masks[path].append(one.chosen.float())
@@ -66,7 +66,7 @@ def test_shares_are_those_of_the_masks(evaluator):
 
 def test_flops_are_those_of_the_active_weights_and_the_routers(evaluator):
     model = route(make("llama"))
-    uses = listen(model, [{"input_ids": evaluator.ids(words())}], [1], "a text")
+    uses = listen(model, [{"input_ids": evaluator.reader.rows(words())}], [1], "a text")
     expected = 0.0
     for name, weight in model.named_parameters():
         if "layers" in name and weight.dim() == 2:

@@ -3,6 +3,8 @@
 import pytest
 from labelled import saved_encoder
 
+from cfsp.running import run
+
 MOE = ["+experiment=moefication", "sparsity=0", "schedule.maker.expert_size=4", "schedule.maker.epochs=1"]
 
 
@@ -31,7 +33,8 @@ def test_a_run_tells_what_the_rows_of_its_task_use(task_run, tmp_path):
         (["evaluation.routing_task.limit=0"], "limit=0: expected a whole number"),
     ],
 )
-def test_what_it_cannot_measure_is_an_error(task_run, tmp_path, words, message):
+def test_what_it_cannot_measure_is_told_before_the_plan(task_run, tmp_path, words, message, monkeypatch):
+    monkeypatch.setattr(run, "STAGES", {"load": run.STAGES["load"]})  # nothing after it
     path = saved_encoder(tmp_path / "bert")
     code, _, err = task_run(f"model.path={path}", *MOE, "evaluation=[routing_task]", *words)
     assert code != 0

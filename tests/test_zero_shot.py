@@ -14,7 +14,9 @@ from cfsp.evaluation.harness_names import manager
 from cfsp.evaluation.harness_noise import SPEAKING, without_noise
 from cfsp.evaluation.local_splits import with_data
 from cfsp.evaluation.local_tasks import read_questions
+from cfsp.evaluation.measure import measure
 from cfsp.evaluation.zero_shot import PAPERS, task_metrics, with_errors
+from cfsp.storage.cache import OFF
 
 
 @pytest.fixture
@@ -222,10 +224,11 @@ def test_the_protocol_knows_the_tokenizer(file, tiny_checkpoint):
 def test_questions_beyond_the_window_are_counted(file, tiny_checkpoint, capsys):
     model, tokenizer = load(tiny_checkpoint)
     rows = [LOCAL["piqa"], {**LOCAL["piqa"], "goal": "the cat sat on a mat " * 20}]
-    found = evaluator(["piqa"], files={"piqa": str(file("piqa", rows))}).run(model, tokenizer)
-    cut = found["cut_prompts/piqa"]
+    asked = evaluator(["piqa"], files={"piqa": str(file("piqa", rows))})
+    cut = measure([asked], model, tokenizer, OFF, name="dense")["cut_prompts/piqa"]
     assert (cut.value, cut.n, cut.better, cut.protocol["papers"]) == (0.5, 4, "lower", False)
-    assert "zero_shot piqa: 2 of 4 answers do not fit into 64 tokens" in capsys.readouterr().err
+    told = "cfsp: dense: zero_shot piqa: 2 of 4 answers do not fit into 64 tokens"
+    assert told in capsys.readouterr().err
 
 
 def test_errors_are_those_of_means():

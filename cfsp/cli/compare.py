@@ -134,7 +134,7 @@ def compare_models(options: argparse.Namespace) -> list[Section]:
     sides = []
     for place, (name, path) in enumerate(zip(names, options.models, strict=True)):
         announce(f"measuring {name}")
-        metrics = disk_metrics(path) | measure(evaluators, *loaded[place], OFF) | times[place]
+        metrics = disk_metrics(path) | measure(evaluators, *loaded[place], OFF, name=name) | times[place]
         said = {} if samples is None else samples.say(*loaded[place])
         model = loaded[place][0]
         sides.append(Side(name, metrics, block_sizes(model), said, bool(routed_mlps(model))))

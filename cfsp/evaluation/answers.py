@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, StoppingCrite
 
 from cfsp.model.blocks import max_positions
 from cfsp.passes.writing import continued, ends_of
+from cfsp.records.record import Metric
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,19 @@ class Answer:
     tokens: int
     ended: bool
     whole_prompt: bool
+
+
+def cut_remarks(what: str, on: str, metrics: Mapping[str, Metric], new_tokens: str) -> list[str]:
+    """Return a line about the answers, and one about the prompts, that were cut.
+
+    what: the evaluation. on: what the metrics' names end in. new_tokens: the limit, in words.
+    """
+    told = {
+        "cut_answers": f"answers reached new_tokens={new_tokens} and were cut",
+        "cut_prompts": "prompts did not fit into the model's window and lost their beginnings",
+    }
+    found = [(metrics[f"{name}/{on}"], words) for name, words in told.items()]
+    return [f"{what} {on}: {one.value * one.n:.0f} of {one.n} {words}" for one, words in found if one.value]
 
 
 class Stops(StoppingCriteria):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,6 +38,10 @@ class Evaluator(Checked, ABC):
     @abstractmethod
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
         """Return metrics. Keys are `what/on-what`, for example `perplexity/wikitext2:test`."""
+
+    def remarks(self, metrics: Mapping[str, Metric], model: PreTrainedModel) -> Sequence[str]:
+        """Return lines about its metrics that a user has to know to read them, such as cut answers."""
+        return []
 
 
 class PairedEvaluator(Evaluator):

@@ -13,9 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.bars import bar
+from cfsp.checks import check_integer
 from cfsp.data.texts import Text
 from cfsp.evaluation.base import PairedEvaluator
-from cfsp.evaluation.perplexity import Perplexity, window_names
+from cfsp.evaluation.perplexity import window_names
+from cfsp.evaluation.text_windows import TextWindows
 from cfsp.records.outcomes import Kind, Outcomes
 from cfsp.records.record import Metric
 
@@ -36,24 +38,22 @@ class Fidelity(PairedEvaluator):
     windows: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("window", "batch_size", "windows"):
-            value, least = getattr(self, name), 2 if name == "window" else 1
-            if not (name == "windows" and value is None) and value < least:
-                raise ValueError(f"fidelity {name}={value}: expected a whole number of at least {least}")
+        check_integer("fidelity window", self.window, least=2)
+        check_integer("fidelity batch_size", self.batch_size, least=1)
+        if self.windows is not None:
+            check_integer("fidelity windows", self.windows, least=1)
 
     @cached_property
-    def _windows(self) -> Perplexity:
+    def reader(self) -> TextWindows:
         """The reader of the text's windows."""
-        return Perplexity(self.text, self.window, self.batch_size, windows=self.windows)
+        return TextWindows("fidelity", self.text, self.window, self.windows)
 
     def reads(self) -> Sequence[Text]:
         return [self.text]
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        read = self._windows.protocol(model, tokenizer)
-        return {key: value for key, value in read.items() if key not in ("stride", "bos")} | {
-            "measure": "fidelity"
-        }
+        read = self.reader.causal_protocol(model, tokenizer)
+        return {key: value for key, value in read.items() if key not in ("stride", "bos")}
 
     def run_pair(
         self, dense: PreTrainedModel, pruned: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
@@ -64,7 +64,7 @@ class Fidelity(PairedEvaluator):
             ValueError: the vocabularies differ, or an output is NaN or infinite.
         """
         protocol = self.protocol(pruned, tokenizer)
-        rows, _ = self._windows.rows(self._windows.stream(tokenizer).ids, None)
+        rows = self.reader.rows(tokenizer)
         found = torch.cat(
             [
                 distances(dense, pruned, batch)

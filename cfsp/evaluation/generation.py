@@ -13,10 +13,9 @@ from typing import Any, ClassVar, Literal
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from cfsp.bars import speak
 from cfsp.checks import check_integer
 from cfsp.data.chats import has_template
-from cfsp.evaluation.answers import check_room
+from cfsp.evaluation.answers import check_room, cut_remarks
 from cfsp.evaluation.harness import HarnessTasks, outcomes_of
 from cfsp.evaluation.harness_model import HarnessModel, longest_of
 from cfsp.evaluation.harness_names import leaf_tasks, manager
@@ -112,10 +111,13 @@ class Generation(HarnessTasks):
         }
         for name, values in lengths.items():
             found[f"{name}/{task}"] = Metric(mean(values), error_of(values), len(values), "lower", own)
-            if name != "answer_tokens" and any(values):
-                what = name.replace("_", " ").removeprefix("cut ")
-                told = f"cfsp: generation {task}: {sum(values):.0f} of {len(values)} {what} were cut"
-                speak(told, to_stderr=True)
+        return found
+
+    def remarks(self, metrics: Mapping[str, Metric], model: PreTrainedModel) -> list[str]:
+        found = []
+        for task in self.tasks:
+            limits = sorted({self.longest(leaf) for leaf in leaf_tasks(task)})
+            found += cut_remarks(self.kind, task, metrics, " or ".join(map(str, limits)))
         return found
 
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from cfsp.bars import speak
 from cfsp.evaluation.base import Evaluator, PairedEvaluator, Sampler
 from cfsp.records.record import Metric, read_metrics, write_metrics
 from cfsp.storage.cache import OFF, Cache
@@ -21,11 +22,12 @@ def measure(
     cache: Cache,
     weights: str | None = None,
     again: bool = False,
+    name: str = "",
 ) -> dict[str, Metric]:
     """Return all metrics, from the cache if these weights were measured with the same protocol before.
 
     So a killed run repeats only the measurement that it was at. weights: the model's fingerprint, if it
-    is known. again: ignore what the cache has.
+    is known. again: ignore what the cache has. name: of the model, such as "dense", before remarks.
 
     Raises:
         ValueError: an evaluator cannot measure this model, or two of them give metrics of one name.
@@ -36,13 +38,15 @@ def measure(
     for evaluator, protocol in zip(evaluators, protocols, strict=True):
         code = code_of(*map(type, evaluator.depends_on()))
         kept = OFF if code is None else cache
-        name = f"metrics/{digest([weights, protocol, code])}.json"
-        with kept.alone(name):
-            metrics = None if again else kept.get(name, read_metrics)
+        file = f"metrics/{digest([weights, protocol, code])}.json"
+        with kept.alone(file):
+            metrics = None if again else kept.get(file, read_metrics)
             if metrics is None:
                 metrics = evaluator.run(model, tokenizer)
-                kept.put(name, partial(write_metrics, metrics=metrics))
+                kept.put(file, partial(write_metrics, metrics=metrics))
         add_metrics(found, metrics)
+        for remark in evaluator.remarks(metrics, model):
+            speak(": ".join(filter(None, ("cfsp", name, remark))), to_stderr=True)
     return found
 
 

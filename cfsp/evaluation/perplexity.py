@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache, partial
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -17,9 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.data.texts import Text
-from cfsp.data.tokens import TokenStream, bos_token, token_stream
 from cfsp.evaluation.base import Evaluator
-from cfsp.model.blocks import check_positions, is_causal
+from cfsp.evaluation.text_windows import TextWindows
 from cfsp.records.outcomes import Outcomes, item_name
 from cfsp.records.record import Metric
 
@@ -86,34 +84,12 @@ class Perplexity(Evaluator):
         return [self.text]
 
     @cached_property
-    def stream(self) -> Callable[[PreTrainedTokenizerBase], TokenStream]:
-        """A cached reader, so that both models are measured on the same text even if its file changes."""
-        return lru_cache(maxsize=1)(partial(token_stream, self.text))
+    def reader(self) -> TextWindows:
+        """The reader of the text's windows, which keeps the tokens: both models are measured on the same."""
+        return TextWindows("perplexity", self.text, self.length, self.windows, self.stride, self.bos)
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-        if not is_causal(model):
-            raise ValueError(
-                f"perplexity needs a causal language model, not {type(model).__name__} of type "
-                f"{model.config.model_type}; expected a decoder with model.head=causal_lm, or evaluation=[]"
-            )
-        check_positions(model, self.length, "perplexity window")
-        if self.bos:
-            bos_token(tokenizer)
-        # Only if set, so that the protocol of the whole text stays equal to that of older records.
-        part = {} if self.windows is None else {"windows": self.windows}
-        read = self.stream(tokenizer)
-        return part | {
-            "measure": "perplexity",
-            "text": self.text.label,
-            "text_sha256": read.sha256[:16],
-            "tokens_sha256": hashlib.sha256(read.ids.numpy().data).hexdigest()[:16],
-            "window": self.length,
-            "stride": self.stride or self.length - self.bos,
-            "bos": self.bos,
-            "dtype": str(model.dtype).removeprefix("torch."),
-            "attention": model.config._attn_implementation,
-            "device": model.device.type,
-        }
+        return self.reader.causal_protocol(model, tokenizer)
 
     def run(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Metric]:
         """Return `perplexity/<text>` and `bits_per_byte/<text>`, which does not depend on the vocabulary.
@@ -125,8 +101,8 @@ class Perplexity(Evaluator):
             ValueError: not a causal model, a window longer than its positions, or a text too short.
         """
         protocol = self.protocol(model, tokenizer)
-        read = self.stream(tokenizer)
-        rows, first_scored = self.rows(read.ids, bos_token(tokenizer) if self.bos else None)
+        read, rows = self.reader.stream(tokenizer), self.reader.rows(tokenizer)
+        first_scored = 1 if self.stride is None else self.length - self.stride
         losses = torch.cat(
             [
                 token_losses(model, batch)[:, first_scored - 1 :]
@@ -153,29 +129,6 @@ class Perplexity(Evaluator):
             f"perplexity/{name}": metric(perplexity, perplexity, kept),
             f"bits_per_byte/{name}": metric(mean * bits, bits),
         }
-
-    def rows(self, ids: Tensor, bos: int | None) -> tuple[Tensor, int]:
-        """Return windows [windows, window] and the first position in a window that is scored.
-
-        Tokens after the last whole window are dropped.
-        """
-        length = self.length - (bos is not None)
-        stride = self.stride or length
-        if len(ids) < length:
-            raise ValueError(
-                f"text {self.text.label!r} has {len(ids)} tokens; expected at least window={self.window}"
-            )
-        rows = ids.unfold(0, length, stride)
-        if self.windows is not None:
-            if self.windows > len(rows):
-                raise ValueError(
-                    f"perplexity windows={self.windows}: text {self.text.label!r} has {len(rows)} of "
-                    f"window={self.window}; expected at most that, or null for all"
-                )
-            rows = rows[torch.arange(self.windows) * len(rows) // self.windows]
-        if bos is not None:
-            rows = torch.cat([torch.full((len(rows), 1), bos), rows], dim=1)
-        return rows, (1 if self.stride is None else self.length - stride)
 
 
 def window_names(rows: Tensor, first_scored: int) -> list[str]:

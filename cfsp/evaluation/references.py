@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 from typing import Any
@@ -18,7 +18,7 @@ from cfsp.data.instructions import Conversations
 from cfsp.data.tasks.metrics import mean as scored
 from cfsp.data.tasks.rouge import ROUGE, rouge
 from cfsp.data.texts import Text
-from cfsp.evaluation.answers import Answer, check_room, write_answers
+from cfsp.evaluation.answers import Answer, check_room, cut_remarks, write_answers
 from cfsp.evaluation.base import Evaluator
 from cfsp.model.blocks import is_causal
 from cfsp.passes.modes import evaluating
@@ -139,6 +139,9 @@ class References(Evaluator):
             key = f"{name}/{self.conversations.label}"
             found[key] = Metric(score.value, score.stderr, score.n, "higher", protocol, outcomes=kept)
         return found
+
+    def remarks(self, metrics: Mapping[str, Metric], model: PreTrainedModel) -> list[str]:
+        return cut_remarks("references", self.conversations.label, metrics, str(self.new_tokens))
 
     def lengths(self, said: Sequence[Answer], protocol: dict[str, Any]) -> dict[str, Metric]:
         measured = {

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,8 +16,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from cfsp.bars import bar
 from cfsp.checks import check_integer
 from cfsp.data.texts import Text
-from cfsp.data.tokens import token_stream
 from cfsp.evaluation.base import Evaluator
+from cfsp.evaluation.text_windows import TextWindows
 from cfsp.model.blocks import block_modules, check_positions
 from cfsp.model.modeling_routed import RoutedMLP, routed_mlps
 from cfsp.model.weights import weight_of
@@ -88,8 +89,14 @@ class RoutedShares(Evaluator):
     def reads(self) -> Sequence[Text]:
         return [self.text]
 
+    @cached_property
+    def reader(self) -> TextWindows:
+        """The reader of the text's windows."""
+        return TextWindows("routing", self.text, self.window, self.windows)
+
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         check_positions(model, self.window, "routing window")
+        self.reader.check(tokenizer)
         return {
             "measure": "routing",
             "text": self.text.label,
@@ -102,24 +109,13 @@ class RoutedShares(Evaluator):
         """Return `active_share`, `active_share_block_3`, `union_share_of_4`, `gflops_per_token`, and
         `experts_used_10_to_20` (the share of experts that so many per cent of the tokens use), on the text.
         """
-        protocol, ids = self.protocol(model, tokenizer), self.ids(tokenizer)
+        protocol, ids = self.protocol(model, tokenizer), self.reader.rows(tokenizer)
         batches = [{"input_ids": one} for one in ids.split(max(self.batches, default=1))]
         figures = figures_of(model, listen(model, batches, self.batches, self.text.label), self.batches)
         return {
             f"{name}/{self.text.label}": Metric(value, None, ids.numel(), "lower", protocol)
             for name, value in figures.items()
         }
-
-    def ids(self, tokenizer: PreTrainedTokenizerBase) -> Tensor:
-        """Return windows spread evenly over the text. [windows, window]"""
-        ids = token_stream(self.text, tokenizer).ids
-        rows = ids.unfold(0, self.window, self.window) if len(ids) >= self.window else ids[:0, None]
-        if len(rows) < self.windows:
-            raise ValueError(
-                f"routing windows={self.windows}: text {self.text.label!r} has {len(rows)} of "
-                f"window={self.window}; expected at most that"
-            )
-        return rows[torch.arange(self.windows) * len(rows) // self.windows]
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
@@ -39,15 +40,15 @@ class RoutedTask(Evaluator):
                 f"routing_task measures models with one stack of blocks, and those of task {self.task.name} "
                 "have two; expected another task, such as sst2, or evaluation=[task]"
             )
-        TaskScores(self.task, self.largest, self.limit)  # only a check
+        _ = self.scores  # only a check
 
     @property
     def largest(self) -> int:
         return max(self.batches, default=1)
 
-    @property
+    @cached_property
     def scores(self) -> TaskScores:
-        """The same rows, as the task measures them."""
+        """The same rows, as the task measures them; kept, so that they are encoded once."""
         return TaskScores(self.task, self.largest, self.limit)
 
     def reads(self) -> Sequence[Text]:
@@ -58,6 +59,7 @@ class RoutedTask(Evaluator):
 
     def protocol(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         found = self.scores.protocol(model, tokenizer)
+        self.check_rows(tokenizer)
         del found["metrics"], found["attention"], found["device"]
         return found | {"measure": "routing_task"}
 
@@ -72,16 +74,17 @@ class RoutedTask(Evaluator):
             for name, value in figures_of(model, uses, self.batches).items()
         }
 
-    def rows(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Tensor]]:
-        """Return the rows in batches, in the order of their lengths. [rows, tokens] each
-
-        Raises ValueError if the rows do not fill one batch.
-        """
-        examples = sorted(self.scores.encoded(tokenizer).examples, key=lambda one: len(one["input_ids"]))
-        if len(examples) < self.largest:
+    def check_rows(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Raise ValueError if the rows do not fill one batch."""
+        count = len(self.scores.encoded(tokenizer).examples)
+        if count < self.largest:
             raise ValueError(
-                f"routing_task batches={[*self.batches]} with {len(examples)} rows of task "
-                f"{self.task.name}; expected at least {self.largest} rows"
+                f"routing_task batches={[*self.batches]} with {count} rows of task {self.task.name}; "
+                f"expected at least {self.largest} rows"
             )
+
+    def rows(self, tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Tensor]]:
+        """Return the rows in batches, in the order of their lengths. [rows, tokens] each"""
+        examples = sorted(self.scores.encoded(tokenizer).examples, key=lambda one: len(one["input_ids"]))
         collate, size = self.task.collator(tokenizer), self.largest
         return [collate(examples[first : first + size]) for first in range(0, len(examples), size)]

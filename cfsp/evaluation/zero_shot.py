@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from statistics import stdev
 from typing import Any, ClassVar
 
-from cfsp.bars import speak
+from transformers import PreTrainedModel
+
 from cfsp.evaluation.harness import HarnessTasks, outcomes_of
 from cfsp.evaluation.harness_model import HarnessModel
 from cfsp.evaluation.harness_names import manager
+from cfsp.model.blocks import max_positions
 from cfsp.records.record import Metric
 
 PAPERS = {
@@ -57,16 +59,21 @@ class ZeroShot(HarnessTasks):
         protocol["papers"] is true for the one that the pruning papers report. `cut_prompts` is the share of
         answers whose questions lost their beginnings to the model's window.
         """
-        if wrapped.cut:
-            speak(
-                f"cfsp: zero_shot {task}: {wrapped.cut} of {wrapped.asked} answers do not fit into "
-                f"{wrapped.window} tokens; the beginnings of their questions were left out",
-                to_stderr=True,
-            )
         found = task_metrics(task, with_errors(outcome), protocol)
         own = {**next(iter(found.values())).protocol, "papers": False}
         share = Metric(wrapped.cut / wrapped.asked, None, wrapped.asked, "lower", own)
         return {**found, f"cut_prompts/{task}": share}
+
+    def remarks(self, metrics: Mapping[str, Metric], model: PreTrainedModel) -> list[str]:
+        positions = max_positions(model)
+        window = "the model's window" if positions is None else f"{positions} tokens"
+        shares = {task: metrics[f"cut_prompts/{task}"] for task in self.tasks}
+        return [
+            f"zero_shot {task}: {one.value * one.n:.0f} of {one.n} answers do not fit into {window}; the "
+            "beginnings of their questions were left out"
+            for task, one in shares.items()
+            if one.value
+        ]
 
 
 def has_accuracy(task: str) -> bool:

@@ -69,20 +69,30 @@ def part_texts(configs: Sequence[Mapping[str, Any]], part: str) -> list[str]:
         for config in configs
     ]
     options = [dict(leaves_of_part(config.get(part))) for config in configs]
-    peers: dict[str, dict[str, set[str]]] = {}  # name -> option -> its values in the configs that have it
+    peers: dict[str, list[Mapping[str, Any]]] = {}  # name -> the options of each config that has it
     for name, own in zip(names, options, strict=True):
-        for key, value in own.items():
-            peers.setdefault(name, {}).setdefault(key, set()).add(str(value))
+        peers.setdefault(name, []).append(own)
     paths = short_paths({one for own in options for value in own.values() for one in paths_in(value)})
     texts = []
     for name, own in zip(names, options, strict=True):
-        differing = [key for key in own if len(peers[name][key]) > 1 and own[key] not in (None, [])]
+        differing = [key for key in own if own[key] not in (None, []) and count_values(peers[name], key) > 1]
         listed = ", ".join(option_text(key, own[key], paths) for key in differing)
         if listed and len(set(names)) == 1 and part != "criterion":
             texts.append(listed)  # all configs have the same part, so its name is omitted
         else:
             texts.append(f"{name}({listed})" if listed else name)
     return texts
+
+
+def count_values(peers: Sequence[Mapping[str, Any]], key: str) -> int:
+    """Return how many values an option has in configs of one part.
+
+    A config without it is older than the option. That is a value of its own, unless others have it off:
+    what an option does when it is off was all that there was before.
+    """
+    values = [one[key] for one in peers if key in one]
+    off = any(value is None or value is False or value == [] for value in values)
+    return len({*map(str, values)}) + (len(values) < len(peers) and not off)
 
 
 def short_name(config: Any, part: str) -> str:

@@ -138,7 +138,9 @@ def measure_dense(state: State) -> None:
     """Measure the dense model."""
     parts, subject = state.parts, state.subject
     weights = subject.fingerprint
-    state.dense = measure(parts.evaluators, state.model, state.tokenizer, subject.cache, weights)
+    state.dense = measure(
+        parts.evaluators, state.model, state.tokenizer, subject.cache, weights, name="dense"
+    )
     state.said = answers_of(parts.samplers, state.model, state.tokenizer)
     state.log.metrics("dense", state.dense)
 
@@ -179,7 +181,8 @@ def evaluation(state: State) -> None:
     """Measure the pruned model, and both models where evaluators need them side by side."""
     parts, model, tokenizer = state.parts, state.model, state.tokenizer
     cache = state.subject.cache
-    state.pruned = measure(parts.evaluators, model, tokenizer, cache, again=state.cfg.overwrite)
+    again = state.cfg.overwrite
+    state.pruned = measure(parts.evaluators, model, tokenizer, cache, again=again, name="pruned")
     pairs = measure_pairs(parts.paired, state.original, model, tokenizer)
     for found, more in zip((state.dense, state.pruned), pairs, strict=True):
         add_metrics(found, more)

@@ -108,6 +108,11 @@ def student(differences: np.ndarray) -> tuple[float | None, float | None]:
     n = len(differences)
     if n < 2:
         return None, None
-    reach = float(t.ppf(1 - LEVEL / 2, n - 1)) * float(differences.std(ddof=1)) / math.sqrt(n)
+    reach = student_factor(n) * float(differences.std(ddof=1)) / math.sqrt(n)
     mean = float(differences.mean())
     return mean - reach, mean + reach
+
+
+def student_factor(n: int) -> float:
+    """Return how many standard errors an interval of 1 - LEVEL reaches, of a mean of n values."""
+    return float(t.ppf(1 - LEVEL / 2, n - 1))

@@ -10,10 +10,11 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
+from table_row import HEAD, Pairs, Rows, mean_gone, table_row
 
 from cfsp.cli.exits import one_line_exits
 from cfsp.records.escapes import code_span, markdown_text
@@ -35,8 +36,6 @@ PAGE = ROOT / "results" / "tables" / "league.md"
 MEASURES = ("perplexity", "acc", "acc_norm", "exact_match", "prompt_level_strict_acc", "kl", "agreement")
 SAME_DENSE = 1e-4
 """Largest relative difference between figures of one dense model, which rounding explains."""
-HEAD = """| method | asked | gone of all | figure | vs dense | plan minutes | peak GB | runs |
-|---|---|---|---|---|---|---|---|"""
 INTRODUCTION = """# League
 
 Written by `make league` from records. A table is of one dense model (its path, size and figure), one metric
@@ -46,8 +45,8 @@ by the figure.
 - *method*: all that differs between the runs of the table, apart from seeds. What all of them share stands
   above it.
 - *gone of all*: the measured share of all parameters, or of a routed model's units that a token uses.
-- *figure*: the mean ± standard deviation over seeds, with their number n. With one seed, ± is 1.96 standard
-  errors over questions or windows; it says nothing about other seeds.
+- *figure*: the mean ± standard deviation over seeds, with their number n. With one seed, ± is Student's 95 %
+  interval over questions or windows, where their number is known; it says nothing about other seeds.
 - *vs dense*: the paired 95 % interval of the difference to the dense model on the same questions or windows
   (of perplexities, of their logarithms). With several seeds it spans their intervals. ≈ marks a row with a
   seed that cannot be told from the dense model, - one with a seed that keeps no outcomes.
@@ -58,10 +57,6 @@ by the figure.
 
 To add rows, run a command of your own with `results=results/league`, then `make league`.
 """
-
-Rows = Sequence[Record]
-Pairs = Mapping[tuple[str, str], Paired]
-"""File of outcomes, whose name holds its checksum, and metric -> the comparison with the dense model."""
 
 
 def main() -> None:
@@ -186,7 +181,7 @@ def section(title: str, name: str, protocol: Mapping[str, object], rows: Rows, p
         f"{counted(len(rows), 'run', 'runs')}.{again} Protocol: {markdown_text(hide_paths(words))}. "
         f"All rows: {markdown_text(shared(rows))}.\n",
         HEAD,
-        *(line(method, asked, some, name, pairs) for (method, asked), some in order),
+        *(table_row(method, asked, some, name, pairs) for (method, asked), some in order),
     ]
     return "\n".join([*lines, ""])
 
@@ -242,57 +237,6 @@ def shared(rows: Rows) -> str:
     same = {part: one for part, (one, *more) in names.items() if not more}
     told = [f"{part} {one}" for part, one in same.items() if one not in ("none", IDLE.get(part))]
     return ", ".join(told) or "nothing in common"
-
-
-def mean_gone(runs: Rows) -> float:
-    return float(np.mean([record.sparsity["model"] for record in runs]))
-
-
-def line(method: str, asked: str, runs: Rows, name: str, pairs: Pairs) -> str:
-    """Return a row: the method, its sizes, the figure with its interval, its costs."""
-    active = np.mean([record.active for record in runs])
-    plans = [record.seconds["plan"] for record in runs if "plan" in record.seconds]
-    peak = max((size for record in runs for size in record.peak_bytes.values()), default=0)
-    cells = [
-        markdown_text(method),
-        asked,
-        f"{mean_gone(runs):.1%}" if active == 1 else f"{active:.1%} active",
-        figure(runs, name),
-        against_dense(
-            [pairs.get((record.outcomes["file"], name)) if record.outcomes else None for record in runs]
-        ),
-        minutes(max(plans)) if plans else "-",
-        f"{peak / 1e9:.1f}" if peak else "-",
-        " ".join(f"`{record.id}`" for record in runs),
-    ]
-    return f"| {' | '.join(cells)} |"
-
-
-def minutes(seconds: float) -> str:
-    return f"{seconds / 60:.2f}" if seconds >= 0.6 else "<0.01"
-
-
-def figure(runs: Rows, name: str) -> str:
-    """Return the mean over seeds ± its standard deviation; of one seed, the value with its 95 % interval."""
-    metrics = [record.metrics["pruned"][name] for record in runs]
-    values = np.array([metric.value for metric in metrics])
-    mean, (first, *more) = float(values.mean()), metrics
-    digits = 4 if mean < 2 else 2
-    if more:
-        return f"{mean:.{digits}f} ± {values.std(ddof=1):.{digits}f} (n={len(values)})"
-    reach = "" if first.stderr is None else f" ± {1.96 * first.stderr:.{digits}f}"
-    return f"{mean:.{digits}f}{reach}"
-
-
-def against_dense(pairs: Sequence[Paired | None]) -> str:
-    """Return the interval that spans those of the seeds; "-" if one of them keeps no outcomes."""
-    known = [pair for pair in pairs if pair is not None]
-    if len(known) < len(pairs):
-        return "-"
-    lows, highs = [pair.low for pair in known], [pair.high for pair in known]
-    ends = [end for end in (*lows, *highs) if end is not None]
-    interval = f"{min(ends):+.4f} to {max(ends):+.4f}" if len(ends) == 2 * len(known) else "one item"
-    return interval if all(pair.distinguishable for pair in known) else f"{interval} ≈"
 
 
 if __name__ == "__main__":
