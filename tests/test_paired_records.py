@@ -62,6 +62,31 @@ def test_the_terminal_says_what_a_difference_is_of(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("one", "other", "message"),
+    [
+        ({}, {"dtype": "float16"}, "acc/x: the protocols differ in dtype; expected the same"),
+        (
+            {"files_sha256": {"x:": "a"}, "questions": "files:a.jsonl"},
+            {"files_sha256": {"x:": "b"}, "questions": "files:b.jsonl"},
+            r"acc/x: the questions come from different files \(files:a.jsonl or files:b.jsonl\)",
+        ),
+        (
+            {"tokens_sha256": "a"},
+            {"tokens_sha256": "b"},
+            "acc/x: the tokens that the model reads are not the",
+        ),
+    ],
+)
+def test_protocols_that_differ_are_told_in_words(one, other, message):
+    sides = [
+        (name, {"acc/x": Metric(0.5, None, 2, "higher", protocol)}, {"acc/x": answers([0, 1])})
+        for name, protocol in (("A", one), ("B", other))
+    ]
+    with pytest.raises(ValueError, match=message):
+        paired_section(*sides)
+
+
+@pytest.mark.parametrize(
     ("pair", "message"),
     [
         (["far0.20.json", "old0.20.json"], "keeps no outcomes of single questions"),

@@ -68,7 +68,7 @@ def test_compare_takes_fields_as_rows():
 
 
 def test_mixed_protocols_are_refused():
-    with pytest.raises(ValueError, match="mix 2 protocols, which differ in window"):
+    with pytest.raises(ValueError, match="mix 2 protocols: they differ in window"):
         compare([record("a", 0.2, 5), record("b", 0.2, 5, protocol="b")], NAME, method)
 
 

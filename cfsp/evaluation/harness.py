@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from cfsp.checks import check_integer
 from cfsp.data.rows import Row
-from cfsp.data.texts import Text
+from cfsp.data.texts import Text, files_label
 from cfsp.data.tokens import tokenizer_hash
 from cfsp.evaluation.base import Evaluator
 from cfsp.evaluation.harness_data import check_data_sets
@@ -39,6 +39,7 @@ from cfsp.machine.process import environment_kept
 from cfsp.model.blocks import is_causal
 from cfsp.options import hint
 from cfsp.records.outcomes import Outcomes, item_name
+from cfsp.records.protocols import FILES
 from cfsp.records.record import Metric
 
 FEW = ("larger than population", "fewshot samples requested exceeds", "no documents available for sampling")
@@ -124,6 +125,7 @@ class HarnessTasks(Evaluator):
             self.check_rows(task, rows)
             if not rows:
                 check_data_sets(self.kind, task)
+        paths = [path for task in self.tasks for path in self.splits(task).values()]
         return {
             "measure": self.kind,
             "tasks": [*self.tasks],
@@ -131,6 +133,7 @@ class HarnessTasks(Evaluator):
             "shots": self.shots,
             "limit": self.limit,
             "files_sha256": sums,
+            **({FILES: files_label(paths)} if paths else {}),
             "tokenizer_sha256": tokenizer_hash(tokenizer),
             "dtype": str(model.dtype).removeprefix("torch."),
             "attention": model.config._attn_implementation,

@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from cfsp.records.failures import Failure
+from cfsp.records.protocols import hash_text
 from cfsp.records.record import Record
 from cfsp.records.wanted import Wanted
 from cfsp.report.groups import Spread
@@ -103,8 +104,8 @@ def measured(title: str) -> str:
 
 
 def protocol_text(key: str, value: Any) -> str:
-    """Return a protocol's value as text. A hash is cut to eight characters."""
-    return hide_paths(str(value).removeprefix("files:")[: 8 if key.endswith("_sha256") else None])
+    """Return a protocol's value as text. Hashes are cut to eight characters."""
+    return hide_paths(hash_text(value) if key.endswith("_sha256") else str(value).removeprefix("files:"))
 
 
 def pack_texts(texts: Iterable[str]) -> dict[str, list[Any]]:

@@ -10,7 +10,7 @@ from math import inf, isfinite, isnan
 from statistics import fmean, median, stdev
 from typing import Any
 
-from cfsp.records.protocols import comparable
+from cfsp.records.protocols import comparable, named_files
 from cfsp.records.record import Record
 from cfsp.records.wanted import Wanted
 from cfsp.tables.ranking import ALIKE, best_of, why_no_best
@@ -255,7 +255,8 @@ def zero_shots(records: Iterable[Record]) -> list[Measure]:
     for key, members in sorted(groups.items()):
         names = tuple(name for name, *_ in key)
         dense = fmean(members[0].metrics["dense"][name].value for name in names)
-        protocol = shared([members[0].metrics["pruned"][name].protocol for name in names])
+        protocols = [[one.metrics["pruned"][name].protocol for one in members] for name in names]
+        protocol = shared([{**some[0], **named_files(some)} for some in protocols])
         title = names[0] if len(names) == 1 else f"mean of {len(names)} tasks"
         found.append(Measure(title, names, protocol, dense, "higher", tuple(members)))
     return found

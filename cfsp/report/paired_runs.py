@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from cfsp.records.outcomes import Outcomes
-from cfsp.records.protocols import differing
+from cfsp.records.protocols import difference_words
 from cfsp.records.record import Metric
 from cfsp.report.base import MISSING, Cell, Section, Table, number, word
 from cfsp.tables.paired import LEVEL, Paired, paired
@@ -41,8 +41,8 @@ def paired_section(one: Side, other: Side) -> Section:
         )
     rows = []
     for name in names:
-        if apart := differing([one[1][name].protocol, other[1][name].protocol]):
-            raise ValueError(f"{name}: the protocols differ in {', '.join(apart)}; expected the same")
+        if apart := difference_words([one[1][name].protocol, other[1][name].protocol]):
+            raise ValueError(f"{name}: {apart}; expected the same")
         try:
             rows.append(row(name, paired(one[2][name], other[2][name])))
         except ValueError as error:

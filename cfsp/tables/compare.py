@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -10,9 +9,18 @@ from typing import Any
 import pandas as pd
 
 from cfsp.records.identity import part_name
-from cfsp.records.protocols import counted, differing, in_words
+from cfsp.records.protocols import counted, difference_words, differing, in_words
 from cfsp.records.record import Record
-from cfsp.tables.frame import FULL, columns_of_a_run, dense_models, figures_of_cells, find_fields, frame
+from cfsp.tables.frame import (
+    FULL,
+    columns_of_a_run,
+    dense_models,
+    figures_of_cells,
+    find_fields,
+    frame,
+    overlap_warnings,
+    shared_protocol,
+)
 from cfsp.tables.ranking import best_of
 
 __all__ = ["Comparison", "compare", "comparisons", "frame", "part_name", "wide"]
@@ -72,12 +80,12 @@ def comparisons(
     table = table[table["metric"] == metric]
     lacking -= table["id"].nunique()
     groups = [group for _, group in table.groupby(["protocol", dense_models(table)], sort=False)]
-    protocols = [json.loads(str(group["protocol"].iloc[0])) for group in groups]
+    protocols = [shared_protocol(group) for group in groups]
     differs = differing(protocols)
     if strict and len(groups) > 1:
         mixed = table["protocol"].nunique()
         raise ValueError(
-            f"{metric}: the records mix {mixed} protocols, which differ in {', '.join(differs)}"
+            f"{metric}: the records mix {mixed} protocols: {difference_words(protocols, 'they')}"
             if mixed > 1
             else f"{metric}: the records are of {len(groups)} dense models; expected one"
         )
@@ -127,13 +135,6 @@ def comparison(
         notes=(*notes, *overlap_warnings(table, protocol)),
         runs={values: tuple(runs) for values, runs in by_cell["id"]},
     )
-
-
-def overlap_warnings(table: pd.DataFrame, protocol: Mapping[str, Any]) -> list[str]:
-    """Return warnings of records whose model was made with the text that it is measured on."""
-    text = protocol.get("text", "\0")  # without a text: what no warning begins with
-    found = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
-    return [f"careful: {line}" for line in sorted(found)]
 
 
 def unlike(

@@ -12,10 +12,10 @@ from typing import Any
 import pandas as pd
 
 from cfsp.records.identity import NOT_IDENTITY, method_name, part_name
-from cfsp.records.protocols import comparable
+from cfsp.records.protocols import FILES, comparable, named_files
 from cfsp.records.record import Record
 
-FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", "overlaps")
+FOUND = ("metric", "value", "stderr", "dense", "better", "protocol", FILES, "overlaps")
 MEASURED = ("removed", "parameters", "density", "active")
 """Both: columns of a frame that hold results; the others hold the run's config."""
 
@@ -33,8 +33,8 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
     `removed.sites|blocks|model`, measured fractions; `parameters.*` of the pruned model,
     `parameters.dense.*`; `density`, the fraction of its blocks' weights that are not zero; `active`,
     the measured share of their units that tokens use, 1 if nothing is routed; `metric`,
-    `value`, `stderr`, `dense` (the dense model's value), `better`, `protocol` (JSON) and `overlaps`. Lists
-    are written `a+b`; null, true and false as in YAML.
+    `value`, `stderr`, `dense` (the dense model's value), `better`, `protocol` (JSON), `questions` (names of
+    local files) and `overlaps`. Lists are written `a+b`; null, true and false as in YAML.
     """
     rows = []
     for record in records:
@@ -59,9 +59,23 @@ def frame(records: Iterable[Record]) -> pd.DataFrame:
                 "dense": record.metrics["dense"][name].value,
                 "better": metric.better,
                 "protocol": json.dumps(comparable(metric.protocol), sort_keys=True),
+                FILES: metric.protocol.get(FILES, ""),
             }
             rows.append(run | found)
     return pd.DataFrame(rows)
+
+
+def shared_protocol(table: pd.DataFrame) -> dict[str, Any]:
+    """Return the protocol that the rows share, with the names of local files of questions."""
+    protocol = json.loads(str(table["protocol"].iloc[0]))
+    return protocol | named_files({FILES: str(one)} for one in table[FILES] if one)
+
+
+def overlap_warnings(table: pd.DataFrame, protocol: Mapping[str, Any]) -> list[str]:
+    """Return warnings of records whose model was made with the text that it is measured on."""
+    text = protocol.get("text", "\0")  # without a text: what no warning begins with
+    found = {line for lines in table["overlaps"] for line in lines.split("\n") if line.startswith(text)}
+    return [f"careful: {line}" for line in sorted(found)]
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

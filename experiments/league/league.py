@@ -19,7 +19,7 @@ from table_row import HEAD, Pairs, Rows, mean_gone, table_row
 from cfsp.cli.exits import one_line_exits
 from cfsp.records.escapes import code_span, markdown_text
 from cfsp.records.outcome_file import read_outcomes
-from cfsp.records.protocols import comparable, counted, in_words
+from cfsp.records.protocols import HASHES, comparable, counted, in_words, named_files
 from cfsp.records.reading import read_records
 from cfsp.records.record import Record
 from cfsp.report.names import IDLE, PARTS, joined_name, part_texts, short_name
@@ -162,9 +162,10 @@ def commands(records: Rows) -> str:
     )
 
 
-def section(title: str, name: str, protocol: Mapping[str, object], rows: Rows, pairs: Pairs) -> str:
+def section(title: str, name: str, protocol: dict[str, object], rows: Rows, pairs: Pairs) -> str:
     """Return the table of one dense model, metric and protocol."""
-    words = ", ".join(in_words(protocol, one) for one in protocol if one != "measure" and "sha256" not in one)
+    told = protocol | named_files(row.metrics["pruned"][name].protocol for row in rows)
+    words = ", ".join(in_words(told, one) for one in told if one != "measure" and one not in HASHES)
     metric = rows[0].metrics["dense"][name]
     sign = 1 if metric.better == "lower" else -1
     cells, repeated = folded(rows, name)
