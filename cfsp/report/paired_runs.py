@@ -20,7 +20,7 @@ COLUMNS = {
     "interval": f"{1 - LEVEL:.0%} interval of B − A over the same questions or windows",
     "flips": "questions whose answer changed between right and wrong",
     "p": "of McNemar's exact test, for right and wrong answers",
-    "verdict": f"differ: p < {LEVEL:g}, or without a p an interval that leaves out 0",
+    "verdict": f"differ: p < {LEVEL:g}, or without a p an interval that leaves out 0; ≈: not distinguishable",
 }
 
 Side = tuple[str, Mapping[str, Metric], Mapping[str, Outcomes]]
@@ -68,5 +68,5 @@ def row(name: str, pair: Paired) -> list[Cell]:
         interval,
         MISSING if pair.flips is None else number(pair.flips, ".1%"),
         MISSING if pair.p is None else number(pair.p, ".2g"),
-        word("differ" if pair.distinguishable else "not distinguishable"),
+        word("differ" if pair.distinguishable else "≈"),
     ]
