@@ -135,7 +135,7 @@ def test_runs_of_another_model_or_protocol_stay_out(results, capsys):
     assert before.items() <= after.items()
     marked = [*arguments[:-3], "--paired", "--against"]
     main([*marked, "half"])
-    assert "half has another protocol: dtype" in capsys.readouterr().out
+    assert "half has another protocol: they differ in dtype" in capsys.readouterr().out
 
 
 def test_what_older_protocols_lack_is_no_difference():
@@ -180,7 +180,7 @@ def test_runs_of_another_protocol_are_not_compared(tmp_path, capsys):
     main([str(tmp_path), "--rows", "method", "--metric", "acc/x", "--against", "m0.20", "--paired"])
     out = capsys.readouterr().out.partition("window b")
     assert "not compared" not in out[0]
-    assert "1 not compared: m0.20 has another protocol: window" in out[2]
+    assert "1 not compared: m0.20 has another protocol: they differ in window" in out[2]
 
 
 def test_every_mark_means_one_thing(results, capsys):

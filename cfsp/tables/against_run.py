@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from cfsp.records.protocols import differing
+from cfsp.records.protocols import difference_words
 from cfsp.records.record import Record
 from cfsp.tables.compare import Comparison, comparisons
 from cfsp.tables.frame import frame
@@ -87,8 +87,12 @@ def pairs_of(outcomes: Outcomed, rivals: Rivals, other: str, metric: str) -> lis
 def pair_of(outcomes: Outcomed, run: str, other: str, metric: str) -> Paired | str:
     """Return how a run of a cell compares, or why it is not compared."""
     first, second = outcomes.of(run, metric, other), outcomes.of(other, metric)
-    if first.protocol and second.protocol and (apart := differing([first.protocol, second.protocol])):
-        return f"{run_words(run)} has another protocol: {', '.join(apart)}"
+    if (
+        first.protocol
+        and second.protocol
+        and (apart := difference_words([first.protocol, second.protocol], "they"))
+    ):
+        return f"{run_words(run)} has another protocol: {apart}"
     if run != DENSE and not same_size(outcomes.record(run), outcomes.record(other)):
         return f"{run} has another size: the shares removed, or active, differ by more than a point"
     if second.outcomes is None:
