@@ -55,7 +55,8 @@ interval over windows (paired bootstrap). In brackets: runs of another size than
 
 """
 COST = """ Minutes and memory are of
-one plan, 30 % removed, in a process of its own and with nothing in the cache (`run.sh cost`)."""
+one plan, 30 % removed, on one of two busy cores, in a process of its own and with nothing in the cache
+(`run.sh cost`; -: not measured)."""
 REFERENCE = "cfsp_released"
 SAME = 5e-4
 """Sizes that differ by more of the dense parameters are not compared without a word."""
