@@ -244,5 +244,7 @@ def test_the_table_of_texts_says_what_was_asked_of_all(table, tmp_path):
     assert "`WINDOWS=4` and `sparsity=0.2`" in text
     (line,) = [line for line in text.splitlines() if line.startswith("| obs")]
     assert [cell.strip() for cell in line.split("|")[1:-1]] == ["obs", "10.0%", "0.500"]
-    with pytest.raises(ValueError, match="sparsity, windows"):
-        table.texts(saved(tmp_path, *runs), table.method, "x")
+    assert table.texts(saved(tmp_path, *runs), table.method, "x").count("## Other windows") == 2
+    again = replace(runs[0], id="0" * 12)
+    with pytest.raises(ValueError, match="obs: several runs"):
+        table.texts(saved(tmp_path, runs[0], again), table.method, "x")

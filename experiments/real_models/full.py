@@ -40,29 +40,33 @@ tasks with choices.
 
 
 def texts(found: Found, name: Name, model: str) -> str:
-    """Return the runs that measured the distance to the dense model, the best first; "" if there are none."""
-    runs = [one for one in found.values() if any(key.startswith("kl/") for key in one.metrics["pruned"])]
-    if not runs:
-        return ""
+    """Return the runs that measured the distance to the dense model, a table for each size and protocol."""
+    groups: dict[tuple[float, int], list[Record]] = {}
+    for one in found.values():
+        metrics = one.metrics["pruned"]
+        windows = [metrics[key].protocol["windows"] for key in metrics if key.startswith("kl/")]
+        for number in windows:
+            groups.setdefault((one.config["sparsity"], number), []).append(one)
+    return "".join(
+        TEXTS.format(model=model, sparsity=sparsity, windows=windows) + table_of_texts(runs, name)
+        for (sparsity, windows), runs in sorted(groups.items())
+    )
+
+
+def table_of_texts(runs: Sequence[Record], name: Name) -> str:
+    """Return a table of the runs, the best first. Raises ValueError if two would have one row."""
     keys = [key for key in runs[0].metrics["pruned"] if key.split("/")[0] in QUANTITIES]
     rows = {"dense": ["0.0%", *(figure(key, runs[0].metrics["dense"][key].value) for key in keys)]}
     for one in sorted(runs, key=lambda run: run.metrics["pruned"][keys[0]].value):
+        row = name(one) + further(one)
+        if row in rows:
+            raise ValueError(
+                f"{row}: several runs of the full protocol; expected one of each size and protocol"
+            )
         measured = [figure(key, one.metrics["pruned"][key].value) for key in keys]
-        rows[name(one) + further(one)] = [f"{one.sparsity['model']:.1%}", *measured]
+        rows[row] = [f"{one.sparsity['model']:.1%}", *measured]
     table = pd.DataFrame.from_dict(rows, orient="index", columns=["gone of all", *map(heading, keys)])
-    head = TEXTS.format(model=model, **asked(runs, keys[0]))
-    return head + markdown(table.rename_axis("method")) + "\n"
-
-
-def asked(runs: Sequence[Record], key: str) -> dict[str, float]:
-    """Return the sparsity and the windows of the runs. Raises ValueError if they differ."""
-    found = {(one.config["sparsity"], one.metrics["pruned"][key].protocol["windows"]) for one in runs}
-    if len(found) > 1:
-        raise ValueError(
-            f"(sparsity, windows) of the full protocol: {sorted(found)}; expected the same of all"
-        )
-    ((sparsity, windows),) = found
-    return {"sparsity": sparsity, "windows": windows}
+    return markdown(table.rename_axis("method")) + "\n"
 
 
 def further(one: Record) -> str:
@@ -83,21 +87,23 @@ def figure(key: str, value: float) -> str:
 
 
 def tasks(found: Found, name: Name, model: str) -> str:
-    """Return tasks by models: what part of the answers is right; "" if no run has answered."""
-    kept = {path: answers(path, one) for path, one in found.items()}
-    runs = {path: pairs for path, pairs in kept.items() if pairs}
-    if not runs:
-        return ""
-    columns: dict[str, dict[str, str]] = {"n": {}, "dense": {}}
-    for path, pairs in runs.items():
-        column = columns.setdefault(name(found[path]), {})
-        for task, pair in pairs.items():
-            columns["n"][task] = str(pair.n)
-            columns["dense"][task] = percent(pair.one, pair.n)
-            column[task] = percent(pair.other, pair.n) + ("" if pair.distinguishable else " ≈")
-    (sparsity,) = {found[path].config["sparsity"] for path in runs}
-    table = pd.DataFrame(columns).fillna("-").rename_axis("task")
-    return TASKS.format(model=model, sparsity=sparsity, all=ALL) + markdown(table) + "\n"
+    """Return tasks by models, a table for each size: what part of the answers is right."""
+    groups: dict[float, dict[Path, dict[str, Paired]]] = {}
+    for path, one in found.items():
+        if pairs := answers(path, one):
+            groups.setdefault(one.config["sparsity"], {})[path] = pairs
+    text = ""
+    for sparsity, runs in sorted(groups.items()):
+        columns: dict[str, dict[str, str]] = {"n": {}, "dense": {}}
+        for path, pairs in runs.items():
+            column = columns.setdefault(name(found[path]), {})
+            for task, pair in pairs.items():
+                columns["n"][task] = str(pair.n)
+                columns["dense"][task] = percent(pair.one, pair.n)
+                column[task] = percent(pair.other, pair.n) + ("" if pair.distinguishable else " ≈")
+        table = pd.DataFrame(columns).fillna("-").rename_axis("task")
+        text += TASKS.format(model=model, sparsity=sparsity, all=ALL) + markdown(table) + "\n"
+    return text
 
 
 def answers(path: Path, one: Record) -> dict[str, Paired]:

@@ -24,6 +24,7 @@ case ${CALIBRATION:=c4} in
 esac
 study=real_models
 full=results/real_models_full/$MODEL
+[[ $CALIBRATION == c4 ]] || full=results/real_models_full_$CALIBRATION/$MODEL
 parts=() overrides=()
 
 prune() { # RESULTS OVERRIDES: what all runs share

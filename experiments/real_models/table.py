@@ -30,7 +30,8 @@ RESULTS = Path(__file__).resolve().parents[2] / "results"
 INTRODUCTION = """# {model}, pruned
 
 Written by `MODEL={model} experiments/real_models/run.sh`; its
-[README](../../experiments/real_models/README.md) names the data. MLP neurons go, nothing is trained.
+[README](../../experiments/real_models/README.md) names the data. MLP neurons go and nothing
+is trained, unless a section says more.
 A row is a preset (`+experiment=NAME`), or criterion, compensation and allocator without defaults. In brackets
 are options that differ from the preset's.
 
