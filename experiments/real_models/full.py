@@ -18,13 +18,14 @@ Name = Callable[[Record], str]
 QUANTITIES = {"perplexity": "", "kl": "KL", "agreement": "agreement"}
 WRITTEN = ("prompt_level_strict_acc", "exact_match")
 """Measures of written answers; of tasks with choices the table shows the one that papers report."""
-ALL = "all choices"
+ALL, ALL_BUT = "all choices", "all choices but BoolQ"
+"""Questions of all tasks with choices; once without BoolQ, where small models lose to always saying yes."""
 
 TEXTS = """
 ## Other windows and texts, and the distance to the dense model
 
-Written by the parts `mlp`, `both`, `depth` and `recovery` of `experiments/real_models/run.sh`, with
-`MODEL={model}`, `WINDOWS={windows}` and `sparsity={sparsity:g}`: perplexity in so many windows of each text;
+Written by those of the parts `mlp`, `both`, `depth` and `recovery` of `experiments/real_models/run.sh` that
+were run, with `MODEL={model}`, `WINDOWS={windows}` and `sparsity={sparsity:g}`: perplexity in so many windows of each text;
 KL to the dense model, in nats per token, and how often both find the same next token the likeliest.
 
 """
@@ -33,8 +34,8 @@ TASKS = """
 
 Written by the parts `zero_shot` and `generation` of `experiments/real_models/run.sh`, with
 `MODEL={model}` and `sparsity={sparsity:g}`: per cent of right answers ± standard error. ≈: cannot be told
-from the dense model on the same questions (McNemar's exact test, p ≥ 0.05). "{all}" are the questions of all
-tasks with choices.
+from the dense model on the same questions (McNemar's exact test, p ≥ 0.05). The rows "all" have the questions
+of all tasks with choices together.
 
 """
 
@@ -96,13 +97,18 @@ def tasks(found: Found, name: Name, model: str) -> str:
     for sparsity, runs in sorted(groups.items()):
         columns: dict[str, dict[str, str]] = {"n": {}, "dense": {}}
         for path, pairs in runs.items():
-            column = columns.setdefault(name(found[path]), {})
+            head = name(found[path]) + further(found[path])
+            column = columns.setdefault(head, {})
+            if twice := column.keys() & pairs.keys():
+                raise ValueError(
+                    f"{head}: several runs of {', '.join(sorted(twice))}; expected one of each size"
+                )
             for task, pair in pairs.items():
                 columns["n"][task] = str(pair.n)
                 columns["dense"][task] = percent(pair.one, pair.n)
                 column[task] = percent(pair.other, pair.n) + ("" if pair.distinguishable else " ≈")
         table = pd.DataFrame(columns).fillna("-").rename_axis("task")
-        text += TASKS.format(model=model, sparsity=sparsity, all=ALL) + markdown(table) + "\n"
+        text += TASKS.format(model=model, sparsity=sparsity) + markdown(table) + "\n"
     return text
 
 
@@ -116,8 +122,10 @@ def answers(path: Path, one: Record) -> dict[str, Paired]:
     sides = {key: (file.read("dense", key), file.read("pruned", key)) for key in keys}
     found = {key: paired(*both) for key, both in sides.items()}
     choices = [key for key in keys if key.split("/")[0] not in WRITTEN]
-    if len(choices) > 1:
-        found[ALL] = paired(*(joined([sides[key][place] for key in choices]) for place in (0, 1)))
+    some = [key for key in choices if not key.endswith("/boolq")]
+    for row, kept in ((ALL, choices), (ALL_BUT, some)):
+        if len(kept) > 1:
+            found[row] = paired(*(joined([sides[key][place] for key in kept]) for place in (0, 1)))
     return found
 
 

@@ -4,9 +4,9 @@
 #   experiments/real_models/run.sh [PART ...] [OVERRIDES]          # without a part: published
 #   MODEL=gemma-3-270m experiments/real_models/run.sh mlp zero_shot
 #   CALIBRATION=wikitext2 experiments/real_models/run.sh mlp       # c4 if it is not set
-# Parts: published, cost, in_domain, in_domain_256 and with_attention (the tables and the figure of this repository),
-# mlp, both, depth, recovery, latency, zero_shot, generation, all (every one but the first five). README.md says what
-# each measures, how long it takes and where the texts come from.
+# Parts: published, cost, in_domain, in_domain_256, with_attention, and those of the full protocol: mlp, both, depth,
+# recovery, latency, zero_shot, generation, or all of these. README.md says what each measures, how long it takes and
+# where the texts come from. Afterwards the tables and figures are written anew.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
@@ -23,8 +23,8 @@ case ${CALIBRATION:=c4} in
   *) echo "run.sh: no calibration $CALIBRATION; expected c4 or wikitext2" >&2; exit 1 ;;
 esac
 study=real_models
-full=results/real_models_full/$MODEL
-[[ $CALIBRATION == c4 ]] || full=results/real_models_full_$CALIBRATION/$MODEL
+[[ $CALIBRATION == c4 ]] || study=real_models_on_$CALIBRATION # a table has one calibration
+full=results/${study}_full/$MODEL
 parts=() overrides=()
 
 prune() { # RESULTS OVERRIDES: what all runs share
@@ -63,10 +63,7 @@ each_method() { # COMMAND ...
   "$@" +experiment=obs_fisher compensation.ridge=auto
 }
 
-published() {
-  each_method prune "results/$study/$MODEL" "${short[@]}"
-  python experiments/real_models/table.py
-}
+published() { each_method prune "results/$study/$MODEL" "${short[@]}"; }
 
 validation=("${short[@]}" "${wikitext2[@]}")
 
@@ -88,7 +85,6 @@ in_domain() {
     prune "$to" "${one[@]}" +experiment=refit compensation.ridge=1 compensation.tokens=relative sparsity=0.2 \
       allocator=error_curves 'allocator.shares=[0.8,0.5]' allocator.batches=1 allocator.compared.positions=64 \
       allocator.rounds=3
-  python experiments/real_models/table.py
 }
 
 # Minutes and memory of each plan: a process for each, and nothing from the cache.
@@ -96,7 +92,6 @@ cost() {
   local alone=(sparsity=0.3 cache=off evaluation=size)
   each_method prune "results/${study}_cost/$MODEL" "${alone[@]}"
   each_best prune "results/${study}_cost_in_domain/$MODEL" "${wikitext2[@]}" calibration.samples=64 "${alone[@]}"
-  python experiments/real_models/table.py
 }
 
 # Do four times as many windows help, and are error curves then better than CFSP's widths?
@@ -108,7 +103,6 @@ in_domain_256() {
   local curves=(+experiment=obs_fisher allocator=error_curves 'allocator.shares=[0.8,0.5,0.2]' allocator.batches=1)
   prune "$to" "${one[@]}" "${curves[@]}"
   prune "$to" "${one[@]}" "${curves[@]}" allocator.rounds=2 sparsity=0.3
-  python experiments/real_models/table.py
 }
 
 # MLPs and attention, and whole blocks, which are both: equal sizes.
@@ -121,7 +115,6 @@ with_attention() {
   prune "$to" "${one[@]}" criterion=flap allocator=global_rank compensation=mean,least_squares
   prune "$to" "${one[@]}" +experiment=ladder
   prune "$to" "${one[@]}" +experiment=ladder allocator.rounds=1 sparsity=0.5
-  python experiments/real_models/table.py
 }
 
 # WikiText-2 in windows of 1,024 and 2,048 tokens, C4, and the distance to the dense model.
@@ -207,3 +200,4 @@ for argument in "$@"; do
   esac
 done
 for part in "${parts[@]:-published}"; do "$part"; done
+python experiments/real_models/table.py

@@ -26,11 +26,7 @@ ROWS = (
     ("FLAP", "", ("flap / mean / global_rank",)),
     ("CFSP as released", "", ("cfsp_released",)),
     ("`+experiment=refit`", "", REFITS),
-    (
-        "`+experiment=refit compensation.ridge=1` ᵃ",
-        "_in_domain",
-        ("refit (ridge 1, relative)", "refit (ridge 1)"),
-    ),
+    ("`+experiment=refit compensation.ridge=1` ᵃ", "_in_domain", REFITS),
     ("`+experiment=obs_fisher` ᵃ", "_in_domain", ("obs_fisher",)),
     ("CFSP as released ᵃ", "_in_domain", ("cfsp_released",)),
 )
@@ -70,8 +66,15 @@ def summary(runs: Runs, first: str, second: str) -> str:
 
 
 def cells(runs: Runs, model: str, part: str, names: Sequence[str]) -> list[Measured | None]:
-    """Return what the row has at each size; None where it was not run."""
-    found = {one.config["sparsity"]: (path, one) for path, one in of(runs, model, part, names).items()}
+    """Return what the row has at each size; None where it was not run.
+
+    Raises ValueError if a size has several runs.
+    """
+    found: dict[float, tuple[Path, Record]] = {}
+    for path, one in of(runs, model, part, names).items():
+        if (size := one.config["sparsity"]) in found:
+            raise ValueError(f"{names[0]} of {model} without {size:.0%}: several runs; expected one")
+        found[size] = path, one
     return [measured(*found[size]) if size in found else None for size in SIZES]
 
 

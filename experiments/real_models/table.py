@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from math import inf
 from pathlib import Path
@@ -10,7 +10,7 @@ from statistics import fmean
 
 import numpy as np
 import pandas as pd
-from full import tasks, texts
+from full import Found, tasks, texts
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from summary import PAGES, SUMMARISED, put, summary
@@ -88,8 +88,6 @@ DRAWN = (
 DRAWN_IN_DOMAIN = ("obs_fisher", "refit (ridge 1, relative)", REFERENCE)
 """Those of the figure that are calibrated on the kind of text that is tested."""
 DRAWS = 10_000
-
-Found = Mapping[Path, Record]
 
 
 def method(record: Record) -> str:
