@@ -26,7 +26,8 @@ TEXTS = """
 
 Written by those of the parts `mlp`, `both`, `depth` and `recovery` of `experiments/real_models/run.sh` that
 were run, with `MODEL={model}`, `WINDOWS={windows}` and `sparsity={sparsity:g}`: perplexity in
-so many windows of each text; KL to the dense model, in nats per token, and how often both find the same next token the likeliest.
+so many windows of each text; KL to the dense model, in nats per token, and how often both find
+the same next token the likeliest.
 
 """
 TASKS = """
