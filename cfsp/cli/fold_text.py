@@ -10,7 +10,6 @@ from rich.cells import cell_len
 PIECES = (r"[^\s/:@]*[/:@]+\s*|[^\s/:@]+\s*|\s+", r"[^_]*_+\s*|[^_]+")
 """Where a text may be broken: at a space or after one of / : @; only if that does not do, after _ too."""
 
-
 LONGEST = 20
 """Characters that a column keeps together at most; a longer word is broken where the column ends."""
 

@@ -15,7 +15,7 @@ from cfsp.report.base import Section, Table
 
 BORDERED: dict[str, Any] = {"box": HEAVY_HEAD}
 BARE: dict[str, Any] = {"box": SIMPLE_HEAD, "padding": 0}
-"""Both: looks of a table. In the first a column takes three characters more than its texts, else one."""
+"""How a table is drawn: with lines between columns, which take three characters a column, or with spaces."""
 
 
 def show_sections(sections: Sequence[Section]) -> None:
